@@ -11,23 +11,26 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import Final
 
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.connection import Arg, RedisConnection, pack
+from ojs_cluster.redis.connection import IMPATIENT_S, Arg, RedisConnection, pack
 from ojs_cluster.redis.deadline import current_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.redis.durability import Durability, required_durability
 from ojs_cluster.redis.errors import RedisReplyError, ReplyTooLarge
 from ojs_cluster.redis.full_path import NO_ANSWER, FullPath, NoAnswer, UnansweredCall
-from ojs_cluster.redis.packed_calls import PackedKeys, pack_script_call
+from ojs_cluster.redis.packed_calls import PackedKeys, PackedReads, pack_call, pack_script_call
 from ojs_cluster.redis.pubsub import PubSub
 from ojs_cluster.redis.reply_waiters import Answer, Reply
 from ojs_cluster.redis.router import SlotRouter
 from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.topology import Topology
+
+TIME: Final = pack((b"TIME",))
 
 
 def _pack_source_call(script: Script, keys: Sequence[bytes], args: Sequence[Arg]) -> bytes:
@@ -121,7 +124,7 @@ class Client:
         if isinstance(keys, PackedKeys):
             payload = pack_script_call(script, keys, args)
         else:
-            payload = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
+            payload = pack_call(script, keys, args)
         started = self._clock.now
         answer: Answer | NoAnswer = NO_ANSWER
         durability = Durability.ASYNC if script.volatile else required_durability(self.durability)
@@ -181,40 +184,59 @@ class Client:
         return {address: replies[address] for address in masters}
 
     async def read_each(
-        self, commands: Sequence[tuple[int, Sequence[Arg]]], patience_s: float
-    ) -> list[Answer | NoAnswer]:
+        self, reads: Sequence[PackedReads], *, with_time: bool = False
+    ) -> list[list[Answer]]:
         """Send many commands that only read, each to the master of its slot.
 
-        One task waits for all replies of a master. This takes a fifth of the processor time of a
+        The caller sleeps once for each master. This takes a tenth of the processor time of a
         ``call`` for each command, but nothing is repeated.
 
         Args:
-            commands: the slot of the keys of each command, and the command with its arguments.
-            patience_s: how long to wait for the replies, in seconds.
+            reads: the commands.
+            with_time: whether the first answer for each element is that of its master to TIME,
+                which each master is asked once before the commands.
 
         Returns:
-            The answers in the order of the commands. An answer is an exception or ``NO_ANSWER`` if
-            the master is not connected, has refused the command or has not answered in time. Use
-            ``call`` to find out more.
+            The answers to the commands of each element, in order. An answer may be an exception.
+            There are no answers if the master is not connected or not responsive, or when the
+            deadline of the request has passed. Use ``call`` to find out more.
         """
-        await ensure_task()
-        answers: list[Answer | NoAnswer] = [NO_ANSWER] * len(commands)
         numbers_of: dict[RedisConnection, list[int]] = {}
-        for number, (slot, _) in enumerate(commands):
+        for number, (slot, _, _) in enumerate(reads):
             link = self._routes[slot]
             connection = None if link is None else link.connection
-            if isinstance(connection, RedisConnection) and not connection.full:
+            if isinstance(connection, RedisConnection):
                 numbers_of.setdefault(connection, []).append(number)
-
-        async def read(connection: RedisConnection, numbers: list[int]) -> None:
-            packed = [pack(tuple(commands[number][1])) for number in numbers]
-            for number, answer in zip(numbers, await connection.execute_each(packed), strict=True):
-                answers[number] = answer
-
-        with trio.move_on_after(patience_s):
-            async with trio.open_nursery() as nursery:
-                for connection, numbers in numbers_of.items():
-                    nursery.start_soon(read, connection, numbers)
+        deadline = current_deadline().at
+        for connection in list(numbers_of):
+            if connection.open and connection.full:
+                await ensure_task()
+                with trio.move_on_at(deadline):
+                    await connection.wait_until_not_full()
+            if not connection.ready:
+                del numbers_of[connection]
+        batches = [
+            connection.submit_reads(
+                b"".join([TIME * with_time, *[reads[number].payload for number in numbers]]),
+                with_time + sum([reads[number].commands for number in numbers]),
+            )
+            for connection, numbers in numbers_of.items()
+        ]
+        if self._clock.now + self._call_timeout_s <= deadline:
+            for batch in batches:
+                await batch.wait()
+        else:
+            await ensure_task()
+            with trio.move_on_at(deadline):
+                for batch in batches:
+                    await batch.wait()
+        answers: list[list[Answer]] = [[] for _ in reads]
+        for batch, numbers in zip(batches, numbers_of.values(), strict=True):
+            time_answer, first = batch.answers[:with_time], int(with_time)
+            for number in numbers if batch.complete else ():
+                next_first = first + reads[number].commands
+                answers[number] = time_answer + batch.answers[first:next_first]
+                first = next_first
         return answers
 
     async def call_node(self, address: Address, *args: Arg) -> Reply:
@@ -235,6 +257,12 @@ class Client:
         for such a master. A call to a responsive master may still fail.
         """
         return self._router.is_responsive(self._routes[slot])
+
+    def is_silent(self, slot: int) -> bool:
+        """Return whether the master of ``slot`` is connected, and has not answered for a while."""
+        link = self._routes[slot]
+        connection = None if link is None else link.connection
+        return connection is not None and connection.silent_s > IMPATIENT_S
 
     async def ping(self, timeout_s: float) -> dict[Address, float]:
         """Return the time in seconds that each master took to answer a PING.

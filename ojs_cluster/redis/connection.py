@@ -19,7 +19,7 @@ These rules keep the stream consistent:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import hiredis
@@ -34,6 +34,7 @@ from ojs_cluster.redis.reply_waiters import (
     CoarseClock,
     DrivenReplyWaiter,
     KeptReply,
+    ReplyBatch,
     ReplyWaiter,
 )
 from ojs_cluster.redis.transport import Transport
@@ -53,6 +54,9 @@ In one turn of the event loop, every caller that is ready queues its command. Th
 next turn. Without bursts Redis would be idle while callers run, and callers would be idle while
 Redis runs. Smaller bursts would cost Redis more reads (docs/adr/019).
 """
+
+IMPATIENT_S: Final = 0.5
+"""Seconds without a reply of a node after which it is not responsive, and its reads end."""
 
 
 class NodeConnection(Protocol):
@@ -126,8 +130,10 @@ class RedisConnection:
         self._unsent_bytes = b""
         """Bytes of commands in flight that are not sent yet; the writer sends them first."""
         self._sending = False
+        self._impatient: list[ReplyBatch] = []
+        """The batches of reads that had missing replies at the last ``check``, and newer ones."""
         self._waiting_callers = trio.lowlevel.ParkingLot()
-        self._last_progress = clock.now
+        self._last_progress = clock.attentive
         self._end_reason: str | None = None
 
     def __repr__(self) -> str:
@@ -141,7 +147,12 @@ class RedisConnection:
     @property
     def silent_s(self) -> float:
         """Seconds since the node last sent anything; 0 if it has no unanswered commands."""
-        return self._clock.now - self._last_progress if self._in_flight else 0.0
+        return self._clock.attentive - self._last_progress if self._in_flight else 0.0
+
+    @property
+    def ready(self) -> bool:
+        """Whether a command may be sent and the node is responsive."""
+        return not self.full and self.silent_s <= IMPATIENT_S
 
     async def execute(self, payload: bytes) -> Answer:
         """Send one packed command; return its reply, error reply or failure.
@@ -198,16 +209,25 @@ class RedisConnection:
         self._wake_writer()
         return kept
 
-    async def execute_each(self, payloads: Sequence[bytes]) -> list[Answer]:
-        """Send several packed commands, and sleep once; check ``open`` and ``full`` first.
+    def submit_reads(self, payload: bytes, count: int) -> ReplyBatch:
+        """Send several packed commands that only read; check ``open`` and ``full`` first.
+
+        Args:
+            payload: the packed commands.
+            count: their number.
 
         Returns:
-            The answers in the order of the commands. Redis answers in this order. So a command
-            without an answer gets that of the last command, which is then a ``ReplyFailure``.
+            The replies. If the node sends nothing for ``IMPATIENT_S``, the missing replies become
+            failures.
         """
-        kept = [self.submit(payload) for payload in payloads[:-1]]
-        last: Answer = await self.execute(payloads[-1])
-        return [*(each.answer if each.answered else last for each in kept), last]
+        batch = ReplyBatch(count, self._clock.now)
+        self._queue += [batch] * count
+        self._payloads += [payload, *([b""] * (count - 1))]
+        self._impatient.append(batch)
+        if self.pending >= self._max_pending:
+            self.full = True
+        self.flush()
+        return batch
 
     async def wait_until_not_full(self) -> None:
         """Sleep until commands have been answered, or the connection has ended."""
@@ -254,6 +274,10 @@ class RedisConnection:
         if self.silent_s > reply_timeout_s:
             self.close(f"no reply for {reply_timeout_s:g} s")
             return
+        self._impatient = [batch for batch in self._impatient if not batch.complete]
+        if self.silent_s > IMPATIENT_S:
+            for batch in self._impatient:
+                batch.wake(ReplyLost(f"no reply from {self.name} for {IMPATIENT_S:g} s"))
         # A caller that was woken may have been cancelled before it sent a command. Then other
         # callers may be waiting although the connection is not full.
         self._wake_waiting_callers()
@@ -324,7 +348,7 @@ class RedisConnection:
         """
         queue, payloads, in_flight = self._queue, self._payloads, self._in_flight
         if not in_flight:
-            self._last_progress = self._clock.now
+            self._last_progress = self._clock.attentive
         for waiter in queue:
             if waiter.task is None and waiter.droppable:
                 self._drop_abandoned()
@@ -378,7 +402,7 @@ class RedisConnection:
                 return "closed by the server"
             if not self.open:
                 return "closed"
-            self._last_progress = self._clock.now
+            self._last_progress = self._clock.attentive
             parser.feed(data)
             partial_bytes += len(data)
             try:

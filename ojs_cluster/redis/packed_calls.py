@@ -7,7 +7,7 @@ time would take a twentieth of the CPU time of a request.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 from ojs_cluster.redis.connection import Arg, pack
 from ojs_cluster.redis.script import Script
@@ -37,3 +37,22 @@ def pack_script_call(script: Script, keys: PackedKeys, args: Sequence[Arg]) -> b
     # The command has the words EVALSHA, the hash and the number of keys before the keys.
     count_line = b"*%d\r\n" % (3 + len(keys) + len(args))
     return b"%b%b%b%b" % (count_line, script.packed_head, keys.packed, words)
+
+
+def pack_call(script: Script, keys: Sequence[bytes], args: Sequence[Arg] = ()) -> bytes:
+    """Return the packed EVALSHA command of ``script``."""
+    return pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
+
+
+class PackedReads(NamedTuple):
+    """Packed commands that only read keys of one slot.
+
+    Attributes:
+        slot: the hash slot of all keys.
+        payload: the packed commands.
+        commands: number of the commands.
+    """
+
+    slot: int
+    payload: bytes
+    commands: int = 1

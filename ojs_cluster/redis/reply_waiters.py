@@ -8,7 +8,7 @@ import trio
 from outcome import Value
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
-from ojs_cluster.redis.driven_coroutines import DrivenCoroutine
+from ojs_cluster.redis.driven_coroutines import ADOPTED, DrivenCoroutine, driver_state, park
 from ojs_cluster.redis.errors import RedisReplyError, ReplyFailure
 
 # A list reply may contain any replies, including error replies.
@@ -19,13 +19,20 @@ Answer = Reply | RedisReplyError | ReplyFailure
 class CoarseClock:
     """Monotonic time in seconds, which ``SlotRouter`` advances ten times per second.
 
-    Reading the attribute ``now`` costs much less than a call of the system's clock.
+    Reading an attribute costs much less than a call of the system's clock.
+
+    Attributes:
+        now: the time, in seconds of trio's clock.
+        attentive: the seconds in which this process has read its connections. While the process is
+            late or paused, replies may have arrived that it has not read. That time does not count,
+            so no node is blamed for it.
     """
 
-    __slots__ = ("now",)
+    __slots__ = ("attentive", "now")
 
     def __init__(self) -> None:
         self.now = trio.current_time()
+        self.attentive = 0.0
 
 
 class ReplyWaiter:
@@ -109,3 +116,69 @@ class DrivenReplyWaiter(ReplyWaiter):
         self.task = current_task()
         self.droppable = True
         return await wait_task_rescheduled(self.abort)  # type: ignore[no-any-return]
+
+
+class ReplyBatch(ReplyWaiter):
+    """The replies to several commands of one connection, which one caller waits for.
+
+    The connection has one entry for each command, and all entries are this object.
+
+    Args:
+        count: number of the commands.
+        queued_at: when the commands were queued, in seconds of the client's clock.
+
+    Attributes:
+        answers: the answers so far, in the order of the commands.
+        complete: whether each command has an answer.
+    """
+
+    __slots__ = ("_count", "_driven", "_sleeper", "answers")
+
+    def __init__(self, count: int, queued_at: float) -> None:
+        super().__init__(None, queued_at, droppable=False)
+        self.answers: list[Answer] = []
+        self._count = count
+        self._driven: DrivenCoroutine | None = None
+        self._sleeper: Task | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether each command has an answer."""
+        return len(self.answers) == self._count
+
+    async def wait(self) -> None:
+        """Wait until the batch is complete."""
+        if self.complete:
+            return
+        self._driven = driver_state.driven
+        if self._driven is None or await park() is ADOPTED:
+            self._driven = None
+            self._sleeper = current_task()
+            await wait_task_rescheduled(self.abort)
+
+    def abort(self, _raise_cancel: object) -> Abort:
+        """Forget the task; trio calls this method when the task is cancelled."""
+        self._sleeper = None
+        return Abort.SUCCEEDED
+
+    def receive(self, answer: Answer) -> None:
+        """Keep the reply; the last one continues the caller."""
+        answers = self.answers
+        if len(answers) < self._count:  # otherwise ``wake`` has ended the batch before this reply
+            answers.append(answer)
+            if len(answers) == self._count:
+                self._continue_caller()
+
+    def wake(self, answer: Answer) -> None:
+        """End the batch: ``answer`` is a failure, which all missing replies become."""
+        if not self.complete:
+            self.answers += [answer] * (self._count - len(self.answers))
+            self._continue_caller()
+
+    def _continue_caller(self) -> None:
+        sleeper, self._sleeper = self._sleeper, None
+        driven, self._driven = self._driven, None
+        if sleeper is not None:
+            reschedule(sleeper)
+        elif driven is not None:
+            driven.resume(None)

@@ -17,7 +17,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.acl_errors import AclDenied, explain_acl_error
-from ojs_cluster.redis.connection import NodeConnection
+from ojs_cluster.redis.connection import IMPATIENT_S, NodeConnection
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.errors import (
     AuthenticationFailed,
@@ -53,11 +53,9 @@ UNHEALTHY_REFRESH_S = 0.25
 TOPOLOGY_TIMEOUT_S = 1.0
 """How long a node may take to report the topology."""
 WATCH_DELAYED_S = 0.5
-"""If two checks are further apart, this process was paused, and silent nodes are not to blame."""
+"""If two checks are further apart, this process was paused, and no command is late."""
 SUSPECT_AFTER_S = 1.0
 """If a node has not answered for this long, the topology is fetched from another node."""
-SILENT_S = 0.5
-"""If a node has not answered for this long, it is not responsive."""
 RETIRED_LINK_S = 10.0
 """How long a link stays open when no slot needs its node."""
 START_RETRY_S = 0.1
@@ -123,7 +121,7 @@ class SlotRouter:
         raise BackendUnavailable("Redis cannot be reached", outcome="not_applied") from error
 
     def is_responsive(self, link: NodeLink | None) -> bool:
-        """Return whether a node is connected and has answered its commands within ``SILENT_S``.
+        """Return whether a node is connected and has answered its commands within ``IMPATIENT_S``.
 
         A link that is opening its first connection counts as connected.
         """
@@ -136,7 +134,7 @@ class SlotRouter:
                 if connection is None:
                     if candidate.last_error is not None:
                         return False
-                elif connection.silent_s > SILENT_S:
+                elif connection.silent_s > IMPATIENT_S:
                     return False
         return True
 
@@ -394,9 +392,11 @@ class SlotRouter:
             await trio.sleep(WATCH_INTERVAL_S)
             now = trio.current_time()
             # If this process was paused (a throttled container, a suspended machine), replies may
-            # have arrived that are not read yet. So no node counts as silent in this round.
-            was_paused = now - self.clock.now > WATCH_DELAYED_S
+            # have arrived that are not read yet. So no command counts as late in this round.
+            elapsed_s = now - self.clock.now
+            was_paused = elapsed_s > WATCH_DELAYED_S
             self.clock.now = now
+            self.clock.attentive += min(elapsed_s, 2 * WATCH_INTERVAL_S)
             if was_paused:
                 continue
             for address, link in list(self._links.items()):

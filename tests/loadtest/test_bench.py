@@ -7,7 +7,17 @@ from collections.abc import Callable
 
 import pytest
 
-from loadtest.bench import batch, latency, memory, push, redis_client, retention, ui, workers
+from loadtest.bench import (
+    batch,
+    latency,
+    many_queues,
+    memory,
+    push,
+    redis_client,
+    retention,
+    ui,
+    workers,
+)
 
 
 def table(out: str) -> dict[str, list[str]]:
@@ -59,6 +69,14 @@ def test_an_open_loop_is_sent_to_its_end(
 ) -> None:
     found = printed(latency.main, "--seconds 0.2 --rounds 1", monkeypatch, capsys)
     assert {"30%", "60%", "90%"} <= found.keys()
+
+
+def test_workers_of_many_queues_fetch_wait_and_idle(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = "--queues 1 5 --rounds 1 --calls 5 --jobs 5 --waiters 2 --idle 3 --seconds 0.2"
+    found = printed(many_queues.main, options, monkeypatch, capsys)
+    assert {"empty, API", "fetch, Redis", "waited, API", "3 idle long polls"} <= found.keys()
 
 
 def test_retention_removes_jobs_in_both_ways(

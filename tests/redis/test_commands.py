@@ -6,6 +6,8 @@ import pytest
 import trio
 
 from ojs_cluster.redis import Client, ClientSettings, RedisReplyError, Script, open_client
+from ojs_cluster.redis.connection import pack
+from ojs_cluster.redis.packed_calls import PackedReads
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.redis.helpers import client_of, in_thread, key_on, slot_of
 
@@ -55,14 +57,22 @@ async def test_many_reads_are_answered_in_their_order(backend: Embedded) -> None
         names = [b"key-%d" % number for number in range(100)]
         for name in names[:-1]:
             await client.call(slot_of(name), b"SET", name, name)
-        reads = [(slot_of(name), (b"GET", name)) for name in names]
-        wrong = (slot_of(b"key-0"), (b"LRANGE", b"key-0", 0, 1))
+        reads = [
+            PackedReads(slot_of(name), pack((b"GET", name)) + pack((b"STRLEN", name)), 2)
+            for name in names
+        ]
+        wrong = PackedReads(slot_of(b"key-0"), pack((b"LRANGE", b"key-0", 0, 1)))
 
-        answers = await client.read_each([*reads, wrong], 60)
+        answers = await client.read_each([*reads, wrong])
 
-        assert answers[:-1] == [*names[:-1], None]
-        assert isinstance(answers[-1], RedisReplyError)
-        assert await client.read_each([], 60) == []
+        assert answers[:-1] == [*([name, len(name)] for name in names[:-1]), [None, 0]]
+        assert isinstance(answers[-1][0], RedisReplyError)
+        assert await client.read_each([]) == []
+
+        for time, *answer in await client.read_each(reads[:3], with_time=True):
+            assert isinstance(time, list)
+            assert len(time) == 2
+            assert answer[0] in names
 
 
 async def test_error_reply_is_raised_with_its_code(backend: Embedded) -> None:

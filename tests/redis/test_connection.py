@@ -12,7 +12,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ojs_cluster.redis.connection import BURST, RedisConnection, pack
+from ojs_cluster.redis.connection import BURST, IMPATIENT_S, RedisConnection, pack
 from ojs_cluster.redis.errors import (
     CommandNotSent,
     OversizedReply,
@@ -75,6 +75,11 @@ class Rig:
         self.answers: dict[int, Answer] = {}
         self.end: str | None = None
         self.nursery = nursery
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass in which the process reads its connections."""
+        self.clock.now += seconds
+        self.clock.attentive += seconds
 
     async def run(self) -> None:
         self.end = await self.connection.run()
@@ -150,26 +155,60 @@ async def test_reply_in_single_bytes_is_put_together() -> None:
         assert [rig.answers[n] for n in order] == [[b"a", 5], b"OK"]
 
 
-async def test_a_caller_of_several_commands_gets_the_failure_for_those_without_an_answer() -> None:
-    answers: list[list[Answer]] = []
+READS = b"".join(pack((b"ECHO", number)) for number in range(3))
+
+
+async def test_a_caller_of_several_reads_gets_the_failure_for_those_without_an_answer() -> None:
     async with rigged() as rig:
-
-        async def call() -> None:
-            payloads = [pack((b"ECHO", number)) for number in range(3)]
-            answers.append(await rig.connection.execute_each(payloads))
-
+        batches = [rig.connection.submit_reads(READS, 3) for _ in range(2)]
+        for batch in batches:
+            rig.nursery.start_soon(batch.wait)
+        await trio.testing.wait_all_tasks_blocked()
         for said in (b"$1\r\n0\r\n-NO\r\n$-1\r\n", b"$1\r\n0\r\n"):
-            rig.nursery.start_soon(call)
-            await trio.testing.wait_all_tasks_blocked()
             rig.transport.say(said)
             await trio.testing.wait_all_tasks_blocked()
         rig.transport.close()
         await trio.testing.wait_all_tasks_blocked()
-    first, error, last = answers[0]
+    (first, error, last), second = (batch.answers for batch in batches)
     assert (first, last) == (b"0", None)
     assert isinstance(error, RedisReplyError)
-    assert answers[1][0] == b"0"
-    assert [type(answer) for answer in answers[1][1:]] == [ReplyLost, ReplyLost]
+    assert second[0] == b"0"
+    assert [type(answer) for answer in second[1:]] == [ReplyLost, ReplyLost]
+
+
+async def test_reads_end_when_the_node_is_silent_and_their_late_replies_are_dropped() -> None:
+    async with rigged() as rig:
+        batch = rig.connection.submit_reads(READS, 3)
+        rig.nursery.start_soon(batch.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        rig.call(0)
+        rig.transport.say(b"$1\r\n0\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        rig.advance(IMPATIENT_S)
+        rig.connection.check(5.0, 60.0)
+        assert not batch.complete, "the node has answered not too long ago"
+        rig.advance(0.1)
+        assert not rig.connection.ready
+        rig.connection.check(5.0, 60.0)
+        assert [type(answer) for answer in batch.answers] == [bytes, ReplyLost, ReplyLost]
+
+        rig.transport.say(b"$1\r\n1\r\n$1\r\n2\r\n+yours\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        assert rig.answers[0] == b"yours"
+        assert len(batch.answers) == 3
+        assert rig.connection.ready
+
+
+async def test_a_process_that_is_late_blames_no_node() -> None:
+    """While it does not read, replies may be in its socket buffers."""
+    async with rigged() as rig:
+        batch = rig.connection.submit_reads(READS, 3)
+        await trio.testing.wait_all_tasks_blocked()
+        rig.clock.now += 30.0
+        rig.connection.check(5.0, 60.0)
+        assert rig.connection.open
+        assert rig.connection.ready
+        assert not batch.complete
 
 
 async def test_message_that_nobody_asked_for_ends_the_connection() -> None:
@@ -211,20 +250,20 @@ async def test_end_tells_sent_commands_from_unsent_ones() -> None:
 
 async def test_silence_is_counted_from_the_last_sign_of_life() -> None:
     async with rigged() as rig:
-        rig.clock.now += 100.0
+        rig.advance(100.0)
         rig.call(0)
         rig.call(1)
         await trio.testing.wait_all_tasks_blocked()
-        rig.clock.now += 4.0
+        rig.advance(4.0)
         rig.connection.check(5.0, 60.0)
         assert rig.connection.open, "unanswered for only 4 s, after a long idle time"
         rig.transport.say(b"$100\r\npart of a reply")
         await trio.testing.wait_all_tasks_blocked()
-        rig.clock.now += 4.0
+        rig.advance(4.0)
         rig.connection.check(5.0, 60.0)
         assert rig.connection.open, "it said something 4 s ago"
 
-        rig.clock.now += 1.5
+        rig.advance(1.5)
         rig.connection.check(5.0, 60.0)
         await trio.testing.wait_all_tasks_blocked()
         assert not rig.connection.open
@@ -233,7 +272,7 @@ async def test_silence_is_counted_from_the_last_sign_of_life() -> None:
 
 async def test_idle_connection_may_be_silent_permanently() -> None:
     async with rigged() as rig:
-        rig.clock.now += 1e6
+        rig.advance(1e6)
         rig.connection.check(5.0, 10.0)
         assert rig.connection.open
 

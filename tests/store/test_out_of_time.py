@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +10,6 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.deadline import start_deadline
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch.ranked_fetch import read_depths
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import QUEUE, put, queues_in_other_shards, shard_of, take
 
@@ -62,15 +59,16 @@ async def test_who_reads_depths_for_others_fails_alone(store: Store) -> None:
 
     async def late() -> None:
         start_deadline().at = trio.current_time()
-        with suppress(BackendUnavailable):  # it is told what another has read
-            await store.depth_reader.read(shard, [QUEUE], partial(read_depths, store))
+        await store.depth_reader.find_filled(store, {shard: [QUEUE]})
 
     async def in_time() -> None:
-        depths = await store.depth_reader.read(shard, [QUEUE], partial(read_depths, store))
-        found.append(depths[QUEUE])
+        filled = await store.depth_reader.find_filled(store, {shard: [QUEUE]})
+        assert not filled.doubtful
+        found.append(len(filled.queues))
 
     for _ in range(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(late)
-            nursery.start_soon(in_time)
-    assert found == [1] * 10
+            for _ in range(3):
+                nursery.start_soon(late)
+                nursery.start_soon(in_time)
+    assert found == [1] * 30

@@ -9,6 +9,8 @@ from typing import Any, cast
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Arg, Client, Reply, Script
+from ojs_cluster.redis.packed_calls import PackedReads
+from ojs_cluster.redis.reply_waiters import Answer
 from ojs_cluster.store.context import Store
 
 
@@ -50,6 +52,10 @@ class LossyClient:
             return await self._client.script(slot, script, keys, args, idempotent=True)
         raise BackendUnavailable("the reply was lost", outcome="unknown")
 
+    async def read_each(self, reads: Sequence[PackedReads], **kind: Any) -> list[list[Answer]]:
+        self.calls["read_each"] = self.calls.get("read_each", 0) + 1
+        return await self._client.read_each(reads, **kind)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
@@ -58,6 +64,14 @@ def lossy(store: Store, *names: str, times: int = 1_000_000) -> tuple[Store, Los
     """Return ``store`` over a client that loses the first ``times`` replies of these scripts."""
     client = LossyClient(store.redis, lambda name, before: name in names and before < times)
     return replace(store, redis=cast(Client, client)), client
+
+
+async def read_all_but(
+    client: Client, away: set[int], reads: Sequence[PackedReads], **kind: Any
+) -> list[list[Answer]]:
+    """Do as ``read_each`` when the masters of the slots ``away`` do not answer."""
+    answers = iter(await client.read_each([r for r in reads if r.slot not in away], **kind))
+    return [[] if read.slot in away else next(answers) for read in reads]
 
 
 class AbsentClient:
@@ -79,6 +93,12 @@ class AbsentClient:
     async def call(self, slot: int, *args: Any, **kind: Any) -> Reply:
         self._ask(slot)
         return await self._client.call(slot, *args, **kind)
+
+    async def read_each(self, reads: Sequence[PackedReads], **kind: Any) -> list[list[Answer]]:
+        return await read_all_but(self._client, self.slots, reads, **kind)
+
+    def is_silent(self, slot: int) -> bool:
+        return slot in self.slots or self._client.is_silent(slot)
 
     def _ask(self, slot: int) -> None:
         if slot in self.slots:

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from ojs_cluster.http.access import audit
-from ojs_cluster.redis import router
+from ojs_cluster.redis import client, connection, router
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store import background
@@ -64,7 +64,9 @@ _TIMES: Final = (
     (metrics, "PATIENCE_S"),
     (lists, "MAX_PAGE_S"),
     (registry, "MAX_WAIT_S"),
-    (router, "SILENT_S"),
+    (connection, "IMPATIENT_S"),
+    (router, "IMPATIENT_S"),
+    (client, "IMPATIENT_S"),
     (unique, "CLAIM_TIMEOUT_S"),
     (long_poll, "SUBSCRIBE_S"),
 )

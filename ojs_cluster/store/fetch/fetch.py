@@ -19,7 +19,7 @@ from ojs_cluster.store.fetch.fetch_script import FetchReply, fetch_keys, full_fe
 from ojs_cluster.store.fetch.in_progress import FetchInProgress
 from ojs_cluster.store.fetch.lease_ids import new_prefix, shard_of_lease
 from ojs_cluster.store.fetch.partition_fetch import fetch_from_partitions
-from ojs_cluster.store.fetch.ranked_fetch import fetch_in_order
+from ojs_cluster.store.fetch.ranked_fetch import Stage, fetch_in_order
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.nack import release as release_one
 from ojs_cluster.store.jobs.record import JobRecord
@@ -53,8 +53,6 @@ _MAX_SEQUENTIAL = 3
 """Maximum number of stages that a fetch calls one after the other.
 
 If there are more, it reads the depths of all stages after the first at once."""
-Stage = tuple[list[Shard], list[str]]
-"""One stage of a fetch: some shards, and the queues to fetch from in each of them."""
 
 
 class WorkerIsQuiet(Exception):

@@ -10,8 +10,11 @@ all waiters at once was refused: a thousand waiters would fetch for one job.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
+from itertools import islice
 from math import inf
 
 import trio
@@ -22,6 +25,7 @@ from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.fetch.depth_reader import FilledQueues
 from ojs_cluster.store.fetch.fetch import WorkerIsQuiet, fetch_unless_quiet
 from ojs_cluster.store.fetch.ranked_fetch import read_depths
 from ojs_cluster.store.jobs.record import JobRecord
@@ -29,10 +33,18 @@ from ojs_cluster.store.jobs.record import JobRecord
 FetchNow = Callable[[Store, Sequence[str], int, str, int | None, str], Awaitable[list[JobRecord]]]
 """A function with the parameters of ``fetch_unless_quiet``."""
 CHECK_EVERY_S = 5.0
-"""Time in seconds between two reads of the depth of a queue that has waiters.
+"""Time in seconds between two reads of all queues that have waiters.
 
-It is the longest delay that a lost message causes. One waiter reads the depth for all waiters of
-the queue in its process."""
+It is about the longest delay that a lost message causes. One waiter reads for all waiters of its
+process."""
+_QUEUES_PER_CHECK = 1000
+"""Maximum number of queues that one of these reads calls at once."""
+_RECENT_MESSAGES = 256
+"""Number of messages that a process remembers.
+
+If no message for its queues has arrived since a fetch began, its waiter need not fetch again."""
+_MAX_COVERED = 10_000
+"""Maximum number of lists of queues that a process knows to be subscribed."""
 EACH_TENANT = "*"
 """What a message has in place of a tenant to wake one waiter of each (``wake_queue.lua``)."""
 EACH_TENANT_EVERY_S = 0.1
@@ -70,7 +82,12 @@ class Waiters:
     def __init__(self) -> None:
         self._waiting: dict[str, dict[str, dict[_Waiter, None]]] = {}
         """The waiters of each queue by their tenant, '' for those that take any job."""
-        self._checked_at: dict[str, float] = {}
+        self._checked_at = -inf
+        self._covered_until: dict[tuple[str, ...], float] = {}
+        """Until when no new shard needs a subscription for a list of queues."""
+        self._recent: deque[str] = deque(maxlen=_RECENT_MESSAGES)
+        """The queues of the latest messages."""
+        self._messages = 0
         self._tenants_due: dict[str, float] = {}
         """When one waiter of each tenant of a queue may be woken again."""
         self._delayed: set[str] = set()
@@ -103,21 +120,46 @@ class Waiters:
         ``check_queues`` finds the jobs of that shard. The call does not wait for a shard that does
         not answer.
         """
-        shards = {
-            shard for queue in queues for shard in await store.partitions.open_shards(store, queue)
-        }
-        missing = shards - self._subscribed
-        if not missing:
+        names = tuple(queues)
+        if self.covers(names):
             return
+        shards = {
+            shard for queue in names for shard in await store.partitions.open_shards(store, queue)
+        }
         deadline = trio.current_time() + SUBSCRIBE_S
-        for shard in missing:
+        for shard in shards - self._subscribed:
             work = partial(self._subscribe, store, shard)
             await store.background.once(("subscribe", id(self), shard.index), work, 0)
-        for shard in missing:
-            if shard not in self._subscribed and store.redis.is_responsive(shard.slot):
+        for shard in shards - self._subscribed:
+            if store.redis.is_responsive(shard.slot):
                 work = partial(self._subscribe, store, shard)
                 wait_s = deadline - trio.current_time()
                 await store.background.once(("subscribe", id(self), shard.index), work, wait_s)
+        if shards <= self._subscribed:
+            if len(self._covered_until) >= _MAX_COVERED:
+                self._covered_until.clear()
+            self._covered_until[names] = trio.current_time() + CHECK_EVERY_S
+
+    def covers(self, queues: tuple[str, ...]) -> bool:
+        """Return whether messages for all of the queues reach this process.
+
+        A queue may get more partitions, so a subscription is checked again after
+        ``CHECK_EVERY_S``.
+        """
+        return self._covered_until.get(queues, -inf) > trio.current_time()
+
+    @property
+    def messages(self) -> int:
+        """The number of messages so far, for ``has_message``."""
+        return self._messages
+
+    def has_message(self, queues: Sequence[str], since: int) -> bool:
+        """Return whether one of the queues had a message after the first ``since`` messages."""
+        count = self._messages - since
+        if count > len(self._recent):
+            return True
+        recent = islice(reversed(self._recent), count)
+        return count > 0 and not set(queues).isdisjoint(recent)
 
     async def _subscribe(self, store: Store, shard: Shard) -> None:
         if shard not in self._subscribed:
@@ -135,11 +177,10 @@ class Waiters:
         waiter = _Waiter()
         for queue in queues:
             self._waiting.setdefault(queue, {}).setdefault(tenant, {})[waiter] = None
-            self._checked_at.setdefault(queue, trio.current_time())
         return waiter
 
     def remove(self, waiter: _Waiter, queues: Iterable[str], tenant: str = "") -> None:
-        """Unregister a fetch. A queue without a waiter is not checked any more."""
+        """Unregister a fetch. Queues without a waiter are not checked."""
         for queue in queues:
             waiting = self._waiting.get(queue)
             if waiting is not None:
@@ -149,7 +190,6 @@ class Waiters:
                     waiting.pop(tenant, None)
                 if not waiting:
                     del self._waiting[queue]
-                    self._checked_at.pop(queue, None)
                     self._tenants_due.pop(queue, None)
 
     def wake_next(self, queues: Iterable[str], tenant: str = "") -> None:
@@ -159,53 +199,49 @@ class Waiters:
             if waiting:
                 next(iter(waiting)).wake(queue)
 
-    async def check_queues(self, store: Store, waiter: _Waiter, queues: Iterable[str]) -> None:
-        """Wake a waiter of each queue that has jobs, unless the queue was checked recently.
+    async def check_queues(self, store: Store) -> None:
+        """Wake a waiter of each queue that has jobs, unless the queues were checked recently.
 
-        If a shard does not answer, ``waiter`` is woken: its fetch then raises the error.
-
-        Args:
-            store: the store.
-            waiter: the waiter that makes the check.
-            queues: the queues of this waiter.
+        If a shard does not answer, a waiter of each of its queues is woken: its fetch then raises
+        the error.
         """
-        now = trio.current_time()
-        queues_of: dict[Shard, list[str]] = {}
-        checked_at = {queue: self._checked_at.get(queue, now) for queue in queues}
-        due = {queue: at for queue, at in checked_at.items() if at <= now - CHECK_EVERY_S}
-        # Set before the check, so that no other waiter checks these queues too.
-        self._checked_at.update(dict.fromkeys(due, now))
-
-        async def check(shard: Shard) -> None:
-            try:
-                depths = await store.depth_reader.read(
-                    shard, queues_of[shard], partial(read_depths, store)
-                )
-            except BackendUnavailable:
-                waiter.wake(queues_of[shard][0])
-                return
-            filled = [queue for queue in queues_of[shard] if depths[queue]]
-            store.depth_cache.mark_filled(store.keys, shard, filled)
-            for queue in filled:
-                for tenant in self._waiting.get(queue, ()):
-                    self.wake_next([queue], tenant)
-
+        checked_at, now = self._checked_at, trio.current_time()
+        if now < checked_at + CHECK_EVERY_S:
+            return
+        self._checked_at = now  # before the check, so that no other waiter checks, too
+        waiting = list(self._waiting)
         try:
-            for queue in due:
-                for shard in await store.partitions.open_shards(store, queue):
-                    queues_of.setdefault(shard, []).append(queue)
-            await run_concurrently(queues_of, check)
+            for first in range(0, len(waiting), _QUEUES_PER_CHECK):
+                queues_of: dict[Shard, list[str]] = {}
+                for queue in waiting[first : first + _QUEUES_PER_CHECK]:
+                    for shard in await store.partitions.open_shards(store, queue):
+                        queues_of.setdefault(shard, []).append(queue)
+                filled = await store.depth_reader.find_filled(store, queues_of)
+                await run_concurrently(filled.queues, partial(self._check, store, filled))
+                for shard in filled.unanswered:
+                    self._wake_each_tenant(queues_of[shard])
         except BaseException:  # a cancelled check counts as not made: another waiter makes it
-            for queue in due.keys() & self._checked_at.keys():
-                self._checked_at[queue] = due[queue]
+            self._checked_at = checked_at
             raise
 
-    def next_check_at(self, queues: Iterable[str]) -> float:
-        """Return the time of the next check of any of the queues, in seconds of trio's clock."""
-        return CHECK_EVERY_S + min(self._checked_at[queue] for queue in queues)
+    async def _check(self, store: Store, filled: FilledQueues, shard: Shard) -> None:
+        """Wake a waiter of each queue of a shard that has jobs."""
+        names = filled.queues[shard]
+        with suppress(BackendUnavailable):  # then the fetch of the waiter raises the error
+            depths = await read_depths(store, shard, names)
+            names = [queue for queue in names if depths[queue]]
+            store.depth_cache.mark_filled(store.keys, shard, names)
+        self._wake_each_tenant(names)
+
+    def _wake_each_tenant(self, queues: Iterable[str]) -> None:
+        for queue in queues:
+            for tenant in self._waiting.get(queue, ()):
+                self.wake_next([queue], tenant)
 
     def _on_message(self, store: Store, shard: Shard, payload: bytes) -> None:
         queue, _, tenant = payload.decode().partition(" ")
+        self._recent.append(queue)
+        self._messages += 1
         store.depth_cache.mark_filled(store.keys, shard, [queue])
         if tenant != EACH_TENANT:
             self.wake_next([queue], tenant)
@@ -233,7 +269,8 @@ class Waiters:
                 self.wake_next([queue], tenant)
 
     def wake_all(self) -> None:
-        """Make each waiter call its ``check`` and fetch again."""
+        """Make each waiter call its ``check`` and fetch again, and those that begin to wait now."""
+        self._messages += _RECENT_MESSAGES + 1
         for queue, tenants in self._waiting.items():
             for waiting in tenants.values():
                 for waiter in waiting:
@@ -277,6 +314,7 @@ async def fetch_or_wait(
     if wait_ms > 0:
         deadline = trio.current_time() + wait_ms / 1000
         extend_deadline(wait_ms / 1000)
+    since = waiters.messages if wait_ms > 0 and waiters.covers(tuple(queues)) else None
     try:
         jobs = await fetch_now(store, queues, count, worker_id, visibility_timeout_ms, tenant)
         if jobs or wait_ms <= 0 or waiters.draining:
@@ -286,7 +324,9 @@ async def fetch_or_wait(
         fetch_once = partial(
             fetch_now, store, queues, count, worker_id, visibility_timeout_ms, tenant
         )
-        return await _wait(store, waiters, queues, tenant, worker_id, fetch_once, check, deadline)
+        return await _wait(
+            store, waiters, queues, tenant, worker_id, fetch_once, check, deadline, since
+        )
     except WorkerIsQuiet:
         # A quiet worker does not become a waiter: it would take wake-ups that other workers need.
         # It still waits, because after an immediate empty response it would fetch again at once.
@@ -306,11 +346,17 @@ async def _wait(
     fetch_once: Callable[[], Awaitable[list[JobRecord]]],
     check: Callable[[], None],
     deadline: float,
+    since: int | None,
 ) -> list[JobRecord]:
     jobs: list[JobRecord] = []
     waiter = waiters.add(queues, tenant)
     queues_to_wake: set[str] = set()
     try:
+        if since is not None and not waiters.has_message(queues, since):
+            # The first fetch has missed no job whose message this waiter does not get.
+            await _until_woken(store, waiters, waiter, queues, worker_id, deadline)
+            if not waiter.woken:
+                return []
         while not jobs:
             await waiters.subscribe(store, queues)  # a queue may have more partitions now
             waiter.reset()
@@ -343,10 +389,10 @@ async def _until_woken(
 ) -> None:
     """Wait until there may be a job, or until ``deadline`` in seconds of trio's clock."""
     while not waiter.woken and not waiters.draining and trio.current_time() < deadline:
-        with trio.move_on_at(min(deadline, waiters.next_check_at(queues))):
+        with trio.move_on_after(min(deadline - trio.current_time(), CHECK_EVERY_S)):
             await waiter.wait()
             return
         if trio.current_time() < deadline:
             await store.fetch_touches.touch(store, worker_id)
             await waiters.subscribe(store, queues)
-            await waiters.check_queues(store, waiter, queues)
+            await waiters.check_queues(store)

@@ -16,13 +16,14 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.driven_coroutines import ensure_task
+from ojs_cluster.redis.packed_calls import PackedReads, pack_call
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.fetch.depth_cache import QueueDepths
 from ojs_cluster.store.fetch.in_progress import FetchInProgress
 
 PEEK_S = 1.0
-"""Longest time in seconds to read the depth of one partition; a slower partition is skipped."""
+"""Longest time in seconds to repeat the read of a partition that has refused or lost the first."""
 _MAX_MISSES = 2
 """Number of calls without a job after which the depths are read again."""
 
@@ -94,22 +95,41 @@ async def _read_all(
     store: Store, queue: str, shards: list[Shard], depths: QueueDepths, tenant: str
 ) -> None:
     """Read the depth of every partition that is not skipped."""
-
-    async def read(number: int) -> None:
-        shard = shards[number]
-        keys = [
+    script = store.scripts["peek_depth"]
+    keys_of = {
+        number: [
             shard.tenant_queue(queue, tenant) if tenant else shard.queue_available(queue),
             shard.queue_counters(queue),
             shard.due,
             shard.queue_blocked(queue),
         ]
+        for number, shard in enumerate(shards)
+    }
+
+    async def read(number: int) -> None:
+        keys = keys_of[number]
         try:
             with trio.fail_after(PEEK_S):
-                depth = await store.run(shard, "peek_depth", keys, idempotent=True)
+                depth = await store.run(shards[number], "peek_depth", keys, idempotent=True)
             depths.set_depth(number, depth)
         except OutOfTime:
             raise
         except (BackendUnavailable, trio.TooSlowError):
             depths.mark_unreachable(number)
 
-    await run_concurrently(depths.reachable(), read)
+    reachable = depths.reachable()
+    answers = await store.redis.read_each(
+        [
+            PackedReads(shards[number].slot, pack_call(script, keys_of[number]))
+            for number in reachable
+        ]
+    )
+    to_repeat = []
+    for number, answer in zip(reachable, answers, strict=True):
+        if answer and isinstance(answer[0], int):
+            depths.set_depth(number, answer[0])
+        elif store.redis.is_silent(shards[number].slot):
+            depths.mark_unreachable(number)
+        else:
+            to_repeat.append(number)
+    await run_concurrently(to_repeat, read)

@@ -1,9 +1,10 @@
-"""Fetch from queues of many shards: read all depths, then fetch the first jobs in order.
+"""Fetch from queues of many shards: find those with jobs, and fetch the first jobs in order.
 
 Calling one shard after the other was refused: with many empty queues, the first job would come only
-after many sequential calls. Instead, a read-only script reads the depths of all queues of a shard,
-in all shards at once. The fetch then plans how many jobs to fetch from each queue, in the order of
-the queues, and calls the shards concurrently.
+after many sequential calls. Instead, one burst of plain commands for each master finds the queues
+that may have jobs. A read-only script reads the depths of the first of them. The fetch then plans
+how many jobs to fetch from each queue, in the order of the queues, and calls the shards
+concurrently. If these have too few jobs, the next queues follow.
 
 The order is kept: jobs of a queue are fetched only after all jobs of the earlier queues. When a
 shard returns fewer jobs than it had, because other fetches were faster, the next round fetches the
@@ -24,18 +25,26 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.fetch.depth_reader import BLOCKED, QueueInShard
+from ojs_cluster.store.fetch.depth_reader import BLOCKED, FilledQueues, QueueInShard
 from ojs_cluster.store.fetch.in_progress import FetchInProgress
 from ojs_cluster.store.sweeps.deadlines import promote
 
 READ_S = 1.0
-"""Longest time in seconds to read the depths of one shard; a slower shard is skipped."""
+"""Longest time in seconds to repeat the read of a shard that has refused or lost the first one."""
+_FIRST_SHARDS = 4
+"""Number of shards whose depths a fetch reads first, if they have as many jobs as it wants.
+
+The number doubles with each further read."""
 _MAX_BLOCKED_QUEUES = 16
 """Maximum number of queues with only blocked jobs that one fetch calls, chosen at random."""
 _QUEUES_PER_READ = 256
 """Queues that one call reads, which takes about 0.5 ms."""
 _MAX_PROMOTED = 16
 """Due jobs of a shard that are promoted before its depths are read."""
+
+
+Stage = tuple[list[Shard], list[str]]
+"""One stage of a fetch: some shards, and the queues to fetch from in each of them."""
 
 
 @dataclass(slots=True)
@@ -56,7 +65,7 @@ class _ShardPlan:
 
 
 async def fetch_in_order(
-    store: Store, stages: Sequence[tuple[list[Shard], list[str]]], fetch: FetchInProgress
+    store: Store, stages: Sequence[Stage], fetch: FetchInProgress
 ) -> Exception | None:
     """Fetch the jobs that a fetch still wants, from queues in the order given.
 
@@ -70,13 +79,43 @@ async def fetch_in_order(
     Returns:
         The first failure of a shard, or ``WorkerIsQuiet``; None when all shards answered.
     """
-    await ensure_task()
     queues: dict[Shard, list[str]] = {}
     for shards, names in stages:
         for shard in shards:
             queues.setdefault(shard, []).extend(names)
-    depths, failure = await read_all_depths(store, queues, fetch.tenant)
-    candidates = _limit_blocked(filled_queues(store, stages, depths))
+    filled = await store.depth_reader.find_filled(store, queues, fetch.tenant)
+    failure: Exception | None = filled.failure
+    remaining = [stage for stage in stages if filled.shards_of(*stage)] if filled.queues else []
+    shards_to_read, blocked = max(_FIRST_SHARDS, fetch.wanted), 0
+    while remaining and fetch.wanted and not fetch.full:
+        first: list[Stage] = []
+        to_read: dict[Shard, None] = {}
+        while remaining and len(to_read) < shards_to_read:
+            first.append(remaining.pop(0))
+            to_read.update(dict.fromkeys(filled.shards_of(*first[-1])))
+        shards_to_read *= 2
+        depths, error = await _read_filled(store, list(to_read), filled, fetch.tenant)
+        failure = failure or error
+        candidates = _limit_blocked(
+            filled_queues(store, first, depths), _MAX_BLOCKED_QUEUES - blocked
+        )
+        blocked += sum(queue.depth == BLOCKED for queue in candidates)
+        error = await _fetch_planned(store, candidates, fetch)
+        if error is not None and not isinstance(error, OJSError):
+            return error
+        failure = failure if error is None else _more_severe(failure, error)
+    return failure
+
+
+async def _fetch_planned(
+    store: Store, candidates: Sequence[QueueInShard], fetch: FetchInProgress
+) -> Exception | None:
+    """Fetch jobs of the candidates in order; their depths fall.
+
+    Returns:
+        The most severe failure of a shard, or ``WorkerIsQuiet``; None when all shards answered.
+    """
+    failure: Exception | None = None
     while fetch.wanted and not fetch.full:
         plans = _plan(candidates, fetch.wanted)
         if not plans:
@@ -135,53 +174,55 @@ async def read_depths(
 
 
 async def read_all_depths(
-    store: Store, queues: Mapping[Shard, Sequence[str]], tenant: str = ""
+    store: Store, queues: Mapping[Shard, Sequence[str]]
 ) -> tuple[dict[Shard, Mapping[str, int]], Exception | None]:
     """Read the depths of queues in several shards at once.
 
     Args:
         store: the store.
         queues: the queues of each shard.
-        tenant: as for ``read_depths``. Only reads for all jobs are shared with other fetches.
 
     Returns:
-        The depths in the shards that answered, as ``read_depths``, and the first failure of a
+        The depths of the queues that have any, as ``read_depths``, and the first failure of a
         shard; None when all shards answered.
     """
+    filled = await store.depth_reader.find_filled(store, queues)
+    depths, failure = await _read_filled(store, list(filled.queues), filled)
+    return depths, filled.failure or failure
+
+
+async def _read_filled(
+    store: Store, shards: Sequence[Shard], filled: FilledQueues, tenant: str = ""
+) -> tuple[dict[Shard, Mapping[str, int]], Exception | None]:
+    """Read the depths of the filled queues of some shards; otherwise as ``read_all_depths``."""
     depths: dict[Shard, Mapping[str, int]] = {}
     failure: Exception | None = None
 
     async def read(shard: Shard) -> None:
         nonlocal failure
         try:
-            with trio.fail_after(READ_S):
-                depths[shard] = await store.depth_reader.read(
-                    shard,
-                    queues[shard],
-                    partial(read_depths, store, tenant=tenant),
-                    shared=not tenant,
-                )
-        except trio.TooSlowError:
+            if shard in filled.doubtful:
+                await ensure_task()
+                with trio.fail_after(READ_S):
+                    depths[shard] = await read_depths(store, shard, filled.queues[shard], tenant)
+            else:
+                depths[shard] = await read_depths(store, shard, filled.queues[shard], tenant)
+            store.depth_reader.mark_reachable(shard)
+        except OutOfTime as error:
+            failure = failure or error
+        except (trio.TooSlowError, BackendUnavailable):
             store.depth_reader.mark_unreachable(shard)
             failure = failure or BackendUnavailable(
                 f"shard {shard.index} did not answer in time", outcome="not_applied"
             )
-        except BackendUnavailable as error:
-            failure = failure or error
 
-    reachable = store.depth_reader.reachable(list(queues))
-    await run_concurrently(reachable, read)
-    if len(reachable) < len(queues) and failure is None:
-        failure = BackendUnavailable(
-            f"{len(queues) - len(reachable)} of {len(queues)} shards did not answer recently",
-            outcome="not_applied",
-        )
+    await run_concurrently(shards, read)
     return depths, failure
 
 
 def filled_queues(
     store: Store,
-    stages: Sequence[tuple[list[Shard], list[str]]],
+    stages: Sequence[Stage],
     depths: Mapping[Shard, Mapping[str, int]],
 ) -> list[QueueInShard]:
     """Return the queues that have jobs, in order; partitions of one queue are in random order."""
@@ -191,7 +232,7 @@ def filled_queues(
             partitions = [
                 QueueInShard(shard, queue, depths[shard][queue])
                 for shard in shards
-                if shard in depths and depths[shard][queue]
+                if shard in depths and depths[shard].get(queue)
             ]
             if len(partitions) > 1:
                 closing = shards[store.partitions.layout(queue).count :]
@@ -212,10 +253,10 @@ def _shuffled(partitions: list[QueueInShard], closing: Sequence[Shard]) -> list[
     return [partitions[number] for _, _, number in sorted(keyed, reverse=True)]
 
 
-def _limit_blocked(queues: list[QueueInShard]) -> list[QueueInShard]:
-    """Keep at most ``_MAX_BLOCKED_QUEUES`` of the queues with only blocked jobs, at random."""
+def _limit_blocked(queues: list[QueueInShard], most: int) -> list[QueueInShard]:
+    """Keep at most ``most`` of the queues with only blocked jobs, at random."""
     blocked = [queue for queue in queues if queue.depth == BLOCKED]
-    excess = max(0, len(blocked) - _MAX_BLOCKED_QUEUES)
+    excess = max(0, len(blocked) - most)
     dropped = {id(queue) for queue in random.sample(blocked, excess)}
     return [queue for queue in queues if id(queue) not in dropped]
 

@@ -16,8 +16,9 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import META
+from ojs_cluster.redis.connection import pack
 from ojs_cluster.redis.errors import RedisReplyError
-from ojs_cluster.redis.full_path import NoAnswer
+from ojs_cluster.redis.packed_calls import PackedReads
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
@@ -281,13 +282,12 @@ async def _read_schedulers(
 
     unread: list[int] = []
     all_keys = [store.keys.shard_or_meta(index) for index in tags]
-    reads = [(keys.slot, ("GET", keys.leader(group))) for keys in all_keys]
-    answers = await store.redis.read_each(reads, PATIENCE_S)
-    for index, answer in zip(tags, answers, strict=True):
-        if isinstance(answer, Exception | NoAnswer):
+    reads = [PackedReads(keys.slot, pack(("GET", keys.leader(group)))) for keys in all_keys]
+    for index, answers in zip(tags, await store.redis.read_each(reads), strict=True):
+        if not answers or isinstance(answers[0], Exception):
             unread.append(index)
         else:
-            count(index, answer)
+            count(index, answers[0])
     await run_concurrently(unread, read_lock)
     meta = store.keys.meta
     with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable, RedisReplyError):

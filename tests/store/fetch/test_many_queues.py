@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -32,7 +32,7 @@ from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import HOUR, new_job, put, queues_in_other_shards, shard_of, take
 from tests.support.invariants import InvariantReport
-from tests.support.lossy import LossyClient, lossy
+from tests.support.lossy import LossyClient, lossy, read_all_but
 from tests.support.patience import LONG_S
 from tests.support.timeshift import age_job
 
@@ -74,11 +74,11 @@ async def test_a_busy_first_queue_is_one_call_however_many_follow(store: Store) 
     assert client.calls == {"fetch": 1}
 
 
-async def test_a_fetch_that_finds_nothing_reads_each_shard_once(store: Store) -> None:
+async def test_a_fetch_that_finds_nothing_reads_all_shards_at_once(store: Store) -> None:
     counted, client = counting(await noted(store))
     assert await take(counted, *MANY, count=10) == []
 
-    assert client.calls == {"fetch": 1, "depths": len({shard_of(store, name) for name in MANY})}
+    assert client.calls == {"fetch": 1, "read_each": 1}
 
 
 async def test_a_fetch_over_all_shards_asks_each_once(store: Store, consistent: Check) -> None:
@@ -88,7 +88,8 @@ async def test_a_fetch_over_all_shards_asks_each_once(store: Store, consistent: 
 
     assert [job.queue for job in taken] == MANY
     shards = len({shard_of(store, name) for name in MANY})
-    assert client.calls == {"fetch": 1 + shards, "depths": shards}
+    client.calls.pop("read_partitions", 0)
+    assert client.calls == {"fetch": 1 + shards, "depths": shards, "read_each": 1}
     assert consistent().count() == {"active": 256}
 
 
@@ -97,7 +98,15 @@ async def test_one_job_of_the_last_queue_is_found_by_one_more_call(store: Store)
     counted, client = counting(await noted(store))
     assert [job.queue for job in await take(counted, *MANY)] == [MANY[-1]]
 
-    assert client.calls["fetch"] == 2
+    assert client.calls == {"fetch": 2, "depths": 1, "read_each": 1}
+
+
+async def test_one_job_of_many_filled_queues_reads_few_depths(store: Store) -> None:
+    await enqueue_many(store, [new_job(name) for name in MANY[1:]])
+    counted, client = counting(await noted(store))
+    assert [job.queue for job in await take(counted, *MANY)] == [MANY[1]]
+
+    assert client.calls["depths"] <= 4
 
 
 async def test_shards_are_read_and_asked_at_once(store: Store) -> None:
@@ -283,6 +292,12 @@ class AwayClient(LossyClient):
             raise BackendUnavailable("away", outcome="not_applied")
         return await super().script(slot, script, keys, args, **kind)
 
+    async def read_each(self, reads: Any, **kind: Any) -> Any:
+        return await read_all_but(self._client, self.away, reads, **kind)
+
+    def is_silent(self, slot: int) -> bool:
+        return slot in self.away
+
 
 def without(store: Store, *shards: Shard) -> tuple[Store, AwayClient]:
     client = AwayClient(store.redis, {shard.slot for shard in shards})
@@ -358,17 +373,17 @@ async def test_idle_waiters_of_many_queues_read_each_shard_once_in_a_while(
         for number in range(30):
             nursery.start_soon(wait_for, counted, process, names, f"w{number}")
         with trio.fail_after(LONG_S):
-            while client.calls.get("fetch", 0) < 60:  # noqa: ASYNC110 - counts have no event
+            while client.calls.get("fetch", 0) < 30:  # noqa: ASYNC110 - counts have no event
                 await trio.sleep(0.01)
         await trio.sleep(2 * every_s)
         client.calls.clear()
         began = trio.current_time()
         with trio.fail_after(LONG_S):
-            while client.calls.get("depths", 0) < 50:  # noqa: ASYNC110
+            while client.calls.get("read_each", 0) < 5:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         rounds = (trio.current_time() - began) / every_s + 1
-        assert client.calls.get("fetch", 0) == 0
-        assert client.calls["depths"] <= rounds * len(names)
+        assert client.calls.keys() <= {"read_each", "read_partitions"}
+        assert client.calls["read_each"] <= rounds
         nursery.cancel_scope.cancel()
 
 
@@ -404,46 +419,74 @@ async def test_a_job_whose_message_was_lost_is_found_by_a_waiter(
 # Without a server: the number and the sharing of reads
 
 
-async def test_reads_of_a_shard_are_shared_and_begin_apart(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+class Held:
+    """A client whose reads wait until the test lets them go on."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.gate = trio.Semaphore(0)
+
+    async def read_each(self, reads: Any, **kind: Any) -> list[list[Any]]:
+        self.begun += 1
+        await self.gate.acquire()
+        return [[[b"1", b"0"], [], 1] for _ in reads]
+
+    def is_silent(self, slot: int) -> bool:
+        return False
+
+
+async def test_concurrent_fetches_share_a_read_that_begins_after_them(
+    nursery: trio.Nursery,
 ) -> None:
-    shard, known = Keyspace(4).shard(1), DepthReader()
-    begun: list[tuple[float, list[str]]] = []
+    held, known, shard = Held(), DepthReader(), Keyspace(4).shard(1)
+    ended: list[int] = []
+    scopes = [trio.CancelScope() for _ in range(100)]
 
-    async def read(of: Shard, names: Any) -> dict[str, int]:
-        begun.append((trio.current_time(), list(names)))
-        await trio.sleep(0.002)
-        return dict.fromkeys(names, len(begun))
+    async def find(number: int) -> None:
+        with scopes[number]:
+            store = cast(Any, SimpleNamespace(redis=held))
+            filled = await known.find_filled(store, {shard: ["q"]})
+            assert filled.queues == {shard: ["q"]}
+            ended.append(number)
 
-    async def ask(queue: str) -> None:
-        assert queue in await known.read(shard, [queue], read)
-
-    for second in range(5):
-        for number in range(100):
-            nursery.start_soon(ask, f"q{number}")
-        await trio.sleep(0.001 * second)
-    await trio.sleep(1)
-
-    assert len(begun) <= 3
-    times = [at for at, _ in begun]
-    assert all(b - a >= depth_reader.READ_INTERVAL_S for a, b in itertools.pairwise(times))
-    assert all(len(names) == len(set(names)) for _, names in begun)
+    for number in range(100):
+        nursery.start_soon(find, number)
+        await trio.testing.wait_all_tasks_blocked()
+    assert held.begun == 1
+    held.gate.release()
+    await trio.testing.wait_all_tasks_blocked()
+    assert (ended, held.begun) == ([0], 2)
+    scopes[1].cancel()  # it reads for the others now: one of these takes over
+    await trio.testing.wait_all_tasks_blocked()
+    held.gate.release()
+    await trio.testing.wait_all_tasks_blocked()
+    held.gate.release()
+    await trio.testing.wait_all_tasks_blocked()
+    assert sorted(ended) == [0, *range(2, 100)]
+    assert held.begun <= 4
+    assert not known._running
 
 
 async def test_one_fetch_at_a_time_tries_a_shard_that_was_away(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    shards, known = list(Keyspace(4)), DepthReader()
+    held, known, shards = Held(), DepthReader(), list(Keyspace(4))
+    store = cast(Any, SimpleNamespace(redis=held))
+
+    async def find(some: list[Shard]) -> list[Shard]:
+        held.gate.release()
+        filled = await known.find_filled(store, {shard: ["q"] for shard in some})
+        return [shard for shard in some if shard in filled.queues]
+
     known.mark_unreachable(shards[1])
-    assert known.reachable(shards) == [shards[0], shards[2], shards[3]]
-    assert known.reachable([shards[1]]) == [shards[1]]
+    others = [shards[0], *shards[2:]]
+    assert await find(shards) == others
+    assert await find([shards[1]]) == [shards[1]]
     await trio.sleep(depth_reader.UNREACHABLE_S)
-    assert known.reachable(shards) == shards
-
-    async def read(of: Shard, names: Any) -> dict[str, int]:
-        assert known.reachable(shards) == [shards[0], shards[2], shards[3]]
-        await trio.lowlevel.checkpoint()
-        return dict.fromkeys(names, 0)
-
-    await known.read(shards[1], ["q"], read)
+    nursery.start_soon(known.find_filled, store, {shard: ["q"] for shard in shards})
+    await trio.testing.wait_all_tasks_blocked()
+    held.gate.release()
+    assert await find(shards) == others
+    known.mark_reachable(shards[1])
     assert not known.any_unreachable(shards)
+    assert await find(shards) == shards
