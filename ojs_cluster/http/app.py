@@ -15,6 +15,7 @@ from ojs_cluster.core.errors import OJSError
 from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.blocking import BlockedRequests
+from ojs_cluster.http.exposition import ClusterExposition
 from ojs_cluster.http.maintenance import MaintenanceFlag
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.push.state import PushState
@@ -88,6 +89,7 @@ class App:
     tracing: Tracing | None = None
     """None if no traces are sent. The process then does not load OpenTelemetry."""
     cached_metrics: CachedMetrics = field(init=False)
+    cluster_exposition: ClusterExposition = field(init=False)
     brief_metrics: CachedMetrics = field(init=False)
     """What the dashboard finds problems by."""
     overview: Cached[Overview] = field(init=False)
@@ -112,6 +114,8 @@ class App:
             self.store, self.settings.metrics_queues, max_tenants=self.settings.metrics_tenants
         )
         object.__setattr__(self, "cached_metrics", cached_metrics)
+        exposed = ClusterExposition(self.store, cached_metrics, self.settings.health_timeout_s)
+        object.__setattr__(self, "cluster_exposition", exposed)
         brief_metrics = CachedMetrics(self.store, self.settings.metrics_queues, brief=True)
         object.__setattr__(self, "brief_metrics", brief_metrics)
         object.__setattr__(self, "overview", cached_overview(self.store))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Final
 
@@ -22,11 +23,17 @@ from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.traffic import BOUNDS_S, Traffic
+from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operations.metrics import CachedMetrics, ClusterMetrics, QueueMetrics
 from ojs_cluster.store.statistics.job_counts import RUN_BUCKETS, WAIT_BUCKETS
 
 Families = list[Metric]
+_Tenants = Mapping[str, Mapping[str, int]]
+_NO_TENANTS: Final[_Tenants] = {}
+
+_EOF: Final = b"# EOF\n"
+"""The last line of the OpenMetrics format."""
 
 
 class _Collector:
@@ -39,39 +46,108 @@ class _Collector:
         return self._families
 
 
-def exposition(request: Request, families: Families) -> Response:
-    """Return the response to a scrape, in a format that its client accepts."""
+async def exposition(
+    request: Request, families: Families, cluster: ClusterExposition | None = None
+) -> Response:
+    """Return the response to a scrape, in a format that its client accepts.
+
+    Args:
+        request: the request.
+        families: the metrics of the process.
+        cluster: the metrics of the cluster, which follow; None for none.
+    """
     accept = request.headers.get("accept", "")
     try:
         encode, content_type = choose_encoder(accept)
     except TypeError:  # prometheus_client cannot compare an invalid version
         encode, content_type = choose_encoder("")
+    more = b""
+    if cluster is not None:
+        status, more = await cluster.read(encode, content_type)
+        families = [*status, *families]
     if accept.strip().lower() == "text/plain":
         # A conformance suite asks for exactly this type and compares it (ext-observability).
         content_type = "text/plain"
+    headers = (("Content-Type", content_type), ("Cache-Control", "no-store"))
+    text = _encoded(encode, families)
+    return Response(200, text.removesuffix(_EOF) + more if more else text, headers)
+
+
+def _encoded(encode: Callable[[CollectorRegistry], bytes], families: Families) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(families))
-    headers = (("Content-Type", content_type), ("Cache-Control", "no-store"))
-    return Response(200, encode(registry), headers)
+    return encode(registry)
 
 
-async def cluster_families(store: Store, cached: CachedMetrics, timeout_s: float) -> Families:
-    """Return the metrics whose numbers are in Redis, and metrics about the connection to Redis.
+class ClusterExposition:
+    """The metrics of the cluster as text.
 
-    If Redis does not respond within ``timeout_s`` seconds, ``ojs_redis_up`` is 0, and the metrics
-    whose numbers are in Redis are absent. No exception is raised.
+    The text of some thousand queues takes a quarter of a second. So a thread builds it, once for
+    each format and each read of the numbers.
+
+    Args:
+        store: the store.
+        cached: the numbers.
+        timeout_s: maximum time in seconds to wait for Redis.
     """
-    numbers: ClusterMetrics | None = None
-    tenants: Mapping[str, Mapping[str, int]] = {}
-    with trio.move_on_after(timeout_s):
-        try:
-            numbers = await cached.get()
-            if not numbers.unreachable:
-                tenants = await cached.tenants.get()
-        except OJSError:
-            numbers = None
-    redis, is_up = store.redis, numbers is not None
-    families: Families = [
+
+    def __init__(self, store: Store, cached: CachedMetrics, timeout_s: float) -> None:
+        self._store = store
+        self._cached = cached
+        self._timeout_s = timeout_s
+        self._building = trio.Lock()
+        self._numbers: ClusterMetrics | None = None
+        self._tenants: _Tenants = _NO_TENANTS
+        self._texts: dict[str, bytes] = {}
+        """The texts of these numbers by their type."""
+
+    async def read(
+        self, encode: Callable[[CollectorRegistry], bytes], content_type: str
+    ) -> tuple[Families, bytes]:
+        """Return metrics about the connection to Redis, and the text of those in Redis.
+
+        If Redis does not respond in time, ``ojs_redis_up`` is 0, and the text is empty. No
+        exception is raised.
+
+        Args:
+            encode: encodes the metrics.
+            content_type: the type of the result of ``encode``.
+        """
+        numbers: ClusterMetrics | None = None
+        tenants = _NO_TENANTS
+        await ensure_task()
+        with trio.move_on_after(self._timeout_s):
+            try:
+                numbers = await self._cached.get()
+                if not numbers.unreachable:
+                    tenants = await self._cached.tenants.get()
+            except OJSError:
+                numbers = None
+        status = _status_families(self._store, is_up=numbers is not None)
+        if numbers is None:
+            return status, b""
+        async with self._building:
+            if numbers is not self._numbers or tenants is not self._tenants:
+                self._numbers, self._tenants, self._texts = numbers, tenants, {}
+            text = self._texts.get(content_type)
+            if text is None:
+                build = partial(_encoded_numbers, encode, numbers, tenants)
+                text = self._texts[content_type] = await trio.to_thread.run_sync(build)
+        return status, text
+
+
+def _encoded_numbers(
+    encode: Callable[[CollectorRegistry], bytes],
+    numbers: ClusterMetrics,
+    tenants: _Tenants,
+) -> bytes:
+    families = [*_queue_families(numbers), *_tenant_families(tenants), *_store_families(numbers)]
+    return _encoded(encode, families)
+
+
+def _status_families(store: Store, *, is_up: bool) -> Families:
+    redis = store.redis
+    return [
         plain_gauge("ojs_redis_up", "1 if Redis responds to this process, otherwise 0", int(is_up)),
         plain_gauge(
             "ojs_redis_masters",
@@ -89,14 +165,6 @@ async def cluster_families(store: Store, cached: CachedMetrics, timeout_s: float
             value=store.webhooks.unread_s,
         ),
         build_info(),
-    ]
-    if numbers is None:
-        return families
-    return [
-        *families,
-        *_queue_families(numbers),
-        *_tenant_families(tenants),
-        *_store_families(numbers),
     ]
 
 
@@ -226,7 +294,7 @@ def _jobs_by_state(numbers: ClusterMetrics) -> Metric:
     return jobs
 
 
-def _tenant_families(tenants: Mapping[str, Mapping[str, int]]) -> Families:
+def _tenant_families(tenants: _Tenants) -> Families:
     jobs = GaugeMetricFamily(
         "ojs_tenant_jobs",
         "Number of jobs of a tenant by state; a finished job counts until its retention ends",

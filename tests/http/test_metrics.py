@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import trio
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from ojs_cluster.http import exposition as http_exposition
 from ojs_cluster.http.exposition import exposition
 from ojs_cluster.http.messages import Request
 from ojs_cluster.http.routing.routes import ROUTES
@@ -297,6 +299,36 @@ def test_processes_are_summed_and_a_replacement_continues_the_counters() -> None
     assert row.seconds == pytest.approx(1000.0201)
 
 
+async def test_a_thread_builds_the_text_of_the_queues_once_for_each_read_and_format(
+    counted: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await counted.enqueue()
+    built_in: list[int] = []
+
+    def build(*args: Any) -> bytes:
+        built_in.append(threading.get_ident())
+        return encode_numbers(*args)
+
+    encode_numbers = http_exposition._encoded_numbers
+    monkeypatch.setattr(http_exposition, "_encoded_numbers", build)
+    replies = []
+
+    async def get(accept: str) -> None:
+        replies.append((await counted.get("/metrics", headers={"accept": accept})).body.decode())
+
+    async with trio.open_nursery() as nursery:
+        for accept in ("text/plain", "application/openmetrics-text;version=1.0.0") * 3:
+            nursery.start_soon(get, accept)
+    assert len(built_in) == 2
+    assert threading.get_ident() not in built_in
+    for reply in replies:
+        families = list((parse_open if reply.endswith("# EOF\n") else parse)(reply))
+        names = [family.name for family in families]
+        assert len(names) == len(set(names))
+        assert {"ojs_http_requests", "ojs_queue_depth", "ojs_redis_up"} <= set(names)
+    assert sum(reply.count("# EOF\n") for reply in replies) == 3
+
+
 async def test_the_document_lists_what_is_served_with_its_labels(counted: Api) -> None:
     await counted.enqueue()
     await counted.call("PUT", "/ojs/v1/admin/tenants/acme", {})
@@ -305,7 +337,7 @@ async def test_the_document_lists_what_is_served_with_its_labels(counted: Api) -
     text = (await counted.get("/metrics")).body.decode()
     stats = Stats()
     stats.loop("promote")
-    own = exposition(Request("GET", "/metrics"), scheduler_families(stats)).body.decode()
+    own = (await exposition(Request("GET", "/metrics"), scheduler_families(stats))).body.decode()
     served = {
         family.name + ("_total" if family.type == "counter" else ""): {
             frozenset(sample.labels) - {"le"} for sample in family.samples

@@ -107,7 +107,7 @@ async def test_a_quarantined_job_is_counted(backend: Embedded) -> None:
         await eventually(lambda: all_in(store, [well], State.AVAILABLE), what="the other goes on")
         await eventually(lambda: stats.loop("promote").quarantined == 1, what="counted")
     request = Request("GET", "/metrics")
-    told = exposition(request, scheduler_families(stats)).body.decode()
+    told = (await exposition(request, scheduler_families(stats))).body.decode()
     assert 'ojs_scheduler_quarantined_total{loop="promote"} 1' in told
 
 

@@ -15,11 +15,8 @@ async def scrape(app: App, request: Request) -> Response:
 
     ``GET /metrics`` (spec: ojs-observability)
     """
-    cluster = await exposition.cluster_families(
-        app.store, app.cached_metrics, app.settings.health_timeout_s
-    )
     node = [*exposition.traffic_families(app.traffic), app.maintenance.family()]
-    return exposition.exposition(request, [*cluster, *node])
+    return await exposition.exposition(request, node, app.cluster_exposition)
 
 
 async def summary(app: App, request: Request) -> Response:

@@ -19,7 +19,7 @@ from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.common_headers import add_common_headers
 from ojs_cluster.http.cors import is_preflight, preflight_response
 from ojs_cluster.http.errors import error_response
-from ojs_cluster.http.exposition import Families, counter, gauge
+from ojs_cluster.http.exposition import ClusterExposition, Families, counter, gauge
 from ojs_cluster.http.hypercorn.asgi import read_head, send_response
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_ids import request_id_for
@@ -67,14 +67,13 @@ class SchedulerEntryPoint:
         self._access = access
         self._stats = stats
         self._store: Store | None = None
-        self._collected: CachedMetrics | None = None
+        self._cluster: ClusterExposition | None = None
 
     def open(self, store: Store) -> None:
         """Use the open store; from now on the scheduler is ready while Redis answers."""
         http = self._settings.http
-        self._collected = CachedMetrics(
-            store, http.metrics_queues, max_tenants=http.metrics_tenants
-        )
+        collected = CachedMetrics(store, http.metrics_queues, max_tenants=http.metrics_tenants)
+        self._cluster = ClusterExposition(store, collected, _TIMEOUT_S)
         self._store = store
 
     async def serve(
@@ -137,7 +136,13 @@ class SchedulerEntryPoint:
             principal = self._access.authenticate(request.headers.get("authorization"))
             self._access.authorize(principal, _METRICS_ROUTE)
         if request.path == "/metrics":
-            return exposition.exposition(request, await self._families())
+            families = [
+                *scheduler_families(self._stats),
+                exposition.audit_family(self._traffic),
+            ]
+            if self._cluster is None:
+                families.append(exposition.build_info())
+            return await exposition.exposition(request, families, self._cluster)
         raise NotFound("endpoint", request.path[:200])
 
     async def _is_ready(self) -> bool:
@@ -150,16 +155,6 @@ class SchedulerEntryPoint:
                 return False
             return True
         return False
-
-    async def _families(self) -> Families:
-        process_families = [
-            *scheduler_families(self._stats),
-            exposition.audit_family(self._traffic),
-        ]
-        if self._store is None or self._collected is None:
-            return [exposition.build_info(), *process_families]
-        cluster = await exposition.cluster_families(self._store, self._collected, _TIMEOUT_S)
-        return [*cluster, *process_families]
 
 
 def scheduler_families(stats: Stats) -> Families:
