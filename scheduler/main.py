@@ -72,7 +72,9 @@ async def run_scheduler(
             nursery.start_soon(wakeups.run)
             nursery.start_soon(work.run_without_lease)
             nursery.start_soon(_report, stats.election)
-            nursery.start_soon(report_process, store, describe_process("scheduler"), identity)
+            nursery.start_soon(
+                report_process, store, describe_process(store, "scheduler"), identity
+            )
             async with trio.open_nursery() as campaigns:
                 for shard in signals:
                     campaigns.start_soon(run_campaign, shard)

@@ -17,6 +17,7 @@ LAYERS = {
     "ojs_cluster.core": 1,
     "ojs_cluster.redis": 2,
     "ojs_cluster.keys": 2,
+    "ojs_cluster.wall_clock": 2,
     "ojs_cluster.outgoing": 2,
     "ojs_cluster.webhooks": 2,
     "ojs_cluster.store": 3,

@@ -109,6 +109,7 @@ class App:
 
     def __post_init__(self, shared_body_memory: BodyMemoryBudget | None) -> None:
         object.__setattr__(self, "push", PushState(self.settings))
+        self.access.now_s = self.audit.now_s = self.store.clock.now_s
         self.maintenance.on_fetches_refused = self.waiters.wake_all
         cached_metrics = CachedMetrics(
             self.store, self.settings.metrics_queues, max_tenants=self.settings.metrics_tenants

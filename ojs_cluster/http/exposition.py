@@ -159,6 +159,16 @@ def _status_families(store: Store, *, is_up: bool) -> Families:
             "1 if every hash slot of Redis has a master, otherwise 0",
             int(redis.healthy),
         ),
+        plain_gauge(
+            "ojs_clock_ahead_seconds",
+            "How far the clock of this process is ahead of Redis; negative if it is behind",
+            store.clock.process_ahead_ms / 1000,
+        ),
+        plain_gauge(
+            "ojs_redis_clocks_apart_seconds",
+            "Largest difference between the clocks of two masters of Redis",
+            store.clock.masters_apart_ms / 1000,
+        ),
         CounterMetricFamily(
             "ojs_webhooks_unread_seconds",
             "Time for which this process has worked without having read the webhook subscriptions",

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import re
 import sys
-import time
 import traceback
 from collections.abc import Iterable
 from typing import Any, Literal, TextIO
 
 import orjson
+
+from ojs_cluster.core.timestamps import format_ms
 
 _STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
@@ -156,8 +157,7 @@ def configure_logging(
 
 
 def _timestamp(created: float) -> str:
-    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created))
-    return f"{seconds}.{int(created % 1 * 1000):03d}Z"
+    return format_ms(int(created * 1000)).decode()
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

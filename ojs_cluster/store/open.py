@@ -91,12 +91,15 @@ async def open_store(
                 layout=LayoutState(layouts),
                 pressure=NoticedPressure(check_pressure),
             )
+            nursery.start_soon(store.clock.run, client)
             await rights.check(store)
             await check_layout(store, shards)
             _note_idle_masters(store)
             silent = await check_eviction(store)
             if silent:
                 log.warning("masters that do not answer: %s", ", ".join(map(str, silent)))
+            with trio.move_on_after(_OPENING_S):
+                await store.clock.measured.wait()
             await store.background.once("coverage", partial(coverage.check, store), 0)
             if client.is_responsive(keys.meta.slot):
                 with trio.move_on_after(_OPENING_S), suppress(BackendUnavailable):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ojs_cluster.keys import Keyspace, Shard
 from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.script import Script
+from ojs_cluster.redis.server_clock import ServerClock
 from ojs_cluster.store.background import Background
 from ojs_cluster.store.settings import StoreSettings
 
@@ -17,7 +18,7 @@ Arg = bytes | str | int | float
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """A Redis client, the key layout, the scripts, the settings and the background tasks.
+    """A Redis client, its clock, the key layout, the scripts, the settings, and background tasks.
 
     The caches of a ``Store`` take a ``Runtime`` and not the whole store, so no cache depends on
     another one. They take it with each call and do not keep it, because an outbox effect passes
@@ -29,6 +30,7 @@ class Runtime:
     settings: StoreSettings
     scripts: Mapping[str, Script]
     background: Background
+    clock: ServerClock = field(default_factory=ServerClock)
 
     def run(
         self,

@@ -9,7 +9,6 @@ file of API keys is enough to forge one (docs/adr/042).
 from __future__ import annotations
 
 import hmac
-import time
 from collections.abc import Mapping
 from hashlib import sha256
 from ipaddress import ip_network
@@ -132,11 +131,6 @@ def is_own_form(headers: Mapping[str, str], hosts: tuple[str, ...]) -> bool:
 
 def _network_of(address: str) -> str:
     return str(ip_network((address, 64), strict=False)) if ":" in address else address
-
-
-def now_s() -> float:
-    """Return the Unix time in seconds."""
-    return time.time()
 
 
 def _sign(secret: bytes, key_digest: bytes, content: bytes) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -13,6 +12,7 @@ from markupsafe import Markup, escape
 
 from ojs_cluster.ui.languages.language import current
 from ojs_cluster.ui.languages.translate import _, later
+from ojs_cluster.wall_clock import wall_s
 
 _UNITS: Final = (
     (86_400, later("%(number)s d")),
@@ -99,9 +99,9 @@ def epoch_s(text: str) -> float | None:
         return None
 
 
-def time_ago(seconds: float) -> str:
-    """Return the time so many seconds before now, as RFC 3339."""
-    return datetime.fromtimestamp(time.time() - seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def rfc3339(at_s: float) -> str:
+    """Return a Unix time in seconds as RFC 3339."""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @pass_context
@@ -113,7 +113,7 @@ def ago(context: Context, text: str | None) -> Markup:
     at_s = epoch_s(text) if text else None
     if at_s is None or text is None:
         return escape(NONE)
-    zone, words = _zone_of(context), _relative(at_s)
+    zone, words = _zone_of(context), _relative(at_s, _now_s(context))
     if zone is None:
         return Markup('<time datetime="{}" title="{}">{}</time>').format(
             text, exact_time(text), words
@@ -132,7 +132,7 @@ def moment(context: Context, text: str | None) -> Markup:
     if at_s is None or text is None:
         return escape(NONE)
     return Markup('<time datetime="{}">{}</time> <span class="quiet">{}</span>').format(
-        text, exact_time(text, _zone_of(context)), _relative(at_s)
+        text, exact_time(text, _zone_of(context)), _relative(at_s, _now_s(context))
     )
 
 
@@ -172,6 +172,12 @@ def _zone_of(context: Context) -> ZoneInfo | None:
     return None if visit is None else visit.zone
 
 
+def _now_s(context: Context) -> float:
+    """Return the present time by the clock of Redis, of which the times on pages are."""
+    visit = context.get("visit")
+    return wall_s() if visit is None else float(visit.clock.now_s())
+
+
 def _local(text: str, zone: ZoneInfo | None) -> datetime | None:
     at_s = epoch_s(text)
     try:
@@ -186,9 +192,9 @@ def _abbreviation(at: datetime) -> str:
     return f"UTC{name}" if name[:1] in ("+", "-") else name
 
 
-def _relative(at_s: float) -> str:
+def _relative(at_s: float, now_s: float) -> str:
     """Return a Unix time in seconds in words relative to now."""
-    distance_s = at_s - time.time()
+    distance_s = at_s - now_s
     amount = duration(round(abs(distance_s)) * 1000) if abs(distance_s) >= 1 else ""
     if not amount:
         return _("now")

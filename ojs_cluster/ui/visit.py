@@ -15,6 +15,7 @@ from ojs_cluster.core.access.scopes import Principal, Scope
 from ojs_cluster.http.app import App
 from ojs_cluster.http.internal import call_as
 from ojs_cluster.http.messages import BodyStream, PageRequest, Request, Response
+from ojs_cluster.redis.server_clock import ServerClock
 from ojs_cluster.ui.languages.language import ENGLISH, Language
 from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.queues.workers_by_queue import WorkersByQueue
@@ -207,6 +208,11 @@ class Visit:
     zone: ZoneInfo | None = None
     language: Language = ENGLISH
     workers_by_queue: Snapshots[WorkersByQueue | None] = field(default_factory=Snapshots)
+
+    @property
+    def clock(self) -> ServerClock:
+        """The clock of Redis, of which the times on pages are."""
+        return self.app.store.clock
 
     @property
     def has_session(self) -> bool:

@@ -7,7 +7,6 @@ receiver that is slow, or that never stops sending, uses limited time and memory
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -109,15 +108,16 @@ class WebhookClient:
 
 
 def _retry_after_s(head: h11.Response) -> float | None:
-    """Return the seconds that ``Retry-After`` asks for (RFC 9110 10.2.3)."""
-    for name, value in head.headers:
-        if name == b"retry-after":
-            text = value.decode("latin-1").strip()
-            if text.isascii() and text.isdigit() and len(text) < 10:
-                return float(text)
-            try:
-                from_now = parsedate_to_datetime(text).timestamp() - time.time()
-            except (ValueError, OverflowError):
-                return None
-            return max(0.0, from_now)
-    return None
+    """Return the seconds that ``Retry-After`` asks for (RFC 9110 10.2.3).
+
+    A date in it is a time of the receiver's clock, as ``Date`` is.
+    """
+    found = {name: value.decode("latin-1").strip() for name, value in head.headers}
+    text = found.get(b"retry-after", "")
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return float(text)
+    try:
+        wait = parsedate_to_datetime(text) - parsedate_to_datetime(found.get(b"date", ""))
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(0.0, wait.total_seconds())

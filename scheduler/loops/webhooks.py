@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -253,7 +252,7 @@ class WebhookSender:
         Returns:
             Whether some were given up. Then more may be due.
         """
-        oldest_ms = int(time.time() * 1000) - _INACTIVE_KEPT_MS
+        oldest_ms = self._store.clock.now_ms() - _INACTIVE_KEPT_MS
         old = [each for each in found if each.created_ms < oldest_ms]
         for each in old:
             await deliveries.record(
@@ -292,7 +291,7 @@ class WebhookSender:
             url = parse_url(subscription.url, allow_http=self._settings.allow_http)
         except InvalidRequest as error:
             return AttemptResult(0, error.message, b"", 0)
-        now_s = int(time.time())
+        now_s = int(self._store.clock.now_s())
         body = delivery.body()
         headers = signed_headers(
             subscription.signing_keys(now_s * 1000),

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -303,6 +304,45 @@ async def test_an_inactive_subscription_keeps_what_is_pending(
             await subscriptions.change(store, made, active(True))
             await store.webhooks.read(store)
             await receiver.until(lambda: subjects(receiver.received) == ids)
+
+
+@pytest.mark.parametrize("days", [-4, 4])
+async def test_a_wrong_clock_of_the_scheduler_loses_no_delivery(
+    standalone: Embedded, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    real_s, take = time.time, deliveries.take
+    waits: list[int] = []
+
+    async def observed(*args: Any, wait_ms: int = 0) -> Any:
+        waits.append(wait_ms)
+        return await take(*args, wait_ms=wait_ms)
+
+    monkeypatch.setattr("time.time", lambda: real_s() + days * 86_400)
+    monkeypatch.setattr(webhooks, "_INACTIVE_CHECK_S", 0.25)
+    monkeypatch.setattr(deliveries, "take", observed)
+    receiver = Receiver()
+    async with receiving(receiver):
+        pass
+    async with sending(standalone, PATIENT) as store:
+        made = await subscribed(store, "job.enqueued", url=receiver.url())
+        await put(store, 1)
+
+        def active(value: bool) -> Callable[[Any], Any]:
+            return lambda old: msgspec.structs.replace(old, active=value)
+
+        await subscriptions.change(store, made, active(False))
+        await store.webhooks.read(store)
+
+        async def is_checked() -> bool:
+            [found] = await deliveries.list_newest(store, limit=9)
+            return 250 in waits or found.state == "dead"
+
+        await eventually(is_checked, what="the delivery to the inactive subscription is checked")
+        async with receiving(receiver):
+            await subscriptions.change(store, made, active(True))
+            await store.webhooks.read(store)
+            [got] = await receiver.wait_for(1)
+        assert abs(int(got.headers["x-ojs-timestamp"]) - real_s()) < 600
 
 
 async def test_a_scheduler_killed_during_a_delivery_loses_none(

@@ -22,6 +22,7 @@ from tests.ui.test_pages import page
 from tests.ui.test_queues import refused, send
 
 NEW = "/ui/cron/_new"
+NOW_MS = 1_900_000_000_000
 FORM = {
     "expression": "30 4 * * 1",
     "timezone": "Europe/Berlin",
@@ -82,12 +83,12 @@ def test_a_preview_changes_nothing(running: Running, admin: httpx.Client) -> Non
 
 
 async def test_a_preview_has_five_occurrences_or_the_reason() -> None:
-    assert await preview_of({"expression": " "}) is None
-    every = await preview_of({"expression": "@every 1h30m", "timezone": ""})
+    assert await preview_of({"expression": " "}, NOW_MS) is None
+    every = await preview_of({"expression": "@every 1h30m", "timezone": ""}, NOW_MS)
     assert every is not None
     assert len({run.at for run in every.runs}) == 5
     for fields in ({"expression": "0 0 30 2 *"}, {"expression": "@daily", "timezone": "CET"}):
-        found = await preview_of(fields)
+        found = await preview_of(fields, NOW_MS)
         assert found is not None
         assert (found.runs, bool(found.error)) == ((), True)
 

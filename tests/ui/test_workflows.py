@@ -159,7 +159,7 @@ def test_what_is_not_known_of_a_step_is_not_stated(waiting: WaitingJob, words: s
         for name in ("read", "open")
     }
     queues = Queues(stats, {"read": ""}, frozenset({"theirs"}))
-    wait = wait_of(found, node, [], queues)
+    wait = wait_of(found, node, [], queues, now_ms=2)
     assert wait is not None
     assert f"{wait.text}{wait.queue}{wait.end}" == words
 

@@ -208,13 +208,16 @@ async def test_a_body_is_read_up_to_a_bound_and_the_status_decides() -> None:
     ("value", "seconds"),
     [
         *(("120", 120.0), ("0", 0.0), ("-1", None), ("soon", None), ("9" * 12, None)),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 30.0),
+        ("Wed, 21 Oct 2015 07:27:00 GMT", 0.0),
     ],
 )
 async def test_retry_after_is_read_in_both_forms(value: str, seconds: float | None) -> None:
+    date = "Date: Wed, 21 Oct 2015 07:27:30 GMT"  # of the receiver, whose clock alone matters
+
     async def later(_: Received) -> bytes:
         await trio.lowlevel.checkpoint()
-        return status(429, f"Retry-After: {value}")
+        return status(429, f"Retry-After: {value}", date)
 
     async with receiving(Receiver(answer=later)) as receiver:
         answer = await post(receiver.url())

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from math import inf
 from typing import Any, Final
@@ -38,6 +38,7 @@ from ojs_cluster.http.traffic import Traffic, TrafficEvent
 from ojs_cluster.redis.errors import RedisReplyError, ReplyTooLarge
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operations.audit import MAX_BATCH, AuditStream, append_entries
+from ojs_cluster.wall_clock import wall_s
 
 log = logging.getLogger("ojs.audit")
 _http_log = logging.getLogger("ojs.http")
@@ -85,6 +86,8 @@ class Audit:
         self._queues = {stream: _EntryQueue() for stream in AuditStream}
         self._wake = trio.Event()
         self._write_lock = trio.Lock()
+        self.now_s: Callable[[], float] = wall_s
+        """The clock of the entries: that of Redis as soon as the store is open."""
 
     def client_of(self, request: Request) -> str:
         """Return the address of the client of a request, empty if it has disconnected."""
@@ -243,7 +246,7 @@ class Audit:
         if len(queue.entries) >= MAX_QUEUED:
             self._traffic.add("audit_dropped", 1)
             return
-        now = format_ms(time.time_ns() // 1_000_000).decode()
+        now = format_ms(int(self.now_s() * 1000)).decode()
         queue.entries.append(orjson.dumps({"time": now, **fields, "process": self._process}))
         self._wake.set()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import ceil
 from typing import Final
 
@@ -16,6 +16,7 @@ from ojs_cluster.core.access.scopes import (
 )
 from ojs_cluster.core.errors import PermissionDenied, RateLimited, Unauthenticated
 from ojs_cluster.http.routing.router import QueueAccess, Route
+from ojs_cluster.wall_clock import wall_s
 
 _EMPTY_KEY: Final = digest("")
 
@@ -49,6 +50,8 @@ class AccessControl:
         self._keyring = keyring
         self._open = keyring.is_empty and allow_insecure
         self._buckets: dict[str, _TokenBucket] = {}
+        self.now_s: Callable[[], float] = wall_s
+        """The clock that API keys expire by: that of Redis as soon as the store is open."""
 
     @classmethod
     def from_secrets(cls, keys: Iterable[str], *, allow_insecure: bool = False) -> AccessControl:
@@ -87,7 +90,7 @@ class AccessControl:
             or principal in keyring.by_digest.values()
             or principal in keyring.by_subject.values()
         )
-        return known and (expires is None or time.time() < expires)
+        return known and (expires is None or self.now_s() < expires)
 
     def authenticate(self, authorization: str | None, tls_subject: str = "") -> Principal:
         """Return the principal of a request.
@@ -113,7 +116,7 @@ class AccessControl:
             principal = self._keyring.find(token.strip())
             if principal is None:
                 raise Unauthenticated("the API key is not valid")
-        if principal.expires_at_s is not None and time.time() >= principal.expires_at_s:
+        if principal.expires_at_s is not None and self.now_s() >= principal.expires_at_s:
             raise Unauthenticated(
                 f"the API key '{principal.name}' has expired", principal=principal.name
             )

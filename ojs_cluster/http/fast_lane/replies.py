@@ -8,12 +8,12 @@ fails when an upgrade of h11 changes its output.
 from __future__ import annotations
 
 from functools import lru_cache
-from time import time
 from typing import Final
 from wsgiref.handlers import format_date_time
 
 from ojs_cluster.http.common_headers import COMMON_HEADERS
 from ojs_cluster.http.messages import WITHOUT_BODY, Response
+from ojs_cluster.wall_clock import wall_s
 
 _COMMON: Final = {
     pairs: "".join(f"{name.lower()}: {value}\r\n" for name, value in pairs)
@@ -51,7 +51,7 @@ def encode(response: Response, *, draining: bool, asked_to_close: bool) -> bytes
         head += f"content-length: {len(body)}\r\n"
     if draining and not asked_to_close:
         head += _CLOSE_FOR_DRAIN
-    date = _date(int(time()))
+    date = _date(int(wall_s()))
     end = f"{head}{date}{_CLOSE_AS_ASKED}\r\n" if asked_to_close else f"{head}{date}\r\n"
     return end.encode("latin-1") + body
 

@@ -48,7 +48,7 @@ async def run(app: App, request: Request, name: str) -> Response:
     cron = await store_cron.get(app.store, name)
     if request.queues is not None:
         check_new_job(request.queues, parse_job(cron.job, limits=app.settings.limits))
-    times = await occurrences(cron, from_ms, to_ms)
+    times = await occurrences(cron, from_ms, to_ms, app.store.clock.now_ms())
     members = {
         "name": cron.name,
         "from": replies.iso(from_ms),

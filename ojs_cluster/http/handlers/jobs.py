@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -123,7 +122,7 @@ async def list_jobs(app: App, request: Request) -> Response:
     (spec: ojs-http-binding 17)
     """
     given = query.parameters(request.query)
-    wanted = with_order(filter_of(given, request), given)
+    wanted = with_order(filter_of(given, request, app.store.clock.now_ms()), given)
     return await list_matching(app, wanted, given, error_text=request.from_cli)
 
 
@@ -172,12 +171,13 @@ async def list_matching(
     )
 
 
-def filter_of(given: Mapping[str, str], request: Request) -> JobFilter:
+def filter_of(given: Mapping[str, str], request: Request, now_ms: int) -> JobFilter:
     """Return the filter that ``state``, ``queue``, ``type``, ``query`` and ``index`` ask for.
 
     Args:
         given: the parameters of the query string.
         request: the request. The filter matches only jobs that it may access.
+        now_ms: the present time in Unix milliseconds, from which ages in a search are counted.
 
     Raises:
         InvalidRequest: a parameter is invalid.
@@ -199,16 +199,16 @@ def filter_of(given: Mapping[str, str], request: Request) -> JobFilter:
     by_index = not given.get("index") or query.boolean(given, "index")
     # A key for one queue would learn of other jobs, too: a set has the jobs of all queues.
     by_index = by_index and request.queues is None
-    return replace(with_search(wanted, text), by_index=by_index) if text else wanted
+    return replace(with_search(wanted, text, now_ms), by_index=by_index) if text else wanted
 
 
-def with_search(wanted: JobFilter, text: str) -> JobFilter:
+def with_search(wanted: JobFilter, text: str, now_ms: int) -> JobFilter:
     """Return ``wanted`` with a search.
 
     Raises:
         InvalidRequest: the text is not a search.
     """
-    search = parse_search(text, now_ms=time.time_ns() // 1_000_000)
+    search = parse_search(text, now_ms=now_ms)
     # Each queue has indexes of its own. So a search in one queue examines only its jobs.
     queues = search.exact_values("queue") or frozenset()
     if wanted.queue is None and len(queues) == 1 and is_queue(*queues):

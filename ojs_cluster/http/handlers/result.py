@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import trio
 
 from ojs_cluster.core.errors import NotFound, ResultExpired, ResultPending
@@ -43,7 +41,7 @@ async def get(app: App, request: Request, job_id: str) -> Response:
     try:
         job = await _wait_until_finished(app, job_id, timeout_s if wait else 0)
     except NotFound:
-        if _age_ms(job_id) > app.store.settings.retention_completed_ms:
+        if _age_ms(job_id, app.store.clock.now_ms()) > app.store.settings.retention_completed_ms:
             raise ResultExpired(
                 f"job '{job_id}' and its result have been removed", resource="job", id=job_id
             ) from None
@@ -74,9 +72,9 @@ async def _wait_until_finished(app: App, job_id: str, timeout_s: float) -> JobRe
     return job
 
 
-def _age_ms(job_id: str) -> int:
+def _age_ms(job_id: str, now_ms: int) -> int:
     """Return the age of a job id in milliseconds. Its first 48 bits are its time (UUIDv7)."""
-    return time.time_ns() // 1_000_000 - int(job_id[:8] + job_id[9:13], 16)
+    return now_ms - int(job_id[:8] + job_id[9:13], 16)
 
 
 def _body(job: JobRecord) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -87,12 +86,12 @@ def shutdown_data() -> dict[str, object]:
     return {"reason": "shutdown", "grace_period_ms": int(GRACE_S * 1000)}
 
 
-def ended_data(job: JobRecord) -> dict[str, object]:
+def ended_data(job: JobRecord, now_ms: int) -> dict[str, object]:
     """Return the data of ``job.state_changed`` for an ended job (spec: ojs-realtime 2.1)."""
     return {
         "event": STATE_CHANGED,
         "type": job.type,
-        "timestamp": format_ms(job.finished_ms or now_ms()).decode(),
+        "timestamp": format_ms(job.finished_ms or now_ms).decode(),
         "job_id": job.id,
         "job_type": job.type,
         "queue": job.queue,
@@ -100,8 +99,3 @@ def ended_data(job: JobRecord) -> dict[str, object]:
         "from": State.ACTIVE.value if job.state is State.COMPLETED else None,
         "to": job.state.value,
     }
-
-
-def now_ms() -> int:
-    """Return the time of this process in Unix milliseconds."""
-    return int(time.time() * 1000)

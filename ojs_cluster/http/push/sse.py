@@ -15,7 +15,6 @@ from ojs_cluster.http.push.announcements import (
     GRACE_S,
     SHUTDOWN,
     ended_data,
-    now_ms,
     shutdown_data,
 )
 from ojs_cluster.http.push.channels import shards_of
@@ -99,7 +98,10 @@ class EventStream:
             if self._ended_job is not None and not self._encoder.ended:
                 self._encoder.ended = True
                 await self._write(
-                    send, self._encoder.event(STATE_CHANGED, ended_data(self._ended_job))
+                    send,
+                    self._encoder.event(
+                        STATE_CHANGED, ended_data(self._ended_job, self._app.store.clock.now_ms())
+                    ),
                 )
             if not self._encoder.ended:
                 await self._follow(send)
@@ -116,7 +118,7 @@ class EventStream:
         """
         subscription = self._subscription
         if self._gap:
-            at_ms = now_ms()
+            at_ms = self._app.store.clock.now_ms()
             shard = self._readers.shards[0].index
             position = self._readers.reader(shard).position
             gap = Gap(shard, position, at_ms, at_ms)
@@ -157,7 +159,9 @@ class EventStream:
             if not subscriber.is_empty:
                 dropped, items = subscriber.take(PIECE_BYTES)
                 await self._write(
-                    send, self._encoder.dropped(dropped, now_ms()) + self._encoder.items(items)
+                    send,
+                    self._encoder.dropped(dropped, self._app.store.clock.now_ms())
+                    + self._encoder.items(items),
                 )
                 if subscriber.is_empty:
                     await trio.sleep(GATHER_S)

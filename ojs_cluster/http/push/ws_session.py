@@ -21,7 +21,6 @@ from ojs_cluster.http.push.announcements import (
     announce,
     dropped_data,
     ended_data,
-    now_ms,
     shutdown_data,
 )
 from ojs_cluster.http.push.channels import (
@@ -178,9 +177,12 @@ class WebSocketSession:
             # Read after the subscription is registered: an end that happens later is an event.
             job = await store_jobs.get(self._app.store, channel.value)
             if job.state in TERMINAL and subscription.wants_states:
-                data = orjson.dumps(ended_data(job))
+                data = orjson.dumps(ended_data(job, self._app.store.clock.now_ms()))
                 await send(
-                    self._messages.event(channel.name, Announcement(STATE_CHANGED, data, now_ms()))
+                    self._messages.event(
+                        channel.name,
+                        Announcement(STATE_CHANGED, data, self._app.store.clock.now_ms()),
+                    )
                 )
 
     async def _set_subscription(self, name: str, types: frozenset[str]) -> Subscription:
@@ -318,15 +320,23 @@ class WebSocketSession:
         async with self._announcing:
             if not self._has_announced:
                 data = orjson.dumps(shutdown_data())
-                await send(self._messages.event(None, Announcement(SHUTDOWN, data, now_ms())))
+                await send(
+                    self._messages.event(
+                        None, Announcement(SHUTDOWN, data, self._app.store.clock.now_ms())
+                    )
+                )
                 self._has_announced = True
 
     async def _send_buffer(self, send: SendText) -> None:
         dropped, items = self._subscriber.take(PIECE_BYTES)
         for lost in dropped:
             await send(warning(lost))
-            data = orjson.dumps(dropped_data(lost, now_ms()))
-            await send(self._messages.event(lost.channel, Announcement(DROPPED, data, now_ms())))
+            data = orjson.dumps(dropped_data(lost, self._app.store.clock.now_ms()))
+            await send(
+                self._messages.event(
+                    lost.channel, Announcement(DROPPED, data, self._app.store.clock.now_ms())
+                )
+            )
         await self._send_items(items, send)
 
     async def _send_items(self, items: list[Found], send: SendText) -> None:

@@ -11,7 +11,6 @@ the bodies a second time costs time only when traces are sent.
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from opentelemetry import trace
@@ -22,6 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.routing.router import Route
 from ojs_cluster.http.tracing.traced_jobs import OPERATIONS, Operation, describe_jobs
+from ojs_cluster.wall_clock import wall_ns
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _MAX_PATH: Final = 500  # characters
@@ -76,7 +76,7 @@ class OtelRequestSpan:
 
     def start_work(self) -> None:
         """Remember when the handler began, for the child span."""
-        self._work_began_ns = time.time_ns()
+        self._work_began_ns = wall_ns()
 
     def record_jobs(self, request: Request, response: Response) -> None:
         """Write the child span about the jobs of the request, if its route is about jobs."""

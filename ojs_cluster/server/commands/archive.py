@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import trio
 
 from ojs_cluster import __version__
 from ojs_cluster.core.errors import BackendUnavailable, OJSError
+from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.redis.errors import AuthenticationFailed, NoSuchDatabase, RedisReplyError
 from ojs_cluster.server.commands.progress import Progress
 from ojs_cluster.server.config.load import EXIT_CONFIG, Settings
@@ -161,7 +161,7 @@ async def _export(store: Store, output: Path | None) -> int:
         exported = await export(
             store,
             await _write_with_progress(store, file, progress),
-            exported_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            exported_at=format_ms(store.clock.now_ms()).decode(),
             server=f"ojs-cluster {__version__}",
             shards=len(store.keys),
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -167,7 +166,7 @@ async def _store_window(
     positions: Counter[str],
 ) -> None:
     """Store queues and jobs. The positions keep the order of jobs that are stored concurrently."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = 0 if store is None else store.clock.now_ms()
 
     async def store_one(numbered: tuple[ConvertedJob, int]) -> None:
         item, position = numbered

@@ -74,6 +74,7 @@ class SchedulerEntryPoint:
         http = self._settings.http
         collected = CachedMetrics(store, http.metrics_queues, max_tenants=http.metrics_tenants)
         self._cluster = ClusterExposition(store, collected, _TIMEOUT_S)
+        self._access.now_s = self._audit.now_s = store.clock.now_s
         self._store = store
 
     async def serve(

@@ -9,7 +9,6 @@ in the hash ``unacked``. Failed tasks are in the result backend, if it is the sa
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -44,7 +43,7 @@ def read_celery(source: Source) -> Iterator[ForeignItem]:
         for key in [source.prefix + queue, *keys]:
             for raw in source.list_from_tail(key):
                 yield _message(raw, queue)
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = source.now_ms()
     for _, raw in source.hash_values(f"{source.prefix}unacked"):
         yield _held_message(raw, queues, now_ms)
     for raw in source.texts(f"{source.prefix}{_RESULT}"):

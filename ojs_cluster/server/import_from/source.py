@@ -76,6 +76,13 @@ class Source:
         found: Iterator[bytes] = self._client.scan_iter(match=escaped + pattern, count=PAGE)
         return found
 
+    def now_ms(self) -> int:
+        """Return the time of the server in Unix milliseconds."""
+        # Each node of a cluster answers TIME, so redis-py wants to know which one to ask.
+        only = {"target_nodes": "random"} if isinstance(self._client, redis.RedisCluster) else {}
+        seconds, micros = self._client.execute_command("TIME", **only)
+        return int(seconds) * 1000 + int(micros) // 1000
+
     def members(self, key: str) -> list[str]:
         """Return the members of a set, sorted."""
         return sorted(map(as_text, self._client.smembers(key)))

@@ -154,7 +154,7 @@ class _ApiProcess:
                 nursery.start_soon(self._audit.run, store)
                 nursery.start_soon(app.maintenance.run, store)
                 nursery.start_soon(self._drain_when_outdated, store)
-                nursery.start_soon(report_process, store, describe_process("api"))
+                nursery.start_soon(report_process, store, describe_process(store, "api"))
                 child.ready()
                 await self._drained.wait()
                 await self._audit.finish(store)

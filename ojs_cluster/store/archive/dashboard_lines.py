@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -104,7 +103,7 @@ async def restore_mark(store: Store, mark: Mark) -> bool:
         InvalidLine: it is in the future.
         BackendUnavailable: Redis did not answer in time.
     """
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = store.clock.now_ms()
     if mark.at_ms > now_ms + _AHEAD_MS:
         raise InvalidLine("the mark is in the future")
     # The script must not empty the set, so that the clock of Redis may differ by a minute.

@@ -6,7 +6,6 @@ has fired, or that was backfilled before, is not enqueued again while its job is
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -67,13 +66,14 @@ class Backfilled:
     errors: dict[int, str]
 
 
-async def occurrences(cron: CronRecord, from_ms: int, to_ms: int) -> list[int]:
+async def occurrences(cron: CronRecord, from_ms: int, to_ms: int, now_ms: int) -> list[int]:
     """Return the occurrences of a past interval, in Unix milliseconds.
 
     Args:
         cron: the cron job, with its present schedule.
         from_ms: the beginning, included.
         to_ms: the end, not included.
+        now_ms: the present time in Unix milliseconds.
 
     Raises:
         InvalidRequest: the interval is empty, begins before 1970, or is not in the past.
@@ -83,7 +83,7 @@ async def occurrences(cron: CronRecord, from_ms: int, to_ms: int) -> list[int]:
         raise InvalidRequest("from must be before to", field="from")
     if from_ms < 0:  # no local time of a zone is then before the first year
         raise InvalidRequest("from must not be before 1970", field="from")
-    if to_ms > time.time() * 1000:
+    if to_ms > now_ms:
         raise InvalidRequest("to must not be in the future", field="to")
     await ensure_task()
     found: list[int] = []

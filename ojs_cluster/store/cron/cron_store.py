@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -102,7 +101,7 @@ class RedisCronStore:
         keys, place = self.store.keys, self.store.partitions.choose_shard
         if occurrence_ms is None:
             shard = place(self.store, cron.queue)
-            return new_job_id(shard.index, len(keys), time.time_ns() // 1_000_000)
+            return new_job_id(shard.index, len(keys), self.store.clock.now_ms())
         shard = place(self.store, cron.queue, f"{cron.name} {occurrence_ms}")
         return occurrence_job_id(cron.name, occurrence_ms, shard.index, len(keys))
 

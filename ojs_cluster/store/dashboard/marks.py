@@ -6,7 +6,6 @@ All marks are one sorted set under the meta tag. A mark is a JSON object, and it
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any, Final
 
 import msgspec
@@ -81,7 +80,7 @@ async def read_marks(
     """
     meta = store.keys.meta
     # Only a new mark removes those whose time has ended.
-    low = max(since_ms or 0, time.time_ns() // 1_000_000 - KEPT_MS)
+    low = max(since_ms or 0, store.clock.now_ms() - KEPT_MS)
     high = "+inf" if until_ms is None else until_ms
     texts: Any = await store.redis.call(
         meta.slot,

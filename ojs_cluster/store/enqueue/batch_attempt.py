@@ -6,7 +6,6 @@ a circle.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -78,7 +77,7 @@ class BatchAttempt:
         self.commit_before_ms = store_before_ms
         self._clock_known = False
         self._tombstone_tokens: set[str] = set()
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = store.clock.now_ms()
         self._shards = store.partitions.choose_shards(store, jobs)
         for index, job in enumerate(jobs):
             if shards_of_ids and job.id is not None:
@@ -224,7 +223,11 @@ class BatchAttempt:
 
     def _decide(self, fingerprint: str) -> None:
         self._decisions[fingerprint] = decide_conflicts(
-            self._jobs, fingerprint, self._groups[fingerprint], self._holders[fingerprint]
+            self._jobs,
+            fingerprint,
+            self._groups[fingerprint],
+            self._holders[fingerprint],
+            self._store.clock.now_ms(),
         )
 
     def transaction(self) -> Transaction:

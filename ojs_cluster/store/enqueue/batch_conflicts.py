@@ -6,7 +6,6 @@ later job with the job before it that will be stored. The policy of the later jo
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -47,6 +46,7 @@ def decide_conflicts(
     fingerprint: str,
     group: Sequence[tuple[int, UniquePolicy]],
     holder: LockHolder | None,
+    now_ms: int,
 ) -> ConflictDecision:
     """Apply the policies of all jobs of a fingerprint, in the order of the request.
 
@@ -55,12 +55,12 @@ def decide_conflicts(
         fingerprint: the fingerprint.
         group: position and policy of each job of the fingerprint.
         holder: the job that holds the lock, None for none.
+        now_ms: the present time in Unix milliseconds.
 
     Raises:
         Duplicate: a job conflicts, and its policy is ``reject``.
     """
     decision = ConflictDecision()
-    now_ms = time.time_ns() // 1_000_000
     for index, policy in group:
         last = decision.last
         state: State | None

@@ -13,7 +13,6 @@ job in place of the tombstone.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -226,7 +225,7 @@ async def _enqueue_plain(
     store: Store, shard: Shard, job: NewJob, ignore_depth_bound: bool
 ) -> JobRecord:
     """Store a job that needs no claim, by the fast path where possible."""
-    placed = place(store.ids.new(shard.index, time.time_ns() // 1_000_000), job)
+    placed = place(store.ids.new(shard.index, store.clock.now_ms()), job)
     fast_path = True
     if fits_fast_path(store, shard, [placed]):
         keys, args = enqueue_one_command(store, shard, placed)
@@ -406,7 +405,7 @@ def _place(
     store: Store, shard: Shard, jobs: Sequence[NewJob], options: EnqueueOptions
 ) -> list[PlacedJob]:
     """Give each job its id and its fields."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = store.clock.now_ms()
     placed: list[PlacedJob] = []
     for job in jobs:
         job_id = job.id or store.ids.new(shard.index, now_ms)

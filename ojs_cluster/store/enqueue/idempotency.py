@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import time
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
@@ -87,7 +86,7 @@ async def begin(store: Store, principal: str, key: str, body: bytes) -> KeyedReq
     """
     name = sha256(f"{principal}\0{key}".encode()).hexdigest()
     request = sha256(body).hexdigest()
-    seed = f"{time.time_ns() // 1_000_000}-{secrets.token_hex(8)}"
+    seed = f"{store.clock.now_ms()}-{secrets.token_hex(8)}"
     shard = _shard(store, name)
     reply: Any = await store.run(
         *(shard, "request_begin", [shard.idempotency_key(name)]),

@@ -9,7 +9,6 @@ contain the ids of jobs, but no other data of jobs. A page merges both streams, 
 from __future__ import annotations
 
 import re
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,7 +121,7 @@ async def read_entries(
     positions = _positions(cursor, wanted.until_ms)
     # Only an append trims the stream. So the stream may hold entries whose retention has ended, and
     # the reader must leave them out.
-    oldest_ms = max(wanted.since_ms or 0, int(time.time() * 1000) - RETENTION_MS, 0)
+    oldest_ms = max(wanted.since_ms or 0, store.clock.now_ms() - RETENTION_MS, 0)
     readers = [_StreamReader(store, stream, positions[stream], oldest_ms) for stream in AuditStream]
     found: list[dict[str, Any]] = []
     seen = 0

@@ -121,6 +121,7 @@ class ClusterStatus:
         without_leader: number of shards and of the meta tag that no scheduler of the group leads.
         unread: number of those whose lock could not be read in time.
         processes: the API processes and schedulers by their identity; None if unknown.
+        clocks_apart_ms: the largest difference between the clocks of two masters, in milliseconds.
     """
 
     clustered: bool
@@ -131,6 +132,7 @@ class ClusterStatus:
     without_leader: int
     unread: int
     processes: Mapping[str, ProcessDescription] | None
+    clocks_apart_ms: int
 
 
 async def read_cluster(store: Store, group: str) -> ClusterStatus:
@@ -174,6 +176,7 @@ async def read_cluster(store: Store, group: str) -> ClusterStatus:
         without_leader,
         unread,
         processes,
+        store.clock.masters_apart_ms,
     )
 
 

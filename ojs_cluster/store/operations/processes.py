@@ -10,9 +10,8 @@ import logging
 import os
 import platform
 import socket
-import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import orjson
@@ -48,6 +47,8 @@ class ProcessDescription:
         version: the version of the server.
         python: the version of Python.
         started_ms: when it started, in Unix milliseconds.
+        clock_ahead_ms: how far its wall clock is ahead of Redis, in milliseconds; negative if it is
+            behind.
     """
 
     kind: Literal["api", "scheduler"]
@@ -55,13 +56,14 @@ class ProcessDescription:
     version: str
     python: str
     started_ms: int
+    clock_ahead_ms: int = 0
 
 
-def describe_process(kind: Literal["api", "scheduler"]) -> ProcessDescription:
+def describe_process(store: Store, kind: Literal["api", "scheduler"]) -> ProcessDescription:
     """Return the description of this process, which has just started."""
-    now_ms = time.time_ns() // 1_000_000
     host = socket.gethostname()[:200]
-    return ProcessDescription(kind, host, __version__, platform.python_version(), now_ms)
+    python, now_ms = platform.python_version(), store.clock.now_ms()
+    return ProcessDescription(kind, host, __version__, python, now_ms)
 
 
 async def report_process(
@@ -78,7 +80,8 @@ async def report_process(
     try:
         while True:
             if store.redis.is_responsive(store.keys.meta.slot):
-                await _send(store, identity, orjson.dumps(description))
+                present = replace(description, clock_ahead_ms=store.clock.process_ahead_ms)
+                await _send(store, identity, orjson.dumps(present))
             await trio.sleep(REPORT_S)
     finally:
         with trio.move_on_after(_LAST_REPORT_S, shield=True):
@@ -122,4 +125,5 @@ def _parse(members: Any) -> ProcessDescription:
         str(members["version"]),
         str(members["python"]),
         int(members["started_ms"]),
+        int(members.get("clock_ahead_ms", 0)),  # earlier versions report none
     )

@@ -92,7 +92,7 @@ async def read_last_ended(store: Store, queue: str, job_type: str, limit: int) -
         for state, kept in keep_ms.items()
     ]
     lists.append(_List("queue_dead", JobFilter(dead=True, queue=queue, type=job_type), 0))
-    after_ms = int(time.time() * 1000) - min(*keep_ms.values(), settings.retention_dead_ms)
+    after_ms = store.clock.now_ms() - min(*keep_ms.values(), settings.retention_dead_ms)
     found: dict[str, JobRecord] = {}
     is_cut = False
     for each in lists:
@@ -120,7 +120,7 @@ async def _read(
     """
     start = ListingPosition()
     if of.after_end_ms:
-        first_ms = int(time.time() * 1000) + of.after_end_ms + _EARLY_MS
+        first_ms = store.clock.now_ms() + of.after_end_ms + _EARLY_MS
         start = ListingPosition(score=str(first_ms))
     found: list[JobRecord] = []
     batch: list[IndexEntry] = []

@@ -7,7 +7,6 @@ the lock. Another producer that needs the lock first applies or aborts the trans
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError
@@ -85,7 +84,7 @@ def _transaction(store: Store, request: LockRequest, retry: ManualRetry) -> Tran
     # The owner shard of the transaction is the shard of the lock. So the clock that limits the time
     # of the commit is the clock by which the claim expires.
     owner = store.keys.shard_of_fingerprint(request.fingerprint)
-    transaction_id = new_job_id(owner.index, len(store.keys), time.time_ns() // 1_000_000)
+    transaction_id = new_job_id(owner.index, len(store.keys), store.clock.now_ms())
     held_locks = [(request.fingerprint, request.job_id)]
     return Transaction(transaction_id, {}, locks=held_locks, retries=[retry])
 

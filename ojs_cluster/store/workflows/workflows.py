@@ -8,7 +8,6 @@ queues. Creation stores the record, with the ids of all jobs, and the effect tha
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -58,7 +57,7 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
     for limit_key in new.limit_keys:
         await store.limit_keys.check_key(store, limit_key)
     await store.queues.ensure(store, dict.fromkeys(node.queue for node in new.plan.jobs))
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = store.clock.now_ms()
     shards = len(store.keys)
     workflow_id = new_job_id(int.from_bytes(os.urandom(4)) % shards, shards, now_ms)
     await store.partitions.refresh_if_stale(store)

@@ -11,7 +11,7 @@ import orjson
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.options import is_queue
 from ojs_cluster.core.jobs.tenant import is_tenant
-from ojs_cluster.ui.formats import time_ago
+from ojs_cluster.ui.formats import rfc3339
 from ojs_cluster.ui.json_view import readable
 from ojs_cluster.ui.languages.translate import _, later, ngettext
 from ojs_cluster.ui.pages.shared.audited_changes import changes_of
@@ -153,7 +153,7 @@ async def show(visit: Visit) -> Answer:
             *("admin", "audit"),
             principal=user,
             action=action,
-            since=time_ago(PERIODS[since][0])
+            since=rfc3339(visit.clock.now_s() - PERIODS[since][0])
             if since in PERIODS
             else typed_time(since, visit.zone),
             until=typed_time(until, visit.zone),

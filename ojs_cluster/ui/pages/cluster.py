@@ -30,12 +30,12 @@ async def show(visit: Visit) -> Answer:
         "cluster.html",
         {
             "cluster": status,
-            "now_ms": time.time() * 1000,
+            "now_ms": visit.clock.now_ms(),
             "group": group,
             "advice": sorted(
                 problems_of_cluster(status, group), key=lambda problem: not problem.severe
             ),
-            "nodes": _api_nodes(status["processes"] or {}),
+            "nodes": _api_nodes(status["processes"] or {}, visit.clock.now_ms()),
             "layout": visit.app.store.layout.record.shown(),
             "process": {
                 "host": socket.gethostname(),
@@ -56,7 +56,7 @@ class _ApiNode(NamedTuple):
     uptime_ms: float
 
 
-def _api_nodes(processes: Mapping[str, Any]) -> list[_ApiNode]:
+def _api_nodes(processes: Mapping[str, Any], now_ms: int) -> list[_ApiNode]:
     """Return the hosts with API processes. A host has two rows while its version changes."""
     counts: Counter[tuple[str, str, str]] = Counter()
     started: dict[tuple[str, str, str], int] = {}
@@ -65,7 +65,6 @@ def _api_nodes(processes: Mapping[str, Any]) -> list[_ApiNode]:
             key = process["host"], process["version"], process["python"]
             counts[key] += 1
             started[key] = min(started.get(key, process["started_ms"]), process["started_ms"])
-    now_ms = time.time() * 1000
     return [
         _ApiNode(*key, count, max(0.0, now_ms - started[key]))
         for key, count in sorted(counts.items())

@@ -7,7 +7,7 @@ from typing import Final
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.ui.formats import time_ago
+from ojs_cluster.ui.formats import rfc3339
 from ojs_cluster.ui.forms.form import confirmation
 from ojs_cluster.ui.json_view import short_json
 from ojs_cluster.ui.languages.translate import _, later
@@ -36,7 +36,7 @@ async def show_all(visit: Visit) -> Answer:
         *("admin", "dead-letter"),
         queue=filters["queue"],
         type=filters["type"],
-        until=time_ago(age_s) if age_s else "",
+        until=rfc3339(visit.clock.now_s() - age_s) if age_s else "",
         cursor=cursor,
         per_page=PER_PAGE,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from math import inf
 from typing import Any, Final
@@ -110,7 +109,7 @@ async def _read(visit: Visit, chosen: str, mark: Mapping[str, Any] | None) -> by
         types, unread = await list_types(store, 60, WIDTH)
     since = None
     if mark is not None:
-        since = await read_since(store, epoch_s(mark["at"]) or 0.0, time.time())
+        since = await read_since(store, epoch_s(mark["at"]) or 0.0, store.clock.now_s())
         unread = max(unread, since.unread)
     shown = [
         {

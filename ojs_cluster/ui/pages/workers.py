@@ -11,7 +11,7 @@ import orjson
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.http import replies
-from ojs_cluster.http.handlers.workers.list_workers import now_ms, worker_json
+from ojs_cluster.http.handlers.workers.list_workers import worker_json
 from ojs_cluster.store.workers.lists import read_workers
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
@@ -104,7 +104,7 @@ async def _longest_holding(visit: Visit, held: HeldJobs) -> list[raw.Members]:
     first = (visit.page - 1) * _PER_PAGE
     names = list(held.by_worker)[first : first + _PER_PAGE]
     known = await read_workers(visit.app.store, names)
-    now = now_ms()
+    now = visit.clock.now_ms()
     return [
         raw.members(worker_json(visit.app, worker, worker.status(visit.app.store, now)))
         for worker in known

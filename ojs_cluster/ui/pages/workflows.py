@@ -104,7 +104,7 @@ async def show_one(visit: Visit, workflow_id: str) -> Answer:
         raise NotFound("workflow", workflow_id)
     steps, drawing = await _draw(found)
     queues = await read_queues(visit, found)
-    rows = _rows(found, steps, (visit.page - 1) * _PER_TABLE, queues)
+    rows = _rows(found, steps, (visit.page - 1) * _PER_TABLE, queues, visit.clock.now_ms())
     rows = await _without_hidden(visit, rows)
     events = number_of_page(visit.query.get("events", ""))
     retried = await _retried(visit, found, rows)
@@ -174,7 +174,9 @@ async def _retried(visit: Visit, found: WorkflowRecord, rows: Sequence[Row]) -> 
     return states
 
 
-def _rows(found: WorkflowRecord, steps: list[Step], start: int, queues: Queues) -> list[Row]:
+def _rows(
+    found: WorkflowRecord, steps: list[Step], start: int, queues: Queues, now_ms: int
+) -> list[Row]:
     """Return the steps of one table with their times and waits, in the order of the plan."""
     jobs = zip(found.plan.jobs, steps, found.jobs, strict=True)
     return [
@@ -188,7 +190,7 @@ def _rows(found: WorkflowRecord, steps: list[Step], start: int, queues: Queues) 
             else None,
             outcome.attempt,
             *_message(outcome.error),
-            wait_of(found, node, steps, queues),
+            wait_of(found, node, steps, queues, now_ms),
         )
         for node, step, outcome in islice(jobs, start, start + _PER_TABLE)
     ]

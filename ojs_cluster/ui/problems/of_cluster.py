@@ -14,6 +14,10 @@ _PAGE: Final = ("cluster",)
 _LAG_S: Final = 10
 """Time in seconds since the last acknowledgement of a replica from which it is reported."""
 _MAX_NAMED: Final = 3
+_WRONG_MS: Final = 2000
+"""Difference between two clocks in ms from which it is reported."""
+_TOO_WRONG_MS: Final = 20_000
+"""Difference between the clocks of two masters in ms from which jobs may be refused."""
 
 Node = Mapping[str, Any]
 
@@ -31,6 +35,7 @@ def problems_of_cluster(status: Mapping[str, Any], group: str) -> Iterator[Probl
         yield from _of_replicas(master)
     yield from _of_missing_replicas(status["masters"])
     yield from _of_schedulers(status, group)
+    yield from _of_clocks(status)
 
 
 def _of_silent_masters(status: Mapping[str, Any]) -> Iterator[Problem]:
@@ -156,13 +161,12 @@ def _of_missing_replicas(masters: Sequence[Node]) -> Iterator[Problem]:
     answering = [master for master in masters if master["answers"] and master["slots"]]
     without = [master["address"] for master in answering if not master["replicas"]]
     if without and len(without) < len(answering):
-        shown = ", ".join(without[:_MAX_NAMED]) + (" …" if len(without) > _MAX_NAMED else "")
         yield Problem(
             ngettext(
                 "A Redis master has no replica: %(addresses)s",
                 "Redis masters have no replica: %(addresses)s",
                 len(without),
-                addresses=shown,
+                addresses=_named(without),
             ),
             _(
                 "After a failover, start the old master again: it becomes the replica. Without "
@@ -200,3 +204,42 @@ def _of_schedulers(status: Mapping[str, Any], group: str) -> Iterator[Problem]:
             ),
             _PAGE,
         )
+
+
+def _of_clocks(status: Mapping[str, Any]) -> Iterator[Problem]:
+    """Report clocks of processes that are wrong, and masters whose clocks differ."""
+    processes = (status["processes"] or {}).values()
+    wrong = {each["host"]: each for each in processes if abs(each["clock_ahead_ms"]) > _WRONG_MS}
+    if wrong:
+        furthest_ms = max(abs(each["clock_ahead_ms"]) for each in wrong.values())
+        yield Problem(
+            _(
+                "The clock of Redis differs from that of %(hosts)s by up to %(duration)s",
+                hosts=_named(sorted(wrong)),
+                duration=duration(furthest_ms),
+            ),
+            _(
+                "Synchronize the clocks, by NTP for example. The server decides by the clock of "
+                "Redis, but its logs and traces have wrong times."
+            ),
+            _PAGE,
+        )
+    apart_ms = status["clocks_apart_ms"]
+    if apart_ms > _WRONG_MS:
+        yield Problem(
+            _(
+                "The clocks of the Redis masters differ by %(duration)s",
+                duration=duration(apart_ms),
+            ),
+            _(
+                "Synchronize them, by NTP for example. From 20 s on, steps of workflows and cron "
+                "jobs may be refused."
+            ),
+            _PAGE,
+            apart_ms > _TOO_WRONG_MS,
+        )
+
+
+def _named(names: Sequence[str]) -> str:
+    """Return the first names of a list in one text."""
+    return ", ".join(names[:_MAX_NAMED]) + (" …" if len(names) > _MAX_NAMED else "")

@@ -17,7 +17,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Response
 from ojs_cluster.http.pages import BrowserRequest
 from ojs_cluster.ui import browser
-from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form, now_s
+from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form
 from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.login import login_page, refusal_of_login, refuse_tenants
 from ojs_cluster.ui.refusals import foreign_form
@@ -88,7 +88,9 @@ class Logins:
             key = form.get("key", "").strip()
             principal = self._app.access.authenticate(f"Bearer {key}")
             refuse_tenants(principal)
-            cookie = self._sessions.issue(await self._secret.get(), key, principal, now_s())
+            cookie = self._sessions.issue(
+                await self._secret.get(), key, principal, self._app.store.clock.now_s()
+            )
         except (OJSError, HTTPException) as error:
             if isinstance(error, Unauthenticated):
                 self._failed_logins.count(address, now)
@@ -114,7 +116,9 @@ class Logins:
         visit = await self._visits.read(head, request.scheme)
         try:
             secret = await self._secret.get()
-            begun = await oidc.begin(secret, visit.query.get("next", ""), now_s())
+            begun = await oidc.begin(
+                secret, visit.query.get("next", ""), self._app.store.clock.now_s()
+            )
         except Exception as error:
             return self._sign_on_failed(visit, error)
         path, secure = self._visits.cookie_path(head), oidc.is_secure
@@ -134,7 +138,7 @@ class Logins:
         brought = browser.cookie_of(head, browser.SIGN_ON) or ""
         try:
             secret = await self._secret.get()
-            attempt = oidc.prove(secret, brought, visit.query, now_s())
+            attempt = oidc.prove(secret, brought, visit.query, self._app.store.clock.now_s())
         except Exception as error:
             # Not counted: any other site can make a browser come here without a login.
             return self._sign_on_failed(visit, error, self._is_news(address))
@@ -145,7 +149,9 @@ class Logins:
             return self._responses.send(visit, login_page(visit, None, wait_s))
         failed.count(address, now)
         try:
-            user, session, following = await oidc.finish(secret, attempt, visit.query, now_s())
+            user, session, following = await oidc.finish(
+                secret, attempt, visit.query, self._app.store.clock.now_s()
+            )
         except Exception as error:
             if not (isinstance(error, SignOnFailed) and error.status == 401):
                 failed.forgive(address)
@@ -190,7 +196,9 @@ class Logins:
         """
         head = request.head
         try:
-            user = self._proxy_users.find(head.peer, request.raw_headers)
+            user = self._proxy_users.find(
+                head.peer, request.raw_headers, self._app.store.clock.now_s()
+            )
         except OJSError as error:
             refusal_of_login(self._app, head, error)
             raise
@@ -206,7 +214,7 @@ class Logins:
             cookie = browser.cookie_of(head, browser.SESSION)
         if cookie is None:
             return None
-        secret, now = await self._secret.get(), now_s()
+        secret, now = await self._secret.get(), self._app.store.clock.now_s()
         found = self._sessions.find(secret, cookie, self._app.access.keyring, now)
         if found is None and self._oidc is not None:
             found = self._oidc.find(secret, cookie, now)

@@ -8,7 +8,6 @@ is refused, because a proxy may have added its own to one of the client (docs/ad
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 
 from ojs_cluster.core.access.client_address import TrustedProxies
@@ -34,12 +33,13 @@ class ProxyUsers:
         self._roles = settings.proxy_roles
         self._proxies = proxies
 
-    def find(self, peer: str, headers: RawHeaders) -> Principal | None:
+    def find(self, peer: str, headers: RawHeaders, now: float) -> Principal | None:
         """Return the user of a request, None if no trusted proxy names one.
 
         Args:
             peer: the address that the connection comes from.
             headers: the headers as they were received, repeated ones included.
+        now: Unix time in seconds.
 
         Raises:
             Unauthenticated: a header of the proxy is repeated or malformed.
@@ -56,7 +56,7 @@ class ProxyUsers:
             raise Unauthenticated("the proxy names no valid user")
         groups = _only(received, self._groups) if self._groups else ""
         names = (group.strip() for group in groups.split(","))
-        return principal_of(name, roles_of(names, self._roles), time.time() + VOUCHED_S)
+        return principal_of(name, roles_of(names, self._roles), now + VOUCHED_S)
 
 
 def _only(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:

@@ -9,8 +9,27 @@ from typing import Any
 import pytest
 
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.dashboard.marks import Mark, add_mark, read_marks
+from ojs_cluster.store.operations.audit import (
+    AuditFilter,
+    AuditStream,
+    append_entries,
+    read_entries,
+)
+from ojs_cluster.store.search.last_ended import read_last_ended
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
-from tests.store.shortcuts import DAY, HOUR, active, promote_all, put, reap_all, shard_of
+from tests.store.shortcuts import (
+    DAY,
+    HOUR,
+    QUEUE,
+    ack,
+    active,
+    promote_all,
+    put,
+    reap_all,
+    shard_of,
+    take,
+)
 from tests.support.invariants import InvariantReport
 
 Check = Callable[[], InvariantReport]
@@ -39,3 +58,24 @@ async def test_a_wrong_clock_of_a_process_moves_no_deadline(
     assert beat.extended == [held.id]
     assert due.created_ms == pytest.approx(now, abs=100_000)
     consistent()
+
+
+@pytest.mark.parametrize("days", [-200, 200])
+async def test_a_wrong_clock_of_a_process_hides_nothing_that_is_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    real_s, real_ns = time.time, time.time_ns
+    now_ms = real_ns() // 1_000_000
+    await put(store, type="mail.send")
+    (job,) = await take(store)
+    await ack(store, job)
+    await add_mark(store, Mark("m", "v2", now_ms))
+    await append_entries(store, AuditStream.CHANGES, [b'{"action":"a"}'], "batch")
+
+    monkeypatch.setattr("time.time", lambda: real_s() + days * DAY / 1000)
+    monkeypatch.setattr("time.time_ns", lambda: real_ns() + days * DAY * 1_000_000)
+    assert [each.id for each in (await read_last_ended(store, QUEUE, "mail.send", 9)).jobs] == [
+        job.id
+    ]
+    assert [mark.id for mark in await read_marks(store)] == ["m"]
+    assert len((await read_entries(store, AuditFilter(), limit=9)).entries) == 1

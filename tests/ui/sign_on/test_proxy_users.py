@@ -30,11 +30,12 @@ SSO = UiSettings(
     proxy_roles={"ops": "operator", "dev": "viewer"},
 )
 PROXY = "10.0.0.7"
+NOW_S = 1_900_000_000.0
 USERS = ProxyUsers(SSO, TrustedProxies([ip_network("10.0.0.0/24")]))
 
 
 def find(*headers: tuple[str, str], peer: str = PROXY) -> Principal | None:
-    return USERS.find(peer, [(name.encode(), value.encode()) for name, value in headers])
+    return USERS.find(peer, [(name.encode(), value.encode()) for name, value in headers], NOW_S)
 
 
 def test_the_proxy_names_the_user_and_the_groups_give_the_scopes() -> None:
@@ -76,7 +77,7 @@ def test_a_repeated_or_malformed_header_is_refused(headers: list[tuple[str, str]
     with pytest.raises(Unauthenticated):
         find(*headers)
     with pytest.raises(Unauthenticated):
-        USERS.find(PROXY, [(USER.encode(), b"\xff"), (GROUPS.encode(), b"ops")])
+        USERS.find(PROXY, [(USER.encode(), b"\xff"), (GROUPS.encode(), b"ops")], NOW_S)
 
 
 @pytest.mark.parametrize("groups", ["", "others", "OPS", "ops;dev", "*", "o,ps"])
@@ -88,12 +89,12 @@ def test_a_user_of_no_known_group_sees_nothing(groups: str) -> None:
 def test_a_role_for_everybody_needs_no_groups() -> None:
     settings = UiSettings(mode="read", proxy_user=USER, proxy_roles={"*": "viewer"})
     users = ProxyUsers(settings, TrustedProxies([ip_network("10.0.0.0/24")]))
-    found = users.find(PROXY, [(USER.encode(), b"ann")])
+    found = users.find(PROXY, [(USER.encode(), b"ann")], NOW_S)
     assert found is not None
     assert found.scopes == PRESETS["viewer"]
     assert (
         ProxyUsers(UiSettings(mode="read"), TrustedProxies([ip_network("10.0.0.0/24")])).find(
-            PROXY, [(b"", b"ann"), (USER.encode(), b"ann")]
+            PROXY, [(b"", b"ann"), (USER.encode(), b"ann")], NOW_S
         )
         is None
     ), "single sign-on is off"

@@ -31,7 +31,7 @@ async def list_dead(app: App, request: Request) -> Response:
     (spec: ojs-admin-api 11.1)
     """
     given = query.parameters(request.query)
-    wanted = within(given, filter_of(given, request))
+    wanted = within(given, filter_of(given, request, app.store.clock.now_ms()))
     if wanted.state not in (None, State.DISCARDED):
         raise InvalidRequest("dead letters are discarded", field="state")
     wanted = replace(wanted, state=None, dead=True)

@@ -32,7 +32,7 @@ async def list_errors(app: App, request: Request) -> Response:
     queue = check_queue(given["queue"], field="queue") if given.get("queue") else None
     if queue is not None:
         check_queues(request.queues, [queue])
-    since_ms = older_than_ms(given.get("since") or None, field="since")
+    since_ms = older_than_ms(given.get("since") or None, app.store.clock.now_ms(), field="since")
     page = query.page(given, ERRORS)
     found = await error_groups.read_error_groups(app.store, queue=queue, within=request.queues)
     if since_ms is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -60,7 +59,7 @@ async def get(app: App, request: Request) -> Response:
     period = given.get("period") or "5m"
     if period not in _PERIODS:
         raise InvalidRequest(f"period must be one of {', '.join(_PERIODS)}", field="period")
-    periods = _periods(given, period)
+    periods = _periods(given, period, app.store.clock.now_ms())
     if job_type is not None:
         points = await type_series(app.store, job_type, periods)
     elif name is None:
@@ -112,8 +111,7 @@ def _check_type(job_type: str, queue: str | None, request: Request) -> None:
         raise InvalidRequest(f"a type has at most {MAX_TYPE_LENGTH} characters", field="type")
 
 
-def _periods(given: Mapping[str, str], period: str) -> Periods:
-    now_ms = time.time_ns() // 1_000_000
+def _periods(given: Mapping[str, str], period: str, now_ms: int) -> Periods:
     until_ms = min(_time(given, "until", now_ms, now_ms), now_ms)
     since_ms = _time(given, "since", until_ms - _DEFAULT_SPAN[period] * 60_000, now_ms)
     if since_ms > until_ms:

@@ -44,9 +44,8 @@ async def list_jobs(app: App, request: Request) -> Response:
     &per_page&cursor`` (spec: ojs-admin-api 7.1)
     """
     given = query.parameters(request.query)
-    wanted = replace(
-        within(given, jobs.filter_of(given, request)), worker=given.get("worker_id") or None
-    )
+    found = jobs.filter_of(given, request, app.store.clock.now_ms())
+    wanted = replace(within(given, found), worker=given.get("worker_id") or None)
     if wanted.worker is not None:
         if wanted.state not in (None, State.ACTIVE):
             raise InvalidRequest("only active jobs have a worker", field="state")

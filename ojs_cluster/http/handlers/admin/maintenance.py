@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Final
 
 import msgspec
@@ -67,7 +66,7 @@ async def put(app: App, request: Request) -> Response:
         app.store,
         refused,
         reason=reason,
-        ends_ms=_ends_ms(body.estimated_duration or body.duration),
+        ends_ms=_ends_ms(app, body.estimated_duration or body.duration),
         principal=principal_of(app, request).name,
     )
     app.maintenance.set(current)
@@ -86,10 +85,10 @@ def _refused(body: MaintenanceBody) -> list[str]:
     return body.refuse
 
 
-def _ends_ms(duration: str | None) -> int | None:
+def _ends_ms(app: App, duration: str | None) -> int | None:
     if not duration:
         return None
     try:
-        return int(time.time() * 1000) + parse_duration_ms(duration)
+        return app.store.clock.now_ms() + parse_duration_ms(duration)
     except ValueError as error:
         raise InvalidRequest(f"estimated_duration {error}", field="estimated_duration") from None

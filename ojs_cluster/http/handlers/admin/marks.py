@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -49,8 +48,9 @@ async def list_marks(app: App, request: Request) -> Response:
     ``GET /ojs/v1/admin/marks?since&until``
     """
     given = query.parameters(request.query)
-    since_ms = older_than_ms(given.get("since") or None, field="since")
-    until_ms = older_than_ms(given.get("until") or None, field="until")
+    now_ms = app.store.clock.now_ms()
+    since_ms = older_than_ms(given.get("since") or None, now_ms, field="since")
+    until_ms = older_than_ms(given.get("until") or None, now_ms, field="until")
     shown = [_members(mark) for mark in await read_marks(app.store, since_ms, until_ms)]
     return replies.json_response(200, {"items": shown, "total": len(shown)})
 
@@ -66,7 +66,7 @@ async def add(app: App, request: Request) -> Response:
     label = body.label.strip()
     if not 1 <= len(label) <= MAX_LABEL or not label.isprintable():
         raise InvalidRequest(f"must have 1 to {MAX_LABEL} printable characters", field="label")
-    at_ms = _at_ms(body.at)
+    at_ms = _at_ms(body.at, app.store.clock.now_ms())
     mark = Mark(secrets.token_hex(_ID_BYTES), label, at_ms, principal_of(app, request).name)
     if not await add_mark(app.store, mark):
         raise InvalidRequest("there are 200 newer marks, which is the maximum", field="at")
@@ -82,13 +82,12 @@ async def drop(app: App, _request: Request, mark_id: str) -> Response:
     return replies.json_response(200, {"deleted": True, "id": mark_id}, audit_object=mark.label)
 
 
-def _at_ms(text: str | None) -> int:
+def _at_ms(text: str | None, now_ms: int) -> int:
     """Return the time of a mark in Unix milliseconds.
 
     Raises:
         InvalidRequest: it is malformed, in the future, or so old that the mark would not be kept.
     """
-    now_ms = time.time_ns() // 1_000_000
     at_ms = fields.absolute_time_ms(text, field="at")
     if at_ms is None:
         return now_ms

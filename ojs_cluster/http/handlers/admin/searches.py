@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Any
 
 import msgspec
@@ -57,7 +56,7 @@ async def put(app: App, request: Request, name: str) -> Response:
             f"a name has 1 to {MAX_NAME} printable characters, without blanks at its ends",
             field="name",
         )
-    query, now_ms = body.query.strip(), time.time_ns() // 1_000_000
+    query, now_ms = body.query.strip(), app.store.clock.now_ms()
     if not query or not query.isprintable():
         raise InvalidRequest("query must be a search of printable characters", field="query")
     parse_search(query, now_ms=now_ms)

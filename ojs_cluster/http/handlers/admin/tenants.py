@@ -255,7 +255,7 @@ async def list_jobs(app: App, request: Request, tenant: str) -> Response:
     """
     _check_own(request, tenant)
     given = query.parameters(request.query)
-    wanted = replace(filter_of(given, request), tenant=tenant)
+    wanted = replace(filter_of(given, request, app.store.clock.now_ms()), tenant=tenant)
     return await listed(app, with_order(wanted, given), given)
 
 

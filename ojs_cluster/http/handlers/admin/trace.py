@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -36,8 +35,7 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
     A job keeps its last errors (``OJS_ERRORS_KEPT``) and the start of its last attempt. So the
     trace has no starts of earlier attempts, and nothing from before a manual retry.
     ``errors_omitted`` counts the errors that the job does not keep any more. The last phase of a
-    job that has not ended lasts until now. Its duration is an estimate, because the clocks of this
-    process and of Redis may differ. ``worker_id`` is the worker of the last attempt, and
+    job that has not ended lasts until now. ``worker_id`` is the worker of the last attempt, and
     ``lease_expires_at`` tells when the lease of an active job ends unless it is extended.
 
     ``GET /ojs/v1/admin/jobs/{id}/trace``
@@ -45,7 +43,7 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
     job = await store_jobs.get(app.store, fields.job_id(job_id))
     errors = [error for error in map(_failure, job.errors()) if error is not None]
     phases = sorted(_phases(job, errors), key=lambda phase: phase.at_ms)
-    ends = [phase.at_ms for phase in phases[1:]] + [time.time_ns() // 1_000_000]
+    ends = [phase.at_ms for phase in phases[1:]] + [app.store.clock.now_ms()]
     lease_ends_ms = int(job.fields.get(f.DEADLINE) or 0) if job.state is State.ACTIVE else 0
     lease = {"lease_expires_at": replies.iso(lease_ends_ms)} if lease_ends_ms else {}
     return replies.json_response(

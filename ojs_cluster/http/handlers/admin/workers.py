@@ -12,7 +12,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.cursor_kinds import WORKERS_BY_ID, WORKERS_BY_TIME
-from ojs_cluster.http.handlers.workers.list_workers import now_ms, worker_json
+from ojs_cluster.http.handlers.workers.list_workers import worker_json
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
@@ -177,7 +177,7 @@ def _name(worker_id: str) -> str:
 
 
 def _worker(app: App, worker: WorkerInfo) -> bytes:
-    return worker_json(app, worker, worker.status(app.store, now_ms()))
+    return worker_json(app, worker, worker.status(app.store, app.store.clock.now_ms()))
 
 
 def _active_job(job: JobRecord) -> bytes:

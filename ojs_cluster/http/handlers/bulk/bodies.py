@@ -7,7 +7,6 @@ may name one state (``state``) or several (``states``, or a list as ``state``).
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -76,14 +75,18 @@ def is_unconditional(given: FilterBody) -> bool:
     Raises:
         InvalidRequest: the search is invalid.
     """
-    search = _search_of(given, "filter")
+    search = _search_of(given, 0, "filter")
     if search is not None and search.admits_all:
         given = msgspec.structs.replace(given, query=None)
     return given in (FilterBody(), FilterBody(type="*"))
 
 
 def selection_of(
-    action: BulkAction, given: FilterBody, request: Request, field: str = "filter"
+    action: BulkAction,
+    given: FilterBody,
+    request: Request,
+    now_ms: int,
+    field: str = "filter",
 ) -> Selection:
     """Return the jobs that a filter chooses for an action.
 
@@ -91,6 +94,7 @@ def selection_of(
         action: the action, which allows some states.
         given: the filter.
         request: the request. The selection has only jobs that it may access.
+        now_ms: the present time in Unix milliseconds, from which ages are counted.
         field: path of the filter in the body, for errors.
 
     Raises:
@@ -105,7 +109,7 @@ def selection_of(
         check_priority(given.priority, field=f"{field}.priority")
     if given.type is not None and not 0 < len(given.type) <= _MAX_TYPE:
         raise InvalidRequest("must be a job type", field=f"{field}.type")
-    search = _search_of(given, field)
+    search = _search_of(given, now_ms, field)
     if queue is None and search is not None:
         queue = _only_queue(search, queues)
     error = given.error
@@ -122,13 +126,15 @@ def selection_of(
         type=given.type,
         since_ms=since_ms,
         until_ms=until_ms,
-        older_than_ms=older_than_ms(given.older_than, field=f"{field}.older_than"),
+        older_than_ms=older_than_ms(given.older_than, now_ms, field=f"{field}.older_than"),
         priority=given.priority,
         dead=given.dead,
         within=None if queues is None or queue is not None else queues.patterns,
         error_type=None if error is None else error.type,
         error_message=None if error is None else error.message,
-        error_since_ms=None if error is None else older_than_ms(error.since, field="error.since"),
+        error_since_ms=None
+        if error is None
+        else older_than_ms(error.since, now_ms, field="error.since"),
         query=_query_of(search, request.tenant, field),
         tenant=request.tenant,
     )
@@ -141,14 +147,14 @@ def _check_error(error: ErrorBody, field: str) -> None:
         raise InvalidRequest("needs a 'type', or a 'since' alone", field=field)
 
 
-def _search_of(given: FilterBody, field: str) -> Search | None:
+def _search_of(given: FilterBody, now_ms: int, field: str) -> Search | None:
     """Return the search of a filter. An empty one is refused: it is often a mistake."""
     if given.query is None:
         return None
     if not given.query.strip():
         raise InvalidRequest("is empty: leave it out to choose all jobs", field=f"{field}.query")
     try:
-        return parse_search(given.query, now_ms=time.time_ns() // 1_000_000)
+        return parse_search(given.query, now_ms=now_ms)
     except InvalidRequest as error:
         raise InvalidRequest(error.message, field=f"{field}.query") from None
 
@@ -237,11 +243,13 @@ def _one_time(text: str | None, alias: str | None, field: str) -> int | None:
     return fields.absolute_time_ms(text if text is not None else alias, field=field)
 
 
-def older_than_ms(text: str | None, *, field: str) -> int | None:
+def older_than_ms(text: str | None, now_ms: int, *, field: str) -> int | None:
     """Return the Unix time in ms that an age before now, or a time, means.
 
-    ``text`` is an age such as ``7d`` or ``PT24H``, or a time. The result is None if it is
-    None.
+    Args:
+        text: an age such as ``7d`` or ``PT24H``, or a time; the result is None if it is None.
+        now_ms: the present time in Unix milliseconds, from which an age is counted.
+        field: path of the text in the request, for errors.
 
     Raises:
         InvalidRequest: the text is none of these.
@@ -260,7 +268,7 @@ def older_than_ms(text: str | None, *, field: str) -> int | None:
             return fields.absolute_time_ms(text, field=field)
     except ValueError as error:
         raise InvalidRequest(f"{field} {error}", field=field) from None
-    return int(time.time() * 1000) - age
+    return now_ms - age
 
 
 def job_ids_of(*given: Sequence[str] | None, field: str = "job_ids") -> list[str] | None:

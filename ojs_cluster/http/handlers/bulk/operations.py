@@ -6,7 +6,6 @@ follow ``state`` and the counts.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -87,7 +86,9 @@ async def create(app: App, request: Request) -> Response:
     elif ids is None and body.filter is None:
         raise InvalidRequest("name the jobs by 'filter', 'ids' or 'follows'", field="filter")
     else:
-        selection = selection_of(action, body.filter or FilterBody(), request)
+        selection = selection_of(
+            action, body.filter or FilterBody(), request, app.store.clock.now_ms()
+        )
     searched = searched_ids(selection) if ids is None else None
     if not body.dry_run:
         require_confirmation(body.confirm, f"this request is to {action} all jobs that it chooses")
@@ -211,7 +212,7 @@ def is_visible(selection: Selection, queues: QueuePatterns | None) -> bool:
 
 def new_operation_id(app: App) -> str:
     """Return an id for an operation. Ids sort by the time of their creation."""
-    return new_job_id(0, len(app.store.keys), time.time_ns() // 1_000_000)
+    return new_job_id(0, len(app.store.keys), app.store.clock.now_ms())
 
 
 def action_of(text: str) -> BulkAction:

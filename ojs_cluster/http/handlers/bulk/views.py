@@ -134,7 +134,9 @@ async def purge_queue(app: App, request: Request, name: str) -> Response:
     if body.queue not in (None, name):
         raise InvalidRequest("must be the queue in the path", field="queue")
     given = FilterBody(queue=name, states=body.states, type=body.type, older_than=body.older_than)
-    selection = selection_of(BulkAction.PURGE, given, request, field="body")
+    selection = selection_of(
+        BulkAction.PURGE, given, request, app.store.clock.now_ms(), field="body"
+    )
     operation = await _run_operation(app, request, BulkAction.PURGE, selection)
     shown = {"purged_count": operation.succeeded, "states": list(selection.states)}
     return _response(app, request, operation, shown)
@@ -151,7 +153,9 @@ async def purge_dead_letters(app: App, request: Request) -> Response:
     if body.states is not None:
         raise InvalidRequest("dead letters are discarded", field="states")
     given = FilterBody(queue=body.queue, type=body.type, older_than=body.older_than, dead=True)
-    selection = selection_of(BulkAction.DELETE, given, request, field="body")
+    selection = selection_of(
+        BulkAction.DELETE, given, request, app.store.clock.now_ms(), field="body"
+    )
     operation = await _run_operation(app, request, BulkAction.DELETE, selection)
     return _response(app, request, operation, {"purged_count": operation.succeeded})
 
@@ -166,8 +170,10 @@ async def purge_dead_letters_by_query(app: App, request: Request) -> Response:
     given = query.parameters(request.query)
     wanted = FilterBody(queue=given.get("queue") or None, dead=True)
     selection = replace(
-        selection_of(BulkAction.DELETE, wanted, request, field="query"),
-        older_than_ms=older_than_ms(given.get("older_than") or None, field="older_than"),
+        selection_of(BulkAction.DELETE, wanted, request, app.store.clock.now_ms(), field="query"),
+        older_than_ms=older_than_ms(
+            given.get("older_than") or None, app.store.clock.now_ms(), field="older_than"
+        ),
     )
     operation = await _run_operation(app, request, BulkAction.DELETE, selection)
     return _response(app, request, operation, {"purged_count": operation.succeeded})
@@ -198,7 +204,9 @@ async def _change(
     names_states = not (given.state is None and given.states is None and given.query is None)
     if not (admin or given.dead or names_states):
         given = msgspec.structs.replace(given, states=_SPECIFIED_STATES.get(action))
-    operation = await _run_operation(app, request, action, selection_of(action, given, request))
+    operation = await _run_operation(
+        app, request, action, selection_of(action, given, request, app.store.clock.now_ms())
+    )
     return _response(app, request, operation, {})
 
 

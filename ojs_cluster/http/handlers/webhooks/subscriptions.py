@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from typing import Annotated, Any, Final
 
@@ -193,7 +192,7 @@ async def test(app: App, _request: Request, subscription_id: str) -> Response:
     settings = app.store.settings.webhooks
     subscription = await subscriptions.get(app.store, subscription_id)
     url = parse_url(subscription.url, allow_http=settings.allow_http)
-    now_s = int(time.time())
+    now_s = int(app.store.clock.now_s())
     number = uuid.uuid4()
     timestamp = format_ms(now_s * 1000).decode()
     event = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 import msgspec
@@ -40,22 +39,13 @@ async def health(app: App, _request: Request, worker_id: str) -> Response:
     ``GET /ojs/v1/workers/{id}/health`` (spec: ojs-graceful-shutdown)
     """
     worker = await store_workers.get(app.store, fields.worker_id(worker_id) or worker_id)
-    stale = worker.stale(app.store, now_ms())
+    stale = worker.stale(app.store, app.store.clock.now_ms())
     state = "stale" if stale else _DRAINING_STATES.get(worker.state, worker.state)
     return Response(200 if state == "running" else 503, worker_json(app, worker, state))
 
 
 # The stored state of a worker that takes no more jobs, and its state in ojs-graceful-shutdown.
 _DRAINING_STATES: Final = {"quiet": "draining", "terminate": "shutting_down"}
-
-
-def now_ms() -> int:
-    """Return the time in milliseconds since the epoch, by the clock of this process.
-
-    Responses show whether a worker is stale by this clock. The scheduler decides by the clock of
-    Redis.
-    """
-    return time.time_ns() // 1_000_000
 
 
 def worker_json(app: App, worker: store_workers.WorkerInfo, state: str) -> bytes:
@@ -79,7 +69,7 @@ def worker_json(app: App, worker: store_workers.WorkerInfo, state: str) -> bytes
             "last_heartbeat": seen,
             "last_heartbeat_at": seen,
             "started_at": replies.iso(worker.first_seen_ms),
-            "stale": worker.stale(app.store, now_ms()),
+            "stale": worker.stale(app.store, app.store.clock.now_ms()),
         }
     )
     return b'{%b"id":%b,"worker_id":%b,%b' % (info_members, name, name, server_members[1:])

@@ -45,7 +45,7 @@ async def show_edit(visit: Visit, name: str) -> Answer:
     if visit.redaction.rules.text(description := raw.text(cron, "description")) != description:
         hidden.append("description")
     form = Form(_values(cron, hidden))
-    return _page(visit, form, await preview_of(form.values), name)
+    return _page(visit, form, await preview_of(form.values, visit.clock.now_ms()), name)
 
 
 async def create(visit: Visit) -> Answer:
@@ -55,10 +55,12 @@ async def create(visit: Visit) -> Answer:
         exists = await _exists(visit, name)
     except ApiError as error:
         form = Form(visit.form, refusal=error.sentence)
-        return _page(visit, form, await preview_of(visit.form), status=error.status)
+        return _page(
+            visit, form, await preview_of(visit.form, visit.clock.now_ms()), status=error.status
+        )
     if exists:
         taken = Form(visit.form, {"name": _("A cron job of this name exists. Edit it instead.")})
-        return _page(visit, taken, await preview_of(visit.form), status=409)
+        return _page(visit, taken, await preview_of(visit.form, visit.clock.now_ms()), status=409)
     return await _save(visit, {"name": Raw(orjson.dumps(name))}, {}, "")
 
 
@@ -76,7 +78,7 @@ async def _save(visit: Visit, body: raw.Members, old: raw.Members, name: str) ->
         old: the present definition; empty for a new cron job.
         name: the name of the cron job to change; empty for a new one.
     """
-    preview = await preview_of(visit.form)
+    preview = await preview_of(visit.form, visit.clock.now_ms())
     if visit.form.get("do") == "preview":
         return _page(visit, Form(visit.form), preview, name)
     wrong = {each: text for each in _VALUES if (text := _fault(visit.form.get(each, "")))}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -61,10 +60,12 @@ class Preview:
 async def show(visit: Visit) -> Answer:
     """Return the preview of the schedule in the parameters, for the form of a cron job."""
     visit.app.access.count_request(visit.principal)
-    return Page("crons/preview.html", {"preview": await preview_of(visit.query)})
+    return Page(
+        "crons/preview.html", {"preview": await preview_of(visit.query, visit.clock.now_ms())}
+    )
 
 
-async def preview_of(fields: Mapping[str, str]) -> Preview | None:
+async def preview_of(fields: Mapping[str, str], now_ms: int) -> Preview | None:
     """Return the preview of the expression and the time zone in a form; None without expression.
 
     A search for a rare date takes milliseconds, so a thread makes it.
@@ -73,11 +74,11 @@ async def preview_of(fields: Mapping[str, str]) -> Preview | None:
     if not expression:
         return None
     zone = fields.get("timezone", "").strip() or "UTC"
-    return await trio.to_thread.run_sync(_preview, expression, zone)
+    return await trio.to_thread.run_sync(_preview, expression, zone, now_ms)
 
 
-def _preview(expression: str, zone: str) -> Preview:
-    now_ms = after_ms = time.time_ns() // 1_000_000
+def _preview(expression: str, zone: str, now_ms: int) -> Preview:
+    after_ms = now_ms
     runs: list[NextRun] = []
     try:
         schedule = parse_schedule(expression, zone)

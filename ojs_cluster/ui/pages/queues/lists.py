@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -146,7 +145,9 @@ async def _minutes(visit: Visit, names: Sequence[str]) -> dict[str, list[list[in
     store = visit.app.store
 
     async def read() -> bytes:
-        return orjson.dumps(await recent_minutes(store, names, _MINUTES, int(time.time()) // 60))
+        return orjson.dumps(
+            await recent_minutes(store, names, _MINUTES, store.clock.now_ms() // 60_000)
+        )
 
     try:
         shared = await visit.snapshots.get(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import aclosing
 from typing import Final
@@ -132,7 +131,8 @@ def _with_few_partitions(names: Sequence[str], partitions_of: Callable[[str], in
 
 
 async def _count(visit: Visit) -> WorkersByQueue:
-    store, now_ms = visit.app.store, time.time_ns() // 1_000_000
+    store = visit.app.store
+    now_ms = store.clock.now_ms()
     workers, total, _ = await list_workers(store, limit=MAX_WORKERS)
     counts: dict[str, int] = {}
     is_complete = total <= MAX_WORKERS

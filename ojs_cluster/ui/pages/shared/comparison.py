@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -72,7 +71,7 @@ async def compare(
     Returns:
         The comparison; None if it cannot be read now.
     """
-    at, now = epoch_s(mark["at"]) or 0.0, time.time()
+    at, now = epoch_s(mark["at"]) or 0.0, visit.clock.now_s()
     begin = now - span_h * _HOUR_S
     by_hour = span_h * _HOUR_S > KEPT_MINUTES * _MINUTE_S
     before_s = _HOUR_S if by_hour else _MINUTE_S

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -72,7 +71,7 @@ async def read_history(visit: Visit, job_id: str, job_type: str) -> JobHistory:
     events: list[dict[str, Any]] = found["events"]
     await hide_errors(visit, [(job_type, events)])
     attempts = list(attempts_of(events))
-    chart = attempts_chart(attempts, time.time())
+    chart = attempts_chart(attempts, visit.clock.now_s())
     return JobHistory(entries_of(events), attempts, chart, omitted, bool(found["complete"]))
 
 

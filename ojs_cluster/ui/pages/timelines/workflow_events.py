@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -189,7 +188,15 @@ async def _read(visit: Visit, workflow_id: str, draw: Draw, page: int) -> bytes:
             tell = partial(_told, job, history)
             known[number] = await off_loop(tell, _size(job), large=_LARGE_HISTORY)
     size = sum(each.count for each in known.values()) + sum(len(step.deps) for step in steps)
-    put_together = partial(_put_together, found, steps, drawing.boxes, listed, known)
+    put_together = partial(
+        _put_together,
+        found,
+        steps,
+        drawing.boxes,
+        listed,
+        known,
+        visit.clock.now_s(),
+    )
     return await off_loop(put_together, size, large=_LARGE)
 
 
@@ -199,6 +206,7 @@ def _put_together(
     boxes: Sequence[Box],
     listed: range,
     known: Mapping[int, StepHistory],
+    now_s: float,
 ) -> bytes:
     """Return what the page shows, as JSON."""
     entries = {
@@ -215,7 +223,6 @@ def _put_together(
         )
         for at, number, place in reversed(heapq.nlargest(MAX_EVENTS, entries))
     ]
-    now_s = time.time()
     lanes = [_lane(box, found, steps, known, now_s) for box in boxes]
     last_s = found.finished_ms / 1000 if found.finished_ms else now_s
     chart = workflow_chart(lanes, found.created_ms / 1000, last_s)

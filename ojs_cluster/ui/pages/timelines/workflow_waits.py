@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -134,7 +133,8 @@ async def wait_of_job(visit: Visit, job_id: str, job_type: str) -> Wait | None:
     except (OJSError, KeyError, ValueError):  # it has ended since, or its fields are malformed
         return None
     queues = await _read_one(visit, waiting.queue) if _is_available(waiting) else Queues({}, {})
-    (wait,) = await without_hidden_keys(visit, [(_for_job(waiting, queues), job_type)])
+    now_ms = visit.clock.now_ms()
+    (wait,) = await without_hidden_keys(visit, [(_for_job(waiting, queues, now_ms), job_type)])
     return wait
 
 
@@ -242,7 +242,11 @@ async def _read(visit: Visit, queues: Iterable[str], fetched: Collection[str]) -
 
 
 def wait_of(
-    found: WorkflowRecord, node: WorkflowNode, steps: Sequence[Step], queues: Queues
+    found: WorkflowRecord,
+    node: WorkflowNode,
+    steps: Sequence[Step],
+    queues: Queues,
+    now_ms: int,
 ) -> Wait | None:
     """Return what a step waits for.
 
@@ -251,6 +255,7 @@ def wait_of(
         node: the step in the plan.
         steps: all steps of the drawing, by the numbers of their jobs.
         queues: what is known of the queues.
+        now_ms: the present time in Unix milliseconds.
 
     Returns:
         What it waits for; None if it runs or has ended.
@@ -261,16 +266,18 @@ def wait_of(
         return _for_steps(_trigger_of(found, node), before)
     if job.state != "pending":
         return None
-    return _for_scheduler() if job.waiting is None else _for_job(job.waiting, queues)
+    if job.waiting is None:
+        return _for_scheduler()
+    return _for_job(job.waiting, queues, now_ms)
 
 
-def _for_job(waiting: WaitingJob, queues: Queues) -> Wait:
+def _for_job(waiting: WaitingJob, queues: Queues, now_ms: int) -> Wait:
     """Return what an enqueued job waits for."""
     if waiting.held:
         return Wait(_("its agent, which is paused"), is_stopped=True)
     if waiting.state in (State.SCHEDULED, State.RETRYABLE):
         due_ms = waiting.due_ms or 0
-        if due_ms <= 1000 * time.time():
+        if due_ms <= now_ms:
             return _for_scheduler()
         what = (
             _("its start time, %(time)s", time=_PLACE)
