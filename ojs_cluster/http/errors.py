@@ -304,6 +304,11 @@ def entry_for(error: errors.OJSError) -> ErrorEntry:
     return INTERNAL
 
 
+def is_retryable(error: errors.OJSError) -> bool:
+    """Return whether the same request may succeed later."""
+    return entry_for(error).retryable
+
+
 def item_error(error: errors.OJSError) -> dict[str, Any]:
     """Return the error of one item of a request as JSON members."""
     entry = entry_for(error)

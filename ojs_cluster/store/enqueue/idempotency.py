@@ -3,6 +3,10 @@
 The key of a request is stored with a seed before its first job. The ids of the jobs come from the
 seed. So a repetition of a request whose process has died finds the jobs that are stored, and stores
 the others. A request that has ended has its response with the key, and a repetition returns it.
+
+A key exists only for a request that has stored a job, or may have. The key counts the tries of its
+request. A try that is certain to have stored nothing is taken back (``forget``), and the last one
+removes the key. A try that has died, or whose outcome is unknown, is never taken back.
 """
 
 from __future__ import annotations
@@ -45,7 +49,8 @@ class KeyedRequest:
     Args:
         name: hash of the key and of the API key that has sent it.
         request: hash of the body.
-        seed: what the ids of its jobs come from: Unix time in ms, and random digits.
+        seed: what the ids of its jobs come from: Unix time in ms, and random digits. Empty if the
+            request has no jobs to store, and has not begun before.
         response: the response of an earlier request with the key, None if there is none.
     """
 
@@ -71,7 +76,9 @@ class KeyedRequest:
         return new_job_id(shard, len(store.keys), now_ms, random, order=index)
 
 
-async def begin(store: Store, principal: str, key: str, body: bytes) -> KeyedRequest:
+async def begin(
+    store: Store, principal: str, key: str, body: bytes, *, has_jobs: bool = True
+) -> KeyedRequest:
     """Begin a request, or find that it has begun before.
 
     Args:
@@ -79,6 +86,7 @@ async def begin(store: Store, principal: str, key: str, body: bytes) -> KeyedReq
         principal: name of the API key that has sent the request.
         key: the idempotency key.
         body: the body of the request.
+        has_jobs: whether the request has jobs to store. If not, the key is only read.
 
     Raises:
         Conflict: a request with another body has used the key.
@@ -90,7 +98,7 @@ async def begin(store: Store, principal: str, key: str, body: bytes) -> KeyedReq
     shard = _shard(store, name)
     reply: Any = await store.run(
         *(shard, "request_begin", [shard.idempotency_key(name)]),
-        [request, seed, KEPT_MS],
+        [request, seed, KEPT_MS, int(has_jobs)],
         idempotent=True,
     )
     if reply[0] == b"conflict":
@@ -101,7 +109,7 @@ async def begin(store: Store, principal: str, key: str, body: bytes) -> KeyedReq
             # One byte may become a thousand, and the jobs of a large request repeat each other.
             response = await off_loop(partial(zlib.decompress, reply[2]), len(reply[2]), large=4096)
     known_seed = reply[1].decode(errors="replace")
-    if not _SEED.fullmatch(known_seed):
+    if not _SEED.fullmatch(known_seed) and (has_jobs or known_seed):
         raise Conflict("this idempotency key is damaged: use another one", field="idempotency_key")
     return KeyedRequest(name, request, known_seed, response)
 
@@ -120,6 +128,21 @@ async def end(store: Store, begun: KeyedRequest, response: bytes) -> None:
         *(shard, "request_end", [shard.idempotency_key(begun.name)]),
         [begun.request, packed, KEPT_MS],
         idempotent=True,
+    )
+
+
+async def forget(store: Store, begun: KeyedRequest) -> None:
+    """Take back a try that has stored no job.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time. The key may stay for its time.
+    """
+    shard = _shard(store, begun.name)
+    # A second run would take back another try.
+    await store.run(
+        *(shard, "request_forget", [shard.idempotency_key(begun.name)]),
+        [begun.request, begun.seed],
+        idempotent=False,
     )
 
 

@@ -71,3 +71,42 @@ async def test_damaged_fields_of_a_key(store: Store, db: Any) -> None:
         await idempotency.begin(store, "a", "k", BODY)
     db.hdel(key, "request")
     assert (await idempotency.begin(store, "a", "k", BODY)).seed != begun.seed
+
+
+async def test_the_last_try_that_has_stored_nothing_removes_the_key(store: Store, db: Any) -> None:
+    begun = await idempotency.begin(store, "a", "k", BODY)
+    key = key_of(store, begun.name)
+    assert (await idempotency.begin(store, "a", "k", BODY)).seed == begun.seed
+    await idempotency.forget(store, begun)
+    assert db.exists(key), "another try may have stored its jobs"
+    await idempotency.forget(store, begun)
+    assert not db.exists(key)
+
+
+async def test_a_key_that_a_try_has_used_for_jobs_is_not_forgotten(store: Store, db: Any) -> None:
+    begun = await idempotency.begin(store, "a", "k", BODY)
+    key = key_of(store, begun.name)
+    await idempotency.end(store, begun, b"201\n{}")
+    await idempotency.forget(store, begun)
+    assert (await idempotency.begin(store, "a", "k", BODY)).response == b"201\n{}"
+    db.delete(key)
+    new = await idempotency.begin(store, "a", "k", BODY)
+    await idempotency.forget(store, begun)  # a try of the earlier key
+    assert (await idempotency.begin(store, "a", "k", BODY)).seed == new.seed
+    db.hdel(key, "tries")  # an earlier version has begun the request, and counts no tries
+    for _ in range(2):
+        await idempotency.forget(store, await idempotency.begin(store, "a", "k", BODY))
+    assert db.exists(key)
+
+
+async def test_a_request_without_jobs_only_reads_its_key(store: Store, db: Any) -> None:
+    for _ in range(2):
+        found = await idempotency.begin(store, "a", "k", BODY, has_jobs=False)
+        assert (found.seed, found.response) == ("", None)
+    assert not db.exists(key_of(store, found.name))
+    begun = await idempotency.begin(store, "a", "k", BODY)
+    with pytest.raises(Conflict):
+        await idempotency.begin(store, "a", "k", BODY + b" ", has_jobs=False)
+    await idempotency.begin(store, "a", "k", BODY, has_jobs=False)
+    await idempotency.forget(store, begun)
+    assert not db.exists(key_of(store, found.name)), "only tries with jobs count"

@@ -567,6 +567,8 @@ async def bulk_operations(store: Store, db: Any) -> None:
     for response in (b"response", os.urandom(200_000)):
         begun = await idempotency.begin(store, "principal", "key", b"body")
         await idempotency.end(store, begun, response)
+    begun = await idempotency.begin(store, "principal", "refused", b"body")
+    await idempotency.forget(store, begun)
 
 
 async def leadership(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -15,14 +16,13 @@ from ojs_cluster.core.errors import (
     InvalidRequest,
     OJSError,
     QueueFull,
-    TenantLimitExceeded,
 )
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.access.principals import principal_of
 from ojs_cluster.http.access.queue_scope import check_new_job
 from ojs_cluster.http.app import App
-from ojs_cluster.http.errors import item_error
+from ojs_cluster.http.errors import is_retryable, item_error
 from ojs_cluster.http.hooks import validate_if_marked
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
@@ -47,9 +47,6 @@ _NOT_ENQUEUED: Final = {
 }
 """The error of a valid job of an atomic request in which another job failed."""
 
-_TRIED_AGAIN: Final = (BackendUnavailable, TenantLimitExceeded)
-"""The errors of jobs that a repetition of a request with an idempotency key tries again."""
-
 Result = JobRecord | OJSError | None
 """The outcome of a job: its record, its error, or None if another job prevented it."""
 
@@ -58,7 +55,8 @@ async def enqueue_jobs(app: App, request: Request) -> Response:
     """Enqueue the jobs of the body, each on its own, or all or none with ``atomicity: atomic``.
 
     A request with an idempotency key (header ``Idempotency-Key`` or member ``idempotency_key``) is
-    carried out once. A repetition gets the same response for 24 hours.
+    carried out once. A repetition gets the same response for 24 hours. It tries again the jobs that
+    failed with a retryable error, and all jobs if none was stored.
 
     ``POST /ojs/v1/jobs/bulk`` (spec: ojs-bulk-operations 5 and 10)
     """
@@ -79,18 +77,34 @@ async def enqueue_jobs(app: App, request: Request) -> Response:
     principal = principal_of(app, request).name
     if tenant:
         principal = f"{principal}\n{tenant}"  # each tenant has keys of its own
-    begun = await idempotency.begin(app.store, principal, key, request.body)
+    are_valid = [isinstance(job, NewJob) for job in jobs]
+    has_jobs = all(are_valid) if given.atomic else any(are_valid)
+    begun = await idempotency.begin(app.store, principal, key, request.body, has_jobs=has_jobs)
     if begun.response is not None:
         status, _, body = begun.response.partition(b"\n")
         return Response(int(status), body, _size_header(len(jobs)))
+    if not has_jobs:
+        response = _response(await _enqueue(app, jobs, atomic=given.atomic))
+        return replies.with_warnings(response, warnings)
     with after_first_write():
         results = await _enqueue_once(app, jobs, begun, atomic=given.atomic)
         response = replies.with_warnings(_response(results), warnings)
-        # A repetition tries again a job whose shard did not answer, or whose tenant was at a limit.
-        if not any(isinstance(result, _TRIED_AGAIN) for result in results):
-            kept = b"%d\n%b" % (response.status, response.body)
-            await idempotency.end(app.store, begun, kept)
+        await _remember(app, begun, results, response)
     return response
+
+
+async def _remember(
+    app: App, begun: KeyedRequest, results: Sequence[Result], response: Response
+) -> None:
+    """Keep the response of a request, unless a repetition is to try some of its jobs again."""
+    if not any(isinstance(result, JobRecord) for result in results):
+        # A job whose shard did not answer may be stored.
+        if not any(isinstance(result, BackendUnavailable) for result in results):
+            with suppress(BackendUnavailable):
+                await idempotency.forget(app.store, begun)
+    elif not any(isinstance(result, OJSError) and is_retryable(result) for result in results):
+        kept = b"%d\n%b" % (response.status, response.body)
+        await idempotency.end(app.store, begun, kept)
 
 
 def _key(header: str | None, member: str | None) -> str | None:

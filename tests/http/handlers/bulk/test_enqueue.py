@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 import trio
 
+from ojs_cluster.core.access.scopes import ANONYMOUS
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.enqueue import idempotency
 from ojs_cluster.store.enqueue.enqueue import enqueue as enqueue_one
 from tests.http.api import Api, Reply, open_app
+from tests.support.servers import observer
 
 BULK = "/ojs/v1/jobs/bulk"
 JOB: dict[str, Any] = {"type": "user.import", "args": [{"user_id": 1}], "queue": "imports"}
@@ -82,10 +86,14 @@ async def test_an_atomic_request_enqueues_all_or_none(any_api: Api) -> None:
     assert await stored(any_api) == []
 
 
+async def bound(api: Api, max_depth: int) -> None:
+    config = {"backpressure": {"max_depth": max_depth}}
+    reply = await api.call("PUT", "/ojs/v1/admin/queues/imports/config", config)
+    assert reply.status == 200, reply.body
+
+
 async def test_a_full_queue_takes_as_many_jobs_as_fit(any_api: Api) -> None:
-    config = {"backpressure": {"max_depth": 2}}
-    path = "/ojs/v1/admin/queues/imports/config"
-    assert (await any_api.call("PUT", path, config)).status == 200
+    await bound(any_api, 2)
     reply = await enqueue(any_api, [JOB] * 3 + [{**JOB, "queue": "other"}])
     assert (reply.status, statuses(reply)) == (
         207,
@@ -191,6 +199,79 @@ async def test_repetitions_at_the_same_time_all_succeed(any_api: Api, atomicity:
     assert (changed.status, statuses(changed)) == (422, ["failed"])
     kept = await repeat(any_api, [{**JOB, "id": own, "args": [2]}], "k2")
     assert kept.json == changed.json
+
+
+def keys_kept(backend: Embedded) -> int:
+    with observer(backend) as db:
+        return sum(1 for _ in db.scan_iter(match="ojs:*:ik:*", count=10_000))
+
+
+@pytest.mark.parametrize("atomicity", ["partial", "atomic"])
+async def test_a_full_queue_takes_the_repetition_when_it_has_room(
+    any_api: Api, backend: Embedded, atomicity: str
+) -> None:
+    await bound(any_api, 1)
+    await any_api.enqueue(options={"queue": "imports"})
+    for _ in range(2):
+        refused = await repeat(any_api, [JOB], "k", atomicity=atomicity)
+        assert refused.json["items"][0]["error"]["retryable"] is True
+    assert keys_kept(backend) == 0, "nothing is stored, so nothing is remembered"
+    await stored(any_api)
+    made = await repeat(any_api, [JOB], "k", atomicity=atomicity)
+    assert (made.status, statuses(made)) == (201, ["created"])
+    again = await repeat(any_api, [JOB], "k", atomicity=atomicity)
+    assert again.json == made.json
+
+
+async def test_a_job_that_was_refused_for_a_time_is_tried_again_beside_stored_ones(
+    any_api: Api,
+) -> None:
+    await bound(any_api, 1)
+    jobs = [JOB, {**JOB, "queue": "other"}, JOB]
+    first = await repeat(any_api, jobs, "k")
+    assert (first.status, statuses(first)) == (207, ["created", "created", "failed"])
+    ids = await stored(any_api)
+    second = await repeat(any_api, jobs, "k")
+    assert second.status == 201
+    assert [item["job"]["id"] for item in second.json["items"]][:1] == ids
+    assert await stored(any_api) == [second.json["items"][2]["job"]["id"]]
+    assert (await repeat(any_api, jobs, "k")).json == second.json
+    assert len(await any_api.fetch("other", count=9)) == 1
+
+
+@pytest.mark.parametrize(
+    ("jobs", "members"),
+    [
+        ([{**JOB, "type": ""}, "no job"], {}),
+        ([{**JOB, "type": ""}, JOB], {"atomicity": "atomic"}),
+    ],
+    ids=["all invalid", "one of an atomic request"],
+)
+async def test_a_request_without_a_job_to_store_keeps_no_key(
+    any_api: Api, backend: Embedded, jobs: list[Any], members: dict[str, Any]
+) -> None:
+    for number in range(3):
+        refused = await repeat(any_api, jobs, f"k{number % 2}", **members)
+        assert (refused.status, refused.json["succeeded"]) == (422, 0)
+    assert keys_kept(backend) == 0
+    assert (await repeat(any_api, [JOB], "k0")).status == 201
+    assert (await repeat(any_api, jobs, "k0", **members)).status == 409
+
+
+async def test_a_refused_request_forgets_no_key_of_another_try(
+    api: Api, standalone: Embedded
+) -> None:
+    """Two tries run at once. One is refused; the other has stored its jobs, and dies."""
+    body = orjson.dumps({"jobs": [JOB]})
+    begun = await idempotency.begin(api.app.store, ANONYMOUS.name, "k", body)
+    await bound(api, 1)
+    await api.enqueue(options={"queue": "imports"})
+    headers = {"Idempotency-Key": "k"}
+    refused = await api.post(BULK, body, headers=headers)
+    assert refused.status == 422, refused.body
+    assert keys_kept(standalone) == 1
+    again = await idempotency.begin(api.app.store, ANONYMOUS.name, "k", body)
+    assert again.seed == begun.seed
 
 
 async def test_too_many_jobs_are_refused_with_the_maximum(api: Api) -> None:
