@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import graphlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,25 @@ def test_no_import_points_to_a_higher_layer(path: Path) -> None:
         sides = {name.split(".")[0] == "scheduler", target.split(".")[0] == "scheduler"}
         if own == layer == 4:
             assert len(sides) == 1, f"{name} imports {target}: http and scheduler stay apart"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import time\n\nnow = time.time()\n",
+        "from time import time_ns\n\nnow = time_ns()\n",
+        "from datetime import UTC, datetime\n\nnow = datetime.now(UTC)\n",
+    ],
+)
+@pytest.mark.parametrize("package", ["ojs_cluster/store", "scheduler"])
+def test_only_one_module_may_read_the_clock_of_the_process(text: str, package: str) -> None:
+    ruff = str(Path(sys.executable).with_name("ruff"))
+    for name, is_refused in ((f"{package}/new.py", True), ("ojs_cluster/wall_clock.py", False)):
+        command = [ruff, "check", "--select", "TID251", "--stdin-filename", name, "-"]
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, cwd=ROOT, check=False
+        )
+        assert ("is banned" in done.stdout) == is_refused, done.stdout + done.stderr
 
 
 def imported(path: Path, known: set[str]) -> set[str]:

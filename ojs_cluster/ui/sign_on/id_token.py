@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
 from typing import Any, Final
 
 import jwt
@@ -18,7 +19,9 @@ ALGORITHMS: Final = (
 """Algorithms with a private key of the provider. Without ``none``, and without HMAC: a public key,
 or a secret that several programs know, would then be enough to make a token."""
 _LEEWAY_S: Final = 60
-"""By how much the clocks of the provider and of this machine may differ, in seconds."""
+"""By how much the clocks of the provider and of Redis may differ, in seconds."""
+_MAX_TIME: Final = 1e11
+"""Unix time in seconds after which no time of a token is: NaN and infinity are none, either."""
 _MAX_TOKEN: Final = 64 * 1024  # characters
 _PUBLIC: Final = ("kty", "use", "alg", "kid", "n", "e", "crv", "x", "y")
 """Members of a public key. Its private members would be checked, which can take minutes."""
@@ -27,7 +30,7 @@ _MAX_MEMBER: Final = 2800
 
 
 async def verified_claims(
-    token: str, keys: SigningKeys, settings: OidcSettings, nonce: str
+    token: str, keys: SigningKeys, settings: OidcSettings, nonce: str, now: float
 ) -> dict[str, Any]:
     """Return the claims of an ID token for this server and this login.
 
@@ -36,6 +39,7 @@ async def verified_claims(
         keys: the keys of the provider.
         settings: the issuer, and the name of this server there.
         nonce: the random text of this login.
+        now: Unix time in seconds.
 
     Raises:
         SignOnFailed: the token is not valid.
@@ -62,8 +66,11 @@ async def verified_claims(
             algorithms=ALGORITHMS,
             audience=settings.client_id,
             issuer=settings.issuer,
-            leeway=_LEEWAY_S,
             options={
+                # PyJWT would compare times with the wall clock of this process.
+                "verify_exp": False,
+                "verify_iat": False,
+                "verify_nbf": False,
                 "require": ["iss", "sub", "aud", "exp", "iat", "nonce"],
                 "enforce_minimum_key_length": True,
             },
@@ -72,6 +79,7 @@ async def verified_claims(
         # Malformed keys cause exceptions of other libraries, too. A message may quote the token or
         # the key; the name of the class says enough.
         raise refused(f"the ID token is not valid: {type(error).__name__}") from None
+    _check_times(claims, now)
     audience = claims["aud"]
     is_for_others_too = isinstance(audience, list) and len(audience) > 1
     if is_for_others_too and "azp" not in claims:
@@ -81,3 +89,18 @@ async def verified_claims(
     if not hmac.compare_digest(str(claims["nonce"]).encode(errors="replace"), nonce.encode()):
         raise refused("the ID token belongs to another login")
     return claims
+
+
+def _check_times(claims: Mapping[str, Any], now: float) -> None:
+    """Check that a token holds now.
+
+    Raises:
+        SignOnFailed: it has expired, is of the future, or one of its times is no number.
+    """
+    times = {name: claims[name] for name in ("exp", "iat", "nbf") if name in claims}
+    if not all(type(each) in (int, float) and 0 <= each < _MAX_TIME for each in times.values()):
+        raise refused("a time of the ID token is no number")
+    if times["exp"] <= now - _LEEWAY_S:
+        raise refused("the ID token has expired")
+    if max(times["iat"], times.get("nbf", 0)) > now + _LEEWAY_S:
+        raise refused("the ID token is of the future")

@@ -156,7 +156,7 @@ class OpenIdConnect:
         code = query.get("code", "")
         if not (0 < len(code) <= _MAX_CODE and code.isascii() and code.isprintable()):
             raise refused("the response has no code")
-        claims = await self._claims(code, attempt)
+        claims = await self._claims(code, attempt, now)
         user = self._user_of(claims)
         roles = roles_of(_texts(claims.get(self._settings.groups_claim)), self._settings.roles)
         ends_at = int(now) + self.session_s
@@ -180,7 +180,7 @@ class OpenIdConnect:
         expires_at_s = min(int(ends_at), now + VOUCHED_S)
         return None if now >= int(ends_at) else principal_of(user, roles.split(","), expires_at_s)
 
-    async def _claims(self, code: str, attempt: attempts.Attempt) -> dict[str, Any]:
+    async def _claims(self, code: str, attempt: attempts.Attempt, now: float) -> dict[str, Any]:
         if self._limiter.statistics().tasks_waiting >= _MAX_WAITING:
             raise unusable("too many other logins wait for the provider")
         try:
@@ -188,7 +188,7 @@ class OpenIdConnect:
                 async with self._limiter:
                     token = await self._provider.redeem(code, attempt.verifier)
                     keys = self._provider.keys
-                    return await verified_claims(token, keys, self._settings, attempt.nonce)
+                    return await verified_claims(token, keys, self._settings, attempt.nonce, now)
         except trio.TooSlowError:
             raise unusable("the provider did not answer in time") from None
 

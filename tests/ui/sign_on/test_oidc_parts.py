@@ -214,6 +214,42 @@ async def test_a_provider_that_never_answers_costs_the_deadline(autojump_clock: 
         gone.set()
 
 
+NOW = 1_900_000_000
+
+
+async def claims_of(times: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the claims of a token with these times, as they are verified at ``NOW``."""
+    settings = load(BASE).oidc
+    claims: dict[str, Any] = {"iss": settings.issuer, "sub": "1", "aud": settings.client_id}
+    claims |= {"nonce": "n", "iat": NOW, "exp": NOW + 300, **times}
+    token = jwt.encode(claims, RSA_KEY, "RS256", {"kid": "a"})
+
+    async def fetch() -> list[Mapping[str, Any]]:
+        await trio.lowlevel.checkpoint()
+        return [public_key(RSA_KEY, "a")]
+
+    return await verified_claims(token, SigningKeys(fetch), settings, "n", NOW)
+
+
+@pytest.mark.parametrize("times", [{}, {"exp": NOW - 59}, {"iat": NOW + 59}, {"nbf": NOW + 59.5}])
+async def test_an_id_token_holds_by_the_given_time(times: Mapping[str, Any]) -> None:
+    """Not by the wall clock of the process, which is years before."""
+    assert (await claims_of(times))["sub"] == "1"
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        *({"exp": NOW - 60}, {"iat": NOW + 61}, {"nbf": NOW + 61}),
+        *({"exp": float("nan")}, {"exp": float("inf")}, {"exp": 10**400}, {"exp": "9"}),
+        *({"exp": True}, {"iat": -1}, {"nbf": None}, {"nbf": []}),
+    ],
+)
+async def test_an_id_token_of_another_time_is_refused(times: Mapping[str, Any]) -> None:
+    with pytest.raises(SignOnFailed):
+        await claims_of(times)
+
+
 async def test_only_public_members_of_bounded_length_make_a_key() -> None:
     settings = load(BASE).oidc
     claims: dict[str, Any] = {
@@ -231,7 +267,7 @@ async def test_only_public_members_of_bounded_length_make_a_key() -> None:
             await trio.lowlevel.checkpoint()
             return [{**key, **members}]
 
-        return await verified_claims(token, SigningKeys(fetch), settings, "n")
+        return await verified_claims(token, SigningKeys(fetch), settings, "n", time.time())
 
     assert (await verify(d="AQAB"))["sub"] == "1"
     for members in ({"n": key["n"] * 9}, {"e": "A" * 3000}, {"n": 65537}):
