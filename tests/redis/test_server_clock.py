@@ -50,6 +50,15 @@ def test_a_slow_reply_does_not_replace_a_quick_one() -> None:
     assert clock.now_s() == pytest.approx(own.now + 500.0, abs=0.001)
 
 
+def test_an_old_measurement_gives_way_to_a_slow_reply() -> None:
+    own = Monotonic()
+    clock = ServerClock(own)
+    measure(clock, own, 500.0, took_s=0.002)
+    own.now += 200.0  # in which the clocks may have drifted by 0.1 s
+    measure(clock, own, 500.02, took_s=0.05)
+    assert clock.now_s() == pytest.approx(own.now + 500.02, abs=0.001)
+
+
 def test_a_step_of_the_servers_clock_is_followed() -> None:
     own = Monotonic()
     clock = ServerClock(own)
