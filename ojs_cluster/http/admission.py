@@ -11,6 +11,7 @@ import msgspec
 from ojs_cluster.core.access.scopes import ANONYMOUS, Keyring, Principal
 from ojs_cluster.core.errors import HeaderTooLarge, OJSError, Unsupported
 from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.browsers import check_host, check_sender, must_declare_json
 from ojs_cluster.http.access.tenants import check_route, find_tenant
 from ojs_cluster.http.app import App
 from ojs_cluster.http.common_headers import OJS_VERSION
@@ -32,6 +33,10 @@ class Admission(msgspec.Struct, frozen=True):
 
     An admission is valid for every request with the same head, until the process replaces
     ``keyring``.
+
+    Attributes:
+        forbids_body: whether the request may have no body, because a web page may have sent it
+            and it is not declared as JSON (``access.browsers``).
     """
 
     route: Route
@@ -39,6 +44,7 @@ class Admission(msgspec.Struct, frozen=True):
     principal: Principal
     keyring: Keyring
     tenant: str | None = None
+    forbids_body: bool = False
 
     @property
     def cacheable(self) -> bool:
@@ -57,7 +63,7 @@ def admit(app: App, request: Request) -> Admission:
     Raises:
         OJSError: the request is refused.
     """
-    settings, keyring = app.settings, app.access.keyring
+    settings, keyring, is_open = app.settings, app.access.keyring, app.access.is_open
     if "transfer-encoding" in request.headers and "content-length" in request.headers:
         # A proxy may have used one header to find the end of the request, and this server would use
         # the other (request smuggling). RFC 9112 6.3 allows to reject such a request. The server
@@ -93,6 +99,12 @@ def admit(app: App, request: Request) -> Admission:
         if denied is not None:
             raise denied
         app.access.authorize(principal, route)
+        if is_open:
+            check_host(request, settings.allowed_hosts)
+    # Pages cannot send an API key, but browsers send a client certificate for every page.
+    is_ambient = is_open or "authorization" not in request.headers
+    if is_ambient:
+        check_sender(request, settings.cors_origins)
     tenant: str | None = None
     if not route.open and (principal.tenant is not None or TENANT_HEADER in request.headers):
         tenant = find_tenant(
@@ -105,7 +117,8 @@ def admit(app: App, request: Request) -> Admission:
             f"this server speaks OJS {OJS_VERSION}, not '{version[:50]}'",
             field="headers.ojs-version",
         )
-    return Admission(route, params, principal, keyring, tenant)
+    forbids_body = is_ambient and must_declare_json(request)
+    return Admission(route, params, principal, keyring, tenant, forbids_body)
 
 
 def passes_api_key_check(

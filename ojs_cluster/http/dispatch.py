@@ -36,6 +36,7 @@ from ojs_cluster.http.errors import (
     internal_error_response,
 )
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import undeclared_json
 from ojs_cluster.http.request_ids import request_id_for
 from ojs_cluster.http.routing.router import Route
 from ojs_cluster.http.routing.routes import router_for
@@ -68,6 +69,7 @@ class PreparedRequest(msgspec.Struct, frozen=True):
         tenant: the tenant of the request, None for all.
         admission: the admission of the request, which the entry point may pass to ``prepare`` with
             the next request that has the same head; None if the request is refused.
+        forbids_body: see ``Admission``.
     """
 
     request_id: str
@@ -81,6 +83,7 @@ class PreparedRequest(msgspec.Struct, frozen=True):
     principal: Principal = ANONYMOUS
     tenant: str | None = None
     admission: Admission | None = None
+    forbids_body: bool = False
 
 
 def prepare(
@@ -129,6 +132,7 @@ def prepare(
         principal,
         cached.tenant,
         cached,
+        cached.forbids_body,
     )
 
 
@@ -157,6 +161,8 @@ async def run(
         )
     if len(request.body) > prepared.max_body:
         return refusal_response(request, prepared, body_too_large(prepared))
+    if prepared.forbids_body and request.body:
+        return refusal_response(request, prepared, undeclared_json(request))
     deadline = start_deadline() if deadline is None else deadline
     deadline.at = app.store.redis.new_deadline()
     try:

@@ -31,6 +31,10 @@ class AmbiguousLength(errors.OJSError):
     """
 
 
+class ForeignPage(errors.PermissionDenied):
+    """A web page of another site may have sent the request with the rights of its visitor."""
+
+
 class UpgradeRequired(errors.OJSError):
     """The path serves WebSockets only."""
 
@@ -176,6 +180,14 @@ TABLE: Final[Mapping[type[errors.OJSError], ErrorEntry]] = MappingProxyType(
             "OJS-5001",
             "PERMISSION_DENIED",
             "Use an API key that has the scope and may access the queue that the message names.",
+        ),
+        ForeignPage: ErrorEntry(
+            403,
+            "permission_denied",
+            "OJS-5001",
+            "PERMISSION_DENIED",
+            "OJS_CORS_ORIGINS names the origins whose pages may use the API, and OJS_ALLOWED_HOSTS "
+            "the names of a server without API keys.",
         ),
         errors.RateLimited: ErrorEntry(
             429,

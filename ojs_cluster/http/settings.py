@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ojs_cluster import __version__
-from ojs_cluster.core.config.parsers import boolean, integer, origins
+from ojs_cluster.core.config.parsers import boolean, host_names, integer, origins
 from ojs_cluster.core.config.variable import variable
 from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.http.request_body.limits import BodyLimits
@@ -28,6 +28,8 @@ class HttpSettings:
         max_result_wait_s: maximum time that a request waits for the result of a job.
         max_fetch_count: maximum number of jobs that one fetch returns.
         cors_origins: the origins of the pages whose browsers may use the API (``cors``).
+        allowed_hosts: the names by which browsers may reach a server without API keys
+            (``access.browsers``).
         push_subscribers: maximum number of event streams of the process.
         push_per_client: maximum number of event streams of one API key or one address.
         push_buffer_events: maximum number of events that wait for one client.
@@ -63,6 +65,15 @@ class HttpSettings:
         origins,
         "",
         "Origins of web pages whose browsers may use the API, comma separated; empty for none.",
+        empty=(),
+    )
+    allowed_hosts: tuple[str, ...] = variable(
+        "OJS_ALLOWED_HOSTS",
+        host_names,
+        "",
+        "Names by which clients may reach a server without API keys, comma separated, such as "
+        "jobs.example.com or *.example.com. Addresses, localhost, names without a dot, *.svc and "
+        "*.svc.cluster.local are always allowed. Servers with API keys allow every name.",
         empty=(),
     )
     push_subscribers: int = variable(

@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.core.errors import OJSError
+from ojs_cluster.http.access.browsers import check_host
 from ojs_cluster.http.app import App
 from ojs_cluster.http.errors import entry_for
 from ojs_cluster.http.messages import Response
@@ -72,6 +73,7 @@ class Dashboard:
         proxies: TrustedProxies,
         oidc: OpenIdConnect | None = None,
     ) -> None:
+        self._app = app
         self._settings = settings
         redaction = Redaction(settings.redact, settings.redactor)
         self._visits = Visits(app, settings, proxies, redaction)
@@ -96,6 +98,8 @@ class Dashboard:
         head = request.head
         visit = await self._visits.read(head, request.scheme)
         try:
+            if self._app.access.is_open:
+                check_host(head, self._app.settings.allowed_hosts)
             principal = await self.logins.principal_of(request)
             if principal is None and page is not LOGIN:
                 return self.responses.ask_to_log_in(visit)

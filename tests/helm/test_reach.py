@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ojs_cluster.server.config.load import load
 from tests.helm.chart import CHART, Chart, Rendering, container
 from tests.helm.test_pods import longest_poll_s
 
@@ -194,6 +195,25 @@ def test_the_notes_name_the_next_commands(
         in notes
     )
     assert "WARNING" not in notes
+
+
+def settings(rendering: Rendering) -> dict[str, str]:
+    """Return the variables of the ConfigMap."""
+    (found,) = (m["data"] for m in rendering.all("ConfigMap") if "OJS_PORT" in m.get("data", {}))
+    return dict(found)
+
+
+def test_without_keys_the_names_of_the_release_are_allowed(chart: Chart) -> None:
+    values = CI / "bundled-cluster-values.yaml"
+    keyless = {"auth.apiKey": "", "auth.allowInsecure": True}
+    rendering = chart.render(values, sets=keyless)
+    name, _ = backend(rendering)
+    allowed = settings(rendering)["OJS_ALLOWED_HOSTS"]
+    assert allowed.split(",") == [f"{name}.work", "jobs.example.com"]
+    assert load({"OJS_ALLOWED_HOSTS": allowed}).http.allowed_hosts
+    own = chart.render(values, sets={**keyless, "config.OJS_ALLOWED_HOSTS": "a.example"})
+    assert settings(own)["OJS_ALLOWED_HOSTS"] == "a.example"
+    assert "OJS_ALLOWED_HOSTS" not in settings(chart.render(values))
 
 
 def test_the_notes_warn_about_trial_settings(chart: Chart) -> None:

@@ -77,9 +77,9 @@ async def exchange(port: int, request: bytes) -> tuple[int, dict[str, str], byte
 def request(method: str, target: str, body: Any = None, *headers: str) -> bytes:
     """Return the bytes of one request."""
     raw_body = b"" if body is None else json.dumps(body).encode()
-    lines = [f"{method} {target} HTTP/1.1", "Host: test", *headers]
+    lines = [f"{method} {target} HTTP/1.1", "Host: test", f"Content-Type: {OJS_TYPE}", *headers]
     if raw_body:
-        lines += [f"Content-Type: {OJS_TYPE}", f"Content-Length: {len(raw_body)}"]
+        lines.append(f"Content-Length: {len(raw_body)}")
     return "\r\n".join([*lines, "", ""]).encode() + raw_body
 
 

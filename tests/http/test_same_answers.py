@@ -52,6 +52,8 @@ def check(entry_points: TwoEntryPoints, *pieces: bytes) -> bytes:
 def post(path: str, body: Any, *headers: str) -> bytes:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(raw)}", *headers]
+    if not any(header.lower().startswith("content-type") for header in headers):
+        lines.append("Content-Type: application/json")
     return "\r\n".join([*lines, "", ""]).encode() + raw
 
 
@@ -67,7 +69,8 @@ BEAT = post("/ojs/v1/workers/heartbeat", {"worker_id": "w", "active_jobs": [ID]}
 BATCH = post("/ojs/v1/jobs/batch", {"jobs": [{"type": "t", "args": []}] * 3})
 GET = get(f"/ojs/v1/jobs/{ID}")
 CHUNKED = (
-    b"POST /ojs/v1/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"POST /ojs/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
     b'9\r\n{"type":"\r\ne\r\nt","args":[1]}\r\n0\r\n\r\n'
 )
 PLAIN = {
@@ -130,7 +133,8 @@ def head(*lines: str | bytes, body: bytes = b"") -> bytes:
 
 JOB = b'{"type":"t","args":[]}'
 HIDDEN = b"GET /ojs/v1/jobs/hidden HTTP/1.1\r\nHost: x\r\n\r\n"
-TO_JOBS = ("POST /ojs/v1/jobs HTTP/1.1", "Host: x")
+UNTYPED = ("POST /ojs/v1/jobs HTTP/1.1", "Host: x")
+TO_JOBS = (*UNTYPED, "Content-Type: application/json")
 TO_JOB = f"GET /ojs/v1/jobs/{ID} HTTP/1.1"
 
 CORPUS: dict[str, bytes] = {
@@ -274,13 +278,26 @@ CORPUS: dict[str, bytes] = {
     "one header often": head(TO_JOB, "Host: x", *(f"X-A: {n}" for n in range(500))),
     "long target": head(f"GET /ojs/v1/jobs/{'a' * 20_000} HTTP/1.1", "Host: x"),
     "a type twice": head(
-        *TO_JOBS,
+        *UNTYPED,
         "Content-Type: application/json",
         "Content-Type: text/plain",
         "Content-Length: 22",
         body=JOB,
     ),
-    "not JSON": head(*TO_JOBS, "Content-Type: text/plain", "Content-Length: 22", body=JOB),
+    "not JSON": head(*UNTYPED, "Content-Type: text/plain", "Content-Length: 22", body=JOB),
+    # what web pages of other sites send
+    "no type": head(*UNTYPED, "Content-Length: 22", body=JOB),
+    "no type in chunks": head(
+        *UNTYPED, "Transfer-Encoding: chunked", body=b"16\r\n" + JOB + b"\r\n0\r\n\r\n"
+    ),
+    "no type and no body": head(*UNTYPED, "Content-Length: 0"),
+    "a type without a body": head(*UNTYPED, "Content-Type: text/plain", "Content-Length: 0"),
+    "another origin": head(*TO_JOBS, "Origin: http://y", "Content-Length: 22", body=JOB),
+    "its own origin": head(*TO_JOBS, "Origin: http://x", "Content-Length: 22", body=JOB),
+    "another site": head(*TO_JOBS, "Sec-Fetch-Site: same-site", "Content-Length: 22", body=JOB),
+    "another origin that asks": head(TO_JOB, "Host: x", "Origin: http://y"),
+    "a host that a page may have": head(TO_JOB, "Host: y.example"),
+    "a host that no page may have": head(TO_JOB, "Host: y.localhost:8080"),
     "a version": head(TO_JOB, "Host: x", "OJS-Version: 1.0"),
     "an unknown version": head(TO_JOB, "Host: x", "OJS-Version: 2.0"),
     "an id": head(TO_JOB, "Host: x", "X-Request-Id: mine"),

@@ -102,6 +102,16 @@ def test_all_wrong_values_are_reported_each_with_what_is_accepted() -> None:
     assert any(line.startswith("OJS_READ_TIMEOUT='30': expected a duration") for line in found)
 
 
+def test_host_names_are_read_in_lower_case() -> None:
+    text = "Jobs.Example.com, *.corp.example,api"
+    found = load({"OJS_ALLOWED_HOSTS": text}).http.allowed_hosts
+    assert found == ("jobs.example.com", "*.corp.example", "api")
+    assert load({}).http.allowed_hosts == ()
+    for wrong in ("https://a.example", "a.example:80", "*", "*.", "a..b", "[::1]", "a*.b", "-a"):
+        (problem,) = problems({"OJS_ALLOWED_HOSTS": wrong})
+        assert "names such as jobs.example.com" in problem, wrong
+
+
 def test_origins_of_pages_are_as_browsers_send_them() -> None:
     text = "https://admin.example.com, http://localhost:5173,http://[::1]:80"
     found = load({"OJS_CORS_ORIGINS": text}).http.cors_origins

@@ -62,6 +62,18 @@ OJS_UI_PROXY_ROLES: {{ . | quote }}
 {{- end }}
 {{- if .Values.auth.allowInsecure }}
 OJS_ALLOW_INSECURE_NO_AUTH: "true"
+{{- if not (hasKey .Values.config "OJS_ALLOWED_HOSTS") }}
+{{- $hosts := list (printf "%s.%s" (include "ojs.fullname" .) .Release.Namespace) }}
+{{- if .Values.ingress.enabled }}
+{{- range .Values.ingress.hosts }}
+{{- $hosts = append $hosts .host }}
+{{- end }}
+{{- end }}
+{{- if .Values.httpRoute.enabled }}
+{{- $hosts = concat $hosts .Values.httpRoute.hostnames }}
+{{- end }}
+OJS_ALLOWED_HOSTS: {{ join "," $hosts | quote }}
+{{- end }}
 {{- end }}
 {{- with .Values.redis.username }}
 OJS_REDIS_USERNAME: {{ . | quote }}

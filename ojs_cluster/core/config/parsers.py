@@ -12,6 +12,7 @@ from ojs_cluster.core.access.client_address import Network, parse_network
 from ojs_cluster.core.config.variable import Parser
 
 _MAX_NETWORKS = 100
+_MAX_HOST_NAME = 255  # characters
 _UNITS_NS = {
     "ns": 1,
     "us": 1_000,
@@ -26,6 +27,7 @@ _UNITS_NS = {
 }
 _DURATION = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h|d)")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_HOST_NAME = re.compile(r"(?:\*\.)?(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?\.)*[a-z0-9_][a-z0-9_-]*")
 _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 
 
@@ -115,6 +117,14 @@ def origins(text: str) -> tuple[str, ...]:
     found = words(text)
     if not all(_ORIGIN.fullmatch(word) for word in found):
         raise ValueError("origins such as https://admin.example.com, separated by commas")
+    return found
+
+
+def host_names(text: str) -> tuple[str, ...]:
+    """Accept comma separated host names; ``*.`` stands for all names below. Lower case results."""
+    found = words(text.lower())
+    if not all(len(word) <= _MAX_HOST_NAME and _HOST_NAME.fullmatch(word) for word in found):
+        raise ValueError("names such as jobs.example.com or *.example.com, separated by commas")
     return found
 
 

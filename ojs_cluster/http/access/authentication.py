@@ -68,6 +68,11 @@ class AccessControl:
         """The accepted API keys. Each change replaces this object."""
         return self._keyring
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the process accepts every client, because there is no API key."""
+        return self._open
+
     def replace(self, keyring: Keyring) -> None:
         """Accept only the API keys of ``keyring`` from now on.
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 from functools import partial
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from msgspec import structs
 
-from ojs_cluster.core.errors import OJSError, PermissionDenied, StreamRefused
+from ojs_cluster.core.errors import OJSError, StreamRefused
+from ojs_cluster.http.access.browsers import check_origin
 from ojs_cluster.http.app import App
 from ojs_cluster.http.dispatch import PreparedRequest, refusal_response
 from ojs_cluster.http.messages import Request, Response
@@ -76,7 +76,7 @@ def _open(app: App, prepared: PreparedRequest, route: Route, request: Request) -
         StreamRefused: the process shuts down, or has as many streams as it may have.
         RateLimited: the client has as many streams as it may have.
     """
-    check_origin(app.settings.cors_origins, request)
+    check_origin(request, app.settings.cors_origins)
     if app.draining.is_set():
         raise StreamRefused("this process shuts down")
     access = StreamAccess(app, request, STREAM_SCOPE)
@@ -85,31 +85,6 @@ def _open(app: App, prepared: PreparedRequest, route: Route, request: Request) -
     # Authorizing each message also counts it against the request rate of the API key.
     count_message = partial(app.access.authorize, prepared.principal, route)
     return WebSocketSession(access, client, count_message)
-
-
-def check_origin(allowed: tuple[str, ...], request: Request) -> None:
-    """Check that the page that opens a connection may use the API (spec: ojs-realtime 6).
-
-    Browsers let a page of any origin open a WebSocket, and send the page's origin. Other clients
-    send no origin. Only host and port are compared with the server's, because a proxy may end TLS.
-
-    Raises:
-        PermissionDenied: the page has another origin, which ``OJS_CORS_ORIGINS`` does not name.
-    """
-    origin = request.headers.get("origin")
-    if origin is None or origin in allowed:
-        return
-    host = request.headers.get("host", "")
-    if not host or _netloc(origin) != host.lower():
-        raise PermissionDenied("pages of this origin may not open WebSockets", field="origin")
-
-
-def _netloc(origin: str) -> str:
-    """Return host and port of an origin; '' for a malformed origin."""
-    try:
-        return urlsplit(origin).netloc.lower()
-    except ValueError:
-        return ""
 
 
 async def _refuse(response: Response, send: Any) -> None:

@@ -24,6 +24,28 @@ _ACCEPTED: Final = frozenset({"application/openjobspec+json", "application/json"
 _ERROR_PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")  # the end of a message of msgspec
 
 
+def is_json(content_type: str) -> bool:
+    """Return whether a value of ``Content-Type`` declares JSON."""
+    return content_type in _ACCEPTED or _media_type(content_type) in _ACCEPTED
+
+
+def undeclared_json(request: Request) -> InvalidRequest:
+    """Return the error for a body that must be declared as JSON, and is not."""
+    return _no_json(request.headers.get("content-type", ""))
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _no_json(content_type: str) -> InvalidRequest:
+    found = f"not '{_media_type(content_type)[:100]}'" if content_type else "and declared as such"
+    return InvalidRequest(
+        f"the body must be application/openjobspec+json or application/json, {found}",
+        field="headers.content-type",
+    )
+
+
 def require_json(request: Request) -> None:
     """Check that the body is declared as JSON.
 
@@ -34,14 +56,8 @@ def require_json(request: Request) -> None:
         InvalidRequest: the media type is not JSON, or the body is compressed.
     """
     declared = request.headers.get("content-type")
-    if declared is not None and declared not in _ACCEPTED:
-        media_type = declared.partition(";")[0].strip().lower()
-        if media_type not in _ACCEPTED:
-            raise InvalidRequest(
-                f"the body must be application/openjobspec+json or application/json, "
-                f"not '{media_type[:100]}'",
-                field="headers.content-type",
-            )
+    if declared is not None and not is_json(declared):
+        raise _no_json(declared)
     encoding = request.headers.get("content-encoding")
     if encoding is None:
         return

@@ -55,8 +55,9 @@ def test_a_certificate_has_the_rights_of_the_key_that_names_it(
         running.wait_line("ready to serve")
         url = f"https://127.0.0.1:{port}/ojs/v1"
 
-        def enqueue(context: ssl.SSLContext, queue: str, key: str = "") -> int:
+        def enqueue(context: ssl.SSLContext, queue: str, key: str = "", origin: str = "") -> int:
             headers = {"Authorization": f"Bearer {key}"} if key else {}
+            headers |= {"Origin": origin} if origin else {}
             body = {"type": "t", "args": [], "options": {"queue": queue}}
             with httpx.Client(verify=context, http2=http2, timeout=60) as client:
                 return client.post(f"{url}/jobs", json=body, headers=headers).status_code
@@ -65,6 +66,13 @@ def test_a_certificate_has_the_rights_of_the_key_that_names_it(
         assert enqueue(own, "other") == 403
         assert enqueue(own, "other", "k") == 201, "a key goes before the certificate"
         assert enqueue(own, "mail", "wrong") == 401
+        # A browser presents the certificate for the pages of every site.
+        foreign, same = "https://evil.example", f"https://127.0.0.1:{port}"
+        assert (enqueue(own, "mail", origin=foreign), enqueue(own, "mail", origin=same)) == (
+            403,
+            201,
+        )
+        assert enqueue(own, "mail", "k", foreign) == 201, "no page knows the key"
         stranger = certificates.client("client")  # signed, and named by no key
         assert enqueue(stranger, "mail") == 401
         assert enqueue(stranger, "mail", "k") == 201

@@ -99,6 +99,7 @@ async def websocket(
     *,
     subprotocols: list[str] | None = None,
     path: str = "/ojs/v1/ws",
+    host: str = "",
 ) -> AsyncIterator[Socket]:
     """Open a WebSocket, and yield it when it is accepted or refused."""
     with trio.fail_after(DEADLINE_S):
@@ -106,7 +107,7 @@ async def websocket(
     async with stream:
         protocol = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
         request = Request(
-            host=f"127.0.0.1:{port}",
+            host=host or f"127.0.0.1:{port}",
             target=path,
             subprotocols=subprotocols or [],
             extensions=[PerMessageDeflate()],
