@@ -137,9 +137,13 @@ async def test_bodies_are_json_by_declaration(api: Api, content_type: str, statu
     assert reply.status == status
 
 
-async def test_a_body_without_a_content_type_counts_as_json(api: Api) -> None:
+async def test_with_a_key_a_body_without_a_content_type_counts_as_json(
+    standalone: Embedded,
+) -> None:
     body = b'{"type":"t","args":[]}'
-    reply = await dispatch(api.app, Request("POST", "/ojs/v1/jobs", body=body))
+    async with open_app(standalone, api_keys=("k",)) as app:
+        headers = {"authorization": "Bearer k"}
+        reply = await dispatch(app, Request("POST", "/ojs/v1/jobs", headers=headers, body=body))
     assert reply.status == 201
 
 

@@ -17,6 +17,8 @@ from collections.abc import Collection, Iterable
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import (
     BackendUnavailable,
+    Duplicate,
+    InvalidRequest,
     MalformedJob,
     NotFound,
     OJSError,
@@ -29,6 +31,7 @@ from ojs_cluster.http import fields
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request
 from ojs_cluster.http.routing.router import QueueAccess, Route
+from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.cron import cron as store_cron
 from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.fanout import run_concurrently
@@ -183,6 +186,34 @@ async def access_errors(
 
     await run_concurrently(job_ids, check)
     return errors
+
+
+async def hide_existing(app: App, request: Request, error: Duplicate) -> OJSError:
+    """Return the error of a new job, without what the client may not know of an existing job.
+
+    An id is unique in the whole installation, so the client must learn that it cannot use an id. It
+    gets the same error whether a job of others has the id, or the id is kept for another reason.
+
+    Args:
+        app: the state of the process.
+        request: the request that has the new job.
+        error: the error that names the existing job.
+
+    Returns:
+        The given error if the existing job is accessible.
+    """
+    job_id = error.details.get("existing_job_id")
+    if job_id is None or not request.is_restricted:
+        return error
+    await ensure_task()
+    hidden = (await access_errors(app, request, [job_id])).get(job_id)
+    if hidden is None or isinstance(hidden, BackendUnavailable):
+        return hidden or error
+    index = error.details.get("index")
+    if error.field == "id":
+        return InvalidRequest("the id cannot be used: choose another one", field="id", index=index)
+    key = error.details.get("uniqueness_key")
+    return Duplicate("a job of the same uniqueness exists", uniqueness_key=key, index=index)
 
 
 def check_cron(request: Request, existing: CronRecord) -> None:

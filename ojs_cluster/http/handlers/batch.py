@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from ojs_cluster.core.errors import QueueFull
+from ojs_cluster.core.errors import Duplicate, QueueFull
 from ojs_cluster.core.jobs.envelope import parse_batch
 from ojs_cluster.http import fields, replies
-from ojs_cluster.http.access.queue_scope import check_new_job
+from ojs_cluster.http.access.queue_scope import check_new_job, hide_existing
 from ojs_cluster.http.app import App
 from ojs_cluster.http.hooks import validate_if_marked
 from ojs_cluster.http.messages import Request, Response
@@ -43,6 +43,8 @@ async def enqueue_many(app: App, request: Request) -> Response:
         job_type = next(refused, new_jobs[0].type)
         await app.store.rejections.report(app.store, app.store.events_arg, full, job_type)
         raise
+    except Duplicate as duplicate:
+        raise await hide_existing(app, request, duplicate) from None
     count = len(jobs)
     enqueued = sum(not job.deduplicated for job in jobs)
     body = b'{"jobs":%b,"count":%d,"enqueued":%d,"failed":0}' % (

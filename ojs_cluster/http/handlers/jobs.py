@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from ojs_cluster.core.errors import InvalidRequest, QueueFull
+from ojs_cluster.core.errors import Duplicate, InvalidRequest, QueueFull
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.options import check_queue, is_queue
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.search import parse_search
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.access.principals import cause_of
-from ojs_cluster.http.access.queue_scope import check_new_job, check_queues
+from ojs_cluster.http.access.queue_scope import check_new_job, check_queues, hide_existing
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.job_order import with_order
 from ojs_cluster.http.handlers.rate_limits import headers_of
@@ -68,6 +68,8 @@ async def enqueue(app: App, request: Request) -> Response:
     except QueueFull as full:
         await app.store.rejections.report(app.store, app.store.events_arg, full, new_job.type)
         raise
+    except Duplicate as duplicate:
+        raise await hide_existing(app, request, duplicate) from None
     if job.deduplicated:
         return replies.deduplicated_response(job)
     more = () if new_job.rate_limit is None else await headers_of(app, new_job)

@@ -49,8 +49,9 @@ def _no_json(content_type: str) -> InvalidRequest:
 def require_json(request: Request) -> None:
     """Check that the body is declared as JSON.
 
-    A body without Content-Type counts as JSON, which RFC 9110 8.3 allows. The status of the error
-    is 400 instead of 415, because the HTTP binding (4.1) requires it.
+    A body without Content-Type counts as JSON, which RFC 9110 8.3 allows, unless a web page may
+    have sent it (``access.browsers``). The status of the error is 400 instead of 415, because the
+    HTTP binding (4.1) requires it.
 
     Raises:
         InvalidRequest: the media type is not JSON, or the body is compressed.

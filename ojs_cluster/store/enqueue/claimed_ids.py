@@ -159,7 +159,7 @@ async def _can_store_in_target(
         return True
     if not await _should_claim_again(store, claim, len(jobs), deadline):
         raise BackendUnavailable(
-            f"an earlier request for another queue has the id '{claim.job_id}'",
+            f"an earlier request has claimed the id '{claim.job_id}'",
             outcome="not_applied",
             retry_after_s=RETRY_S,
         )

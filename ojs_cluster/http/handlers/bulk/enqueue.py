@@ -20,7 +20,7 @@ from ojs_cluster.core.errors import (
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.access.principals import principal_of
-from ojs_cluster.http.access.queue_scope import check_new_job
+from ojs_cluster.http.access.queue_scope import check_new_job, hide_existing
 from ojs_cluster.http.app import App
 from ojs_cluster.http.errors import is_retryable, item_error
 from ojs_cluster.http.hooks import validate_if_marked
@@ -72,7 +72,8 @@ async def enqueue_jobs(app: App, request: Request) -> Response:
     extend_deadline(_RUN_S)
     key = _key(request.headers.get("idempotency-key"), given.idempotency_key)
     if key is None:
-        response = _response(await _enqueue(app, jobs, atomic=given.atomic))
+        results = await _enqueue(app, jobs, atomic=given.atomic)
+        response = _response(await _hide_existing(app, request, results))
         return replies.with_warnings(response, warnings)
     principal = principal_of(app, request).name
     if tenant:
@@ -88,6 +89,7 @@ async def enqueue_jobs(app: App, request: Request) -> Response:
         return replies.with_warnings(response, warnings)
     with after_first_write():
         results = await _enqueue_once(app, jobs, begun, atomic=given.atomic)
+        results = await _hide_existing(app, request, results)
         response = replies.with_warnings(_response(results), warnings)
         await _remember(app, begun, results, response)
     return response
@@ -180,6 +182,13 @@ async def _enqueue_once(
     if atomic and len(found) < len(results):
         return results
     return [found.get(index, result) for index, result in enumerate(results)]
+
+
+async def _hide_existing(app: App, request: Request, results: Sequence[Result]) -> list[Result]:
+    return [
+        await hide_existing(app, request, result) if isinstance(result, Duplicate) else result
+        for result in results
+    ]
 
 
 def _response(results: Sequence[Result]) -> Response:
