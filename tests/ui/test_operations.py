@@ -112,6 +112,9 @@ def test_a_mark_is_set_on_the_charts_and_deleted(running: Running, admin: httpx.
         assert "/delete" not in seen
         assert 'action="./marks"' not in seen
         assert client.post("/ui/marks", data={"label": "x"}).status_code == 403
+    with running.browser("email-key") as client:
+        for path in ("/ui/", "/ui/queues/email"):
+            assert "v7 rollout" not in page(client, path), "marks are about all queues"
     newest = [path for path in forms if "marks/" in path][-1]
     assert "The mark is deleted" in act(admin, f"/ui/queues/{newest}")
     wait_until(lambda: "v7 rollout" not in page(admin, "/ui/"), what="the mark is gone")

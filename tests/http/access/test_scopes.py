@@ -173,6 +173,15 @@ async def test_a_restricted_key_cannot_use_cluster_wide_routes(keyed: Api) -> No
     assert (await keyed.get("/ojs/manifest", headers=bearer("mail"))).status == 200
 
 
+async def test_a_restricted_key_does_not_see_the_marks_of_all_queues(keyed: Api) -> None:
+    marks = "/ojs/v1/admin/marks"
+    mark = {"label": "payroll v2"}
+    assert (await keyed.post(marks, mark, headers=bearer("key-admin"))).status == 201
+    reply = await keyed.get(marks, headers=bearer("mail"))
+    assert (reply.status, b"payroll" in reply.body) == (403, False)
+    assert (await keyed.get(marks, headers=bearer("key-viewer"))).json["total"] == 1
+
+
 async def _raw(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
     stream = await trio.open_tcp_stream("127.0.0.1", port)
     async with stream:

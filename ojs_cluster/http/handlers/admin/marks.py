@@ -43,7 +43,7 @@ _decoder = msgspec.json.Decoder(MarkBody)
 async def list_marks(app: App, request: Request) -> Response:
     """List the marks on the charts, the oldest first.
 
-    Marks are about all queues, so each API key with this scope sees them.
+    Marks are about all queues and tenants, so API keys for some of them do not see them.
 
     ``GET /ojs/v1/admin/marks?since&until``
     """

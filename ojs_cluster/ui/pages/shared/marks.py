@@ -15,10 +15,14 @@ from ojs_cluster.ui.visit import Answer, Visit
 async def read_marks(visit: Visit, chosen: str) -> list[dict[str, Any]] | None:
     """Return the marks of a time span, the oldest first; None if they cannot be read.
 
+    A user who may see some queues only sees none, because marks are about all of them.
+
     Args:
         visit: the request.
         chosen: the age of the oldest mark, such as ``24h``.
     """
+    if not visit.sees_cluster:
+        return []
     known = await visit.shared_or_last("admin", "marks", since=chosen)
     if known is None:
         return None
