@@ -39,6 +39,9 @@ _MAX_TOTAL_JOBS: Final = 16
 """All definitions of a workflow together may be as large as this number of jobs of maximum size.
 Each definition repeats the workflow's options, so the definitions of a small request could be a
 thousand times as large as the request."""
+MAX_DEPENDENCIES: Final = 10_000
+"""Maximum number of dependencies between the steps of a workflow. Every response with the workflow
+names all of them. A callback without ``depends_on`` depends on every step beside it."""
 _MAX_NAME_CHARACTERS: Final = 255
 _NULL: Final = Raw(b"null")
 _KINDS: Final = frozenset({"chain", "group", "batch", "dag"})
@@ -135,6 +138,7 @@ class _Reader:
     declares_limit: set[int] = field(default_factory=set)
     limit_keys: set[str] = field(default_factory=set)
     total_bytes: int = 0
+    dependencies: int = 0
 
     def composite(self, attributes: dict[str, Raw], parent: int, path: str, level: int) -> int:
         """Add a chain, group, batch or graph with its children; return its number.
@@ -316,13 +320,30 @@ class _Reader:
                 deps[number_of[label]] = None
             if item.callback:
                 deps = deps or dict.fromkeys(steps)
+                self._count(deps, item)
                 trigger = TRIGGERS[item.callback]
                 self._change(number, deps=tuple(deps), trigger=trigger, callback=item.callback)
                 continue
             if kind == "chain" and previous is not None:
                 deps[previous] = None
             previous = number
+            self._count(deps, item)
             self._change(number, deps=tuple(deps))
+
+    def _count(self, deps: Collection[int], item: _Item) -> None:
+        """Count the dependencies of a step.
+
+        Raises:
+            PayloadTooLarge: the workflow has too many.
+        """
+        self.dependencies += len(deps)
+        if self.dependencies > MAX_DEPENDENCIES:
+            raise PayloadTooLarge(
+                f"the steps of a workflow have at most {MAX_DEPENDENCIES} dependencies: "
+                "let a chain of groups order many steps",
+                field=f"{item.path}.depends_on",
+                limit=MAX_DEPENDENCIES,
+            )
 
     def _add(self, node: WorkflowNode, path: str) -> int:
         self.nodes.append(node)

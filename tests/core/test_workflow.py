@@ -21,7 +21,12 @@ from ojs_cluster.core.workflow import (
     inputs,
     render,
 )
-from ojs_cluster.core.workflow_request import MAX_LEVELS, NewWorkflow, parse_workflow
+from ojs_cluster.core.workflow_request import (
+    MAX_DEPENDENCIES,
+    MAX_LEVELS,
+    NewWorkflow,
+    parse_workflow,
+)
 
 
 def job(type: str = "t", **members: Any) -> dict[str, Any]:
@@ -219,6 +224,29 @@ def test_a_long_chain_needs_no_deep_recursion() -> None:
     plan = parse(steps=steps[::-1]).plan
     assert evaluate(plan, "." * 1000).ready == [999]
     assert evaluate(plan, "c" * 1000).state == COMPLETED
+
+
+def test_the_dependencies_of_a_workflow_are_bounded() -> None:
+    """Each response with the workflow names all of them, however small the request was."""
+    first = [f"a{number}" for number in range(100)]
+    steps = [job(id=label) for label in first]
+    steps += [job(id=f"b{number}", depends_on=first) for number in range(100)]
+    plan = parse(steps=steps).plan
+    assert sum(len(node.deps) for node in plan.jobs) == MAX_DEPENDENCIES
+    with pytest.raises(PayloadTooLarge) as refused:
+        parse(steps=[*steps, job(id="c", depends_on=["b0"])])
+    assert refused.value.details["limit"] == MAX_DEPENDENCIES
+    assert refused.value.field == "steps[200].depends_on"
+    # Levels count together, and a callback waits for each step without naming it.
+    half = {"steps": steps[:150]}
+    with pytest.raises(PayloadTooLarge):
+        parse(type="group", jobs=[half, half, {"steps": steps[:102]}])
+    callbacks = [
+        job(id=f"k{number}", options={"callback_type": "on_complete"}) for number in range(101)
+    ]
+    with pytest.raises(PayloadTooLarge):
+        parse(steps=[*steps[:100], *callbacks])
+    assert len(parse(steps=[*steps[:100], *callbacks[:100]]).plan.jobs) == 200
 
 
 def test_a_plan_survives_storage() -> None:
