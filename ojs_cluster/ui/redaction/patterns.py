@@ -19,7 +19,10 @@ _MAX_GLOB: Final = 100
 _CARD_SIZES: Final = range(13, 20)
 _ENDS_OF_WORDS: Final = "\"'<>(),;:="
 """What ends a word, beside blanks, unless a pattern has it."""
-_digits: Final = re.compile(r"(?<![0-9])[0-9](?:[ -]?[0-9]){12,}+")
+_BETWEEN_DIGITS: Final = r"(?:[ \u00a0\u2007\u202f\u2010-\u2015-]|(?<=[0-9]{4})[._/](?=[0-9]{4}))?"
+"""What separates the groups of digits of a card number. Dots and the like also separate the parts
+of other numbers, such as times and addresses, whose parts are shorter than those of cards."""
+_digits: Final = re.compile(rf"(?<![0-9])[0-9](?:{_BETWEEN_DIGITS}[0-9]){{12,}}+")
 _groups: Final = re.compile(r"[0-9]+")
 _emails: Final = re.compile(
     r"(?<![\w.%+-])[\w.%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+"
@@ -164,7 +167,8 @@ def _hide_cards(found: re.Match[str]) -> str:
         for last in range(shortest, bisect_left(counts, begun + _CARD_SIZES.stop)):
             ended = counts[last]
             of = sums[ended % 2]  # the last digit but one counts twice
-            if (of[ended] - of[begun]) % 10 == 0:
+            is_decimal = text.count(".", start, groups[last - 1][1]) == 1
+            if (of[ended] - of[begun]) % 10 == 0 and not is_decimal:
                 if start >= done:
                     shown += [text[done:start], HIDDEN]
                 done = max(done, groups[last - 1][1])
