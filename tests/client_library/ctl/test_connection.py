@@ -22,6 +22,7 @@ import pytest
 
 from ojs_client.ctl import profile
 from ojs_client.ctl.app import cli
+from ojs_client.ctl.output import compact
 from ojs_client.ctl.text import parse_duration, rate, safe, short_span
 from tests.client_library.ctl.conftest import Ctl
 from tests.server.programs import free_port
@@ -204,6 +205,10 @@ def test_spans_and_control_characters() -> None:
     given = {"500ms": 0.5, "2": 2, "1.5m": 90, "2h": 7200, "7d": 604_800}
     assert {text: parse_duration(text) for text in given} == given
     assert safe("a\nb\x1b\u202e") == "a\\x0ab\\x1b\\u202e"
+    for hidden in "\u061c\u200b\u200d\u200e\u2066\ufeff":
+        escaped = f"\\u{ord(hidden):04x}"
+        assert safe(f"a{hidden}", keep_lines=True) == safe(f"a{hidden}") == f"a{escaped}"
+        assert compact(f"a{hidden}") == f'"a{escaped}"'
 
 
 # -- a terminal

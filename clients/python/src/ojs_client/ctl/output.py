@@ -20,7 +20,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from ojs_client.ctl.text import safe
+from ojs_client.ctl.text import MISLEADING, safe
 
 Format: TypeAlias = Literal["table", "wide", "json", "jsonl", "name"]
 FORMATS: Final[tuple[Format, ...]] = ("table", "wide", "json", "jsonl", "name")
@@ -29,8 +29,8 @@ Row: TypeAlias = Mapping[str, Any]
 _GAP: Final = "  "
 _UNLIMITED: Final = 1_000_000
 """The width of a table that is not shortened."""
-_NOT_PRINTED: Final = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Characters that JSON allows and terminals obey: control characters, and changes of direction."""
+_NOT_PRINTED: Final = re.compile(f"[{MISLEADING}]")
+"""Characters that JSON allows and terminals obey or do not show."""
 STATE_STYLES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("active", "running"), "cyan"),
     **dict.fromkeys(("completed", "delivered", "ok", "yes"), "green"),

@@ -6,19 +6,20 @@ import re
 from datetime import UTC, datetime
 from typing import Any, Final
 
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-_CONTROL_BUT_LINES: Final = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
-)
+MISLEADING: Final = r"\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+"""Characters of a set in a regular expression: control characters above the blank, changes of
+direction, and invisible characters. The dashboard marks the same ones."""
+_CONTROL: Final = re.compile(rf"[\x00-\x1f{MISLEADING}]")
+_CONTROL_BUT_LINES: Final = re.compile(rf"[\x00-\x08\x0b-\x1f{MISLEADING}]")
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
 _UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def safe(text: str, *, keep_lines: bool = False) -> str:
-    r"""Return a text with its control characters escaped, as in ``\x1b``.
+    r"""Return a text with its control and invisible characters escaped, as in ``\x1b``.
 
     Clients choose types, arguments and errors of jobs. A terminal would obey control characters
-    in them.
+    in them, and show other characters in another order or not at all.
 
     Args:
         text: the text.
