@@ -13,20 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from ruamel.yaml import YAML
 
 from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.core.config.parsers import networks
 from ojs_cluster.server.config.all_variables import VARIABLES
+from ojs_cluster.server.embedded.binaries import find_server
 from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from tests.helm.test_pods import failover_s, longest_poll_s
 from tests.image.dockerfile import read_stages
+from tests.server.programs import free_port
 from tests.support.servers import own_server, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 FILE = ROOT / "docker-compose.yml"
 COMPOSE: Any = YAML(typ="safe").load(FILE)
 SERVICES: Any = COMPOSE["services"]
+PROXY = (ROOT / COMPOSE["configs"]["haproxy"]["file"]).read_text()
 VALKEYS = [name for name in SERVICES if name.startswith("valkey-")]
 CLI = shutil.which("valkey-cli") or shutil.which("redis-cli")
 HAPROXY = shutil.which("haproxy")
@@ -64,7 +68,7 @@ def test_it_is_the_installation_that_the_readme_draws() -> None:
 
 def test_jobs_are_kept_on_disk_and_never_evicted() -> None:
     for name in VALKEYS:
-        command = SERVICES[name]["command"]
+        (command,) = SERVICES[name]["command"]
         for option in (
             "--cluster-enabled yes",
             "--appendonly yes",
@@ -87,6 +91,52 @@ def test_nothing_may_write_or_gain_rights_and_only_the_proxy_is_published() -> N
     assert SERVICES["api"]["environment"]["OJS_API_KEY"].startswith("${OJS_API_KEY:?")
 
 
+def test_only_holders_of_the_password_reach_valkey(tmp_path: Path) -> None:
+    """The script that starts each node runs here with the server of the tests."""
+    links, password = tmp_path / "bin", "a long $HOME text"
+    links.mkdir()
+    (links / "valkey-server").symlink_to(find_server().path)
+    port = free_port()
+    (script,) = SERVICES[VALKEYS[0]]["command"]
+    assert script.count("valkey-server -") == 1
+    script = script.replace("valkey-server -", f"valkey-server - --port {port} --dir {tmp_path}")
+    env = {"PATH": f"{links}:{os.environ['PATH']}", "REDISCLI_AUTH": password}
+    command = [*SERVICES[VALKEYS[0]]["entrypoint"], interpolated(script)]
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as started:
+        try:
+            with (
+                redis.Redis(port=port) as stranger,
+                redis.Redis(port=port, password=password) as owner,
+            ):
+                wait_until(lambda: answers(owner), what="the server has started")
+                with pytest.raises(redis.AuthenticationError):
+                    stranger.ping()
+                assert owner.config_get("masterauth") == {"masterauth": password}
+            arguments = Path(f"/proc/{started.pid}/cmdline").read_bytes()
+            assert password.encode() not in arguments
+            assert b"valkey-server" in arguments, "the server gets the signals of Docker"
+        finally:
+            started.terminate()
+    for name in ("api", "scheduler"):
+        given = SERVICES[name]["environment"]["OJS_REDIS_PASSWORD"]
+        assert given == SERVICES[VALKEYS[0]]["environment"]["REDISCLI_AUTH"]
+        assert given.startswith("${VALKEY_PASSWORD:?")
+
+
+def answers(client: redis.Redis) -> bool:
+    """Return whether a server answers."""
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
+
+
+def test_compose_can_create_what_it_mounts_into_read_only_containers() -> None:
+    """It refuses texts and variables there: only files can be mounted."""
+    for kind in ("configs", "secrets"):
+        assert all(set(each) == {"file"} for each in COMPOSE.get(kind, {}).values())
+
+
 def test_every_variable_is_one_that_the_server_knows() -> None:
     known = {variable.name for variable in VARIABLES}
 
@@ -106,7 +156,7 @@ def test_containers_are_given_longer_to_stop_than_they_need() -> None:
 
 
 def test_the_proxy_waits_longer_than_a_long_poll_and_repeats_nothing_that_was_sent() -> None:
-    content = COMPOSE["configs"]["haproxy"]["content"]
+    content = PROXY
     timeouts = dict(re.findall(r"^ *timeout (\S+) (\d+)s$", content, re.MULTILINE))
     assert min(int(timeouts["server"]), int(timeouts["client"])) > longest_poll_s()
     assert re.findall(r"^ *retry-on (.*)$", content, re.MULTILINE) == ["conn-failure"]
@@ -114,7 +164,7 @@ def test_the_proxy_waits_longer_than_a_long_poll_and_repeats_nothing_that_was_se
 
 def checks() -> tuple[int, int]:
     """Seconds between two checks of a node, and how many of them take it out."""
-    content = COMPOSE["configs"]["haproxy"]["content"]
+    content = PROXY
     ((inter, fall),) = re.findall(r"\bcheck inter (\d+)s fall (\d+)\b", content)
     return int(inter), int(fall)
 
@@ -122,19 +172,19 @@ def checks() -> tuple[int, int]:
 def test_the_proxy_keeps_its_nodes_while_a_master_is_replaced() -> None:
     # No node is ready during that time: one lost master would stop all shards.
     (timeout_ms,) = {
-        re.search(r"--cluster-node-timeout (\d+)", SERVICES[name]["command"])[1]  # type: ignore[index]
+        re.search(r"--cluster-node-timeout (\d+)", SERVICES[name]["command"][0])[1]  # type: ignore[index]
         for name in VALKEYS
     }
     inter_s, fall = checks()
     assert inter_s * (fall - 1) > failover_s(int(timeout_ms) / 1000)
-    assert "option httpchk GET /ready" in COMPOSE["configs"]["haproxy"]["content"]
+    assert "option httpchk GET /ready" in PROXY
 
 
 def test_the_audit_has_the_addresses_of_the_load_balancers_clients() -> None:
     """Docker may forward a client under the network's gateway, which must not vouch for anybody."""
     trusted = SERVICES["api"]["environment"]["OJS_TRUSTED_PROXIES"]
     assert trusted == SERVICES["haproxy"]["networks"]["ojs"]["ipv4_address"]
-    assert "option forwardfor" in COMPOSE["configs"]["haproxy"]["content"]
+    assert "option forwardfor" in PROXY
     proxies = TrustedProxies(networks(interpolated(trusted)))
     assert proxies.client_of("10.87.0.10", "192.0.2.7, 10.87.0.1") == "10.87.0.1"
 
@@ -253,7 +303,7 @@ def test_a_node_whose_volume_was_lost_is_joined_again(six: Joined) -> None:
 @pytest.mark.skipif(HAPROXY is None, reason="needs haproxy")
 def test_the_proxy_takes_its_configuration(tmp_path: Path) -> None:
     file = tmp_path / "haproxy.cfg"
-    file.write_text(COMPOSE["configs"]["haproxy"]["content"])
+    file.write_text(PROXY)
 
     done = subprocess.run(
         [str(HAPROXY), "-c", "-f", file], capture_output=True, text=True, check=False
