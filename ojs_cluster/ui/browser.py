@@ -15,12 +15,17 @@ from ojs_cluster.http.request_ids import new_request_id
 from ojs_cluster.http.routing.router import Route
 from ojs_cluster.ui.settings import base_path
 from ojs_cluster.ui.static_files import CACHE_CONTROL, StaticFile
-from ojs_cluster.ui.visit import Download
+from ojs_cluster.ui.visit import Download, Visit
 
 SESSION: Final = "ojs_ui_session"
 SIGN_ON: Final = "ojs_ui_sign_on"
 """The cookie of a login by OpenID Connect that has begun."""
 NOTE: Final = "ojs_ui_note"
+_HOST_PREFIX: Final = "__Host-"
+"""Browsers accept a cookie with this prefix from this host alone, and over TLS only. So no other
+host of the domain, and nobody in the network, can give the browser a session of their choice."""
+STRICT_TRANSPORT: Final = ("Strict-Transport-Security", "max-age=31536000")
+"""Makes browsers use TLS for this host from now on."""
 _HTML: Final = "text/html; charset=utf-8"
 _NOTE_S: Final = 60
 CHOICE_S: Final = 365 * 86_400
@@ -117,6 +122,38 @@ def cookie(
         name, value, max_age_s, path=path, secure=secure, httponly=True, samesite=same_site
     )
     return "Set-Cookie", text
+
+
+def own_cookie(
+    name: str,
+    value: str,
+    visit: Visit,
+    path: str,
+    max_age_s: int,
+    *,
+    secure: bool = False,
+    same_site: Literal["Strict", "Lax"] = "Strict",
+) -> tuple[str, str]:
+    """Return the header that sets a cookie which decides who the user is; 0 s removes it.
+
+    Args:
+        name: the name of the cookie, without a prefix.
+        value: the value.
+        visit: the request.
+        path: the path of the cookie, unless it has a prefix, which needs another one.
+        max_age_s: how long the browser keeps the cookie, in seconds.
+        secure: whether the browser sends the cookie over TLS only, however this request came.
+        same_site: as for ``cookie``.
+    """
+    if visit.has_own_tls:
+        name, path = _HOST_PREFIX + name, "/"
+    secure = secure or visit.is_secure
+    return cookie(name, value, path, secure, max_age_s, same_site=same_site)
+
+
+def own_cookie_of(head: Request, name: str, *, has_own_tls: bool) -> str | None:
+    """Return the value of a cookie that ``own_cookie`` has set, None if there is none."""
+    return cookie_of(head, _HOST_PREFIX + name if has_own_tls else name)
 
 
 def note_cookie(text: str, failed: bool, path: str, secure: bool) -> tuple[str, str]:

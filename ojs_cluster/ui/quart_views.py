@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 from hypercorn.typing import HTTPScope
+from msgspec import structs
 from quart import Blueprint, request
 from quart.wrappers.response import ResponseBody
 from quart_trio.wrappers import TrioResponse
@@ -88,6 +89,8 @@ async def _add_headers(quart: OJSQuart, response: TrioResponse) -> TrioResponse:
     if quart.is_dashboard(read_head(request.scope).path):
         for name, value in browser.SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
+        if request.scheme == "https":
+            response.headers.setdefault(*browser.STRICT_TRANSPORT)
     return response
 
 
@@ -105,14 +108,14 @@ def _blueprint(
         view = partial(dashboard.answer, page)
         endpoint = add(page.method, page.rule, view)
         if page.method == "GET" and page.handler is not events.stream:
-            quart.views[endpoint] = view
+            quart.views[endpoint] = partial(_secured, view)
     add("POST", "/login", dashboard.logins.log_in)
     if oidc is not None:
         add("GET", "/oidc/login", partial(dashboard.logins.begin_sign_on, oidc))
         add("GET", "/oidc/callback", partial(dashboard.logins.finish_sign_on, oidc))
     add("POST", "/logout", partial(dashboard.answer, LOGOUT))
     send_file = partial(_send_file, dashboard)
-    quart.views[add("GET", "/static/<path:name>", send_file)] = send_file
+    quart.views[add("GET", "/static/<path:name>", send_file)] = partial(_secured, send_file)
     unknown = partial(_serve, partial(dashboard.answer, UNKNOWN))
     blueprint.add_url_rule(UNKNOWN.rule, "unknown", unknown, methods=["GET", "POST"])
     return blueprint
@@ -125,6 +128,17 @@ async def _redirect() -> TrioResponse:
     # A browser keeps a 308 and sends no request any more. At "/" another server may listen later.
     status = 302 if path == "/" else 308
     return _for_quart(browser.respond(status, b"", location=f"{up}ui/"))
+
+
+async def _secured(
+    view: Callable[..., Awaitable[Response]], asked: BrowserRequest, **more: Any
+) -> Response:
+    """Return the response of a view. Over its own TLS the server makes browsers keep to TLS."""
+    response = await view(asked, **more)
+    if asked.scheme != "https":
+        return response
+    headers = (*response.headers, browser.STRICT_TRANSPORT)
+    return structs.replace(response, headers=headers)
 
 
 async def _send_file(

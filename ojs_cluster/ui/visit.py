@@ -180,6 +180,7 @@ class Visit:
         form: the fields of the sent form.
         chosen: the values of the checked boxes named ``id``.
         is_secure: whether the browser uses TLS, to this server or to a trusted proxy.
+        has_own_tls: whether the browser uses TLS to this server, which has the host for itself.
         redaction: what the operator hides.
         follows_change: whether the browser comes from a change. The page then shows no shared
             replies, which may be from before the change.
@@ -203,6 +204,7 @@ class Visit:
     form: Mapping[str, str] = field(default_factory=dict)
     chosen: tuple[str, ...] = ()
     is_secure: bool = False
+    has_own_tls: bool = False
     follows_change: bool = False
     redaction: Redaction = NOTHING
     zone: ZoneInfo | None = None

@@ -14,14 +14,19 @@ import pytest
 import trio
 
 from ojs_cluster.core.access.scopes import PRESETS, Keyring, Principal, digest
+from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.hypercorn.quart_app import create_quart_app
 from ojs_cluster.http.messages import Request
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.ui import access, snapshots
 from ojs_cluster.ui.access import SESSION_S, FailedLogins, Sessions, is_own_form
 from ojs_cluster.ui.browser import respond
+from ojs_cluster.ui.quart_views import add_dashboard
 from ojs_cluster.ui.settings import UiSettings, base_path
 from ojs_cluster.ui.snapshots import Snapshots
 from ojs_cluster.ui.visit import Visit, local_target
+from tests.http.api import open_app, serving
+from tests.support.certificates import Certificates
 from tests.support.servers import wait_until
 from tests.ui.dashboard import KEYRING, KEYS, OWN, Running, dashboard
 from tests.ui.demo import Demo
@@ -435,3 +440,76 @@ def _logins_at_once(url: str, count: int) -> list[int]:
         for client in clients:
             client.sendall(b"key=wrong")
         return [int(client.recv(12).split()[1]) for client in clients]
+
+
+@pytest.mark.parametrize("lane", [False, True], ids=["hypercorn", "lane"])
+def test_without_api_keys_a_page_that_has_rebound_its_name_sees_no_page(
+    ui_redis: Embedded, lane: bool
+) -> None:
+    """Its requests come from the dashboard's own origin, as far as the browser knows."""
+    with dashboard(ui_redis, UiSettings(mode="full"), keyring=None, lane=lane) as it:
+        port = httpx.URL(it.url).port
+        for name, served in (("evil.example", False), ("localhost", True)):
+            own = {**OWN, "Host": f"{name}:{port}", "Origin": f"http://{name}:{port}"}
+            with httpx.Client(base_url=it.url, headers=own, timeout=60) as browser:
+                for path in ("/ui/", "/ui/queues", "/ui/jobs/values.json?field=queue", "/ui/none"):
+                    assert (browser.get(path).status_code != 403) is served, path
+                refresh = browser.get("/ui/queues", headers={"HX-Request": "true"})
+                assert refresh.status_code == (200 if served else 403)
+                form = browser.post(f"/ui/queues/rebound-{lane}/pause")
+                assert form.status_code == (303 if served else 403)
+                refresh = browser.get("/ui/queues", headers={"HX-Request": "true"})
+                assert refresh.status_code == (200 if served else 403)
+                if not served:
+                    assert "OJS_ALLOWED_HOSTS" in browser.get("/ui/").text
+                    assert browser.get("/ui/events/stream").status_code == 403
+                    listed = httpx.get(f"{it.url}/ojs/v1/queues", timeout=60)
+                    assert listed.status_code == 200
+                    assert f"rebound-{lane}" not in listed.text
+
+
+@pytest.mark.parametrize("lane", [False, True], ids=["hypercorn", "lane"])
+async def test_over_own_tls_no_other_host_can_choose_the_session(
+    standalone: Embedded, certificates: Certificates, lane: bool
+) -> None:
+    tls = {name[4:].lower(): path for name, path in certificates.env.items()}
+    async with open_app(standalone, access=AccessControl(KEYRING)) as app:
+        quart = create_quart_app(app)
+        add_dashboard(quart, app, UiSettings(mode="full"))
+        async with (
+            serving(app, quart=quart, lane=lane, listening=tls) as port,
+            httpx.AsyncClient(
+                base_url=f"https://127.0.0.1:{port}", verify=certificates.client(), timeout=60
+            ) as browser,
+        ):
+            login = await browser.post("/ui/login", data={"key": "admin-key"}, headers=OWN)
+            assert login.status_code == 303
+            session = login.headers["set-cookie"]
+            assert session.startswith("__Host-ojs_ui_session=")
+            attributes = set(session.split("; ")[1:])
+            assert {"Secure", "HttpOnly", "Path=/", "SameSite=Strict"} <= attributes
+            assert "Domain" not in session
+            refresh = {"HX-Request": "true"}
+            for path, headers in (("/ui/", {}), ("/ui/queues", refresh), ("/ui/static/app.js", {})):
+                page = await browser.get(path, headers=headers)
+                assert page.status_code == 200, path
+                kept = page.headers.get_list("strict-transport-security")
+                assert kept == ["max-age=31536000"], path
+            moved = await browser.get("/ui")
+            assert (moved.status_code, moved.headers["strict-transport-security"]) == (308, kept[0])
+            # A name without the prefix may come from another host of the domain.
+            value = browser.cookies["__Host-ojs_ui_session"]
+            browser.cookies.clear()
+            plain = await browser.get("/ui/", headers={"Cookie": f"ojs_ui_session={value}"})
+            assert plain.status_code == 303
+            browser.cookies.set("__Host-ojs_ui_session", value)
+            ended = await browser.post("/ui/logout", headers=OWN)
+            assert ended.headers.get_list("set-cookie")[-1].startswith("__Host-ojs_ui_session=;")
+
+
+def test_without_own_tls_a_session_has_the_path_of_the_dashboard(running: Running) -> None:
+    with httpx.Client(base_url=running.url, timeout=60, headers=OWN) as browser:
+        login = browser.post("/ui/login", data={"key": "admin-key"})
+        assert login.headers["set-cookie"].startswith("ojs_ui_session=")
+        assert "Path=/ui/" in login.headers["set-cookie"]
+        assert "strict-transport-security" not in browser.get("/ui/").headers

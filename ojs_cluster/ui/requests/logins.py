@@ -103,9 +103,8 @@ class Logins:
             )
         browser.record_login(self._app, head, principal)
         following = local_target(form.get("next", ""))
-        session = browser.cookie(
-            browser.SESSION, cookie, self._visits.cookie_path(head), visit.is_secure, SESSION_S
-        )
+        path = self._visits.cookie_path(head)
+        session = browser.own_cookie(browser.SESSION, cookie, visit, path, SESSION_S)
         return browser.respond(303, b"", more=(session,), location=visit.root + following)
 
     async def begin_sign_on(
@@ -121,10 +120,15 @@ class Logins:
             )
         except Exception as error:
             return self._sign_on_failed(visit, error)
-        path, secure = self._visits.cookie_path(head), oidc.is_secure
         # The cookie must come back with the redirect of the provider, which is another site.
-        cookie = browser.cookie(
-            browser.SIGN_ON, begun.cookie, path, secure, ATTEMPT_S, same_site="Lax"
+        cookie = browser.own_cookie(
+            browser.SIGN_ON,
+            begun.cookie,
+            visit,
+            self._visits.cookie_path(head),
+            ATTEMPT_S,
+            secure=oidc.is_secure,
+            same_site="Lax",
         )
         return browser.respond(303, b"", more=(cookie,), location=begun.location)
 
@@ -135,7 +139,8 @@ class Logins:
         head = request.head
         visit = await self._visits.read(head, request.scheme)
         address, failed = self._app.audit.client_of(head), self._failed_sign_ons
-        brought = browser.cookie_of(head, browser.SIGN_ON) or ""
+        own_tls = visit.has_own_tls
+        brought = browser.own_cookie_of(head, browser.SIGN_ON, has_own_tls=own_tls) or ""
         try:
             secret = await self._secret.get()
             attempt = oidc.prove(secret, brought, visit.query, self._app.store.clock.now_s())
@@ -160,8 +165,10 @@ class Logins:
         browser.record_login(self._app, head, user)
         path, secure = self._visits.cookie_path(head), oidc.is_secure
         cookies = (
-            browser.cookie(browser.SESSION, session, path, secure, oidc.session_s),
-            browser.cookie(browser.SIGN_ON, "", path, secure, 0),
+            browser.own_cookie(
+                browser.SESSION, session, visit, path, oidc.session_s, secure=secure
+            ),
+            browser.own_cookie(browser.SIGN_ON, "", visit, path, 0, secure=secure),
         )
         # A redirect would still count as one of the provider, so browsers would not send the cookie
         # of the session, which is SameSite=Strict. The page makes them send it.
@@ -211,7 +218,8 @@ class Logins:
             # A proxy may send credentials of its own with another scheme.
             if authorization.lower().startswith("bearer"):
                 refusal_of_login(self._app, head, error)
-            cookie = browser.cookie_of(head, browser.SESSION)
+            own_tls = self._visits.has_own_tls(head, request.scheme)
+            cookie = browser.own_cookie_of(head, browser.SESSION, has_own_tls=own_tls)
         if cookie is None:
             return None
         secret, now = await self._secret.get(), self._app.store.clock.now_s()

@@ -56,7 +56,7 @@ class Responses:
                 kept_s = browser.CHOICE_S if value else 0
                 cookies.append(browser.cookie(name, value, path, secure, kept_s))
             if answer.end_session:
-                cookies.append(browser.cookie(browser.SESSION, "", path, secure, 0))
+                cookies.append(browser.own_cookie(browser.SESSION, "", visit, path, 0))
             return browser.respond(303, b"", more=tuple(cookies), location=answer.target)
         if visit.is_refresh and answer.status == 200:
             return self._send_fragment(visit, answer)

@@ -74,12 +74,20 @@ class Visits:
             f"{shown_scheme}://{self.hosts(head)[0]}{self._base(head)}",
             parameters,
             is_secure=is_secure,
+            has_own_tls=self.has_own_tls(head, scheme),
             follows_change=browser.note_of(head) is not None,
             redaction=self._redaction,
             zone=find_zone(browser.cookie_of(head, times.COOKIE) or ""),
             language=spoken,
             workers_by_queue=self._workers_by_queue,
         )
+
+    def has_own_tls(self, head: Request, scheme: str) -> bool:
+        """Return whether a browser uses TLS to this server, and no proxy is known to be between.
+
+        Behind a proxy, other servers may have the same host.
+        """
+        return scheme == "https" and not self._base(head) and not self._proxies.trusts(head.peer)
 
     def cookie_path(self, head: Request) -> str:
         """Return the path of cookies: that of the dashboard, as the browser sees it."""
