@@ -131,10 +131,15 @@ async def test_an_encoded_slash_stays_inside_its_segment(api: Api) -> None:
         ("", 400),
     ],
 )
-async def test_bodies_are_json_by_declaration(api: Api, content_type: str, status: int) -> None:
+async def test_bodies_are_json_by_declaration(
+    standalone: Embedded, content_type: str, status: int
+) -> None:
     body = {"type": "t", "args": []}
-    reply = await api.post("/ojs/v1/jobs", body, headers={"Content-Type": content_type})
-    assert reply.status == status
+    for keys in (None, ("k",)):
+        async with open_app(standalone, api_keys=keys) as app:
+            headers = {"Content-Type": content_type, "Authorization": "Bearer k"}
+            reply = await Api(app).post("/ojs/v1/jobs", body, headers=headers)
+        assert reply.status == status
 
 
 async def test_with_a_key_a_body_without_a_content_type_counts_as_json(
