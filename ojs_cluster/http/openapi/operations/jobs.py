@@ -50,7 +50,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     jobs.get: OperationDetails({200: shapes.WholeJob}),
     jobs.cancel: _CHANGED_JOB,
     jobs.activate: _CHANGED_JOB,
-    edit.change: OperationDetails({200: shapes.JobAnswer}, body=JobEditBody, errors=(409, 413)),
+    edit.change: OperationDetails({200: shapes.EnqueuedJob}, body=JobEditBody, errors=(409, 413)),
     batch.enqueue_many: OperationDetails({201: shapes.Batch}, body=BatchBody, errors=(409,)),
     history.get: OperationDetails({200: JobHistory}, parameters=p.page()),
     history.get_states: OperationDetails({200: StateHistory}, parameters=p.page()),
