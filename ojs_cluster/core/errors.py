@@ -219,6 +219,17 @@ class OutOfTime(BackendUnavailable):
     """The request's deadline left no time to call Redis. Redis itself may be available."""
 
 
+class ValidationBusy(BackendUnavailable):
+    """Args cannot be validated now. Redis itself may be available.
+
+    Args:
+        message: what happened.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, outcome="not_applied")
+
+
 class WritesRefused(BackendUnavailable):
     """Redis answers but refuses writes: it is out of memory, or its disk has failed."""
 

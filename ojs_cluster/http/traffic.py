@@ -10,7 +10,6 @@ processes end.
 
 from __future__ import annotations
 
-import mmap
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -67,13 +66,14 @@ class Traffic:
     """
 
     def __init__(
-        self, routes: Sequence[Route] = (), memory: mmap.mmap | None = None, process: int = 0
+        self, routes: Sequence[Route] = (), memory: memoryview | None = None, process: int = 0
     ) -> None:
         self._names = [_NO_ROUTE, *((route.method, route.template) for route in routes)]
         self._events_offset = len(self._names) * _ROW_NUMBERS
         self._part_length = self._events_offset + len(_EVENTS)
-        buffer = bytearray(self._part_length * _NUMBER_BYTES) if memory is None else memory
-        self._numbers = memoryview(buffer).cast("d")
+        if memory is None:
+            memory = memoryview(bytearray(self.size(routes, process + 1)))
+        self._numbers = memory.cast("d")
         self._part_start = process * self._part_length
         self._starts = {
             name: self._part_start + row * _ROW_NUMBERS for row, name in enumerate(self._names)

@@ -108,7 +108,10 @@ async def open_store(
             nursery.start_soon(store.unanswered_fetches.run, release)
             nursery.start_soon(store.job_counts.run, store)
             nursery.start_soon(store.pools.run, store)
-            yield store
+            try:
+                yield store
+            finally:
+                await store.schemas.process.close()
             await store.job_counts.finish(store)
             await store.pools.finish(store)
             await store.unanswered_fetches.finish(release)

@@ -282,7 +282,7 @@ async def test_requests_are_counted_by_route_never_by_path(counted: Api) -> None
 
 def test_processes_are_summed_and_a_replacement_continues_the_counters() -> None:
     get, post = ROUTES[0], ROUTES[7]
-    shared = mmap.mmap(-1, Traffic.size(ROUTES, 3))
+    shared = memoryview(mmap.mmap(-1, Traffic.size(ROUTES, 3)))
     one, two = Traffic(ROUTES, shared, 0), Traffic(ROUTES, shared, 2)
     one.count(get, 200, 0.0001)
     two.count(get, 503, 1000.0)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 
 import httpx
+import orjson
 import pytest
 
+from ojs_cluster.store.operations import processes
+from ojs_cluster.store.operations.processes import describe_process
 from tests.support.servers import wait_until
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
@@ -72,3 +77,25 @@ def test_a_key_for_some_queues_does_not_see_the_cluster(running: Running, demo: 
     with running.browser("email-key") as client:
         assert "is for some queues only" in page(client, "/ui/cluster", 403)
         assert 'href="./cluster"' not in page(client, "/ui/")
+
+
+def test_a_schema_that_ended_a_process_is_a_problem(admin: httpx.Client, running: Running) -> None:
+    store = running.app.store
+    described = replace(describe_process("api"), suspect_schemas=("email.send@2",))
+
+    async def report() -> None:
+        await processes._send(store, "host:1:a", orjson.dumps(described))
+
+    async def end() -> None:
+        await processes._send(store, "host:1:a", b"")
+
+    def shows(path: str) -> bool:
+        return "ended while it validated args" in page(admin, path)
+
+    running.run(report)
+    try:
+        for path in ("/ui/cluster", "/ui/"):
+            wait_until(partial(shows, path))
+            assert "email.send@2" in page(admin, path)
+    finally:
+        running.run(end)

@@ -2,11 +2,14 @@
 
 The library is ``jsonschema_rs`` (docs/adr/043). It is imported when the first schema is compiled,
 so a server without schemas does not load it.
+
+A process that serves clients calls ``check_here``, which validates what is clearly cheap. All else
+is for ``check``, which runs in a process that may be killed (docs/adr/058).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from ojs_cluster.core.errors import SchemaRefused
-from ojs_cluster.core.schemas.cost import MAX_NS, MAX_PATTERN_CHARACTERS, Cost
+from ojs_cluster.core.schemas.cost import HERE_NS, MAX_NS, MAX_PATTERN_CHARACTERS, Cost, Estimate
 from ojs_cluster.core.schemas.document import (
     ASSERTIONS,
     DIALECT,
@@ -35,10 +38,17 @@ MAX_ARGS_BYTES: Final = 1024 * 1024
 MAX_PROBLEMS: Final = 10
 """Maximum number of problems that are reported for one job."""
 _MAX_MESSAGE: Final = 300
-_EXPLAINED_STEPS: Final = 1_000
-_EXPLAINED_WORK: Final = 8_000_000
-"""An explanation takes 40 us per step, and may copy the args at each step. So all problems are only
-reported for few steps, and for few steps times bytes."""
+HERE_BYTES: Final = 32 * 1024
+"""Maximum size in bytes of args that are followed through a schema in a process that serves
+clients."""
+_HERE_ERRORS: Final = 100
+_HERE_ERROR_BYTES: Final = 512 * 1024
+"""The library collects all errors before it returns one. An error takes up to 40 us, and may hold a
+copy of the args. These are the maximum number of errors, and of errors times bytes, that are
+collected in a process that serves clients."""
+_MAX_ERRORS: Final = 5_000
+_MAX_ERROR_BYTES: Final = 8_000_000
+"""The maxima in the other process. Above them, only the first problem is reported."""
 _FIRST_PROBLEM_BYTES: Final = 64 * 1024
 """Maximum size of args of which the first problem is reported when there are more steps."""
 
@@ -84,39 +94,100 @@ class CompiledSchema:
         )
         self._validator = _compile(document)
 
-    def problems(self, args: bytes) -> list[Problem]:
+    def check_here(self, args: bytes, *, explain: bool = True) -> list[Problem] | None:
         """Return why args do not match; an empty list if they match.
 
         Args:
             args: the JSON of the args.
+            explain: whether the problems are to be named. Otherwise the one problem is that the
+                args do not match.
+
+        Returns:
+            None if this validation, or its explanation, may take too long for a process that serves
+            clients.
+        """
+        if len(args) > MAX_ARGS_BYTES:
+            return [_problem(f"args above {MAX_ARGS_BYTES} bytes cannot be validated")]
+        coarse = self._cost.coarse_ns(args)
+        is_simple = coarse is not None and coarse <= HERE_NS
+        if not is_simple and len(args) > HERE_BYTES:
+            return None
+        try:
+            value = msgspec.json.decode(args)
+        except msgspec.DecodeError as error:
+            return [_unreadable(error)]
+        if not is_simple and self._cost.exact(value, here=True) is None:
+            return None
+        if self._validator.is_valid(value):
+            return []
+        if not explain:
+            return [UNEXPLAINED]
+        estimate = self._cost.exact(value, here=True) if len(args) <= HERE_BYTES else None
+        if _is_explained(estimate, len(args), _HERE_ERRORS, _HERE_ERROR_BYTES):
+            return self._all_problems(value)
+        return None
+
+    def check(
+        self,
+        args: bytes,
+        *,
+        explain: bool = True,
+        on_mismatch: Callable[[], None] = lambda: None,
+    ) -> list[Problem]:
+        """Return why args do not match; an empty list if they match.
+
+        The time has no sure bound: call this in a process that may be killed.
+
+        Args:
+            args: the JSON of the args.
+            explain: whether the problems are to be named.
+            on_mismatch: called when it is sure that the args do not match, before the problems are
+                collected.
         """
         if len(args) > MAX_ARGS_BYTES:
             return [_problem(f"args above {MAX_ARGS_BYTES} bytes cannot be validated")]
         try:
             value = msgspec.json.decode(args)
         except msgspec.DecodeError as error:
-            return [_problem(f"the args cannot be read for validation: {error}")]
-        coarse = self._cost.coarse_ns(args)
-        if (coarse is None or coarse > MAX_NS) and self._cost.exact(value) is None:
-            return [_problem("the args are too large to be validated with this schema in time")]
+            return [_unreadable(error)]
+        estimate = self._cost.exact(value, here=False)
+        if estimate is None:
+            coarse = self._cost.coarse_ns(args)
+            if coarse is None or coarse > MAX_NS:
+                return [TOO_LARGE]
         if self._validator.is_valid(value):
             return []
-        return self._explain(args, value)
+        on_mismatch()
+        if not explain:
+            return [UNEXPLAINED]
+        if _is_explained(estimate, len(args), _MAX_ERRORS, _MAX_ERROR_BYTES):
+            return self._all_problems(value)
+        return self._first_problem(args, value)
 
-    def _explain(self, args: bytes, value: Any) -> list[Problem]:
-        cost = self._cost.exact(value)
-        steps = _EXPLAINED_STEPS + 1 if cost is None else cost[1]
-        if steps <= _EXPLAINED_STEPS and steps * len(args) <= _EXPLAINED_WORK:
-            errors = self._validator.evaluate(value).errors()
-            found = (_problem(each["error"], each["instanceLocation"]) for each in errors)
-            return list(dict.fromkeys(found))[:MAX_PROBLEMS]
+    def _all_problems(self, value: Any) -> list[Problem]:
+        errors = self._validator.evaluate(value).errors()
+        found = dict.fromkeys(_problem(each["error"], each["instanceLocation"]) for each in errors)
+        return list(found)[:MAX_PROBLEMS]
+
+    def _first_problem(self, args: bytes, value: Any) -> list[Problem]:
         if not self._has_choices and len(args) <= _FIRST_PROBLEM_BYTES:
             try:
                 self._validator.validate(value)
             except _library().ValidationError as error:
                 pointer = "".join(f"/{escaped(part)}" for part in error.instance_path)
                 return [_problem(error.message, pointer)]
-        return [_problem("the args do not match; they are too large to say where")]
+        return [UNEXPLAINED_LARGE]
+
+
+def _is_explained(
+    estimate: Estimate | None, size: int, max_errors: int, max_error_bytes: int
+) -> bool:
+    """Return whether all errors of args of this size may be collected."""
+    return (
+        estimate is not None
+        and estimate.errors <= max_errors
+        and estimate.errors * size <= max_error_bytes
+    )
 
 
 def _library() -> Any:
@@ -130,6 +201,16 @@ def _problem(message: str, pointer: str = "") -> Problem:
         # A message begins with the value and ends with what is wrong with it.
         message = f"{message[: _MAX_MESSAGE // 3]}...{message[-_MAX_MESSAGE * 2 // 3 :]}"
     return Problem(f"/args{pointer[:_MAX_MESSAGE]}", message)
+
+
+UNEXPLAINED: Final = _problem("the args do not match")
+"""The problem of a job of a batch after those whose problems are named."""
+UNEXPLAINED_LARGE: Final = _problem("the args do not match; they are too large to say where")
+TOO_LARGE: Final = _problem("the args are too large to be validated with this schema in time")
+
+
+def _unreadable(error: Exception) -> Problem:
+    return _problem(f"the args cannot be read for validation: {error}")
 
 
 def _decode_schema(raw: bytes) -> Any:

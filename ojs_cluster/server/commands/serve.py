@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import platform
 import socket
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from math import inf
 
 import trio
@@ -22,6 +24,7 @@ from ojs_cluster.server.logs import configure_logging
 from ojs_cluster.server.processes.supervisor import ChildSpec, Supervisor
 from ojs_cluster.server.read_api_keys import key_file_problems
 from ojs_cluster.server.tls import TlsFilesError, make_context
+from ojs_cluster.store.schemas.suspect_schemas import SuspectSchemas
 
 log = logging.getLogger("ojs.server")
 
@@ -103,10 +106,14 @@ def api_specs(
 ) -> list[ChildSpec]:
     """Return the API processes to start.
 
-    They inherit the listening socket, and shared memory for the counters of requests.
+    They inherit the listening socket, and shared memory for the counters of requests and for what
+    each of them validates.
     """
     listen_fd = listener.fileno()
     shared_fd = create_shared_memory()
+    size = SuspectSchemas.size(settings.listen.workers)
+    os.ftruncate(shared_fd, size)
+    suspects = SuspectSchemas(memoryview(mmap.mmap(shared_fd, size)))
     return [
         ChildSpec(
             name=f"api-{index}",
@@ -121,13 +128,24 @@ def api_specs(
                 str(shared_fd),
             ),
             pass_fds=(listen_fd, shared_fd),
+            on_end=partial(_blame, suspects, index),
         )
         for index in range(settings.listen.workers)
     ]
 
 
+def _blame(suspects: SuspectSchemas, index: int) -> None:
+    """Make suspect the schema with which an API process validated when it ended."""
+    if suspects.blame(index):
+        log.error(
+            "api-%d ended while it validated args: for ten minutes, its schema is only used in a "
+            "child process; the overview of the dashboard names the schema",
+            index,
+        )
+
+
 def create_shared_memory() -> int:
-    """Return a descriptor of empty memory; the child processes set its size and map it."""
+    """Return a descriptor of empty memory; the child processes extend it and map it."""
     # Without memfd_create (macOS) a temporary file takes its place. It would not work in a
     # container with a read-only file system.
     if hasattr(os, "memfd_create"):

@@ -50,6 +50,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch.long_poll import Waiters
 from ojs_cluster.store.migrations.layout import wait_until_outdated
 from ojs_cluster.store.operations.processes import describe_process, report_process
+from ojs_cluster.store.schemas.suspect_schemas import SuspectSchemas
 
 log = logging.getLogger("ojs.http")
 
@@ -119,8 +120,7 @@ class _ApiProcess:
         settings = child.settings
         self._child = child
         self._config = hypercorn_config(settings.listen)
-        counters = child.shared_memory(Traffic.size(ROUTES, settings.listen.workers))
-        self._traffic = Traffic(ROUTES, counters, child.index)
+        self._traffic, self._suspects = _map_shared_memory(child)
         self._audit = make_audit(settings, child.name, self._traffic)
         self._api_keys = ApiKeys(settings.access, os.environ, self._audit)
         self._http = http_settings(settings)
@@ -145,6 +145,7 @@ class _ApiProcess:
             nursery.start_soon(self._serve, sockets, tls, nursery.cancel_scope)
             async with contextlib.AsyncExitStack() as stack:
                 store = await open_store_when_ready(stack, child.settings)
+                store.schemas.suspects = self._suspects
                 await store.partitions.publish_default(store)
                 await store.webhooks.start(store, nursery)
                 await store.schemas.start(store, nursery)
@@ -238,6 +239,22 @@ class _ApiProcess:
         # not check them.
         gc.freeze()
         return app
+
+
+def _map_shared_memory(child: ChildProcess) -> tuple[Traffic, SuspectSchemas]:
+    """Return what the API processes share: the counters of requests, and the suspect schemas.
+
+    The suspect schemas come first, because their place does not depend on the routes, which the
+    supervisor does not know.
+    """
+    processes = child.settings.listen.workers
+    size = SuspectSchemas.size(processes)
+    memory = child.shared_memory(size + Traffic.size(ROUTES, processes))
+    if memory is None:
+        return Traffic(ROUTES, process=child.index), SuspectSchemas()
+    shared = memoryview(memory)
+    suspects = SuspectSchemas(shared[:size], child.index)
+    return Traffic(ROUTES, shared[size:], child.index), suspects
 
 
 def fast_lane(listen: ListenSettings, stop: trio.Event) -> FastLane | None:

@@ -66,6 +66,8 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
         async with contextlib.AsyncExitStack() as stack:
             store = await open_store_when_ready(stack, settings)
             store_is_open = True
+            # No supervisor would notice that a validation blocks this process.
+            store.schemas.validates_here = False
             nursery.start_soon(stop_when_outdated, store)
             if settings.listen.scheduler_port:
                 nursery.start_soon(audit.run, store)

@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -55,6 +55,7 @@ class ChildSpec:
         env: all environment variables of the child.
         args: further arguments.
         pass_fds: descriptors that the child inherits under the same numbers.
+        on_end: called each time the child has ended, before it is started again.
     """
 
     name: str
@@ -62,6 +63,7 @@ class ChildSpec:
     env: Mapping[str, str] = field(repr=False)
     args: tuple[str, ...] = ()
     pass_fds: tuple[int, ...] = ()
+    on_end: Callable[[], None] = lambda: None
 
 
 class Supervisor:
@@ -211,6 +213,7 @@ class Supervisor:
             finally:
                 del self._processes[spec.name]
                 self._heartbeats_from.discard(spec.name)
+            spec.on_end()
         return code
 
     async def _start(self, spec: ChildSpec, control_fd: int) -> trio.Process:

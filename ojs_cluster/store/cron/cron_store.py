@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ojs_cluster.core.cron.cron_job import occurrence_job_id
-from ojs_cluster.core.errors import MalformedJob, NotFound, QueueFull
+from ojs_cluster.core.errors import MalformedJob, NotFound, QueueFull, ValidationBusy
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.states import State
@@ -21,6 +22,8 @@ from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.schemas.validation import check_args
 from ojs_cluster.store.unique import locks
+
+log = logging.getLogger("ojs.store")
 
 HISTORY_KEPT = 100
 """Maximum number of entries in the history of a cron job."""
@@ -115,10 +118,16 @@ class RedisCronStore:
     async def check_args(self, job: NewJob) -> None:
         """Check the args of a job against the schema of its type.
 
+        Args that cannot be validated now are not refused: an occurrence must not be lost, nor delay
+        other cron jobs.
+
         Raises:
             ArgsRefused: the args do not match.
         """
-        await check_args(self.store, job)
+        try:
+            await check_args(self.store, job)
+        except ValidationBusy:
+            log.warning("the args of a cron job of type %s were not validated", job.type)
 
     async def enqueue(self, job: NewJob, store_before_ms: int, *, ignore_depth_bound: bool) -> str:
         """Store a job, as ``CronStore.enqueue``.

@@ -23,7 +23,7 @@ from ojs_cluster.store.jobs.change_priority import change_priority
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.runtime import Arg
-from ojs_cluster.store.schemas.validation import check_members
+from ojs_cluster.store.schemas.validation import Effort, check_members
 from ojs_cluster.store.search.index_values import index_keys
 
 _MAX_TRIES: Final = 4
@@ -60,6 +60,7 @@ async def edit(
     """
     if change.changes_only_priority:
         return await change_priority(store, job_id, change.options.priority, cause), []
+    effort = Effort()
     for tries_left in reversed(range(_MAX_TRIES)):
         job = await read_jobs.get(store, job_id)
         if check is not None:
@@ -71,7 +72,7 @@ async def edit(
         edited = await off_loop(partial(change.apply, stored, job.attempt), len(stored))
         warnings = []
         if "args" in change.given:
-            warnings = await check_members(store, job.type, edited.envelope)
+            warnings = await check_members(store, job.type, edited.envelope, effort)
         try:
             changed = await run_on_job(
                 store,

@@ -28,6 +28,7 @@ REPORT_S: Final = 10.0
 """Time in seconds between two reports of a process."""
 SILENT_MS: Final = 35_000
 """Time in ms since its last report after which a process counts as ended."""
+_MAX_SUSPECTS: Final = 10
 _LAST_REPORT_S: Final = 1.0
 """Time limit in seconds of the last report of a process that stops."""
 
@@ -49,6 +50,8 @@ class ProcessDescription:
         started_ms: when it started, in Unix milliseconds.
         clock_ahead_ms: how far its wall clock is ahead of Redis, in milliseconds; negative if it is
             behind.
+        suspect_schemas: the schemas with which another process of its node ended while it
+            validated, at most ``_MAX_SUSPECTS``.
     """
 
     kind: Literal["api", "scheduler"]
@@ -57,6 +60,7 @@ class ProcessDescription:
     python: str
     started_ms: int
     clock_ahead_ms: int = 0
+    suspect_schemas: tuple[str, ...] = ()
 
 
 def describe_process(store: Store, kind: Literal["api", "scheduler"]) -> ProcessDescription:
@@ -80,7 +84,11 @@ async def report_process(
     try:
         while True:
             if store.redis.is_responsive(store.keys.meta.slot):
-                present = replace(description, clock_ahead_ms=store.clock.process_ahead_ms)
+                present = replace(
+                    description,
+                    clock_ahead_ms=store.clock.process_ahead_ms,
+                    suspect_schemas=tuple(store.schemas.suspect_names()[:_MAX_SUSPECTS]),
+                )
                 await _send(store, identity, orjson.dumps(present))
             await trio.sleep(REPORT_S)
     finally:
@@ -126,4 +134,5 @@ def _parse(members: Any) -> ProcessDescription:
         str(members["python"]),
         int(members["started_ms"]),
         int(members.get("clock_ahead_ms", 0)),  # earlier versions report none
+        tuple(map(str, members.get("suspect_schemas", ()))),
     )

@@ -23,6 +23,8 @@ from ojs_cluster.store.schemas.schema_index import (
     read_changed,
     read_documents,
 )
+from ojs_cluster.store.schemas.suspect_schemas import SuspectSchemas, digest_of
+from ojs_cluster.store.schemas.validation_process import ValidationProcess
 from ojs_cluster.store.watched_copy import WatchedCopy
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class StoredSchema:
         self.record = record
         self.document = document
         self.version = record.parsed_version
+        self.digest = digest_of(document)
         self._compiled: CompiledSchema | SchemaRefused | None = None
 
     @property
@@ -73,12 +76,12 @@ class StoredSchema:
             log.error("the schema %s cannot be used: %s", self.name, error.message)  # noqa: TRY400
             self._compiled = error
 
-    def problems(self, args: bytes) -> list[Problem]:
-        """Return why args do not match, as ``CompiledSchema.problems``."""
+    def check_here(self, args: bytes, *, explain: bool) -> list[Problem] | None:
+        """Return why args do not match, as ``CompiledSchema.check_here``."""
         if self._compiled is None:
             self.compile()
         if isinstance(self._compiled, CompiledSchema):
-            return self._compiled.problems(args)
+            return self._compiled.check_here(args, explain=explain)
         return [Problem("/args", f"the stored schema cannot be used: {self._compiled}")]
 
 
@@ -131,6 +134,10 @@ class SchemaTable:
         )
         self.run = self._copy.run
         self.try_read = self._copy.try_read
+        self.process = ValidationProcess()
+        self.suspects = SuspectSchemas()
+        self.validates_here = True
+        """Whether cheap validations run in this process, and not in its child."""
         self.index = SchemaIndex()
         self.types: dict[str, TypeSchemas] = {}
         """All job types with a schema."""
@@ -203,6 +210,10 @@ class SchemaTable:
     def with_uri(self, uri: str) -> StoredSchema | None:
         """Return the schema with this URI."""
         return self._schemas.get(self.index.uris.get(uri, ""))
+
+    def suspect_names(self) -> list[str]:
+        """Return the names of the schemas that no process of this node may validate with."""
+        return [each.name for each in self.all() if each.digest in self.suspects]
 
     def all(self) -> list[StoredSchema]:
         """Return all schemas by type, newest version first."""

@@ -1,7 +1,8 @@
 """Validate the args of jobs that are enqueued (spec: ojs-schema-registry 7).
 
-A validation blocks the event loop for up to 40 ms at worst, and some microseconds typically
-(``core.schemas.cost``). Between the jobs of a batch other tasks run.
+A validation that is clearly cheap runs here, in some microseconds typically. All others run in a
+child process that can be killed (``validation_process``, docs/adr/058). Between the jobs of a batch
+other tasks run.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ojs_cluster.core.errors import ArgsRefused, OJSError
+from ojs_cluster.core.errors import ArgsRefused, OJSError, ValidationBusy
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.payload_limits import STORED_LIMITS
 from ojs_cluster.core.raw_json import object_members, string
-from ojs_cluster.core.schemas.compiled import Problem
+from ojs_cluster.core.schemas.compiled import TOO_LARGE, Problem
 from ojs_cluster.core.workflow_request import NewWorkflow
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.off_loop import off_loop
@@ -28,29 +29,60 @@ if TYPE_CHECKING:
 
 MAX_WARNINGS: Final = 100
 """Maximum number of warnings of one response."""
+MAX_EXPLAINED: Final = 10
+"""Maximum number of jobs of one request of which the problems are named."""
+MAX_KILLED: Final = 2
+"""Maximum number of validations of one request that may take too long. After these, no further job
+of the request is validated in the child process."""
 _PAUSE_S: Final = 0.01
 """Time in seconds after which validations let other tasks run."""
 
 
-async def check_args(store: Store, job: NewJob) -> list[str]:
+class Effort:
+    """What the validations of one request have taken."""
+
+    def __init__(self) -> None:
+        """Begin with the first job of a request."""
+        self._resumed = time.monotonic()
+        self.explained = 0
+        self.killed = 0
+
+    async def give_turn(self) -> None:
+        """Let other tasks run when this one has used the event loop for ``_PAUSE_S``."""
+        if time.monotonic() - self._resumed > _PAUSE_S:
+            await ensure_task()
+            await trio.lowlevel.checkpoint()
+            self._resumed = time.monotonic()
+
+
+async def check_args(store: Store, job: NewJob, effort: Effort | None = None) -> list[str]:
     """Validate the args of a job.
+
+    Args:
+        store: the store.
+        job: the job.
+        effort: what earlier jobs of the request have taken; None for a single job.
 
     Returns:
         Warnings, if the args do not match and the mode of the type is ``warn``.
 
     Raises:
         ArgsRefused: the args do not match, and the mode of the type is ``strict``.
+        ValidationBusy: the args cannot be validated now, and the mode of the type is ``strict``.
     """
-    return await check_members(store, job.type, job.body)
+    return await check_members(store, job.type, job.body, effort)
 
 
-async def check_members(store: Store, job_type: str, body: bytes) -> list[str]:
+async def check_members(
+    store: Store, job_type: str, body: bytes, effort: Effort | None = None
+) -> list[str]:
     """Validate the args of a job, as ``check_args`` does.
 
     Args:
         store: the store.
         job_type: the type of the job.
         body: the members of the job, as ``NewJob.body``.
+        effort: what earlier jobs of the request have taken; None for a single job.
     """
     schemas = store.schemas.validated.get(job_type)
     if schemas is None:
@@ -60,16 +92,49 @@ async def check_members(store: Store, job_type: str, body: bytes) -> list[str]:
     schema = schemas.choose(_text(attributes.get("version")), _text(attributes.get("schema")))
     if schema is None:
         return []
-    if not schema.is_compiled:
-        # Always in a thread: patterns make the time independent of the size.
-        await off_loop(schema.compile, len(schema.document), large=0)
-    problems = schema.problems(bytes(attributes["args"]))
+    is_strict = (schemas.policy.mode or store.settings.schema_mode) == "strict"
+    try:
+        problems = await _problems(store, schema, bytes(attributes["args"]), effort or Effort())
+    except ValidationBusy as error:
+        if is_strict:
+            raise
+        problems = [Problem("/args", error.message)]
     if not problems:
         return []
-    if (schemas.policy.mode or store.settings.schema_mode) == "strict":
+    if is_strict:
         raise _refusal(schema, problems)
     _log(schemas, schema, problems)
     return [f"Schema validation warning: {each.text()}" for each in problems]
+
+
+async def _problems(
+    store: Store, schema: StoredSchema, args: bytes, effort: Effort
+) -> list[Problem]:
+    """Return why args do not match; an empty list if they match.
+
+    Raises:
+        ValidationBusy: the args cannot be validated now.
+    """
+    table = store.schemas
+    explain = effort.explained < MAX_EXPLAINED
+    problems: list[Problem] | None = None
+    if table.validates_here and schema.digest not in table.suspects:
+        if not schema.is_compiled:
+            # Always in a thread: patterns make the time independent of the size.
+            await off_loop(schema.compile, len(schema.document), large=0)
+        table.suspects.begin(schema.digest)
+        try:
+            problems = schema.check_here(args, explain=explain)
+        finally:
+            table.suspects.end()
+    if problems is None:
+        if effort.killed >= MAX_KILLED:
+            return [TOO_LARGE]
+        outcome = await table.process.check(schema.document, args, explain=explain)
+        problems = outcome.problems
+        effort.killed += not outcome.in_time
+    effort.explained += bool(problems)
+    return problems
 
 
 async def check_each(
@@ -88,13 +153,13 @@ async def check_each(
     checked, warnings = list(jobs), list[str]()
     if not store.schemas.validated:
         return checked, warnings
-    turns = _Turns()
+    effort = Effort()
     for index, job in enumerate(jobs):
         if isinstance(job, OJSError) or job.type not in store.schemas.validated:
             continue
-        await turns.give()
+        await effort.give_turn()
         try:
-            found = await check_args(store, job)
+            found = await check_args(store, job, effort)
         except ArgsRefused as error:
             error.message = f"{name}[{index}]: {error.message}"
             error.args = (error.message,)
@@ -116,10 +181,10 @@ async def check_workflow(store: Store, new: NewWorkflow) -> list[str]:
     """
     validated = store.schemas.validated
     jobs: list[NewJob] = []
-    turns = _Turns()
+    effort = Effort()
     for node, definition in zip(new.plan.jobs, new.definitions, strict=True):
         if node.type in validated:
-            await turns.give()
+            await effort.give_turn()
             parse = partial(parse_job, definition, limits=STORED_LIMITS)
             jobs.append(await off_loop(parse, len(definition)))
     return await check_all(store, jobs, name="steps")
@@ -136,20 +201,6 @@ async def check_all(store: Store, jobs: Sequence[NewJob], *, name: str = "jobs")
         if isinstance(each, OJSError):
             raise each
     return warnings
-
-
-class _Turns:
-    """Lets other tasks run when this one has used the event loop for ``_PAUSE_S``."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-
-    async def give(self) -> None:
-        """Let other tasks run, if it is time."""
-        if time.monotonic() - self._began > _PAUSE_S:
-            await ensure_task()
-            await trio.lowlevel.checkpoint()
-            self._began = time.monotonic()
 
 
 def _text(raw: bytes | None) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ojs_cluster.ui.cluster_status import SLOTS
 from ojs_cluster.ui.formats import duration, number, size
+from ojs_cluster.ui.json_view import readable
 from ojs_cluster.ui.languages.translate import _, ngettext
 from ojs_cluster.ui.problems.problem import Problem
 
@@ -36,6 +37,7 @@ def problems_of_cluster(status: Mapping[str, Any], group: str) -> Iterator[Probl
     yield from _of_missing_replicas(status["masters"])
     yield from _of_schedulers(status, group)
     yield from _of_clocks(status)
+    yield from _of_suspect_schemas(status["processes"] or {})
 
 
 def _of_silent_masters(status: Mapping[str, Any]) -> Iterator[Problem]:
@@ -243,3 +245,20 @@ def _of_clocks(status: Mapping[str, Any]) -> Iterator[Problem]:
 def _named(names: Sequence[str]) -> str:
     """Return the first names of a list in one text."""
     return ", ".join(names[:_MAX_NAMED]) + (" …" if len(names) > _MAX_NAMED else "")
+
+
+def _of_suspect_schemas(processes: Mapping[str, Any]) -> Iterator[Problem]:
+    """Report the schemas with which an API process ended while it validated args."""
+    names = sorted({name for each in processes.values() for name in each["suspect_schemas"]})
+    if names:
+        yield Problem(
+            _(
+                "An API process ended while it validated args with a schema: %(names)s",
+                names=readable(_named(names)),
+            ),
+            _(
+                "For ten minutes the schema is only used in a child process. Simplify it, or find "
+                "out who sends such args."
+            ),
+            _PAGE,
+        )

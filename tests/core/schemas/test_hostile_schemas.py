@@ -40,7 +40,7 @@ def compiled_schema(schema: Json) -> CompiledSchema:
 
 
 def problems(schema: Json, args: Json) -> list[Problem]:
-    return compiled_schema(schema).problems(json.dumps(args).encode())
+    return compiled_schema(schema).check(json.dumps(args).encode())
 
 
 class Uncalled:
@@ -92,7 +92,9 @@ def test_a_validation_that_would_take_too_long_is_refused_before_it_begins(
 ) -> None:
     found = compiled_schema(schema)
     monkeypatch.setattr(found, "_validator", Uncalled())
-    (problem,) = found.problems(json.dumps(args).encode())
+    raw = json.dumps(args).encode()
+    assert found.check_here(raw) is None
+    (problem,) = found.check(raw)
     assert problem.pointer == "/args"
     assert TOO_LARGE in problem.message
 
@@ -106,7 +108,8 @@ def test_an_explanation_that_would_take_too_long_is_short(monkeypatch: pytest.Mo
             return validator.is_valid(value)
 
     monkeypatch.setattr(found, "_validator", Deciding())
-    (problem,) = found.problems(b"[1]")
+    assert found.check_here(b"[1]") is None
+    (problem,) = found.check(b"[1]")
     assert "too large to say where" in problem.message
 
 
@@ -245,7 +248,28 @@ def test_first_problem_of_large_args_is_reported() -> None:
 
 def test_numbers_keep_their_size() -> None:
     assert problems({"items": {"type": "integer"}}, [10**300]) == []
-    found = compiled_schema({"items": {"type": "number"}}).problems(b"[1e999]")
+    found = compiled_schema({"items": {"type": "number"}}).check(b"[1e999]")
     assert "cannot be read" in found[0].message
     args = b"[%b]" % (b"1," * (compiled.MAX_ARGS_BYTES // 2) + b"1")
-    assert "cannot be validated" in compiled_schema({}).problems(args)[0].message
+    assert "cannot be validated" in compiled_schema({}).check(args)[0].message
+
+
+@pytest.mark.parametrize("keyword", ["enum", "const"])
+def test_long_integers_in_arrays_of_a_schema_are_compared(keyword: str) -> None:
+    found = compiled_schema({"items": {keyword: [[10**30, 1]]}})
+    assert (
+        found.check(json.dumps([[[10**30, 1]] if keyword == "const" else [10**30, 1]]).encode())
+        == []
+    )
+    assert found.check(b"[[1000000000000000000000000000001, 1]]") != []
+
+
+def test_many_errors_are_not_collected_here() -> None:
+    found = compiled_schema({"items": {"required": [f"n{n}" for n in range(90)]}})
+    assert [each.message for each in found.check_here(b"[{}]") or ()] == [
+        f'"n{n}" is a required property' for n in range(compiled.MAX_PROBLEMS)
+    ]
+    assert found.check_here(b"[{},{}]") is None
+    assert found.check_here(b"[{},{}]", explain=False) == [compiled.UNEXPLAINED]
+    assert len(found.check(b"[{},{}]")) == compiled.MAX_PROBLEMS
+    assert len(found.check(b"[%b]" % b",".join([b"{}"] * 100))) == 1
