@@ -383,6 +383,8 @@ class Meta:
     """Sorted set of queue names in name order: all scores are 0."""
     partitions: bytes = b"ojs:{meta}:partitions"
     """Hash: the partition table, queue to layout. The field '' is the default, '#' the version."""
+    partition_changes: bytes = b"ojs:{meta}:partition_changes"
+    """Sorted set: the last changes of the partition table, '<version> <queue>' by version."""
     crons: bytes = b"ojs:{meta}:crons"
     """Sorted set of cron jobs by the ms at which the scheduler must check them."""
     cron_names: bytes = b"ojs:{meta}:cron_names"

@@ -5,6 +5,9 @@ processes that know different stages work together correctly:
 
 * More partitions: workers fetch from the new ones at once. Producers use them only after
   ``PROPAGATION_MS``, when every worker has read the change.
+* A higher default is announced first. No process uses the new partitions, but each process that
+  changes a setting of a queue copies it to them. The janitor then copies the settings of all
+  queues, and only after that the default grows (``store/queues/default_growth.py``).
 * Fewer partitions: producers stop using the old ones at once. Workers fetch from them until they
   are empty, and for at least ``DRAIN_MS``, when every producer has read the change.
 """
@@ -27,7 +30,11 @@ class PartitionLayout:
 
     Args:
         count: number of partitions that the queue has once its last change is complete.
-        previous_count: number of partitions that producers used before the last change.
+        previous_count: number of partitions that producers used before the last change. If it is
+            above ``open_count``, the change has only been announced, and this is the number of
+            partitions that the queue gets. 0 in an entry that the server made for a queue with
+            limits, because the default grew (see ``pinned``). Both are forms in which an earlier
+            version uses ``count`` partitions.
         open_count: number of partitions from which workers fetch. It is above ``count`` while old
             partitions drain.
         occupied_count: number of partitions that may hold data of the queue: jobs in any state,
@@ -69,11 +76,70 @@ class PartitionLayout:
         """Return whether every process has read the last change."""
         return now_ms - self.changed_at_ms >= PROPAGATION_MS
 
+    @property
+    def is_announced(self) -> bool:
+        """Return whether more partitions are announced that no process uses yet."""
+        return self.previous_count > self.open_count
+
+    @property
+    def is_pinned(self) -> bool:
+        """Return whether the server made the entry, because the queue has limits."""
+        return self.previous_count == 0
+
+    @property
+    def is_temporary(self) -> bool:
+        """Return whether the server made the entry, or needs it only until partitions close."""
+        return self.is_pinned or self.open_count > self.count
+
     def resized(self, count: int, now_ms: int) -> PartitionLayout:
         """Return the layout with another number of partitions."""
-        if count == self.count:
+        if count == self.count and self.is_pinned:  # from now on it is the wanted number
+            return replace(self, previous_count=count)
+        if count == self.count and not self.is_announced:
             return self
         return self._changed(count=count, min_open=count, now_ms=now_ms)
+
+    def reserved(self, count: int, now_ms: int) -> PartitionLayout:
+        """Return the layout in which ``count`` partitions get copies of the queue's settings."""
+        if count <= self.occupied_count:
+            return self
+        changed = self._changed(count=self.count, min_open=self.open_count, now_ms=now_ms)
+        return replace(changed, occupied_count=count)
+
+    def announced(self, count: int, now_ms: int) -> PartitionLayout:
+        """Return the layout that will have ``count`` partitions.
+
+        Fewer partitions, and old ones that are still open, are used without an announcement: they
+        have all copies.
+        """
+        if count <= self.open_count:
+            return self.resized(count, now_ms)
+        if self.previous_count == count:
+            return self
+        return PartitionLayout(
+            count=self.producer_count(now_ms),
+            previous_count=count,
+            open_count=self.open_count,
+            occupied_count=max(self.occupied_count, count),
+            changed_at_ms=now_ms,
+        )
+
+    def grown(self, now_ms: int) -> PartitionLayout:
+        """Return the layout with the announced partitions, after they have got their copies."""
+        return self.resized(self.previous_count, now_ms)
+
+    def pinned(self, now_ms: int) -> PartitionLayout:
+        """Return the entry of a queue that keeps its number of partitions when the default grows.
+
+        The limits of a queue are divided among its partitions, so their number must not change.
+        """
+        # An earlier version uses ``previous_count`` until the change is propagated.
+        changed_at_ms = min(self.changed_at_ms, now_ms - PROPAGATION_MS)
+        return replace(self, previous_count=0, changed_at_ms=changed_at_ms)
+
+    def without_announcement(self) -> PartitionLayout:
+        """Return the layout that holds until the announced partitions are used."""
+        return replace(self, previous_count=self.count) if self.is_announced else self
 
     def with_open(self, min_open: int, now_ms: int) -> PartitionLayout:
         """Return the layout with at least ``min_open`` open partitions.
@@ -109,6 +175,13 @@ class PartitionLayout:
             self.occupied_count > self.open_count and now_ms - self.changed_at_ms < 2 * DRAIN_MS
         )
 
+    def settled(self, now_ms: int) -> PartitionLayout:
+        """Return the layout without the number that producers used before a complete change."""
+        is_complete = self.open_count == self.count and self.is_propagated(now_ms)
+        if self.is_pinned or self.is_announced or not is_complete:
+            return self
+        return replace(self, previous_count=self.count)
+
     def equals_default(self, default: PartitionLayout) -> bool:
         """Return whether the queue needs no entry, because the table's default has the same effect.
 
@@ -121,7 +194,8 @@ class PartitionLayout:
 
     def can_close_partitions(self, now_ms: int) -> bool:
         """Return whether old partitions are open that may close as soon as they are empty."""
-        return self.open_count > self.count and now_ms - self.changed_at_ms >= DRAIN_MS
+        drains = self.open_count > self.count and not self.is_announced
+        return drains and now_ms - self.changed_at_ms >= DRAIN_MS
 
     def separated_from_default(self, live_count: int, now_ms: int) -> PartitionLayout:
         """Return a new entry for a queue that has used the default, with its old partitions open.

@@ -95,6 +95,14 @@ class RateLimits:
             rate_part(self.throttle),
         )
 
+    @property
+    def most_partitions(self) -> int:
+        """Largest number of partitions of which each has a quota of at least 1 of each limit."""
+        numbers = [rate.limit for rate in (self.rate, self.throttle) if rate]
+        if self.concurrency:
+            numbers.append(self.concurrency)
+        return min(numbers, default=MAX_LIMIT)
+
     def packed(self) -> str:
         """Return the form that scripts read: ``concurrency,limit:period,limit:period``.
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.open import check_eviction
-from ojs_cluster.store.queues.partition_maintenance import advance_changes
+from ojs_cluster.store.queues.default_growth import advance_growth
+from ojs_cluster.store.queues.partition_maintenance import STEP_ENTRIES, advance_changes
 from ojs_cluster.store.sweeps.retention import purge_due, remove_leftovers, retire_queues
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.tenants.weights import WeightsCheck
@@ -22,9 +23,10 @@ _PAGE_QUEUES = 100
 _PAGE_PAUSE_MS = 100
 # Maximum number of workflows without progress that one step checks. Each may have a thousand jobs.
 _MAX_CHECKED_WORKFLOWS = 20
-# Time in ms between two steps that complete changes of the number of partitions. It is shorter than
-# the time after which producers use new partitions (``ojs_cluster.core.partitions``).
+# Time in ms between two steps that complete changes of the number of partitions.
 _PARTITION_CHANGES_MS = 3000
+# The same, while the partition table has more entries than one step checks.
+_LARGE_TABLE_MS = 500
 # Time in ms until the weights of tenants are compared again in shards that did not answer.
 _SILENT_PAUSE_MS = 2000
 
@@ -87,7 +89,10 @@ def partitions_step(store: Store) -> Step:
 
     async def advance(_: int) -> StepResult:
         done = await advance_changes(store)
-        return SweepResult.with_pause(done, _PARTITION_CHANGES_MS)
+        if await advance_growth(store, _PAGE_QUEUES):
+            return SweepResult.with_pause(done, _PAGE_PAUSE_MS)
+        is_large = store.partitions.entry_count > STEP_ENTRIES
+        return SweepResult.with_pause(done, _LARGE_TABLE_MS if is_large else _PARTITION_CHANGES_MS)
 
     return advance
 

@@ -268,6 +268,7 @@ async def import_lines(
     """
     lines = _numbered(file)
     await _check_header(lines)
+    refused_queues: set[str] = set()
 
     def refuse(number: int, error: Exception) -> None:
         counts.refused += 1
@@ -278,12 +279,18 @@ async def import_lines(
         if isinstance(line, InvalidLine):
             refuse(number, line)
             return
+        if isinstance(line, JobLine) and line.queue in refused_queues:
+            # It could run although its queue was paused, or without the limits of the queue.
+            refuse(number, InvalidLine(f"the settings of queue '{line.queue}' were not restored"))
+            return
         try:
             kind, outcome = await _store(store, line)
         except BackendUnavailable:
             raise
         except (InvalidLine, OJSError) as error:
             refuse(number, error)
+            if isinstance(line, QueueLine):
+                refused_queues.add(line.name)
             return
         (counts.created if outcome == "created" else counts.existing)[kind] += 1
 

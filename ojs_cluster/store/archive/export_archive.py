@@ -155,8 +155,9 @@ async def _queues(store: Store, put: Callable[[str, ArchiveLine], None]) -> None
                     shard.slot, "HGET", shard.queue_counters(name), "acked", idempotent=True
                 )
                 fields[b"acked"] = b"%d" % (int(fields.get(b"acked", 0)) + int(acked or 0))
-            partitions = store.partitions.entries().get(name)
-            count = 0 if partitions is None else partitions.count
+            # Limits are divided among the partitions, whatever the default is elsewhere.
+            has_number = store.partitions.has_entry(name) or b"limits" in fields
+            count = store.partitions.layout(name).count if has_number else 0
             put("queues", QueueLine(name, fields, count, await get_defaults(store, name)))
     policy = await get_defaults(store, POLICY)
     if not policy.empty:

@@ -25,6 +25,7 @@ from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.jobs.tenant import is_tenant
+from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.core.payload_limits import STORED_LIMITS
 from ojs_cluster.core.queue_defaults import POLICY
 from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
@@ -40,12 +41,13 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.limits import depth_bounds, partition_quotas, rate_limits, rate_tokens
+from ojs_cluster.store.limits import depth_bounds, partition_quotas, rate_tokens
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
 from ojs_cluster.store.queues import pauses, queues
 from ojs_cluster.store.queues.lifecycle import create_queue
 from ojs_cluster.store.queues.partition_maintenance import set_partitions
+from ojs_cluster.store.queues.partitions import NO_ENTRY_LIMIT
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.search.index_values import index_keys
 from ojs_cluster.store.tenants import fair_share
@@ -93,8 +95,10 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
     overflow, fair = fields.pop(b"overflow", b""), fields.pop(b"fair", None)
     draining = fields.pop(b"draining", None)
     in_use = await _is_in_use(store, line.name)
-    if line.partitions:
-        await _partition(store, line.name, line.partitions)
+    wanted = RateLimits() if limits is None else unpack_limits(limits.decode())
+    has_limits = await partition_quotas.get_limits(store, line.name) != RateLimits()
+    if not has_limits:
+        await _partition(store, line.name, line.partitions, wanted, in_use=in_use)
     # Before all steps that create the queue. After a death between the two, a repeated import only
     # leaves the queue paused; after the other order it would run jobs.
     if paused is not None and not in_use:
@@ -103,8 +107,9 @@ async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
         await pauses.pause_or_resume(store, line.name, "drain")
     if fields.pop(b"kept", None) is not None:
         await create_queue(store, line.name, accept_existing=True)
-    if limits is not None and await partition_quotas.get_limits(store, line.name) == RateLimits():
-        await rate_limits.set_queue_limits(store, line.name, unpack_limits(limits.decode()))
+    if wanted != RateLimits() and not has_limits:
+        await store.queues.ensure(store, [line.name])
+        await partition_quotas.set_limits(store, line.name, wanted, must_divide=False)
     if bound is not None and await depth_bounds.get_bound(store, line.name) is None:
         packed = f"{bound.decode()} {overflow.decode()}"
         await depth_bounds.set_bound(store, line.name, depth_bounds.unpack_bound(packed))
@@ -136,11 +141,45 @@ async def _is_in_use(store: Store, queue: str) -> bool:
     return False
 
 
-async def _partition(store: Store, queue: str, count: int) -> None:
-    """Give a queue its exported number of partitions, unless the queue has a number already."""
-    await store.partitions.read(store)
-    if queue not in store.partitions.entries():
-        await set_partitions(store, queue, min(count, store.keys.max_partitions))
+async def _partition(
+    store: Store, queue: str, exported: int, limits: RateLimits, *, in_use: bool
+) -> None:
+    """Give a queue a number of partitions before its limits, so that they can be divided.
+
+    Args:
+        store: the store.
+        queue: the queue's name.
+        exported: the exported number, 0 for the default. A queue with an entry keeps its number.
+        limits: the limits that the queue gets. They are never refused, because its jobs would run
+            without limits: if they are too small, the queue gets fewer partitions.
+        in_use: whether other processes may use its partitions.
+    """
+    table = store.partitions
+    if exported:
+        await table.read(store)
+    else:
+        await table.try_read(store)
+    count = table.layout(queue).count
+    if exported and not table.has_entry(queue):
+        count = min(exported, store.keys.max_partitions)
+    count = min(count, limits.most_partitions)
+    layout = table.layout(queue)
+    if count == layout.count:
+        return
+    if in_use or count > layout.open_count:
+        await set_partitions(store, queue, count, max_entries=NO_ENTRY_LIMIT)
+        return
+    # No partition has anything to drain, and no setting to copy.
+    await table.update(
+        store,
+        queue,
+        lambda old, now_ms: replace(
+            PartitionLayout.of_count(count),
+            occupied_count=max(old.occupied_count, count),
+            changed_at_ms=now_ms,
+        ),
+        max_entries=NO_ENTRY_LIMIT,
+    )
 
 
 async def target_shard(store: Store, queue: str, job_id: str, *, in_first: bool = False) -> Shard:

@@ -23,6 +23,7 @@ from ojs_cluster.store.listed import Listed, Position
 from ojs_cluster.store.newest import read_newest
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.portions import PORTION_KEYS
+from ojs_cluster.store.queues.copied_settings import ensure_open
 from ojs_cluster.store.queues.queues import list_names_within
 from ojs_cluster.store.sorted_sets.read_sets import ShardKey, read_sizes
 from ojs_cluster.store.transactions.apply_steps import RETRY_KEYS
@@ -297,7 +298,7 @@ async def _retry_by_id(
     )
     with after_first_write():
         shard = await read_jobs.shard_of(store, job.queue, job_id)
-        await store.partitions.ensure_open(store, shard, [job.queue])
+        await ensure_open(store, shard, [job.queue])
     return job
 
 

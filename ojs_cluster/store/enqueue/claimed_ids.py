@@ -42,6 +42,7 @@ from ojs_cluster.store.enqueue.aliases import (
 )
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.queues.copied_settings import ensure_open
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import unique
 
@@ -155,7 +156,7 @@ async def _can_store_in_target(
     """
     job = jobs[claim.index]
     if await _is_partition(store, job, claim.target):
-        await store.partitions.ensure_open(store, claim.target, [job.queue])
+        await ensure_open(store, claim.target, [job.queue])
         return True
     if not await _should_claim_again(store, claim, len(jobs), deadline):
         raise BackendUnavailable(

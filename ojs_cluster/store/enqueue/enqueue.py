@@ -57,6 +57,7 @@ from ojs_cluster.store.enqueue.placement import (
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.portions import PORTION_BYTES
+from ojs_cluster.store.queues.copied_settings import ensure_open
 from ojs_cluster.store.search.index_values import index_bytes, with_digests
 from ojs_cluster.store.tenants.admission import Admitted
 from ojs_cluster.store.tenants.stored_jobs import admit_new_jobs
@@ -207,7 +208,7 @@ async def enqueue_with_id(
     """
     await store.queues.ensure(store, [job.queue])
     shard = store.keys.shard_of_id(job_id)
-    await store.partitions.ensure_open(store, shard, [job.queue])
+    await ensure_open(store, shard, [job.queue])
     if store.settings.search_index:
         [job] = await with_digests(store.settings, [job])
     part = [place(job_id, store.queue_defaults.apply(job), fields)]

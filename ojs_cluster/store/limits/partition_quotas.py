@@ -11,7 +11,8 @@ janitor finishes.
 When one of the limits is raised, no partition's part of it shrinks; when it is lowered, no part
 grows. So the order of the writes does not matter. After a change of the number of partitions it
 would matter: jobs that run in the old partitions would have to end before jobs may start in the new
-ones. So the number of partitions of a queue with limits cannot change.
+ones. So the number of partitions of a queue with limits cannot change: when the default grows, such
+a queue keeps its number (``PartitionTable.pin``).
 """
 
 from __future__ import annotations
@@ -35,13 +36,17 @@ _ANY = b"*"
 """Value of ``expected`` for a write that replaces any limits (see ``limit_queue.lua``)."""
 
 
-async def set_limits(store: Store, queue: str, limits: RateLimits) -> None:
+async def set_limits(
+    store: Store, queue: str, limits: RateLimits, *, must_divide: bool = True
+) -> None:
     """Set the limits of a whole queue, in all its partitions.
 
     Args:
         store: the store.
         queue: the queue's name.
         limits: the new limits; empty ones remove the limits.
+        must_divide: whether to refuse limits that cannot be divided among the open partitions.
+            Otherwise each of these may start one job, until there are fewer of them.
 
     Raises:
         ValidationFailed: a partition would have no quota, or the partitions are being changed.
@@ -50,7 +55,9 @@ async def set_limits(store: Store, queue: str, limits: RateLimits) -> None:
     await store.partitions.try_read(store)
     layout = store.partitions.layout(queue)
     if limits != RateLimits():
-        check_divisible(queue, limits, layout)
+        if must_divide:
+            check_divisible(queue, limits, layout)
+        await store.partitions.pin(store, queue)
     packed = limits.packed().encode() if limits != RateLimits() else b""
     first = store.keys.shard_of_queue(queue)
     await _write_quota(store, first, queue, packed, 0, layout.open_count)

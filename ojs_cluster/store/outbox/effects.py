@@ -8,6 +8,7 @@ from types import MappingProxyType
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import EffectHandler, Store
 from ojs_cluster.store.limits import rate_tokens
+from ojs_cluster.store.queues.copied_settings import open_if_used
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import unique
@@ -21,7 +22,7 @@ async def _queue_created(store: Store, shard: Shard, payload: bytes) -> None:
     """
     queue = payload.decode()
     await store.queues.register(store, queue)
-    await store.partitions.ensure_open(store, shard, [queue])
+    await open_if_used(store, shard, queue)
 
 
 EFFECTS: Mapping[str, EffectHandler] = MappingProxyType(

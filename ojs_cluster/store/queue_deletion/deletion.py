@@ -23,13 +23,12 @@ from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.store.bulk import operations
 from ojs_cluster.store.bulk.operation import BulkOperation, QueueDeletion
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import exhaustion
-from ojs_cluster.store.limits import depth_bounds, partition_quotas, rate_limits
+from ojs_cluster.store.limits import partition_quotas, rate_limits
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.queue_deletion.drains import begin_drain, end_drain, new_drain_token
 from ojs_cluster.store.queues import lifecycle, pauses
+from ojs_cluster.store.queues.copied_settings import ensure_open
 from ojs_cluster.store.queues.queues import get_stats
-from ojs_cluster.store.tenants import fair_share
 
 
 class DeletionStep(Enum):
@@ -172,8 +171,7 @@ async def try_to_delete(store: Store, deletion: QueueDeletion) -> DeletionStep:
 async def open_target(store: Store, deletion: QueueDeletion) -> None:
     """Make workers search the shards of the queue for jobs of the target.
 
-    The partitions of the target get its pause flag and other mirrored fields, before a job is
-    there.
+    The partitions of the target have copies of its settings, before a job is there.
 
     Raises:
         Conflict: the target cannot take the jobs any more.
@@ -182,14 +180,10 @@ async def open_target(store: Store, deletion: QueueDeletion) -> None:
     queue, target = deletion.queue, deletion.target
     opens = await _check_target(store, queue, target)
     for shard in await store.partitions.occupied_shards(store, queue):
-        await store.partitions.ensure_open(store, shard, [target])
+        await ensure_open(store, shard, [target])
     with after_first_write():
         if opens:  # limits may have been set meanwhile
             await _check_limits(store, queue, target, opens=True)
-        await pauses.mirror_flags(store, target)
-        await depth_bounds.mirror_bound(store, target)
-        await exhaustion.mirror_on_exhaustion(store, target)
-        await fair_share.mirror_fair_share(store, target)
 
 
 async def _check_target(store: Store, queue: str, target: str) -> bool:

@@ -5,6 +5,8 @@ In a round, the janitor maintains each registered queue once (``store/sweeps/ret
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -14,14 +16,21 @@ from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.limits import depth_bounds, partition_quotas
-from ojs_cluster.store.queues import partitions, pauses
-from ojs_cluster.store.queues.partitions import DEFAULT, NO_ENTRY_LIMIT
+from ojs_cluster.store.limits import partition_quotas
+from ojs_cluster.store.partial_failures import after_first_write
+from ojs_cluster.store.queues import partitions
+from ojs_cluster.store.queues.copied_settings import copy_settings
+from ojs_cluster.store.queues.partitions import (
+    DEFAULT,
+    NO_ENTRY_LIMIT,
+    DrainingDefault,
+    PartitionTable,
+)
 from ojs_cluster.store.queues.queues import get_partition_stats
-from ojs_cluster.store.tenants import fair_share
 
+STEP_ENTRIES: Final = 200
+"""Number of entries of the partition table that one step of the janitor checks."""
 UNUSED_MS: Final = 86_400_000
 """Time in milliseconds for which the partition table keeps the entry of an unregistered queue."""
 UNUSED_CROWDED_MS: Final = 3_600_000
@@ -30,7 +39,9 @@ _CROWDED: Final = 0.9
 """The table is crowded above this fraction of ``MAX_ENTRIES``."""
 
 
-async def set_partitions(store: Store, queue: str, count: int) -> PartitionLayout:
+async def set_partitions(
+    store: Store, queue: str, count: int, *, max_entries: int | None = None
+) -> PartitionLayout:
     """Give a queue another number of partitions. The queue need not exist.
 
     The change takes effect in stages (see ``core/partitions.py``). Repeating it changes nothing.
@@ -39,6 +50,7 @@ async def set_partitions(store: Store, queue: str, count: int) -> PartitionLayou
         store: the store.
         queue: the queue's name.
         count: the new number of partitions.
+        max_entries: maximum number of queues with an entry; None for that of operators.
 
     Raises:
         InvalidRequest: ``count`` is out of range, or the partition table is full.
@@ -46,16 +58,25 @@ async def set_partitions(store: Store, queue: str, count: int) -> PartitionLayou
         BackendUnavailable: Redis did not answer in time.
     """
     check_count(store, count)
-    old_count = (await get_partitions(store, queue)).count
+    old = await get_partitions(store, queue)
+    old_count = old.count
     if count != old_count and await _has_limits(store, queue):
         raise _has_limits_error(queue, old_count)
+    if count > old.occupied_count:
+        await store.partitions.update(
+            *(store, queue, lambda old, now_ms: old.reserved(count, now_ms)),
+            max_entries=max_entries,
+        )
+    if count > old.open_count:
+        with after_first_write():
+            await copy_settings(store, queue)
 
     def resized(old: PartitionLayout, now_ms: int) -> PartitionLayout:
         nonlocal old_count
         old_count = old.count
         return old.resized(count, now_ms)
 
-    layout = await store.partitions.update(store, queue, resized)
+    layout = await store.partitions.update(store, queue, resized, max_entries=max_entries)
     # Another request may have set limits since the check above.
     if count != old_count and await _has_limits(store, queue):
         await store.partitions.update(
@@ -63,10 +84,6 @@ async def set_partitions(store: Store, queue: str, count: int) -> PartitionLayou
         )
         await partition_quotas.update_quotas(store, queue)
         raise _has_limits_error(queue, old_count)
-    await pauses.mirror_flags(store, queue)
-    await depth_bounds.mirror_bound(store, queue)
-    await exhaustion.mirror_on_exhaustion(store, queue)
-    await fair_share.mirror_fair_share(store, queue)
     return layout
 
 
@@ -94,9 +111,9 @@ async def get_partitions(store: Store, queue: str) -> PartitionLayout:
 
 
 async def advance_changes(store: Store) -> int:
-    """Do the next step of each change of a number of partitions.
+    """Do the next step of changes of numbers of partitions, for the next ``STEP_ENTRIES`` entries.
 
-    New partitions get the mirrored fields. Old partitions are closed when they are empty. A closed
+    Copies of settings are corrected. Old partitions are closed when they are empty. A closed
     partition that got a late job is opened again. Two leaders may do this at the same time: a write
     is refused if another process has changed the entry since it was read. ``end_round`` closes the
     old partitions of queues without an entry of their own.
@@ -109,18 +126,19 @@ async def advance_changes(store: Store) -> int:
     """
     await store.partitions.read(store)
     now_ms = store.partitions.now_ms()
+    entries = store.partitions.next_entries(STEP_ENTRIES)
     changing = [
         queue
-        for queue, layout in store.partitions.entries().items()
-        if queue != DEFAULT and (layout.needs_check(now_ms) or not layout.is_propagated(now_ms))
+        for queue, layout in entries.items()
+        if layout.needs_check(now_ms) or not layout.is_propagated(now_ms)
     ]
     for queue in changing:
         await maintain_queue(store, queue)
-    return len(changing) + await remove_unused_entries(store)
+    return len(changing) + await remove_unused_entries(store, entries)
 
 
-async def remove_unused_entries(store: Store) -> int:
-    """Remove the entries of queues that do not exist; return how many were changed or removed.
+async def remove_unused_entries(store: Store, entries: Mapping[str, PartitionLayout]) -> int:
+    """Remove entries of queues that do not exist; return how many were changed or removed.
 
     A request can add an entry for any queue name. But the table has a maximum size, because every
     process has all of it in memory.
@@ -133,14 +151,10 @@ async def remove_unused_entries(store: Store) -> int:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    entries, now_ms = store.partitions.entries(), store.partitions.now_ms()
-    crowded = len(entries) > partitions.MAX_ENTRIES * _CROWDED
+    now_ms = store.partitions.now_ms()
+    crowded = store.partitions.entry_count > partitions.MAX_ENTRIES * _CROWDED
     kept_ms = UNUSED_CROWDED_MS if crowded else UNUSED_MS
-    old = [
-        queue
-        for queue, layout in entries.items()
-        if queue != DEFAULT and now_ms - layout.changed_at_ms >= kept_ms
-    ]
+    old = [queue for queue, layout in entries.items() if now_ms - layout.changed_at_ms >= kept_ms]
     if not old:
         return 0
     meta = store.keys.meta
@@ -182,12 +196,12 @@ async def maintain_queue(store: Store, queue: str) -> None:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    await pauses.mirror_flags(store, queue)
-    await partition_quotas.update_quotas(store, queue)
-    await depth_bounds.mirror_bound(store, queue)
-    await exhaustion.mirror_on_exhaustion(store, queue)
-    await fair_share.mirror_fair_share(store, queue)
-    checked = store.partitions.layout(queue)
+    await copy_settings(store, queue)
+    if store.partitions.layout(queue).is_pinned:
+        await _unpin(store, queue)
+    checked, now_ms = store.partitions.layout(queue), store.partitions.now_ms()
+    if checked.settled(now_ms).equals_default(store.partitions.default):
+        await store.partitions.update(store, queue, PartitionLayout.settled)
     if checked.occupied_count == checked.count:
         return
     shards = store.keys.partitions(queue, checked.occupied_count)
@@ -199,17 +213,41 @@ async def maintain_queue(store: Store, queue: str) -> None:
             live_count = max(live_count, number + 1)
 
     await run_concurrently(range(checked.count, checked.occupied_count), check)
-    has_entry = queue in store.partitions.entries()
-
-    def closed(current: PartitionLayout, now_ms: int) -> PartitionLayout:
+    if not store.partitions.has_entry(queue) and live_count <= checked.open_count:
+        if live_count > checked.count:
+            _note_open_default(store.partitions, queue, live_count)
+        return
+    await store.partitions.update(
+        store,
+        queue,
         # Another layout may have partitions that were not checked.
-        if current != checked:
-            return current
-        if not has_entry and live_count > current.count and current.can_close_partitions(now_ms):
-            return current.separated_from_default(live_count, now_ms)
-        return current.after_live_check(live_count, now_ms)
+        lambda current, now_ms: (
+            current.after_live_check(live_count, now_ms) if current == checked else current
+        ),
+        max_entries=NO_ENTRY_LIMIT,
+    )
 
-    await store.partitions.update(store, queue, closed, max_entries=NO_ENTRY_LIMIT)
+
+def _note_open_default(table: PartitionTable, queue: str, live_count: int) -> None:
+    """Note that a queue without an entry has jobs in old partitions of the default."""
+    if table.draining is None:
+        return
+    table.draining.live_counts[queue] = live_count
+    if len(table.draining.live_counts) > partitions.MAX_SEPARATED:
+        table.draining = None  # the default stays open, so no queue needs an entry
+
+
+async def _unpin(store: Store, queue: str) -> None:
+    """Give a queue the default number of partitions, if it has no limits any more.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    default = store.partitions.default
+    if default.is_announced or await _has_limits(store, queue):
+        return
+    with suppress(ValidationFailed):  # limits have been set meanwhile
+        await set_partitions(store, queue, default.count, max_entries=NO_ENTRY_LIMIT)
 
 
 async def begin_round(store: Store) -> None:
@@ -220,26 +258,42 @@ async def begin_round(store: Store) -> None:
     """
     await store.partitions.read(store)
     default = store.partitions.default
-    store.partitions.draining = (
-        default if default.can_close_partitions(store.partitions.now_ms()) else None
-    )
+    may_close = default.can_close_partitions(store.partitions.now_ms())
+    store.partitions.draining = DrainingDefault(default) if may_close else None
 
 
 async def end_round(store: Store) -> None:
     """Close the old partitions of the default layout, after a round has maintained each queue once.
 
-    The round has given an entry of its own to each queue with jobs in these partitions.
+    Queues with jobs in these partitions get an entry of their own first. If there are too many of
+    them, the round has ended with ``draining`` None, and the partitions stay open.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    checked, store.partitions.draining = store.partitions.draining, None
-    if checked is not None:
+    draining, store.partitions.draining = store.partitions.draining, None
+    if draining is None:
+        return
+    for queue, live_count in draining.live_counts.items():
         await store.partitions.update(
             store,
-            DEFAULT,
-            lambda old, now_ms: old.after_live_check(0, now_ms) if old == checked else old,
+            queue,
+            partial(_separated, store.partitions, queue, live_count),
+            max_entries=NO_ENTRY_LIMIT,
         )
+    await store.partitions.update(
+        store,
+        DEFAULT,
+        lambda old, now_ms: old.after_live_check(0, now_ms) if old == draining.layout else old,
+    )
+
+
+def _separated(
+    table: PartitionTable, queue: str, live_count: int, current: PartitionLayout, now_ms: int
+) -> PartitionLayout:
+    if table.has_entry(queue):
+        return current
+    return current.separated_from_default(live_count, now_ms)
 
 
 async def forget_closed_partitions(store: Store, queue: str) -> None:

@@ -1,9 +1,15 @@
 """This process's copy of the partition table: the shards that each queue is spread over.
 
 The table lies under the meta tag. It has one entry for the default layout, and one for each queue
-with another layout. The table is small, so each process keeps a copy of all of it. A background
-task checks every two seconds whether the table has changed. Requests wait for this task only if the
-copy is older than four seconds and the master of the meta tag answers.
+with another layout. Each process keeps a copy of all of it. A background task checks every two
+seconds whether the table has changed, and reads only the changes. Requests wait for this task only
+if the copy is older than four seconds and the master of the meta tag answers.
+
+Operators may give ``MAX_ENTRIES`` queues a layout. Other entries are made by the server, for queues
+that are registered: for queues with limits when the default grows, and for queues with jobs in old
+partitions. So there are at most as many as queues. The server removes them when they are not
+needed. A lowered default gets at most ``MAX_SEPARATED`` of them: it stays open until no more queues
+have jobs in its old partitions.
 
 While that master does not answer, requests use the last copy. The copy may be outdated if only this
 process cannot reach the master. Then this process may put a job into a partition that has been
@@ -18,9 +24,11 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from itertools import islice
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -49,10 +57,45 @@ _MIN_GROUP = 100
 
 A batch for one shard needs one script, but a batch over shards needs a cross-shard transaction."""
 MAX_ENTRIES = 1000
-"""Maximum number of queues with a layout of their own."""
+"""Maximum number of queues to which operators have given a layout."""
 NO_ENTRY_LIMIT = 2**53
 """Maximum number of entries for changes that must succeed even when the table is full."""
+MAX_SEPARATED = 1000
+"""Maximum number of queues that get an entry when old partitions of the default close."""
+_PAGE = 500
+"""Number of entries or changes that one script reads, in about a millisecond."""
 _ONE_PARTITION = PartitionLayout.of_count(1)
+# Cursors that ``read_partitions.lua`` returns.
+_LAST_CHANGE, _MORE_CHANGES, _LAST_PAGE = b"", b"+", b"0"
+# Equal entries share one object, because there may be as many entries as queues.
+_parsed = lru_cache(maxsize=1000)(PartitionLayout.parse)
+
+
+@dataclass(slots=True)
+class DrainingDefault:
+    """A round over all queues after which old partitions of the default may close.
+
+    Args:
+        layout: the default layout at the beginning of the round.
+        live_counts: queues without an entry that have jobs in old partitions: the number of the
+            last such partition, plus 1.
+    """
+
+    layout: PartitionLayout
+    live_counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class GrowingDefault:
+    """A round over all queues after which the announced partitions of the default are used.
+
+    Args:
+        layout: the default layout at the beginning of the round.
+        after: the last queue that was handled, empty for none.
+    """
+
+    layout: PartitionLayout
+    after: bytes = b""
 
 
 class PartitionTable:
@@ -61,15 +104,16 @@ class PartitionTable:
     def __init__(self) -> None:
         """Start with an empty copy; the first use reads the table."""
         self._entries: dict[str, PartitionLayout] = {}
+        self._used_default = _ONE_PARTITION
         self._version = b""
         self._clock_ahead_ms = 0.0
         self._read_at = self._next_read_at = self._replaced_at = float("-inf")
         self._is_publisher = self._published = self._unreadable = False
-        self.draining: PartitionLayout | None = None
-        """During a round over all queues: the default layout at its start.
-
-        None if no partition of the default may close in this round.
-        ``partition_maintenance.begin_round`` sets it."""
+        self.draining: DrainingDefault | None = None
+        """The state of a round over all queues, None if no partition of the default may close."""
+        self.growing: GrowingDefault | None = None
+        """The state of a round over all queues, None if no partition is announced."""
+        self._position = 0
 
     async def publish_default(self, store: Runtime) -> None:
         """Write this process's configured number of partitions to the table, as the default.
@@ -122,34 +166,71 @@ class PartitionTable:
             self._unreadable = False
 
     async def read(self, store: Runtime) -> None:
-        """Read the table now.
+        """Read the changes of the table since the last copy, or the table if there is none.
 
         Raises:
             BackendUnavailable: Redis did not answer in time.
         """
-        began = trio.current_time()
-        now_ms, version, *changed = await store.run_meta(
-            "read_partitions", [store.keys.meta.partitions], [self._version]
+        has_read_pages = False
+        while True:
+            began, known = trio.current_time(), self._version
+            version, cursor, items = await self._read_part(store, known)
+            if items is None:
+                self._end_read(began)
+                return
+            if cursor in (_LAST_CHANGE, _MORE_CHANGES):
+                if self._version == known:  # no other task has read changes meanwhile
+                    _apply(items, self._entries)
+                    self._set_version(version)
+                    if cursor == _LAST_CHANGE:
+                        self._end_read(began)
+                        return
+                continue
+            entries: dict[str, PartitionLayout] = {}
+            _apply(items, entries)
+            is_one_page = cursor == _LAST_PAGE
+            while cursor != _LAST_PAGE:
+                _, cursor, items = await self._read_part(store, known, cursor)
+                _apply(items or (), entries)
+            # A reply with an older version is late if its request began before the newer version
+            # arrived. Otherwise a failover has lost the newer version, and the older one holds.
+            is_older = version and self._version and int(version) < int(self._version)
+            if not (is_older and began < self._replaced_at):
+                self._entries = entries
+                self._set_version(version)
+            if is_one_page or has_read_pages:
+                self._end_read(began)
+                return
+            has_read_pages = True  # the table may have changed between two pages
+
+    async def _read_part(
+        self, store: Runtime, known: bytes, cursor: bytes = b""
+    ) -> tuple[bytes, bytes, list[bytes] | None]:
+        """Read changes since the version ``known``, or a page of the table.
+
+        Returns:
+            The version, the cursor of the next page, and entries (see ``read_partitions.lua``).
+            The entries are None if ``known`` is the current version.
+        """
+        keys = [store.keys.meta.partitions, store.keys.meta.partition_changes]
+        now_ms, version, *part = await store.run_meta(
+            "read_partitions", keys, [known, _PAGE, cursor]
         )
         # The request was answered before the reply arrived here. So ``now_ms()`` may be behind the
         # master's clock, but never ahead of it: producers must not use a new partition before
         # workers search it.
         self._clock_ahead_ms = now_ms - trio.current_time() * 1000
+        next_cursor, items = part or (b"", None)
+        return version, next_cursor, items
+
+    def _set_version(self, version: bytes) -> None:
+        self._version = version
+        self._replaced_at = trio.current_time()
+        self._used_default = self.default.without_announcement()
+
+    def _end_read(self, began: float) -> None:
         self._read_at = max(self._read_at, began)
         self._next_read_at = max(self._next_read_at, began + REFRESH_S)
-        # A reply with an older version is late if its request began before the newer version
-        # arrived. Otherwise a failover has lost the newer version, and the older one holds.
-        is_older = version and self._version and int(version) < int(self._version)
-        is_late_reply = is_older and began < self._replaced_at
-        if changed and not is_late_reply:
-            items = iter(changed[0])
-            self._entries = {
-                queue.decode(): PartitionLayout.parse(text)
-                for queue, text in zip(items, items, strict=True)
-                if queue != b"#"
-            }
-            self._version = version
-            self._replaced_at = trio.current_time()
 
     @property
     def version(self) -> bytes:
@@ -163,11 +244,29 @@ class PartitionTable:
 
     def layout(self, queue: str) -> PartitionLayout:
         """Return a queue's layout in the last copy."""
-        return self._entries.get(queue, self.default)
+        return self._entries.get(queue, self._used_default)
 
     def entries(self) -> dict[str, PartitionLayout]:
         """Return the last copy of the table."""
         return dict(self._entries)
+
+    def has_entry(self, queue: str) -> bool:
+        """Return whether the queue has an entry in the last copy of the table."""
+        return queue in self._entries
+
+    @property
+    def entry_count(self) -> int:
+        """Number of entries in the last copy of the table."""
+        return len(self._entries)
+
+    def next_entries(self, count: int) -> dict[str, PartitionLayout]:
+        """Return the next ``count`` entries of queues, in turns over all of them."""
+        if self._position >= len(self._entries):
+            self._position = 0
+        found = dict(islice(self._entries.items(), self._position, self._position + count))
+        self._position += count
+        found.pop(DEFAULT, None)
+        return found
 
     def now_ms(self) -> int:
         """Return the time of the meta tag's master in Unix milliseconds, or slightly less."""
@@ -245,23 +344,6 @@ class PartitionTable:
     def _producer_shards(self, store: Runtime, queue: str) -> list[Shard]:
         return store.keys.partitions(queue, self.producer_count(queue))
 
-    async def ensure_open(self, store: Runtime, shard: Shard, queues: Iterable[str]) -> None:
-        """Make sure that workers search ``shard`` for jobs of ``queues``.
-
-        Call it before jobs are put into a shard that was chosen earlier. The partition may have
-        been closed since.
-
-        Raises:
-            BackendUnavailable: Redis did not answer in time. Workers may not search the shard.
-        """
-        await self.refresh_if_stale(store)
-        for queue in queues:
-            number = store.keys.partition_of(queue, shard)
-            if number >= self.layout(queue).open_count:
-                await self.update(
-                    store, queue, partial(_with_open_count, number + 1), max_entries=NO_ENTRY_LIMIT
-                )
-
     async def update(
         self,
         store: Runtime,
@@ -283,32 +365,86 @@ class PartitionTable:
             InvalidRequest: the table has ``max_entries`` entries.
             BackendUnavailable: Redis did not answer in time.
         """
-        max_entries = MAX_ENTRIES if max_entries is None else max_entries
         while True:
             await self.read(store)
-            entry, old = self.entries().get(queue), self.layout(queue)
+            entry, old = self._entries.get(queue), self.layout(queue)
             new = change(old, self.now_ms())
             # Each process has all entries in memory. So an entry that agrees with the default is
             # removed.
             redundant = queue != DEFAULT and new.equals_default(self.default)
             if (entry is None) if redundant else (new == old):
                 return old
-            [status] = await store.run_meta(
-                "compare_and_set_partitions",
-                [store.keys.meta.partitions],
-                [
-                    *(queue, "" if entry is None else entry.pack()),
-                    *("" if redundant else new.pack(), max_entries),
-                ],
+            limit = NO_ENTRY_LIMIT if max_entries is None else max_entries
+            if max_entries is None and entry is None:
+                limit = self._operators_limit()
+            status = await self._compare_and_set(
+                store, queue, entry, None if redundant else new, limit
             )
             if status == b"full":
                 raise InvalidRequest(
-                    f"at most {max_entries} queues may have a number of partitions of their own",
+                    f"at most {MAX_ENTRIES} queues may have a number of partitions of their own",
                     field="partitions",
                 )
             if status == b"ok":
                 await self.read(store)
                 return new
+
+    async def pin(self, store: Runtime, queue: str) -> None:
+        """Let a queue with limits keep its number of partitions when an announced default grows.
+
+        Raises:
+            BackendUnavailable: Redis did not answer in time.
+        """
+
+        def is_needed() -> bool:
+            return self.default.is_announced and queue not in self._entries
+
+        if is_needed():
+            await self.update(
+                store,
+                queue,
+                lambda old, now_ms: old.pinned(now_ms) if is_needed() else old,
+                max_entries=NO_ENTRY_LIMIT,
+            )
+
+    def _operators_limit(self) -> int:
+        """Return the number of entries from which on operators cannot add another one."""
+        return MAX_ENTRIES + sum(layout.is_temporary for layout in self._entries.values())
+
+    async def _compare_and_set(
+        self,
+        store: Runtime,
+        queue: str,
+        expected: PartitionLayout | None,
+        wanted: PartitionLayout | None,
+        max_entries: int,
+        *,
+        if_unused: bool = False,
+    ) -> bytes:
+        """Replace one entry of the table, None for no entry; return the status of the script.
+
+        Args:
+            store: the store.
+            queue: the queue's name, ``DEFAULT`` for the default.
+            expected: the old entry.
+            wanted: the new entry.
+            max_entries: maximum number of queues with an entry.
+            if_unused: whether to change nothing if any queue is registered.
+
+        Raises:
+            BackendUnavailable: Redis did not answer in time.
+        """
+        meta = store.keys.meta
+        [status] = await store.run_meta(
+            "compare_and_set_partitions",
+            [meta.partitions, meta.partition_changes, meta.queues],
+            [
+                *(queue, "" if expected is None else expected.pack()),
+                *("" if wanted is None else wanted.pack(), max_entries),
+                "1" if if_unused else "",
+            ],
+        )
+        return bytes(status)
 
     async def _publish_default_now(self, store: Runtime) -> None:
         """Write this process's configured number of partitions to the table, as the default.
@@ -319,23 +455,31 @@ class PartitionTable:
         Raises:
             BackendUnavailable: Redis did not answer in time.
         """
-        meta = store.keys.meta
         wanted = min(store.settings.queue_partitions, store.keys.max_partitions)
         await self.read(store)
-        if self.default.count == wanted:
-            return
-        # Without any queue, the new number can take effect at once.
-        has_no_queue = DEFAULT not in self.entries() and not await store.redis.call(
-            meta.slot, "ZCARD", meta.queues, idempotent=True
+        if DEFAULT not in self._entries and wanted > 1:
+            # Without any queue, no copy is missing, so the new number takes effect at once.
+            new = PartitionLayout.of_count(wanted)
+            await self._compare_and_set(store, DEFAULT, None, new, NO_ENTRY_LIMIT, if_unused=True)
+        layout = await self.update(
+            store, DEFAULT, lambda old, now_ms: old.announced(wanted, now_ms)
         )
-        await self.update(
-            store,
-            DEFAULT,
-            lambda old, now_ms: (
-                PartitionLayout.of_count(wanted) if has_no_queue else old.resized(wanted, now_ms)
-            ),
-        )
+        if layout.is_announced:
+            log.info(
+                "queues get %d partitions as soon as a scheduler has copied their settings", wanted
+            )
 
 
-def _with_open_count(open_count: int, layout: PartitionLayout, now_ms: int) -> PartitionLayout:
-    return layout.with_open(open_count, now_ms)
+def _apply(items: Sequence[bytes], entries: dict[str, PartitionLayout]) -> None:
+    """Write changes to a copy of the table.
+
+    Args:
+        items: queues and entries, an empty entry if it was removed.
+        entries: the copy.
+    """
+    pairs = iter(items)
+    for queue, text in zip(pairs, pairs, strict=True):
+        if text and queue != b"#":
+            entries[queue.decode()] = _parsed(text)
+        else:
+            entries.pop(queue.decode(), None)

@@ -20,6 +20,7 @@ from ojs_cluster.store.history.entries import Cause, history_arg
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.outbox.outbox import deliver
+from ojs_cluster.store.queues.copied_settings import ensure_open
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.transactions.contents import ManualRetry, Replacement, Transaction
 
@@ -65,7 +66,7 @@ class Application:
         self, shard: Shard, portion: Sequence[PlacedJob], position: int
     ) -> None:
         store, transaction_id = self.store, self.transaction.id
-        await store.partitions.ensure_open(store, shard, {job.queue for job in portion})
+        await ensure_open(store, shard, {job.queue for job in portion})
         keys, args = enqueue_command(
             store,
             shard,
@@ -107,7 +108,7 @@ class Application:
     async def retry(self, retry: ManualRetry) -> None:
         """Retry an ended job."""
         store, shard = self.store, self.store.keys.shard(retry.shard)
-        await store.partitions.ensure_open(store, shard, [retry.queue])
+        await ensure_open(store, shard, [retry.queue])
         reply = await store.run(
             shard,
             "retry_dead",

@@ -15,6 +15,7 @@ from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.limits import partition_quotas, rate_limits
+from ojs_cluster.store.queues.copied_settings import ensure_open
 from ojs_cluster.store.queues.partition_maintenance import (
     advance_changes,
     get_partitions,
@@ -167,7 +168,7 @@ async def test_a_closed_partition_that_is_opened_again_gets_its_quota(
     await close_empty(store, db)
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=8))
 
-    await store.partitions.ensure_open(store, shards[3], [QUEUE])
+    await ensure_open(store, shards[3], [QUEUE])
     await advance_changes(store)
 
     assert concurrencies(store, db, 4) == ["2", "2", "2", "2"]

@@ -95,7 +95,7 @@ async def test_a_job_that_arrives_while_its_queues_entry_is_removed_is_found(
     """A producer that has read the old number stores it in a partition that is being closed."""
     shards = await spread(store, db, 4)
     await pass_time(store, db, DAY)
-    await remove_unused_entries(store)
+    await remove_unused_entries(store, store.partitions.entries())
     assert store.partitions.layout(QUEUE).count == 1
     job = await put_into(store, shards[3])
     await rounds(store, db)
