@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ojs_cluster.core.errors import NotFound
-from ojs_cluster.core.partitions import DRAIN_MS, PROPAGATION_MS
+from ojs_cluster.core.partitions import DRAIN_MS, PROPAGATION_MS, PartitionLayout
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
@@ -16,13 +16,15 @@ from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
 from ojs_cluster.store.queue_deletion.unfinished import end_unfinished_deletion
 from ojs_cluster.store.queues import lifecycle, pauses, queues
+from ojs_cluster.store.queues.copied_settings import ensure_open
+from ojs_cluster.store.queues.default_growth import advance_growth
 from ojs_cluster.store.queues.partition_maintenance import (
     advance_changes,
     get_partitions,
     maintain_queue,
     set_partitions,
 )
-from ojs_cluster.store.queues.partitions import PartitionTable
+from ojs_cluster.store.queues.partitions import DEFAULT, PartitionTable
 from ojs_cluster.store.tenants import fair_share
 from tests.crash.harness import World
 from tests.store.hot_queues import pass_time, put_into, sum_of_quotas
@@ -258,6 +260,70 @@ class Fair:
     async def finish(self, world: World, scene: None) -> None:
         await fair_share.set_fair_share(world.store, QUEUE, on=False)
         await end_partitions(world)
+
+
+class DefaultGrowth:
+    """The janitor copies the settings of queues, and then uses an announced default."""
+
+    least = 6
+
+    async def prepare(self, world: World) -> None:
+        store = world.store
+        await put(store, QUEUE)
+        await put(store, "limited")
+        await pauses.pause_or_resume(store, QUEUE, "pause")
+        await rate_limits.set_queue_limits(store, "limited", RateLimits(concurrency=2))
+        await store.partitions.update(store, DEFAULT, lambda old, now_ms: old.announced(3, now_ms))
+        await pass_time(store, world.db, PROPAGATION_MS, DEFAULT)
+
+    async def act(self, store: Store, scene: None) -> None:
+        await advance_growth(of_another_process(store), 1000)
+
+    async def happened(self, world: World, scene: None) -> bool:
+        """Check that no queue uses a partition that lacks a copy."""
+        store = world.store
+        await store.partitions.read(store)
+        grown = store.partitions.default.count == 3
+        if grown:
+            for shard in store.keys.partitions(QUEUE, 3):
+                assert world.db.hexists(shard.queue_counters(QUEUE), "paused")
+        assert store.partitions.layout("limited").count == 1
+        return grown
+
+    async def finish(self, world: World, scene: None) -> None:
+        store = world.store
+        await pauses.pause_or_resume(store, QUEUE, "resume")
+        await rate_limits.set_queue_limits(store, "limited", RateLimits())
+        await store.partitions.update(store, DEFAULT, lambda *_: PartitionLayout.of_count(1))
+        for queue in (QUEUE, "limited"):
+            await store.partitions.update(store, queue, lambda *_: PartitionLayout.of_count(1))
+
+
+class LateOpening:
+    """A partition opens for a job whose shard was fixed when the queue had more partitions."""
+
+    least = 3
+
+    async def prepare(self, world: World) -> None:
+        await put(world.store, QUEUE)
+        await pauses.pause_or_resume(world.store, QUEUE, "pause")
+
+    async def act(self, store: Store, scene: None) -> None:
+        shard = store.keys.partitions(QUEUE, 3)[2]
+        await ensure_open(of_another_process(store), shard, [QUEUE])
+
+    async def happened(self, world: World, scene: None) -> bool:
+        """Check that the partition is paused before it is open."""
+        is_open = (await get_partitions(world.store, QUEUE)).open_count == 3
+        for shard in world.store.keys.partitions(QUEUE, 3) if is_open else ():
+            assert world.db.hexists(shard.queue_counters(QUEUE), "paused")
+        return is_open
+
+    async def finish(self, world: World, scene: None) -> None:
+        await pauses.pause_or_resume(world.store, QUEUE, "resume")
+        await pass_time(world.store, world.db, DRAIN_MS, QUEUE)
+        await advance_changes(world.store)
+        assert (await get_partitions(world.store, QUEUE)).open_count == 1
 
 
 class Unused:

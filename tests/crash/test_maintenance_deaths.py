@@ -14,11 +14,13 @@ from tests.crash.maintenance import DeadWorker, History, Removal
 from tests.crash.partitions import (
     Bounded,
     Closing,
+    DefaultGrowth,
     Deleted,
     Drained,
     Exhausted,
     Fair,
     Growth,
+    LateOpening,
     Limited,
     Unused,
 )
@@ -51,6 +53,8 @@ OPERATIONS: dict[str, Operation] = {
     "bulk purge": Bulk(BulkAction.PURGE),
     "more partitions": Growth(paused=False),
     "more partitions of a paused queue": Growth(paused=True),
+    "more partitions of all queues": DefaultGrowth(),
+    "a late opening of a paused partition": LateOpening(),
     "fewer partitions": Closing(),
     "an unused entry of the partition table": Unused(),
     "a drain over partitions": Drained(),

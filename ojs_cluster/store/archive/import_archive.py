@@ -151,7 +151,7 @@ async def _partition(
         queue: the queue's name.
         exported: the exported number, 0 for the default. A queue with an entry keeps its number.
         limits: the limits that the queue gets. They are never refused, because its jobs would run
-            without limits: if they are too small, the queue gets fewer partitions.
+            without limits: if they are too small, the queue gets one partition.
         in_use: whether other processes may use its partitions.
     """
     table = store.partitions
@@ -162,7 +162,8 @@ async def _partition(
     count = table.layout(queue).count
     if exported and not table.has_entry(queue):
         count = min(exported, store.keys.max_partitions)
-    count = min(count, limits.most_partitions)
+    if count > limits.most_partitions:
+        count = 1
     layout = table.layout(queue)
     if count == layout.count:
         return
