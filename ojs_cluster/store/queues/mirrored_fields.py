@@ -7,8 +7,8 @@ copy.
 Partition 0 holds the wanted value. A process that changes the value, or the number of partitions,
 writes the copies. It repeats this until all copies agree with a value that did not change during
 the pass. So when two processes change the value at once, all copies get the later one. If the
-process dies first, the janitor finishes within three seconds. A new partition gets its copies in
-time: producers use it only ten seconds after the number of partitions has changed.
+process dies first, the janitor finishes in its next round. ``copied_settings.py`` writes the copies
+of a new partition before it is used.
 """
 
 from __future__ import annotations

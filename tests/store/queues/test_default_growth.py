@@ -216,11 +216,15 @@ async def test_limits_that_are_set_while_more_partitions_are_announced_hold(
     store: Store, other_store: Store, db: Any
 ) -> None:
     await put(store)
+    await put(store, "zz")
     await start(store, 4)
     await propagate(store, db)
+    assert await advance_growth(store, 1), "the round has already passed the queue"
     await rate_limits.set_queue_limits(other_store, QUEUE, LIMITS)
-    await rate_limits.set_queue_limits(other_store, QUEUE, LIMITS)
-    await grow(store, db)
+    while await advance_growth(store, 1):
+        pass
+    await propagate(store, db)
+    assert store.partitions.layout("zz").count == 4
     await put_many(store)
     assert sizes(store, db) == [401, 0, 0, 0]
     assert len(await take(store, count=9)) == 2
