@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from enum import Enum, auto
-from typing import Any
+from typing import Any, cast
 
 from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selection
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound, OJSError
@@ -57,7 +57,9 @@ async def begin_deletion(
 
     If the process dies before the drain, the scheduler ends the operation, and nothing has changed.
     The scheduler never begins the drain itself: an operator may have resumed the queue, or a
-    repetition of the request may have deleted it meanwhile.
+    repetition of the request may have deleted it meanwhile. A request that stalls until the
+    scheduler may have ended the operation does not begin the drain either. The clock of the queue's
+    shard decides, which is read before the operation is stored.
 
     Args:
         store: the store.
@@ -84,7 +86,8 @@ async def begin_deletion(
     if target:
         await _check_target(store, queue, target)
         await store.queues.ensure(store, [target])
-    deletion = QueueDeletion(queue, new_drain_token(stats.now_ms), target)
+    now_ms = await _time_of(store, queue)
+    deletion = QueueDeletion(queue, new_drain_token(now_ms), target)
     action = BulkAction.MOVE if target else BulkAction.DISCARD
     selection = Selection(DEFAULT_STATES[action], queue=queue)
     operation = await operations.create(
@@ -95,7 +98,8 @@ async def begin_deletion(
     )
     with after_first_write():
         try:
-            await begin_drain(store, queue, deletion.token)
+            before_ms = now_ms + delay_ms if delay_ms else 0
+            await begin_drain(store, queue, deletion.token, before_ms)
         except OJSError:
             # The scheduler then ends the operation, and a drain that is left, as soon as the shards
             # answer.
@@ -106,6 +110,13 @@ async def begin_deletion(
                     await abandon(store, deletion)
             raise
     return operation
+
+
+async def _time_of(store: Store, queue: str) -> int:
+    """Return the time of the master of a queue's first shard, in Unix ms."""
+    slot = store.keys.shard_of_queue(queue).slot
+    seconds, micros = cast(list[bytes], await store.redis.call(slot, "TIME", idempotent=True))
+    return int(seconds) * 1000 + int(micros) // 1000
 
 
 async def end_late_drain(store: Store, operation: BulkOperation) -> None:

@@ -24,7 +24,7 @@ def new_drain_token(now_ms: int) -> str:
     return f"{now_ms:x}-{secrets.token_hex(8)}"
 
 
-async def begin_drain(store: Store, queue: str, token: str) -> None:
+async def begin_drain(store: Store, queue: str, token: str, before_ms: int = 0) -> None:
     """Drain a queue for its deletion, and end an earlier deletion by taking over its drain.
 
     Repeating it with the same token changes nothing. If it fails, it tries to end the drain.
@@ -33,13 +33,14 @@ async def begin_drain(store: Store, queue: str, token: str) -> None:
         store: the store.
         queue: the queue's name.
         token: a text that no other deletion uses (``new_drain_token``).
+        before_ms: as of ``change_flags``.
 
     Raises:
         TooManyQueues: the queue is new, and the registry of queue names is full.
-        BackendUnavailable: Redis did not answer in time.
+        BackendUnavailable: Redis did not answer in time, or the time ``before_ms`` has passed.
     """
     try:
-        await change_flags(store, queue, "drain", token)
+        await change_flags(store, queue, "drain", token, before_ms)
     except BackendUnavailable:
         with suppress(OJSError), cleaning_up():
             await end_drain(store, queue, token)

@@ -9,18 +9,21 @@
 --       then the end of the deletion removes the token alone. A deletion whose token is not there ends nothing.
 --       The field `removed_defaults` has the token of a deletion, '|' and the defaults that this deletion removes. If
 --       it ends otherwise, the field has no token, until the caller has restored the defaults.
---       6 a value of this field whose defaults are restored: the script then only removes it.
+--       6 a value of this field whose defaults are restored: the script then only removes it; '' for none.
+--       7 time (ms) from which on the drain of a deletion does not begin any more; none without a limit.
 -- Returns: {now, effects, whether the queue is paused now (0 or 1), whether it is draining now, '|' and
---          defaults that the caller restores, or ''}
+--          defaults that the caller restores, or ''} | {'late'}
 --@include keys now preflight read_job append_event set_deadline append_effect wake_queue
 local counters_key, available_key, name = KEYS[1], KEYS[2], ARGV[2]
 local paused, draining, token = ARGV[3], ARGV[4], ARGV[5] or ''
 local was_paused, drained, deletion, removed, created =
     unpack(redis.call('HMGET', counters_key, 'paused', 'draining', 'deleting', 'removed_defaults', 'created'))
-if ARGV[6] then
+if ARGV[6] and ARGV[6] ~= '' then
     if removed == ARGV[6] then redis.call('HDEL', counters_key, 'removed_defaults') end
     return {now, effects, was_paused and 1 or 0, drained and 1 or 0, ''}
 end
+-- A repetition after a lost reply finds the drain that it has begun.
+if ARGV[7] and now >= tonumber(ARGV[7]) and deletion ~= token and deletion ~= token .. '*' then return {'late'} end
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 run_preflight()

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox.outbox import deliver
@@ -47,23 +48,40 @@ async def pause_or_resume(store: Store, queue: str, action: QueueAction) -> tupl
 
 
 async def change_flags(
-    store: Store, queue: str, action: QueueAction, token: str = ""
+    store: Store, queue: str, action: QueueAction, token: str = "", before_ms: int = 0
 ) -> tuple[int, QueueStatus]:
     """Change the flags, for an operator or for the deletion with this token.
 
+    Args:
+        store: the store.
+        queue: the queue's name.
+        action: the transition.
+        token: the token of a deletion, '' for an operator.
+        before_ms: Unix time in ms, by the clock of the queue's first shard, from which on nothing
+            is changed any more; 0 for never.
+
     Raises:
         TooManyQueues: the queue is new, and the registry of queue names is full.
-        BackendUnavailable: Redis did not answer in time.
+        BackendUnavailable: Redis did not answer in time, or the time ``before_ms`` has passed.
     """
     await store.queues.ensure(store, [queue])
     shard = store.keys.shard_of_queue(queue)
-    now, effects, paused, draining, removed = await store.run(
+    reply = await store.run(
         shard,
         "pause_queue",
         [shard.queue_counters(queue), shard.queue_available(queue), shard.events],
-        [store.events_arg, queue, *_FLAG_CHANGES[action], token],
+        [
+            *(store.events_arg, queue, *_FLAG_CHANGES[action], token),
+            *(("", before_ms) if before_ms else ()),
+        ],
         idempotent=True,
     )
+    if reply[0] == b"late":
+        raise BackendUnavailable(
+            f"the request has taken too long to drain queue '{queue}'; repeat it",
+            outcome="not_applied",
+        )
+    now, effects, paused, draining, removed = reply
     await deliver(store, shard, effects)
     with after_first_write():
         if removed:  # the deletion has no token any more, so it does not delete the queue

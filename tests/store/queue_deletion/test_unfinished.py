@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.store.bulk import execution
+from ojs_cluster.store.bulk import execution, operations
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
 from ojs_cluster.store.queue_deletion import deletion, drains
@@ -17,7 +17,7 @@ from ojs_cluster.store.sweeps.retention import retire_queues
 from tests.store.hot_queues import spread
 from tests.store.queue_deletion.test_deletion import begin, lose
 from tests.store.queues.test_lifecycle import before
-from tests.store.shortcuts import QUEUE, put, shard_of
+from tests.store.shortcuts import QUEUE, home_id, put, shard_of
 from tests.support.timeshift import age_drain
 
 
@@ -55,6 +55,34 @@ async def test_a_drain_that_begins_after_the_end_of_its_operation_does_not_stay(
 
     assert await status(store) == "active"
     assert not any(db.hexists(shard.queue_counters(QUEUE), "draining") for shard in shards)
+
+
+async def test_a_request_that_stalls_until_the_scheduler_ends_its_operation_drains_nothing(
+    store: Store, other_store: Store
+) -> None:
+    await put(store)
+    operation_id = home_id(store)
+
+    async def end() -> None:
+        while not (await operations.get(other_store, operation_id)).ended:
+            await execution.run_due(other_store)
+
+    stalling = before(store, "pause_queue", 0, end)
+    with pytest.raises(BackendUnavailable):
+        await deletion.begin_deletion(stalling, operation_id, QUEUE, "", delay_ms=1)
+
+    assert (await queues.get_stats(store, QUEUE)).status == "active"
+
+
+async def test_a_drain_whose_reply_was_lost_is_not_late_when_it_is_repeated(store: Store) -> None:
+    await put(store)
+    now_ms = (await queues.get_stats(store, QUEUE)).now_ms
+    token = drains.new_drain_token(now_ms)
+    await drains.begin_drain(store, QUEUE, token, now_ms + 3_600_000)
+
+    await drains.begin_drain(store, QUEUE, token, 1)
+
+    assert (await queues.get_stats(store, QUEUE)).status == "draining"
 
 
 async def test_the_drain_of_a_running_deletion_stays(
