@@ -2,7 +2,8 @@
 
 - A job is in a partition of its queue, in an open one unless the job has ended, and in exactly the
   indexes of its state.
-- Every entry of an index exists; its score is the deadline that the job stores.
+- Every entry of an index exists; its score is the time that the job's fields give, or a place of
+  the job's priority.
 - The counters of a queue equal its jobs, state by state. So do those of a tenant.
 - A job with a tenant that may start is in the index of its queue and tenant, with its score. In a
   queue with a fair share, its tenant has a turn.
@@ -44,6 +45,8 @@ WAITING = ("available", "scheduled", "pending", "retryable")
 MAX_REQUESTED = 100
 """Most tokens of one key that one queue requests at a time."""
 TERMINAL = ("completed", "cancelled", "discarded")
+_BAND = 2.0**45
+"""Number of places of one priority in a queue (``priority_base.lua``)."""
 
 Index = dict[str, float]
 
@@ -349,10 +352,12 @@ def _check_shard(report: InvariantReport, keyspace: Keyspace, shard: Shard, keys
         if state == "available" and f.LIMIT in job:
             for index in _waits(id_, queue, job, keys):
                 placed.setdefault(index, {})[id_] = _ANY_SCORE
+        score = keys.index(f"q:{queue}").get(id_)
+        if score is not None and score // _BAND != 100 - int(job.get(f.PRIORITY, 0)):
+            complain(f"{id_} is in the queue {queue} at {score}, which is of another priority")
         if f.TENANT in job and id_ in placed.get(f"q:{queue}", {}):
             index = f"tq:{queue}:{job[f.TENANT].decode()}"
-            score = keys.index(f"q:{queue}").get(id_, _ANY_SCORE)
-            placed.setdefault(index, {})[id_] = score
+            placed.setdefault(index, {})[id_] = _ANY_SCORE if score is None else score
         if (f.TOKEN in job or f.OPEN_TOKEN_REQUEST in job) and state == "available":
             placed.setdefault("token_grants", {})[id_] = _ANY_SCORE
         if f.TOKEN in job and state not in ("available", "active"):
@@ -413,11 +418,11 @@ def _places(state: str, queue: str, job: dict[bytes, bytes]) -> Iterator[tuple[s
     elif state in ("scheduled", "retryable"):
         yield "due", float(job[f.DUE])
     elif state == "pending":
-        yield "pending", _ANY_SCORE
+        yield "pending", float(job[f.CREATED])
     elif state == "active":
         yield "active", float(job[f.DEADLINE])
         if f.TIMEOUT in job:
-            yield "execution_deadlines", _ANY_SCORE
+            yield "execution_deadlines", float(job[f.STARTED]) + float(job[f.TIMEOUT])
     elif state in TERMINAL:
         yield "finished", _ANY_SCORE
     if f.EXPIRES in job and state in WAITING:

@@ -33,7 +33,7 @@ def db(standalone: Embedded) -> Iterator[redis.Redis]:
 
 
 def put_available(db: redis.Redis, id_: str = HERE) -> None:
-    db.hset(SHARD.job(id_), mapping={"s": "available", "q": "mail"})
+    db.hset(SHARD.job(id_), mapping={"s": "available", "q": "mail", "p": 100})
     db.zadd(SHARD.queue_available("mail"), {id_: 1})
 
 
@@ -42,9 +42,8 @@ def test_valid_data_has_no_problems(db: redis.Redis, standalone: Embedded) -> No
     put_available(db, FOREIGN)
     db.hset(ELSEWHERE.job(FOREIGN), "@", str(SHARD.index))
     active = job_id(SHARD.index, 1)
-    db.hset(
-        SHARD.job(active), mapping={"s": "active", "q": "mail", "a": 2, "d": 500, "to": 9, "xp": 7}
-    )
+    fields = {"s": "active", "q": "mail", "a": 2, "d": 500, "st": 291, "to": 9, "xp": 7}
+    db.hset(SHARD.job(active), mapping=fields)
     db.zadd(SHARD.active, {active: 500})
     db.zadd(SHARD.execution_deadlines, {active: 300})
     db.hset(SHARD.queue_counters("mail"), mapping={"active": 1, "seq": 2, "created": 1})

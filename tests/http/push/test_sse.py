@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -226,6 +227,28 @@ async def test_heartbeats_carry_the_position(
                 await until(lambda: _async("heartbeat" in stream.comments))
                 nursery.cancel_scope.cancel()
             assert before != after
+
+
+async def test_heartbeats_pass_the_events_of_other_queues(
+    standalone: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that resumes need not read them again."""
+    monkeypatch.setattr(sse, "HEARTBEAT_S", 0.05)
+    async with open_app(standalone) as app, serving(app) as port:
+        shard_of = app.store.keys.shard_of_queue
+        names = (f"q{number}" for number in itertools.count())
+        other = next(name for name in names if shard_of(name) is shard_of("q"))
+        api = Api(app)
+        await api.enqueue(options={"queue": "q"})
+        async with events(port, "/ojs/v1/queues/q/events") as stream:
+            await api.post("/ojs/v1/queues/q/pause")
+            assert (await stream.take(1))[0].kind == "queue.paused"
+            before = stream.last_id
+            await api.enqueue(options={"queue": other})
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stream.next)
+                await until(lambda: _async(stream.last_id != before))
+                nursery.cancel_scope.cancel()
 
 
 async def test_a_key_sees_its_queues_only(standalone: Embedded) -> None:

@@ -10,7 +10,7 @@ import pytest
 from ojs_cluster.core.bulk.selection import BulkAction, Selection
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.bulk import choosing, execution
+from ojs_cluster.store.bulk import candidates, choosing, execution
 from ojs_cluster.store.bulk.operation import BulkState
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue
@@ -78,6 +78,19 @@ async def test_an_operation_on_ids_compares_the_search_too(store: Store) -> None
     operation = await begin(store, BulkAction.CANCEL, *WAITING, ids=ids, query="args.user:2")
     assert (await carry_out(store, operation)).matched == 1
     assert await states(store, *jobs) == [State.AVAILABLE, State.CANCELLED]
+
+
+async def test_a_slice_ends_after_enough_bytes_although_it_has_found_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "PAGE", 1)
+    for _ in range(3):
+        await put(store, "bulk")
+    operation = await begin(store, BulkAction.CANCEL, *WAITING, queue="bulk", query="tag:a")
+    for max_bytes, examined in ((1, 1), (2**30, 3)):
+        monkeypatch.setattr(choosing, "_MAX_BYTES", max_bytes)
+        operation = await execution.advance(store, operation, 1)
+        assert (operation.examined, operation.matched) == (examined, 0)
 
 
 async def test_another_process_continues_with_the_same_search(store: Store) -> None:

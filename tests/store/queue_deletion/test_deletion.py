@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from ojs_cluster.core.errors import BackendUnavailable, Conflict, InvalidRequest
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.store.bulk import execution, operations
-from ojs_cluster.store.bulk.operation import BulkOperation, BulkState, Position
+from ojs_cluster.store.bulk.operation import BulkOperation, BulkState, Position, Walk
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
@@ -26,10 +28,12 @@ from ojs_cluster.store.queue_deletion.deletion import (
 from ojs_cluster.store.queue_deletion.walks import after_walk
 from ojs_cluster.store.queues import lifecycle, pauses, queues
 from ojs_cluster.store.queues.partition_maintenance import get_partitions, set_partitions
+from ojs_cluster.store.sweeps.retention import retire
 from ojs_cluster.store.tenants import fair_share
 from tests.store.hot_queues import close_empty, put_into, spread
 from tests.store.queues.test_lifecycle import before
 from tests.store.shortcuts import (
+    HOUR,
     QUEUE,
     ack,
     active,
@@ -44,6 +48,7 @@ from tests.store.shortcuts import (
 from tests.store.tenants.shortcuts import put_for
 from tests.store.workflow_jobs import chain, state_of, step
 from tests.support.invariants import InvariantReport
+from tests.support.timeshift import age_queue
 
 Check = Callable[[], InvariantReport]
 
@@ -187,6 +192,16 @@ async def test_a_move_of_a_malformed_job_fails_and_says_why(
     assert bad.id in ended.reason
     assert (await read_jobs.get(store, good.id)).queue == "target"
     assert (await queues.get_stats(store, QUEUE)).status == "active"
+
+
+async def test_a_wait_for_active_jobs_is_no_walk_that_changes_nothing(store: Store) -> None:
+    await put(store)
+    operation = replace(await begin(store, "target"), walk=Walk(waits=True))
+    steps = 0
+    while operation.state is not BulkState.FAILED:
+        steps += 1
+        operation, _ = after_walk(operation, DeletionStep.WAITING_JOBS)
+    assert steps == 4  # the wait, and three walks
 
 
 async def test_a_deletion_removes_jobs_whose_small_fields_are_unreadable(
@@ -340,6 +355,39 @@ async def test_a_declared_limit_is_not_left_behind(store: Store, db: Any) -> Non
         await begin(store, "target")
     assert (await queues.get_stats(store, QUEUE)).status == "active"
     await cancel(store, job.id)
+
+
+async def test_a_target_that_is_retired_before_a_job_comes_is_listed_again(
+    store: Store, other_store: Store, db: Any, consistent: Check
+) -> None:
+    job = await put(store, scheduled_at="+PT1H")
+    operation = await begin(store, "target")
+
+    async def retire_target() -> None:
+        for shard in await other_store.partitions.occupied_shards(other_store, "target"):
+            age_queue(db, shard, "target", 2 * HOUR)
+        assert await retire(other_store, "target")
+
+    await execution.run_for(before(store, "move_job", 0, retire_target), operation, 5)
+
+    assert (await read_jobs.get(store, job.id)).queue == "target"
+    assert await queues.exists(store, "target")
+    consistent()
+
+
+async def test_a_moved_job_obeys_the_settings_of_its_new_queue(store: Store, db: Any) -> None:
+    shards = await spread(store, db, 2)
+    moved = await put_into(store, shards[1], retry={"max_attempts": 1})
+    await exhaustion.set_on_exhaustion(store, "target", "dead_letter")
+    await pauses.pause_or_resume(store, "target", "pause")
+
+    await carry_out(store, db, await begin(store, "target"))
+
+    assert await take(store, "target") == []
+    await pauses.pause_or_resume(store, "target", "resume")
+    [taken] = await take(store, "target")
+    await nack(store, taken)
+    assert (await read_jobs.get(store, moved.id)).dead
 
 
 async def test_limits_that_a_target_gets_while_it_is_opened_end_the_move(

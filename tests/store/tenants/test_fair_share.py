@@ -78,6 +78,18 @@ async def test_a_tenant_that_was_idle_has_saved_no_turns(store: Store) -> None:
     assert Counter(await one_by_one(store, 6)) == {"a": 3, "b": 3}
 
 
+async def test_a_tenant_that_joins_without_a_turn_has_saved_none(store: Store, db: Any) -> None:
+    """A process of an earlier version has added its jobs."""
+    await set_fair_share(store, QUEUE, on=True)
+    await put_many(store, a=20)
+    await one_by_one(store, 12)
+    await put_for(store, "b", priority=1)
+    await put_many(store, b=5)
+    db.zrem(shard_of(store).tenant_turns(QUEUE), "b")
+
+    assert Counter(await one_by_one(store, 6)) == {"a": 3, "b": 3}
+
+
 async def test_a_tenant_with_one_job_at_a_time_gets_no_more_than_its_share(store: Store) -> None:
     await set_fair_share(store, QUEUE, on=True)
     await put_many(store, a=20, b=1)
