@@ -44,7 +44,7 @@ HOST = "127.0.0.1"
 VALUES = CHART / "ci" / "production-values.yaml"
 PRE_STOP_S = 2
 PATIENT: dict[str, Any] = {
-    f"config.{name}": "60s" for name in ("OJS_REDIS_REPLY_TIMEOUT", "OJS_REDIS_CALL_TIMEOUT")
+    f"config.{name}": "30s" for name in ("OJS_REDIS_REPLY_TIMEOUT", "OJS_REDIS_CALL_TIMEOUT")
 }
 """Long timeouts, so that a slow machine does not look like a failed request."""
 PATIENCE_S = 120

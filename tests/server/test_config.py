@@ -12,12 +12,16 @@ import pytest
 
 from ojs_cluster.core.config import parsers
 from ojs_cluster.core.config.variable import Variable
+from ojs_cluster.core.partitions import DRAIN_MS
 from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.http.request_body.limits import BodyLimits
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.server.config.all_variables import SECTIONS, VARIABLES
 from ojs_cluster.server.config.load import ConfigError, Settings, load, report, shown_variables
 from ojs_cluster.server.config.parsers import usable_cpus
+from ojs_cluster.store.archive import import_archive
+from ojs_cluster.store.enqueue import aliases
+from ojs_cluster.store.unique import unique
 from scheduler.settings import SchedulerSettings
 from tests.support.certificates import OPENSSL, make_certificates
 
@@ -147,6 +151,15 @@ def test_a_retention_shorter_than_a_repeated_call_is_refused() -> None:
     short = {"OJS_REDIS_CALL_TIMEOUT": "2s", "OJS_RETENTION_COMPLETED": "6s"}
     assert load(short).store.retention_completed_ms == 6000
     assert len(problems({**short, "OJS_RETENTION_DISCARDED": "5999ms"})) == 1
+
+
+def test_a_call_that_outlasts_the_claims_of_its_request_is_refused() -> None:
+    claims_ms = min(aliases.CLAIM_MS, unique.CLAIM_MS, import_archive._CLAIM_MS, DRAIN_MS)
+    longest_s = claims_ms // 1000
+
+    assert load({"OJS_REDIS_CALL_TIMEOUT": f"{longest_s}s"}).redis.call_timeout_s == longest_s
+    [line] = problems({"OJS_REDIS_CALL_TIMEOUT": f"{longest_s + 1}s"})
+    assert line.startswith("OJS_REDIS_CALL_TIMEOUT='31s': expected")
 
 
 def test_a_batch_that_no_script_could_take_is_refused_by_name() -> None:

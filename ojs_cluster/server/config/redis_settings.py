@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ojs_cluster.core.config.parsers import (
     integer,
@@ -16,6 +17,12 @@ from ojs_cluster.redis.settings import ClientSettings, TlsSettings
 from ojs_cluster.server.config import parsers
 
 _TIMEOUT = seconds(minimum=0.05, maximum=600)
+MAX_CALL_TIMEOUT_S: Final = 30
+"""Maximum of ``OJS_REDIS_CALL_TIMEOUT`` in seconds.
+
+What a request claims first, such as the id of a job, is valid for at least this long
+(``aliases.CLAIM_MS``). A longer request could wait for a master until its claims have expired, and
+would be refused by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +83,10 @@ class RedisSettings:
     )
     call_timeout_s: float = variable(
         "OJS_REDIS_CALL_TIMEOUT",
-        _TIMEOUT,
+        seconds(minimum=0.05, maximum=MAX_CALL_TIMEOUT_S),
         "10s",
         "Maximum time of all Redis calls of one request, including retries; then the client gets "
-        "503.",
+        "503. At most 30s: what a request claims first, such as the id of a job, expires then.",
     )
     max_in_flight: int = variable(
         "OJS_REDIS_MAX_IN_FLIGHT",
