@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 import trio
 
@@ -43,12 +43,16 @@ MORE_CALLS_S = 2.0
 
 Before the first job that can start there may be blocked jobs. Each call moves some of them to the
 blocked jobs of their key. So a later call begins after them."""
-_FIRST_IDLE_KEYS, _MAX_IDLE_KEYS = 8, 128
-"""Numbers of idle rate limit keys for which a call requests tokens: the first and the largest.
+_FIRST_IDLE_KEYS, _SCAN_IDLE_KEYS, _MAX_IDLE_KEYS = 8, 32, 128
+"""Numbers of idle rate limit keys for which a call requests tokens: the first, the largest while
+there are jobs that no call has read, and the largest.
 
 An idle key has no pending token request. The first call requests tokens for the best jobs instead.
 Then the number of keys grows by a factor of four with each call. So few granted tokens stay unused,
-and a thousand exhausted keys take ten calls."""
+and a thousand exhausted keys take ten calls. Requests take longer than reading, and a job that has
+not been read yet may need no token."""
+_UNREAD_JOBS: Final = 2
+"""What a reply says if another call may find more jobs (``FetchReply.more``)."""
 _MAX_SEQUENTIAL = 3
 """Maximum number of stages that a fetch calls one after the other.
 
@@ -353,7 +357,8 @@ class _Fetch:
             more_calls_until = min(more_calls_until, now + MORE_CALLS_S)
             if calls >= _MAX_CALLS and (self.jobs or now >= more_calls_until):
                 return remaining
-            idle_keys = min(max(_FIRST_IDLE_KEYS, idle_keys * 4), _MAX_IDLE_KEYS)
+            most = _SCAN_IDLE_KEYS if more == _UNREAD_JOBS else _MAX_IDLE_KEYS
+            idle_keys = min(max(_FIRST_IDLE_KEYS, idle_keys * 4), most)
 
     def _is_full_reply(self, count_before: int) -> bool:
         """Return whether the last reply had as many jobs as it may have, so more may follow.
@@ -369,7 +374,7 @@ class _Fetch:
 
     async def _call(
         self, shard: Shard, queues: Sequence[str], idle_keys: int, with_depth: bool
-    ) -> tuple[bool, bool, int]:
+    ) -> tuple[bool, int, int]:
         """Fetch from one shard with one call.
 
         Args:
@@ -380,8 +385,8 @@ class _Fetch:
             with_depth: as for ``fetch_from``.
 
         Returns:
-            Whether tokens were requested, which may be granted by now; whether another call may
-            find more jobs or request more tokens; and how many jobs remain in the first queue.
+            Whether tokens were requested, which may be granted by now; what another call may do, as
+            ``FetchReply.more``; and how many jobs remain in the first queue.
         """
         store = self._store
         prefix = new_prefix(shard)
@@ -404,7 +409,7 @@ class _Fetch:
                 store.unanswered_fetches.add(shard, prefix)
             raise
         if isinstance(reply, int):  # the time: there is no job
-            return False, False, 0
+            return False, 0, 0
         if isinstance(reply, bytes):
             parsed = FetchReply.of_plain_job(reply, store.settings.visibility_timeout_ms)
         elif reply[1] == b"quiet":

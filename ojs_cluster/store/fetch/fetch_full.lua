@@ -18,9 +18,9 @@
 --         0      the best jobs of any rate limit key
 --         else   jobs of this many rate limit keys that have no pending request
 --       10 tenant whose jobs are taken, '' for jobs of any tenant and of none, then the queue names in order.
--- Returns: {now, effects, 1 when another call may find more jobs or request more tokens, number of available
---           jobs that the first queue had before, per job: id, fields before the fetch, attempt, deadline,
---           lease in ms}
+-- Returns: {now, effects, 2 when another call may find more jobs, 1 when it may request more tokens, else 0, number
+--           of available jobs that the first queue had before, per job: id, fields before the fetch, attempt,
+--           deadline, lease in ms}
 --          {now, 'quiet'} the worker has a quiet flag
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue promote_jobs lease_job create_limiters
@@ -70,7 +70,7 @@ for _, queue in ipairs(queues) do
         or math.huge
 end
 
-local reply, leased = {now, effects, more and 1 or 0, redis.call('ZCARD', KEYS[9])}, 0
+local reply, leased = {now, effects, more and 2 or 0, redis.call('ZCARD', KEYS[9])}, 0
 for _, item in ipairs(found) do
     local id, queue, job, key = item.id, item.queue, item.job, job_key(item.id)
     if item.is_stale then
@@ -107,7 +107,9 @@ for _, queue in ipairs(queues) do
     if queue.visited then
         local starts = free_starts(queue.limits.limiters, wanted)
         local can_request_more = request_tokens(queue, queue.budget, starts, queue.max_score)
-        if can_request_more and queue.max_score == math.huge and leased < wanted then reply[3] = 1 end
+        if can_request_more and queue.max_score == math.huge and leased < wanted then
+            reply[3] = math.max(reply[3], 1)
+        end
         if redis.call('ZCARD', queue.blocked) > 0 then
             redis.call('HSET', queue.counters, 'demand_at', now)
         end

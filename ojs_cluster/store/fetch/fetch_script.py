@@ -46,14 +46,14 @@ class FetchReply(NamedTuple):
     Args:
         now: the shard's time in Unix milliseconds.
         effects: outbox entries to deliver.
-        more: whether another call may find more jobs or request more tokens.
+        more: 2 if another call may find more jobs, 1 if it may request more tokens, else 0.
         depth: number of available jobs that the first queue had before the fetch.
         jobs: the leased jobs.
     """
 
     now: int
     effects: list[bytes]
-    more: bool
+    more: int
     depth: int
     jobs: list[_LeasedJob]
 
@@ -65,7 +65,7 @@ class FetchReply(NamedTuple):
             _LeasedJob(*reply[index : index + _VALUES_PER_JOB])
             for index in range(_REPLY_HEAD, len(reply), _VALUES_PER_JOB)
         ]
-        return cls(now, effects, bool(more), int(depth), jobs)
+        return cls(now, effects, int(more), int(depth), jobs)
 
     def records(self, worker_id: str, prefix: bytes) -> list[JobRecord]:
         """Return the leased jobs, with the fields of their leases.

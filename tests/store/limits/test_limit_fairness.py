@@ -114,6 +114,37 @@ async def put_unmet(store: Store, jobs: int) -> None:
         await enqueue_many(store, [new_job(rate_limit=limit) for limit in limits[at : at + 500]])
 
 
+@pytest.mark.parametrize("keys", [2000, pytest.param(20_000, marks=pytest.mark.soak)])
+async def test_a_plain_job_behind_many_full_keys_waits_for_few_requests(
+    store: Store, consistent: Consistent, keys: int
+) -> None:
+    await block(store, keys, jobs=1)
+    plain = await put(store)
+    scripts = Recording(store.scripts)
+
+    assert await looks_until(replace(store, scripts=scripts), [plain]) == 1
+
+    calls = keys / 400 + 1
+    assert scripts.times["fetch_full"] <= calls
+    assert scripts.times["limit_request"] <= 32 * calls
+    consistent()
+
+
+@pytest.mark.soak
+async def test_each_of_many_full_keys_is_asked_once(
+    store: Store, consistent: Consistent, free: str
+) -> None:
+    await block(store, 20_000, jobs=1)
+    job = await keyed(store, free, concurrency=1)
+    scripts = Recording(store.scripts)
+
+    assert await looks_until(replace(store, scripts=scripts), [job]) <= LOOKS
+
+    assert scripts.times["limit_request"] <= 20_001
+    assert scripts.times["fetch_full"] <= 20_000 / 400 + 20_000 / 128 + 6
+    consistent()
+
+
 @pytest.mark.parametrize("jobs", [4000, pytest.param(20_000, marks=pytest.mark.soak)])
 async def test_few_calls_pass_thousands_of_jobs_that_no_fetch_has_read(
     store: Store, consistent: Consistent, jobs: int
