@@ -352,12 +352,12 @@ def _check_shard(report: InvariantReport, keyspace: Keyspace, shard: Shard, keys
         if state == "available" and f.LIMIT in job:
             for index in _waits(id_, queue, job, keys):
                 placed.setdefault(index, {})[id_] = _ANY_SCORE
-        score = keys.index(f"q:{queue}").get(id_)
-        if score is not None and score // _BAND != 100 - int(job.get(f.PRIORITY, 0)):
-            complain(f"{id_} is in the queue {queue} at {score}, which is of another priority")
+        place = keys.index(f"q:{queue}").get(id_)
+        if place is not None and place // _BAND != 100 - int(job.get(f.PRIORITY, 0)):
+            complain(f"{id_} is in the queue {queue} at {place}, which is of another priority")
         if f.TENANT in job and id_ in placed.get(f"q:{queue}", {}):
             index = f"tq:{queue}:{job[f.TENANT].decode()}"
-            placed.setdefault(index, {})[id_] = _ANY_SCORE if score is None else score
+            placed.setdefault(index, {})[id_] = _ANY_SCORE if place is None else place
         if (f.TOKEN in job or f.OPEN_TOKEN_REQUEST in job) and state == "available":
             placed.setdefault("token_grants", {})[id_] = _ANY_SCORE
         if f.TOKEN in job and state not in ("available", "active"):

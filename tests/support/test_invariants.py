@@ -42,8 +42,8 @@ def test_valid_data_has_no_problems(db: redis.Redis, standalone: Embedded) -> No
     put_available(db, FOREIGN)
     db.hset(ELSEWHERE.job(FOREIGN), "@", str(SHARD.index))
     active = job_id(SHARD.index, 1)
-    fields = {"s": "active", "q": "mail", "a": 2, "d": 500, "st": 291, "to": 9, "xp": 7}
-    db.hset(SHARD.job(active), mapping=fields)
+    db.hset(SHARD.job(active), mapping={"s": "active", "q": "mail", "a": 2, "d": 500})
+    db.hset(SHARD.job(active), mapping={"st": 291, "to": 9, "xp": 7})
     db.zadd(SHARD.active, {active: 500})
     db.zadd(SHARD.execution_deadlines, {active: 300})
     db.hset(SHARD.queue_counters("mail"), mapping={"active": 1, "seq": 2, "created": 1})

@@ -9,7 +9,7 @@ local function index_job(id, job, state, due)
     count_job(job, state, 1)
     if job[F.expires] then set_deadline(EXPIRING, id, tonumber(job[F.expires])) end
     if state == 'pending' then
-        redis.call('ZADD', PENDING, now, id)
+        redis.call('ZADD', PENDING, job[F.created], id)
     else
         set_deadline(DUE, id, due)
         emit('job.scheduled', id, job, 'n', due)
