@@ -311,20 +311,27 @@ class Refused(_Enqueue):
         return bool(others)
 
 
+@dataclass(frozen=True, slots=True)
 class TakeOver(_Enqueue):
-    """A unique job whose lock a dead producer has claimed without storing its job."""
+    """A unique job whose lock a dead producer has claimed without storing its job.
 
+    ``id_claimed``: whether another request has claimed the id of that job for another shard.
+    """
+
+    id_claimed: bool = False
     least = 5
 
     async def prepare(self, world: World) -> Wanted:
         store = world.store
-        [queue] = queues_in_other_shards(store, 1)
-        wanted = new_job(queue, unique={})
+        queue, other = queues_in_other_shards(store, 2)
+        wanted, dead_id = new_job(queue, unique={}), home_id(store, queue)
         await locks.try_claim(
             store,
             store.keys.shard_of_fingerprint(wanted.fingerprint),
-            [LockRequest(wanted.fingerprint, home_id(store, queue), shard_of(store, queue).index)],
+            [LockRequest(wanted.fingerprint, dead_id, shard_of(store, queue).index)],
         )
+        if self.id_claimed:
+            await AliasClaims(store).claim(shard_of(store, other), [(dead_id, 0)], 0, total=1)
         await world.recover(5_000)
         return Wanted([wanted])
 

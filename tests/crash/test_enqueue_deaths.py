@@ -55,6 +55,7 @@ UNIQUE: Cases = {
     "kept out with an id of a shard before": Refused("reject", step=-1),
     "kept out with an id of a shard after": Refused("ignore", step=1),
     "taking over": TakeOver(),
+    "taking over from an id that is claimed elsewhere": TakeOver(id_claimed=True),
 }
 REPLACE: Cases = {
     "in its queue": Unique("replace", "queue"),

@@ -44,7 +44,8 @@ _PORTION = 100
 _OLD_CLAIM_MS = 10 * 60_000
 """Age in ms at which the janitor checks a claim. No request can use the claim at that age."""
 IN_FLIGHT_MS = 60_000
-"""Age in ms of a claim up to which its job may still be stored: twice ``CLAIM_MS``, to be safe."""
+"""Age in ms of a claim up to which its job may still be stored: twice ``CLAIM_MS``, because the
+clocks of the masters may differ."""
 
 _AliasDecision = Literal["keep", "drop", "later"]
 
@@ -276,15 +277,11 @@ async def drop_aliases(
     return unanswered_ids, failure
 
 
-async def drop_if_unused(store: Store, target: Shard, job_id: str) -> bool:
-    """Remove an alias that points to ``target`` if its claim is old and there is no job.
-
-    The age of the claim is read before the job. Once a claim is older than ``IN_FLIGHT_MS``, no
-    request can store its job in ``target`` any more. So if there is no job, none can appear before
-    the alias is removed. The script checks the age again, because the id may be claimed again.
+async def read_claim(store: Store, job_id: str) -> tuple[bytes, int]:
+    """Read the last claim of an id, in its owner shard.
 
     Returns:
-        Whether the alias is gone.
+        The claim as ``drop_claimed`` takes it, and its age in ms by the clock of that shard.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -293,10 +290,22 @@ async def drop_if_unused(store: Store, target: Shard, job_id: str) -> bool:
     call = store.redis.call
     claimed: Any = await call(owner.slot, "ZSCORE", owner.alias_claims, job_id, idempotent=True)
     seconds, micros = cast(list[bytes], await call(owner.slot, "TIME", idempotent=True))
-    age_ms = int(seconds) * 1000 + int(micros) // 1000 - int(claimed or 0)
-    if age_ms < IN_FLIGHT_MS or await _decide(store, target, job_id) != "drop":
-        return False
-    return bool(await _settle(store, owner, [_AliasCheck(job_id, "drop", target)], IN_FLIGHT_MS))
+    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    return claimed or b"none", now_ms - int(claimed or 0)
+
+
+async def drop_claimed(store: Store, target: Shard, job_id: str, claim: bytes) -> bool:
+    """Remove an alias that points to ``target``, unless its id was claimed again since ``claim``.
+
+    Returns:
+        Whether the alias is removed.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    owner = store.keys.shard_of_id(job_id)
+    check = _AliasCheck(job_id, "drop", target, claim)
+    return bool(await _settle(store, owner, [check], 0))
 
 
 async def check_old_claims(store: Store, shard: Shard, limit: int) -> int:
@@ -364,18 +373,26 @@ async def _read_alias(store: Store, shard: Shard, job_id: str) -> tuple[bytes | 
 
 @dataclass(frozen=True, slots=True)
 class _AliasCheck:
-    """What to do with an alias, as long as it points to ``target``."""
+    """What to do with an alias, as long as it points to ``target``.
+
+    Args:
+        job_id: the id.
+        decision: what to do.
+        target: the shard that was checked.
+        claim: the last claim of the id, empty for any that is old enough.
+    """
 
     job_id: str
     decision: _AliasDecision
     target: Shard
+    claim: bytes = b""
 
 
 async def _settle(store: Store, owner: Shard, checks: Sequence[_AliasCheck], age_ms: int) -> int:
     """Run ``settle_alias.lua`` for aliases of ``owner``; return how many were removed."""
     args: list[Arg] = [age_ms]
     for check in checks:
-        args += (check.job_id, check.decision, check.target.index)
+        args += (check.job_id, check.decision, check.target.index, check.claim)
     keys = [owner.alias_claims, *(owner.job(check.job_id) for check in checks)]
     return int(await store.run(owner, "settle_alias", keys, args, idempotent=True))
 

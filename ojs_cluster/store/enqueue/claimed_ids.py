@@ -12,10 +12,15 @@ stored. So a request that finds an alias to another shard checks that shard:
   the same shard. Both requests then write the same Redis key, and one of them is refused. This also
   happens when two processes know different numbers of partitions.
 * The shard has no such job, and holds no partition of the queue, because the first request named
-  another queue: the request waits briefly, and is answered 503 as long as the first request can
-  still store its job. After that the alias is dropped (``aliases.drop_if_unused``), and the request
-  claims the id. If the alias points to a tombstone, the janitor removes both, ten minutes after the
-  tombstone was written.
+  another queue: the request waits until the claim is ``unique.GRACE_MS`` old. Then it writes a
+  tombstone in that shard, which keeps the first request out, drops the alias and claims the id. No
+  clock is compared with another. A repetition of the first request that has read the tombstone
+  claims the id again before it stores its job, so the alias is dropped only if its claim is still
+  the one that was read before the tombstone was written.
+
+A tombstone in the owner shard of the id keeps out a request that stores its job there. An alias may
+take its place, because it keeps such a request out, too. When the alias is removed, the tombstone
+is back (``remove_alias.lua``).
 
 A request whose job belongs into the owner shard of its id claims no alias. If another request has
 claimed the id, the script that stores the job finds the alias, and the same rules apply.
@@ -37,14 +42,16 @@ from ojs_cluster.store.enqueue.aliases import (
     AliasClaims,
     ClaimedElsewhere,
     ForeignAlias,
-    drop_if_unused,
+    drop_claimed,
     duplicate_id,
+    read_claim,
 )
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.queues.copied_settings import ensure_open
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import unique
+from ojs_cluster.store.unique.locks import replace_tombstone
 
 RETRY_S = 10.0
 """Value of the Retry-After header, in seconds, while an earlier request has claimed the id for
@@ -112,7 +119,7 @@ async def first_shards(
             answer in time.
     """
     await ensure_task()
-    deadline = trio.current_time() + unique.GRACE_MS / 1000
+    deadline = trio.current_time() + 2 * unique.GRACE_MS / 1000
     shards: dict[str, Shard] = {}
     refused: dict[int, OJSError] = {}  # by position of the job in the request
     reserved: dict[tuple[Shard, str], list[str]] = {}  # ids by shard and transaction
@@ -223,7 +230,9 @@ async def _should_claim_again(
         BackendUnavailable: Redis did not answer in time.
     """
     owner = store.keys.shard_of_id(claim.job_id)
-    while not await drop_if_unused(store, claim.target, claim.job_id):
+    if claim.target is owner:
+        return True  # a tombstone, or a reservation that has ended: no alias
+    while not await _take_over(store, claim.target, claim.job_id):
         found: Any = await store.redis.call(
             owner.slot, "HGET", owner.job(claim.job_id), f.ALIAS, idempotent=True
         )
@@ -235,6 +244,23 @@ async def _should_claim_again(
         if await _reserved_by(store, claim, total) is not None:
             return True
     return True
+
+
+async def _take_over(store: Store, target: Shard, job_id: str) -> bool:
+    """Remove an alias to ``target`` whose request stalls or has died.
+
+    Returns:
+        Whether the alias is removed. Otherwise the claim is young, or was renewed, or the shard has
+        a job with the id or a reservation of it.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    claim, age_ms = await read_claim(store, job_id)
+    # The age also proves that no later claim has the same time in ms as this one.
+    if age_ms < max(unique.GRACE_MS, 1) or not await replace_tombstone(store, target, job_id):
+        return False
+    return await drop_claimed(store, target, job_id, claim)
 
 
 async def _reserving_transaction(store: Store, shard: Shard, job_id: str) -> str | None:

@@ -84,7 +84,8 @@ MAX_PER_SECOND: Final = b"ps"
 TOMBSTONE: Final = b"@f"
 """In a tombstone: a random text, which a producer must pass to replace the tombstone by its job.
 
-A tombstone is an alias that names its own shard."""
+A tombstone is an alias that names its own shard. An alias to another shard has the tombstone that
+it has replaced in the field ``@u`` (``remove_alias.lua``)."""
 FIXED_ID: Final = b"fx"
 """Set when the server chose the job's id before it stored the job (for a workflow or a cron job).
 

@@ -75,6 +75,6 @@ async def _drop_alias(store: Store, owner: Shard, job_id: str, shard: Shard) -> 
             owner,
             "settle_alias",
             [owner.alias_claims, owner.job(job_id)],
-            [_IN_FLIGHT_MS, job_id, "drop", shard.index],
+            [_IN_FLIGHT_MS, job_id, "drop", shard.index, ""],
             idempotent=True,
         )

@@ -9,7 +9,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
@@ -174,9 +174,10 @@ async def write_tombstone(
 ) -> bool:
     """Prevent a late request from storing a job under an id.
 
-    The tombstone is written in ``shard``, or in the shard to which an alias of the id points.
+    The tombstone is written in ``shard``. If an alias of the id is there, another one is written in
+    the shard to which the alias points, and that in ``shard`` appears when the alias is removed.
 
-    The janitor removes the tombstone after ten minutes.
+    The janitor removes the tombstones after ten minutes.
 
     Args:
         store: the store.
@@ -188,15 +189,33 @@ async def write_tombstone(
     Returns:
         False when the job is already stored.
     """
-    token = os.urandom(8).hex() if overridable else ""
+    token = new_token() if overridable else ""
     while True:
-        keys = [shard.job(job_id), shard.alias_claims]
-        args: list[Arg] = [job_id, shard.index, token]
-        reply = await store.run(shard, "write_tombstone", keys, args, idempotent=True)
+        reply = await _write_tombstone(store, shard, job_id, token)
         if reply[0] != b"moved":
-            return bool(reply[0] == b"ok")
+            return bool(reply[0] != b"stored")
         # An alias points to the shard of its job, so this repeats at most once.
         shard = store.keys.shard(int(reply[1]))
+
+
+async def replace_tombstone(store: Store, shard: Shard, job_id: str) -> bool:
+    """Write a tombstone with a new token, which no request knows, in ``shard``.
+
+    Returns:
+        False when a job is stored there, or something else is there that must stay.
+    """
+    return bool((await _write_tombstone(store, shard, job_id, new_token()))[0] == b"ok")
+
+
+async def _write_tombstone(store: Store, shard: Shard, job_id: str, token: str) -> Any:
+    keys = [shard.job(job_id), shard.alias_claims]
+    args: list[Arg] = [job_id, shard.index, token]
+    return await store.run(shard, "write_tombstone", keys, args, idempotent=True)
+
+
+def new_token() -> str:
+    """Return a token for a tombstone that no other tombstone has."""
+    return os.urandom(8).hex()
 
 
 async def settle(

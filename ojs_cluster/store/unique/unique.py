@@ -55,6 +55,8 @@ CLAIM_MS = 120_000
 prevents a late job, but only until the janitor removes the tombstone."""
 CLAIM_TIMEOUT_S = 10.0
 """Time in seconds for which a producer waits for others that enqueue the same job."""
+_EXPIRED_MS = CLAIM_MS + 20_000
+"""Age in ms at which a claim has expired by the clocks of all masters. They may differ by 20 s."""
 GRACE_MS = 1_500
 """A producer is presumed dead if its claim is unused for longer than this time in ms."""
 _PAUSE_S = (0.005, 0.04)
@@ -181,8 +183,12 @@ async def resolve_holder(store: Store, fingerprint: str, held: LockHeld) -> Lock
     """Find the job that holds a lock, and free the lock if there is no such job.
 
     The function waits for an undecided transaction or a missing job until the claim is ``GRACE_MS``
-    old. Then it aborts the transaction, or writes a tombstone for the missing job and drops the
-    claim.
+    old. Then it aborts the transaction, or writes tombstones for the missing job and drops the
+    claim. A tombstone is written in the shard that the claim names, because the job's producer
+    knows only this shard, and in the shard to which an alias of the id points.
+
+    If another request has stored a job under the id, that job is not the holder. But the missing
+    job could be stored after its removal. So the function waits until the claim has expired.
 
     Args:
         store: the store.
@@ -202,21 +208,32 @@ async def resolve_holder(store: Store, fingerprint: str, held: LockHeld) -> Lock
         elif not await transactions.resolve(store, transaction):
             await settle(store, "drop", [holder], transaction)
         return None
-    shard = store.keys.shard(holder.shard)
-    found = await find_job(store, shard, holder.job_id)
+    shards = [store.keys.shard(holder.shard)]
+    found = await find_job(store, shards[0], holder.job_id)
     if found is None:
-        # A repetition of the request may have stored the job in another shard than the claim names.
-        shard = await alias_target(store, holder.job_id, shard)
-        found = await find_job(store, shard, holder.job_id)
-    if found is not None:
+        # A repetition of the request may store the job in another shard than the claim names.
+        target = await alias_target(store, holder.job_id, shards[0])
+        if target is not shards[0]:
+            shards.append(target)
+            found = await find_job(store, target, holder.job_id)
+    if found is not None and _fingerprint(found.job) == fingerprint:
         return replace(found, retries=int(lock.get(b"retries", 0)))
-    if age_ms < GRACE_MS:
+    if age_ms < (GRACE_MS if found is None else _EXPIRED_MS):
         await pause()
-    elif await write_tombstone(store, shard, holder.job_id):
-        # A producer that has read the tombstone may have claimed the lock again since. So only the
-        # claim that was read is dropped. Claims that an earlier version has stored have no name.
-        await settle(store, "drop", [replace(holder, claim=lock.get(b"claim", b"").decode())])
+        return None
+    if found is None:
+        for shard in shards:
+            if not await write_tombstone(store, shard, holder.job_id):
+                return None
+    # A producer that has read the tombstone may have claimed the lock again since. So only the
+    # claim that was read is dropped. Claims that an earlier version has stored have no name.
+    await settle(store, "drop", [replace(holder, claim=lock.get(b"claim", b"").decode())])
     return None
+
+
+def _fingerprint(job: JobRecord) -> str:
+    """Return the fingerprint of a job, '' if it is not unique."""
+    return job.fields.get(f.UNIQUE, b"").decode(errors="replace").removesuffix("+")
 
 
 def _conflicts_after_end(job: JobRecord) -> bool:

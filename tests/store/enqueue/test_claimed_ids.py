@@ -33,6 +33,7 @@ from ojs_cluster.store.unique.locks import LockRequest, try_claim
 from ojs_cluster.store.unique.unique_steps import enqueue_step
 from tests.store.hot_queues import close_empty, put_into, spread
 from tests.store.shortcuts import (
+    HOUR,
     QUEUE,
     ack,
     id_in,
@@ -43,8 +44,9 @@ from tests.store.shortcuts import (
 )
 from tests.store.unique_jobs import age_lock, keys_there, once
 from tests.support.failing_process import dies_at
-from tests.support.interrupted import interrupted
+from tests.support.interrupted import Died, interrupted
 from tests.support.invariants import InvariantReport
+from tests.support.moments import Moment, at_moments
 from tests.support.timeshift import age_claim
 
 Check = Callable[[], InvariantReport]
@@ -220,25 +222,64 @@ def foreign_to_both(store: Store, *queues: str) -> str:
 
 
 @ways
-async def test_an_id_claimed_for_another_queue_is_refused_until_its_claim_expires(
+async def test_an_id_claimed_for_another_queue_is_refused_while_the_claim_is_young(
     store: Store, db: Any, way: Way, consistent: Check
 ) -> None:
     other = other_queue(store)
     job = way.job(QUEUE, foreign_to_both(store, QUEUE, other))
     home = store.keys.shard_of_id(str(job.id))
-    await aliases.AliasClaims(store).claim(
-        shard_of(store, other), [(str(job.id), 0)], 1000, total=1
+    claims = aliases.AliasClaims(store)
+    expires_at_ms = await claims.claim(
+        shard_of(store, other), [(str(job.id), 0)], aliases.CLAIM_MS, total=1
     )
+    age_claim(db, home, str(job.id), -HOUR)  # another claim is always younger than the grace
     before = keys_there(db)
 
     with pytest.raises(BackendUnavailable) as refused:
         await way.enqueue(store, job)
     assert refused.value.outcome == "not_applied"
     assert {key for key in keys_there(db) - before if b":j:" in key or b":u:" in key} == set()
-    age_claim(db, home, str(job.id), aliases.IN_FLIGHT_MS)
+    age_claim(db, home, str(job.id), HOUR)
 
     assert (await way.enqueue(store, job)).id == job.id
+    late = msgspec.structs.replace(job, queue=other)
+    keys, args = enqueue_command(
+        store, shard_of(store, other), [place(str(late.id), late)], store_before_ms=expires_at_ms
+    )
+    assert (await store.run(shard_of(store, other), "enqueue", keys, args))[0] == b"exists"
     await assert_one(store, db, job)
+    consistent()
+
+
+@ways
+@pytest.mark.parametrize("where", ["owner", "elsewhere"])
+async def test_an_id_with_a_tombstone_is_used_by_another_queue_at_once(
+    store: Store, db: Any, way: Way, where: str, consistent: Check
+) -> None:
+    """The producer of a unique job has died, and another producer has taken its lock."""
+    first = other_queue(store)
+    at_home = where == "owner"
+    job_id = (
+        id_in(shard_of(store, first).index) if at_home else foreign_to_both(store, QUEUE, first)
+    )
+    dead = new_job(first, id=job_id, unique={}, type="dead")
+
+    async def die(moment: Moment) -> None:
+        if moment == Moment("after", "lock_claim", 1):
+            raise Died
+
+    with pytest.raises(Died):
+        await enqueue(at_moments(store, die), dead)
+    age_lock(db, store, dead.fingerprint, 60_000)
+    rival = await enqueue(store, msgspec.structs.replace(dead, id=None))
+    job = way.job(QUEUE, job_id)
+
+    assert (await way.enqueue(store, job)).id == job_id
+
+    with pytest.raises(Duplicate):
+        await enqueue(store, dead)
+    await assert_one(store, db, job)
+    assert (await read_jobs.get(store, rival.id)).type == "dead"
     consistent()
 
 
@@ -274,27 +315,37 @@ async def test_a_late_request_stores_nothing_when_its_id_was_taken_over(
     consistent()
 
 
+@pytest.mark.parametrize("repeats", [False, True])
 async def test_a_job_stored_while_another_request_checks_its_id_keeps_the_id(
-    store: Store, db: Any, consistent: Check
+    store: Store, other_store: Store, db: Any, repeats: bool, consistent: Check
 ) -> None:
-    """The first request stores it between any two calls of the second, which stalls there."""
+    """The first request goes on, or is repeated, between any two calls of the second."""
     other = other_queue(store)
-    shard, at, stored = shard_of(store, other), 0, True
-    while stored:
-        job_id, stored = foreign_to_both(store, QUEUE, other), False
+    shard, at, interposed = shard_of(store, other), 0, True
+    while interposed:
+        job_id, interposed = foreign_to_both(store, QUEUE, other), False
+        stored: list[Shard] = []
 
-        async def store_it() -> None:
-            nonlocal stored
-            keys, args = enqueue_command(store, shard, [place(job_id, new_job(other))])  # noqa: B023
-            stored = (await store.run(shard, "enqueue", keys, args))[0] == b"ok"
-            age_claim(db, store.keys.shard_of_id(job_id), job_id, aliases.IN_FLIGHT_MS)  # noqa: B023
+        async def go_on() -> None:
+            nonlocal interposed
+            interposed = True
+            with suppress(OJSError):
+                if repeats:
+                    await enqueue(other_store, new_job(other, id=job_id))  # noqa: B023
+                    stored.append(shard)  # noqa: B023
+                    return
+                keys, args = enqueue_command(store, shard, [place(job_id, new_job(other))])  # noqa: B023
+                if (await store.run(shard, "enqueue", keys, args))[0] == b"ok":
+                    stored.append(shard)  # noqa: B023
 
         await aliases.AliasClaims(store).claim(shard, [(job_id, 0)], aliases.CLAIM_MS, total=1)
+        age_claim(db, store.keys.shard_of_id(job_id), job_id, aliases.IN_FLIGHT_MS)
         with suppress(OJSError):
-            await enqueue(interrupted(store, store_it, before=at), new_job(QUEUE, id=job_id))
-        assert places(store, db, job_id) == ([shard] if stored else [])
-        if stored:
-            assert (await read_jobs.get(store, job_id)).queue == other
+            await enqueue(interrupted(store, go_on, before=at), new_job(QUEUE, id=job_id))
+            stored.append(shard_of(store))
+        assert places(store, db, job_id) == stored
+        assert len(stored) == 1
+        assert (await read_jobs.get(store, job_id)).id == job_id
         at += 1
     assert at > 4
     consistent()
@@ -307,11 +358,12 @@ async def test_a_job_that_is_counted_with_others_goes_to_the_first_partition_onl
     job_id = id_of_partition(store, QUEUE, 2, is_owner_shard=False)
     third = store.keys.partitions(QUEUE, PARTS)[2]
     await aliases.AliasClaims(store).claim(third, [(job_id, 0)], 1000, total=1)
+    age_claim(db, store.keys.shard_of_id(job_id), job_id, -HOUR)
     job = new_job(id=job_id, rate_limit={"max_per_second": 5})
 
     with pytest.raises(BackendUnavailable):
         await enqueue(store, job)
-    age_claim(db, store.keys.shard_of_id(job_id), job_id, aliases.IN_FLIGHT_MS)
+    age_claim(db, store.keys.shard_of_id(job_id), job_id, HOUR)
     await enqueue(store, job)
 
     assert places(store, db, job_id) == [shard_of(store)]

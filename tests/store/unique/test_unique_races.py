@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any, cast
 
+import msgspec
 import pytest
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, Duplicate
+from ojs_cluster.core.errors import BackendUnavailable, Duplicate, QueueFull
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.aliases import IN_FLIGHT_MS
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
+from ojs_cluster.store.queues import pauses
+from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.unique.locks import LockRequest
 from tests.store.shortcuts import (
@@ -44,11 +48,13 @@ from tests.store.unique_jobs import (
     recover,
 )
 from tests.support.failing_process import dies_at
+from tests.support.interrupted import interrupted
 from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
 from tests.support.moments import Moment, at_moments
 from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE
+from tests.support.timeshift import age_claim, age_job
 
 PRODUCERS = 64
 PROCESSES = 4
@@ -237,6 +243,79 @@ async def test_a_producer_that_is_refused_leaves_the_lock_to_another_with_its_id
     with pytest.raises(Duplicate):
         await enqueue(store, new_job(unique={}))
     consistent()
+
+
+Act = Callable[[], Awaitable[None]]
+
+
+async def claim_only(store: Store, _db: Any, queue: str, job_id: str, act: Act) -> None:
+    """Claim an id for a job of ``queue``, which is refused after ``act``."""
+    await pauses.pause_or_resume(store, queue, "drain")
+
+    async def before_refusal(moment: Moment) -> None:
+        if moment == Moment("before", "enqueue", 1):
+            await act()
+
+    with pytest.raises((QueueFull, Duplicate)):
+        await enqueue(at_moments(store, before_refusal), new_job(queue, id=job_id))
+
+
+async def run_and_remove(store: Store, db: Any, queue: str, job_id: str, act: Act) -> None:
+    """Run a job with an id in ``queue``. It is removed after ``act``."""
+    with suppress(Duplicate):
+        await enqueue(store, new_job(queue, id=job_id))
+        [taken] = await take(store, queue)
+        await ack(store, taken)
+        await act()
+        shard = shard_of(store, queue)
+        age_job(db, shard, job_id, 400 * 24 * HOUR)
+        age_claim(db, store.keys.shard_of_id(job_id), job_id, IN_FLIGHT_MS)
+        await retention.purge_due(store, shard, 10)
+
+
+@pytest.mark.parametrize("use", [claim_only, run_and_remove])
+@pytest.mark.parametrize("elsewhere", [True, False])
+@pytest.mark.parametrize("make_id", [home_id, foreign_id])
+async def test_a_stalled_producer_stores_no_second_job_when_another_request_used_its_id(
+    store: Store,
+    other_store: Store,
+    db: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    use: Callable[[Store, Any, str, str, Act], Awaitable[None]],
+    elsewhere: bool,
+    make_id: Callable[[Store], str],
+) -> None:
+    """It stalls before any of its calls. Meanwhile a third producer requests its lock."""
+    monkeypatch.setattr(unique, "GRACE_MS", 1)
+    monkeypatch.setattr(unique, "CLAIM_TIMEOUT_S", 0.3)
+    names = (*queues_in_other_shards(store, 3), *(f"beside{number}" for number in range(999)))
+    queue = next(
+        name for name in names if (shard_of(store, name) is not shard_of(store)) == elsewhere
+    )
+    at, stalled, rivals = 0, True, 0
+    while stalled:
+        job, stalled = new_job(id=make_id(store), unique={}, type=f"type{at}"), False
+        stored: list[str] = []
+
+        async def rival() -> None:
+            nonlocal rivals
+            with suppress(Duplicate, BackendUnavailable):
+                other = await enqueue(other_store, msgspec.structs.replace(job, id=None))  # noqa: B023
+                stored.append(other.id)  # noqa: B023
+                rivals += 1
+
+        async def interfere() -> None:
+            nonlocal stalled
+            stalled = True
+            await use(other_store, db, queue, str(job.id), rival)  # noqa: B023
+            await pauses.pause_or_resume(other_store, queue, "resume")
+
+        with suppress(Duplicate, BackendUnavailable):
+            stored.append((await enqueue(interrupted(store, interfere, before=at), job)).id)
+        assert len(stored) <= 1, (at, job.id, stored)
+        at += 1
+    assert at > 2
+    assert rivals
 
 
 async def test_an_ignored_job_makes_no_event(store: Store) -> None:
