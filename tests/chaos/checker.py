@@ -12,11 +12,11 @@ from functools import cached_property
 from itertools import combinations
 from typing import Final
 
-from tests.chaos import notices, replay
-from tests.chaos.history import Answer, Enqueue, History, Lease, NewJob, Settle, Violation
+from tests.chaos import bounds, notices, outcomes, replay, switches, tenants
+from tests.chaos.history import Answer, Enqueue, Finding, History, Lease, NewJob, Settle
 from tests.chaos.replay import TERMINAL
 
-Rule = Callable[[History], Iterator[Violation]]
+Rule = Callable[[History], Iterator[Finding]]
 
 _FORGOTTEN: Final = "a master lost what no replica had"
 
@@ -75,32 +75,36 @@ class _Index:
         return ("purge", queue) in self.commands
 
 
-def lost(history: History) -> Iterator[Violation]:
+def lost(history: History) -> Iterator[Finding]:
     """An acknowledged job exists at the end."""
     index = _Index(history)
     for id_, requests in index.requests.items():
         told = [it for _, it in requests if it.answer.outcome == "done" and not it.existing]
-        if told and id_ not in history.final.states and not index.purged(requests[0][0].queue):
-            yield Violation("lost", id_, "it was acknowledged and is gone", _forgotten(history))
+        if told and not index.purged(requests[0][0].queue):
+            text = "" if id_ in history.final.states else "it was acknowledged and is gone"
+            yield Finding("lost", id_, text, _forgotten(history))
     for workflow in history.workflows:
-        if workflow.answer.outcome == "done" and workflow.id not in history.final.workflows:
-            text = "the workflow was acknowledged and is gone"
-            yield Violation("lost", workflow.id, text, _forgotten(history))
+        if workflow.answer.outcome == "done":
+            there = workflow.id in history.final.workflows
+            text = "" if there else "the workflow was acknowledged and is gone"
+            yield Finding("lost", workflow.id, text, _forgotten(history))
 
 
-def refused(history: History) -> Iterator[Violation]:
+def refused(history: History) -> Iterator[Finding]:
     """A refused request has had no effect."""
     index = _Index(history)
     for id_, requests in index.requests.items():
-        if id_ in index.traces and not any(it.answer.possible for _, it in requests):
-            yield Violation("refused", id_, "every request for it was refused, and it is there")
+        if not any(it.answer.possible for _, it in requests):
+            text = "every request for it was refused, and it is there"
+            yield Finding("refused", id_, text if id_ in index.traces else "")
     for workflow in history.workflows:
-        steps = [lease for lease in history.leases if lease.step and lease.step[0] == workflow.tag]
-        if steps and not workflow.answer.possible:
-            yield Violation("refused", workflow.tag, "the workflow was refused, and a step runs")
+        if not workflow.answer.possible:
+            runs = any(it.step and it.step[0] == workflow.tag for it in history.leases)
+            text = "the workflow was refused, and a step runs"
+            yield Finding("refused", workflow.tag, text if runs else "")
 
 
-def batches(history: History) -> Iterator[Violation]:
+def batches(history: History) -> Iterator[Finding]:
     """A batch is stored atomically."""
     index = _Index(history)
     for enqueue in history.enqueues:
@@ -108,12 +112,13 @@ def batches(history: History) -> Iterator[Violation]:
         if len(ids) < 2 or any(index.purged(job.queue) for job in enqueue.jobs):
             continue
         there = index.traces.intersection(ids)
-        if 0 < len(there) < len(ids):
-            text = f"of {len(ids)} jobs of a batch {len(there)} are there"
-            yield Violation("batch", min(set(ids) - there), text, _forgotten(history))
+        text = f"of {len(ids)} jobs of a batch {len(there)} are there"
+        torn = 0 < len(there) < len(ids)
+        subject = min(set(ids) - there, default=ids[0])
+        yield Finding("batch", subject, text if torn else "", _forgotten(history))
 
 
-def completed_by_holder(history: History) -> Iterator[Violation]:
+def completed_by_holder(history: History) -> Iterator[Finding]:
     """A completed job was acknowledged by the worker that held its last lease."""
     index = _Index(history)
     for id_, events in replay.by_job(history.events).items():
@@ -127,29 +132,26 @@ def completed_by_holder(history: History) -> Iterator[Violation]:
                     for it in index.settles.get(id_, ())
                     if it.kind == "ack" and it.answer.possible and (it.attempt, it.worker) == holder
                 ]
-                if not acks:
-                    text = f"completed, and {holder[1]} never acknowledged attempt {holder[0]}"
-                    yield Violation("holder", id_, text)
+                text = f"completed, and {holder[1]} never acknowledged attempt {holder[0]}"
+                yield Finding("holder", id_, "" if acks else text)
 
 
-def one_completion(history: History) -> Iterator[Violation]:
+def one_completion(history: History) -> Iterator[Finding]:
     """The completion of a job is confirmed to one lease only."""
     for id_, settles in _Index(history).settles.items():
         told = {it.lease for it in settles if it.kind == "ack" and it.answer.outcome == "done"}
-        if len(told) > 1:
-            text = f"acks of {len(told)} leases were accepted"
-            yield Violation("one ack", id_, text, _forgotten(history))
+        text = f"acks of {len(told)} leases were accepted"
+        yield Finding("one ack", id_, text if len(told) > 1 else "", _forgotten(history))
 
 
-def one_holder(history: History) -> Iterator[Violation]:
+def one_holder(history: History) -> Iterator[Finding]:
     """A job is not fetched while it has a lease, and each attempt is fetched once."""
     index = _Index(history)
     for id_, leases in index.leases.items():
         for one, other in combinations(leases, 2):
             # A fetch may wait for long, so neither request nor response tells when a lease began.
             earlier, later = sorted((one, other), key=lambda it: (it.attempt, it.answer.answered))
-            if text := _clash(index, earlier, later):
-                yield Violation("one holder", id_, text)
+            yield Finding("one holder", id_, _clash(index, earlier, later))
 
 
 def _clash(index: _Index, earlier: Lease, later: Lease) -> str:
@@ -170,7 +172,7 @@ def _clash(index: _Index, earlier: Lease, later: Lease) -> str:
     return f"given to {later.worker} while {earlier.worker} holds it"
 
 
-def ends_stay(history: History) -> Iterator[Violation]:
+def ends_stay(history: History) -> Iterator[Finding]:
     """A state that was final for one client is final for all later requests."""
     index = _Index(history)
     ends: dict[str, list[tuple[str, Answer]]] = defaultdict(list)
@@ -192,15 +194,16 @@ def ends_stay(history: History) -> Iterator[Violation]:
             )
             if end == "cancelled" and job in index.born_again:
                 continue
-            if told.answered < answer.sent and state != end and not lossy:
-                yield Violation("end stays", job, f"it is {state} after it was {end}")
+            if told.answered < answer.sent and not lossy:
+                text = f"it is {state} after it was {end}"
+                yield Finding("end stays", job, "" if state == end else text)
 
 
 _READ: Final = 0
 """Status of a response that only shows a state: reads wait for no replica."""
 
 
-def cancelled_for_a_reason(history: History) -> Iterator[Violation]:
+def cancelled_for_a_reason(history: History) -> Iterator[Finding]:
     """A job is cancelled only if a request asks for it."""
     index = _Index(history)
     replaced = {
@@ -215,11 +218,11 @@ def cancelled_for_a_reason(history: History) -> Iterator[Violation]:
         # A purge first cancels a job that has dependents in other shards.
         purged = index.purged(requests[0][0].queue)
         wanted = asked or purged or (fingerprint and fingerprint in replaced)
-        if history.final.states.get(id_) == "cancelled" and not wanted:
-            yield Violation("cancelled", id_, "no request asked for it")
+        if history.final.states.get(id_) == "cancelled":
+            yield Finding("cancelled", id_, "" if wanted else "no request asked for it")
 
 
-def workflow_order(history: History) -> Iterator[Violation]:
+def workflow_order(history: History) -> Iterator[Finding]:
     """A step starts after the steps that it waits for; a callback starts after all have ended."""
     plans = {workflow.tag: workflow for workflow in history.workflows}
     index = _Index(history)
@@ -241,8 +244,9 @@ def workflow_order(history: History) -> Iterator[Violation]:
                 and it.answer.sent < lease.answer.answered
             ]
             states = {history.final.states.get(job) for job in jobs[tag, before]}
-            if not acks or (states & {"discarded", "cancelled"} and not history.forgetful):
-                yield Violation("workflow order", lease.job, f"{tag}: {step} ran before {before}")
+            failed = states & {"discarded", "cancelled"} and not history.forgetful
+            text = f"{tag}: {step} ran before {before}"
+            yield Finding("workflow order", lease.job, text if failed or not acks else "")
         for before in plans[tag].ends_of.get(step, ()):
             begun = [
                 it
@@ -250,11 +254,11 @@ def workflow_order(history: History) -> Iterator[Violation]:
                 for it in index.leases.get(job, ())
                 if it.answer.sent < lease.answer.answered
             ]
-            if not begun:
-                yield Violation("workflow order", lease.job, f"{tag}: {step} ran before {before}")
+            text = f"{tag}: {step} ran before {before}"
+            yield Finding("workflow order", lease.job, "" if begun else text)
 
 
-def once(history: History) -> Iterator[Violation]:
+def once(history: History) -> Iterator[Finding]:
     """Each workflow step and each cron occurrence is one job."""
     jobs: dict[tuple[str, tuple[str, str]], set[str]] = defaultdict(set)
     for lease in history.leases:
@@ -263,11 +267,11 @@ def once(history: History) -> Iterator[Violation]:
         if lease.occurrence:
             jobs["occurrence", lease.occurrence].add(lease.job)
     for (kind, name), ids in jobs.items():
-        if len(ids) > 1:
-            yield Violation(f"{kind} once", " ".join(name), f"it became {len(ids)} jobs")
+        text = f"it became {len(ids)} jobs" if len(ids) > 1 else ""
+        yield Finding(f"{kind} once", " ".join(name), text)
 
 
-def stuck(history: History) -> Iterator[Violation]:
+def stuck(history: History) -> Iterator[Finding]:
     """After faults and load have ended, all work ends.
 
     Repairing what a lost master leaves incomplete takes up to ten minutes. Until then it is only
@@ -275,32 +279,43 @@ def stuck(history: History) -> Iterator[Violation]:
     """
     final, lost_by = history.final, "" if history.patient else _forgotten(history)
     for id_, state in final.states.items():
-        if state not in TERMINAL:
-            yield Violation("stuck", id_, f"it stays {state}", lost_by)
+        yield Finding("stuck", id_, "" if state in TERMINAL else f"it stays {state}", lost_by)
     for id_, state in final.workflows.items():
-        if state == "running":
-            yield Violation("stuck", id_, "the workflow stays running", lost_by)
-    if final.effects_left:
-        yield Violation(
-            "stuck", "outbox", f"{final.effects_left} effects are still in the outbox", lost_by
-        )
+        text = "the workflow stays running" if state == "running" else ""
+        yield Finding("stuck", id_, text, lost_by)
+    left = final.effects_left
+    text = f"{left} effects are still in the outbox" if left else ""
+    yield Finding("stuck", "outbox", text, lost_by)
     for fingerprint in final.dead_locks:
-        yield Violation("stuck", fingerprint, "no job of it can be enqueued any more", lost_by)
+        yield Finding("stuck", fingerprint, "no job of it can be enqueued any more", lost_by)
+    for operation in final.operations:
+        yield Finding("stuck", operation, "the bulk operation has not ended", lost_by)
     for problem in final.problems:
-        yield Violation("invariants", problem.split()[0], problem, lost_by)
+        yield Finding("invariants", problem.split()[0], problem, lost_by)
 
 
-def errors(history: History) -> Iterator[Violation]:
+def errors(history: History) -> Iterator[Finding]:
     """No client gets an internal error."""
     for error in history.errors:
-        yield Violation("error", error.split()[0], error)
+        yield Finding("error", error.split()[0], error)
 
 
 RULES: Final[Sequence[Rule]] = (
     replay.paths,
     replay.order,
     replay.unique,
-    replay.concurrency,
+    bounds.concurrency,
+    bounds.leases,
+    bounds.starts,
+    bounds.waiting,
+    tenants.isolation,
+    tenants.new_jobs,
+    tenants.waiting,
+    switches.pauses,
+    switches.drains,
+    outcomes.keys,
+    outcomes.retried_keys,
+    outcomes.moves,
     notices.hooks,
     notices.streams,
     lost,
@@ -318,9 +333,15 @@ RULES: Final[Sequence[Rule]] = (
 )
 
 
-def check(history: History) -> list[Violation]:
+def examine(history: History) -> Iterator[Finding]:
+    """Apply all rules; yield what each finds, also where it holds."""
+    for rule in RULES:
+        yield from rule(history)
+
+
+def check(history: History) -> list[Finding]:
     """Return the violations of all rules, excused ones included."""
-    return [violation for rule in RULES for violation in rule(history)]
+    return [finding for finding in examine(history) if finding.text]
 
 
 def _forgotten(history: History) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -14,8 +15,11 @@ import trio
 from tests.chaos.history import (
     Answer,
     Command,
+    CommandKind,
     Enqueue,
     History,
+    Item,
+    Keyed,
     NewJob,
     Outcome,
     Seen,
@@ -71,12 +75,25 @@ class ChaosClient:
         self.chance = chance
         self._patience_s = patience_s
 
-    async def send(self, method: str, path: str, body: JSON | None = None) -> Told:
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: JSON | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Told:
         """Send one request without repeating it."""
+        told = await self._send(method, path, body, headers)
+        self.history.requests[f"{method} {route_of(path)} {told.answer.outcome}"] += 1
+        return told
+
+    async def _send(
+        self, method: str, path: str, body: JSON | None, headers: Mapping[str, str] | None
+    ) -> Told:
         url = f"{self.chance.choice(self._urls)}{path}"
         sent = trio.current_time()
         try:
-            response = await self._http.request(method, url, json=body)
+            response = await self._http.request(method, url, json=body, headers=headers)
         except (httpx.ConnectError, httpx.ConnectTimeout):
             return Told(Answer(sent, trio.current_time(), "refused", 0, "", "no connection"), {})
         except httpx.TransportError as error:
@@ -149,6 +166,18 @@ class ChaosClient:
         self.history.enqueues.append(Enqueue(tuple(jobs), answer, existing))
         return Told(answer, told.body)
 
+    async def enqueue_keyed(self, key: str, body: JSON) -> tuple[Item, ...]:
+        """Send a bulk request with an idempotency key until it is answered; return its items."""
+        deadline = trio.current_time() + self._patience_s
+        while True:
+            told = await self.send("POST", f"{V1}/jobs/bulk", body, {"Idempotency-Key": key})
+            items = tuple(_item(it) for it in told.body.get("items", ()))
+            self.history.keyed.append(Keyed(key, told.answer, items))
+            again = told.answer.status >= _REFUSED_BELOW or not told.answer.status
+            if not again or trio.current_time() > deadline:
+                return items
+            await trio.sleep(self.chance.uniform(0.05, 0.4))
+
     # -- the rest -----------------------------------------------------------------------------
 
     async def settle(self, kind: Any, job: JSON, worker: str, body: JSON) -> Told:
@@ -190,11 +219,23 @@ class ChaosClient:
             Settle(kind, job["id"], job["lease_id"], worker, job["attempt"], answer)
         )
 
-    async def command(self, kind: Any, subject: str, path: str, body: JSON | None = None) -> Told:
+    async def command(
+        self, kind: CommandKind, subject: str, path: str, body: JSON | None = None
+    ) -> Told:
         """Send one request that changes a job, a workflow or a queue."""
         told = await self.send("POST", path, body)
         self.history.commands.append(Command(kind, subject, told.answer))
         return told
+
+    async def insist_on(self, kind: CommandKind, subject: str, path: str) -> Told:
+        """Repeat a request that changes a queue until there is a definite response."""
+        deadline = trio.current_time() + self._patience_s
+        while True:
+            told = await self.command(kind, subject, path)
+            again = told.answer.status >= _REFUSED_BELOW or not told.answer.status
+            if not again or trio.current_time() > deadline:
+                return told
+            await trio.sleep(self.chance.uniform(0.05, 0.4))
 
     async def look(self, job_id: str) -> str | None:
         """Return the state of a job, None when there was no response or no job."""
@@ -205,3 +246,18 @@ class ChaosClient:
         answer = Answer(told.answer.sent, told.answer.answered, "done")
         self.history.seen.append(Seen(job_id, job["state"], job["attempt"], answer))
         return str(job["state"])
+
+
+def _item(item: JSON) -> Item:
+    if "job" in item:
+        return Item(item["job"]["id"])
+    error = item["error"]
+    return Item("", str(error["code"]), bool(error["retryable"]))
+
+
+_ID: Final = re.compile(r"/(?:[0-9a-f]{8}-[0-9a-f-]{27}|chaos-[\w-]+|tenant-[\w-]+)")
+
+
+def route_of(path: str) -> str:
+    """Return the path of a request without ids, names and query."""
+    return _ID.sub("/*", path.partition("?")[0])

@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -45,7 +46,8 @@ class Journal:
 
     start: float
     lines: list[str] = field(default_factory=list)
-    faults: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    """How often each kind of fault has happened."""
 
     def note(self, fault: Fault, began: float, what: str) -> None:
         """Record a healed fault."""
@@ -53,7 +55,7 @@ class Journal:
         self.lines.append(
             f"{began - self.start:6.1f} to {ended:6.1f} s  {fault.track}: {fault.kind}: {what}"
         )
-        self.faults += 1
+        self.kinds[fault.kind] += 1
 
 
 class FaultInjector:

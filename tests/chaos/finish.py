@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import redis
@@ -14,35 +15,41 @@ from ojs_cluster.server.embedded.servers import Embedded, EmbeddedError
 from tests.chaos.client import JSON, V1, ChaosClient
 from tests.chaos.history import Event, NewJob
 from tests.chaos.history import Final as Rest
-from tests.chaos.producers import ANY_QUEUES, FINGERPRINTS, PAUSED, new_id
+from tests.chaos.names import ANY_QUEUES, FINGERPRINTS, PAUSED, SPREAD
+from tests.chaos.producers import new_id
 from tests.chaos.replay import TERMINAL
 from tests.support.invariants import InvariantReport, check_invariants
 
 _LOOKS_EVERY_S: Final = 1.0
+_ROOM_WITHIN_S: Final = 20.0
+"""Time in seconds within which a refused request must find room, while nothing else runs."""
 _PAGE: Final = 1000
 _KINDS: Final = ("job.", "cron.")
 """Beginnings of the event types that the history has."""
 
 
-async def come_to_rest(client: ChaosClient, backend: Embedded, patience_s: float) -> Rest:
+async def come_to_rest(
+    client: ChaosClient, backend: Embedded, patience_s: float, requests: Mapping[str, JSON]
+) -> Rest:
     """Wait until all work has ended, and read what is left.
 
     First release what clients hold back: cron jobs, paused queues, pending jobs. After all work has
-    ended, each fingerprint must accept a job again, and workers must run it.
+    ended, each fingerprint must accept a job again, and a repeated request with an idempotency key
+    must store the jobs that were refused for a reason which is over. Workers must run these jobs.
 
     Args:
         client: sends the requests.
         backend: the servers.
         patience_s: most time to wait, in seconds.
+        requests: idempotency keys to the bodies of their bulk requests.
     """
     await _release(client)
     rest = await _wait(client, backend, patience_s)
     if _is_over(rest):
         shut = await _shut_fingerprints(client)
+        pinned = await _pinned(client, requests)
         rest = await _wait(client, backend, patience_s)
-        rest = Rest(
-            rest.states, rest.attempts, rest.workflows, rest.problems, rest.effects_left, shut
-        )
+        rest = replace(rest, dead_locks=shut, pinned=pinned)
     client.history.events = await _events(client)
     return rest
 
@@ -51,7 +58,8 @@ async def _release(client: ChaosClient) -> None:
     listed = await client.insist("GET", f"{V1}/cron?limit=100")
     for cron in listed.body["crons"]:
         await client.insist("DELETE", f"{V1}/cron/{cron['name']}")
-    await client.insist("POST", f"{V1}/queues/{PAUSED}/resume")
+    for queue in (PAUSED, SPREAD):
+        await client.insist_on("resume", queue, f"{V1}/queues/{queue}/resume")
     body = {"directive": "resume", "worker_ids": ["beating-0", "beating-1"]}
     await client.insist("POST", f"{V1}/admin/workers/directive", body)
     pending = await client.insist("GET", f"{V1}/jobs?state=pending&limit=200")
@@ -76,6 +84,7 @@ def _is_over(rest: Rest) -> bool:
         all(state in TERMINAL for state in rest.states.values())
         and "running" not in rest.workflows.values()
         and not rest.effects_left
+        and not rest.operations
         and not rest.problems
     )
 
@@ -98,7 +107,39 @@ async def _read(client: ChaosClient, backend: Embedded) -> Rest:
         offset += len(found)
         if not found:
             break
-    return Rest(report.states, report.attempts, workflows, report.problems, effects_left)
+    return Rest(
+        report.states,
+        report.attempts,
+        workflows,
+        report.problems,
+        effects_left,
+        operations=await _operations(client),
+    )
+
+
+async def _operations(client: ChaosClient) -> Sequence[str]:
+    """Return the bulk operations that have not ended."""
+    listed = await client.insist("GET", f"{V1}/admin/bulk?limit=100")
+    return [
+        f"{it['action']} {it['id']} ({it['state']})"
+        for it in listed.body["items"]
+        if it["state"] in ("running", "stopping")
+    ]
+
+
+async def _pinned(client: ChaosClient, requests: Mapping[str, JSON]) -> Sequence[tuple[str, str]]:
+    """Repeat each request that was refused for now; return the keys that are refused again."""
+    last = {keyed.key: keyed.items for keyed in client.history.keyed if keyed.items}
+    deadline = trio.current_time() + _ROOM_WITHIN_S
+    found: list[tuple[str, str]] = []
+    for key, items in last.items():
+        while any(item.retryable for item in items):
+            items = await client.enqueue_keyed(key, requests[key])
+            if trio.current_time() > deadline:
+                found += [(key, item.code) for item in items if item.retryable][:1]
+                break
+            await trio.sleep(client.chance.uniform(0.05, 0.4))
+    return found
 
 
 def _effects_left(backend: Embedded) -> int:

@@ -12,6 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+CommandKind = Literal[
+    "cancel",
+    "retry",
+    "cancel_workflow",
+    "purge",
+    "activate",
+    "pause",
+    "drain",
+    "resume",
+    "move",
+]
 Outcome = Literal["done", "refused", "unconfirmed", "unknown"]
 """``refused``: nothing happened. ``unconfirmed``: the write is stored, but fewer replicas or disks
 than required have it. ``unknown``: it may have happened.
@@ -45,6 +56,7 @@ class NewJob:
     fingerprint: str = ""
     on_conflict: str = ""
     key: str = ""
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +70,17 @@ class Enqueue:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A job of a fetch. ``step``: (workflow tag, step). ``occurrence``: (cron, time)."""
+    """A job of a fetch.
+
+    Attributes:
+        length: shortest time in seconds until the server may end the lease by itself.
+        step: (workflow tag, step).
+        occurrence: (cron, time).
+        item: (idempotency key, index of the job in its request).
+        tenant: the tenant of the job.
+        asked_for: the tenant for which the worker fetched, empty for all.
+        beats: whether the worker sends heartbeats.
+    """
 
     job: str
     lease: str
@@ -71,6 +93,9 @@ class Lease:
     key: str = ""
     step: tuple[str, str] | None = None
     occurrence: tuple[str, str] | None = None
+    item: tuple[str, int] | None = None
+    tenant: str = ""
+    asked_for: str = ""
     beats: bool = False
 
     @property
@@ -93,11 +118,39 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A request that changes one job, one workflow or one queue."""
+    """A request that changes one job, one workflow or one queue.
 
-    kind: Literal["cancel", "retry", "cancel_workflow", "purge", "activate"]
+    ``move``: a deletion of a queue that moves its jobs. Its outcome is ``done`` only if the queue
+    was deleted when the response arrived.
+    """
+
+    kind: CommandKind
     subject: str
     answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What a bulk request with an idempotency key reports of one of its jobs.
+
+    Attributes:
+        job: the id of the job, empty if it was not stored.
+        code: the error of a job that was not stored.
+        retryable: whether a repetition may store the job.
+    """
+
+    job: str
+    code: str = ""
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """One try of a bulk request with an idempotency key. ``items`` is empty without a response."""
+
+    key: str
+    answer: Answer
+    items: tuple[Item, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +178,15 @@ class Seen:
     state: str
     attempt: int
     answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignLook:
+    """A request for one tenant about a job of another one. ``found``: it got the job."""
+
+    tenant: str
+    job: str
+    found: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +252,8 @@ class Final:
         problems: violated invariants.
         effects_left: outbox entries that are still there.
         dead_locks: fingerprints for which no job can be enqueued any more.
+        pinned: (idempotency key, error) of repeated requests that are still refused.
+        operations: bulk operations that have not ended, such as deletions of queues.
     """
 
     states: Mapping[str, str] = field(default_factory=dict)
@@ -198,6 +262,37 @@ class Final:
     problems: Sequence[str] = ()
     effects_left: int = 0
     dead_locks: Sequence[str] = ()
+    pinned: Sequence[tuple[str, str]] = ()
+    operations: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """At most ``limit`` in any period of ``seconds``."""
+
+    limit: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Numbers that must never be exceeded, through any process.
+
+    Attributes:
+        active: ("key" or "queue", name) to the most jobs that may be active at once.
+        starts: queue to the most starts in any window.
+        waiting: queue to the most jobs that may wait when a further one is accepted.
+        tenant_waiting: tenant to the most jobs that may wait.
+        tenant_jobs: tenant to the most new jobs in any window.
+        partitions: the largest number of partitions that a queue has at any time of the run.
+    """
+
+    active: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    starts: Mapping[str, Window] = field(default_factory=dict)
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    tenant_waiting: Mapping[str, int] = field(default_factory=dict)
+    tenant_jobs: Mapping[str, Window] = field(default_factory=dict)
+    partitions: int = 1
 
 
 @dataclass(slots=True)
@@ -206,7 +301,12 @@ class History:
 
     Attributes:
         losses: times in seconds in which a master may have lost unreplicated writes.
-        limits: ("key" or "queue", name) to the most jobs that may be active at once.
+        repartitioned: times in seconds in which processes with different default numbers of
+            partitions ran beside each other.
+        unix_ms: Unix time in ms at second 0 of the client times.
+        bounds: what must never be exceeded.
+        requests: how often each route had each outcome.
+        imported: ids of jobs that an import stores, which writes no event.
         ordered: queues of one partition whose order is checked.
         confirmed: whether acknowledged writes survive the loss of a master.
         patient: whether the run waited long enough for all repairs.
@@ -221,8 +321,14 @@ class History:
     workflows: list[Workflow] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    requests: Counter[str] = field(default_factory=Counter)
     losses: list[tuple[float, float]] = field(default_factory=list)
-    limits: dict[tuple[str, str], int] = field(default_factory=dict)
+    repartitioned: list[tuple[float, float]] = field(default_factory=list)
+    unix_ms: float = 0.0
+    bounds: Bounds = field(default_factory=Bounds)
+    keyed: list[Keyed] = field(default_factory=list)
+    foreign_looks: list[ForeignLook] = field(default_factory=list)
+    imported: set[str] = field(default_factory=set)
     ordered: frozenset[str] = frozenset()
     confirmed: bool = True
     patient: bool = True
@@ -235,6 +341,10 @@ class History:
         """Return whether a master may have lost writes between two times in seconds."""
         return any(begin <= end and start <= finish for begin, finish in self.losses)
 
+    def at(self, unix_ms: float) -> float:
+        """Return the client time in seconds of a Unix time in ms."""
+        return (unix_ms - self.unix_ms) / 1000
+
     @property
     def forgetful(self) -> bool:
         """Return whether acknowledged writes may be lost."""
@@ -242,18 +352,21 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
-class Violation:
-    """A rule that a history breaks.
+class Finding:
+    """What a rule has found about one subject.
 
     Attributes:
         subject: the job, workflow, cron job or limit concerned.
+        text: what is wrong, empty if the rule holds.
         excused: why the history allows it, empty for a real violation.
+        checks: number of comparisons that the rule has made.
     """
 
     rule: str
     subject: str
-    text: str
+    text: str = ""
     excused: str = ""
+    checks: int = 1
 
     def __str__(self) -> str:
         return f"{self.rule}: {self.subject}: {self.text}"

@@ -1,4 +1,4 @@
-"""Rules about the event stream: the path of each job, order, limits, and lives of unique jobs.
+"""Rules about the event stream: the path of each job, order, and lives of unique jobs.
 
 The table follows the core specification ("Job Lifecycle"), not the code of the product. It has one
 more transition, which the rate limiting specification allows: a job whose key is at its limit may
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Final
 
-from tests.chaos.history import Event, History, Violation
+from tests.chaos.history import Event, Finding, History
 
 _NEW: Final = ""
 """Before its first event. A pending job stays in this state, because its creation writes no event.
@@ -32,7 +32,7 @@ _NEXT: Final[Mapping[str, frozenset[str]]] = {
     "discarded": frozenset({"available"}),
 }
 
-_STATE_AFTER: Final[Mapping[str, str]] = {
+STATE_AFTER: Final[Mapping[str, str]] = {
     "job.enqueued": "available",
     "job.scheduled": "scheduled",
     "job.started": "active",
@@ -54,7 +54,7 @@ def by_job(events: Sequence[Event]) -> dict[str, list[Event]]:
     """Return the events of each job in their order."""
     found: dict[str, list[Event]] = defaultdict(list)
     for event in sorted(events, key=lambda event: (event.shard, event.place)):
-        if event.kind in _STATE_AFTER or event.kind in _WHILE_ACTIVE:
+        if event.kind in STATE_AFTER or event.kind in _WHILE_ACTIVE:
             found[event.job].append(event)
     return found
 
@@ -76,7 +76,7 @@ class _Job:
             # Its fetch returned it to the queue, because its key was at its limit by then. No event
             # reports that.
             before, self.begun = "available", begun - 1
-        self.state = _STATE_AFTER[kind]
+        self.state = STATE_AFTER[kind]
         if kind == "job.started":
             self.begun = event.attempt
             # A fetch whose client has disconnected returns its jobs, and no event reports that.
@@ -114,9 +114,9 @@ def born_again(history: History) -> dict[str, int]:
     events = by_job(history.events)
     lives: dict[str, int] = {}
     for id_, asked in requests.items():
-        kinds = [event.kind for event in events.get(id_, ()) if event.kind in _STATE_AFTER]
+        kinds = [event.kind for event in events.get(id_, ()) if event.kind in STATE_AFTER]
         again = sum(
-            before == "job.cancelled" and _STATE_AFTER[kind] in _NEXT[_NEW]
+            before == "job.cancelled" and STATE_AFTER[kind] in _NEXT[_NEW]
             for before, kind in pairwise(kinds)
         )
         if 0 < again <= min(asked - 1, purges[events[id_][0].queue]):
@@ -124,30 +124,33 @@ def born_again(history: History) -> dict[str, int]:
     return lives
 
 
-def paths(history: History) -> Iterator[Violation]:
+def paths(history: History) -> Iterator[Finding]:
     """Each job takes only transitions of the specification, and ends where its events lead."""
     again = born_again(history)
     for job, events in by_job(history.events).items():
-        replayed = _Job()
-        for event in events:
-            if job in again and replayed.state == "cancelled":
-                replayed = _Job()
-            if complaint := replayed.complaint_about(event):
-                yield Violation("path", job, complaint)
-                break
-        else:
-            final = history.final.states.get(job)
-            begun = history.final.attempts.get(job, replayed.begun)
-            # A job that has not ended may have changed between the two readings.
-            if final in TERMINAL and final != replayed.state:
-                text = f"it is {final}, its events end with {replayed.state}"
-                yield Violation("path", job, text)
-            elif final == "completed" and begun != replayed.begun:
-                text = f"it shows attempt {begun}, its events end with attempt {replayed.begun}"
-                yield Violation("path", job, text)
+        yield Finding("path", job, _complaint(history, job, events, lives_again=job in again))
 
 
-def order(history: History) -> Iterator[Violation]:
+def _complaint(history: History, job: str, events: Sequence[Event], *, lives_again: bool) -> str:
+    # No event reports that an import has stored a job.
+    first = "available" if job in history.imported else _NEW
+    replayed = _Job(first)
+    for event in events:
+        if lives_again and replayed.state == "cancelled":
+            replayed = _Job()
+        if complaint := replayed.complaint_about(event):
+            return complaint
+    final = history.final.states.get(job)
+    begun = history.final.attempts.get(job, replayed.begun)
+    # A job that has not ended may have changed between the two readings.
+    if final in TERMINAL and final != replayed.state:
+        return f"it is {final}, its events end with {replayed.state}"
+    if final == "completed" and begun != replayed.begun:
+        return f"it shows attempt {begun}, its events end with attempt {replayed.begun}"
+    return ""
+
+
+def order(history: History) -> Iterator[Finding]:
     """A queue of one partition returns the highest priority first, then the oldest job.
 
     Such a queue has its events in one shard, in the order of its scripts. So the replay knows which
@@ -156,7 +159,7 @@ def order(history: History) -> Iterator[Violation]:
     """
     priority = {job.id: job.priority for enqueue in history.enqueues for job in enqueue.jobs}
     for queue in history.ordered:
-        listed = [it for it in history.events if it.queue == queue and it.kind in _STATE_AFTER]
+        listed = [it for it in history.events if it.queue == queue and it.kind in STATE_AFTER]
         listed.sort(key=lambda event: (event.shard, event.place))
         waiting: dict[str, tuple[int, int]] = {}
         number = 0
@@ -169,10 +172,13 @@ def order(history: History) -> Iterator[Violation]:
                     waiting[event.job] = (-priority[event.job], number)
                 elif kind == "job.started" and place is not None:
                     places.append((place, event.job))
+            if not places:
+                continue
             first = min(waiting, key=lambda job: waiting[job], default="")
-            if places and first and waiting[first] < max(places)[0]:
+            text = ""
+            if first and waiting[first] < max(places)[0]:
                 text = f"{max(places)[1]} of {queue} was given to {worker} before it, at {at_ms}"
-                yield Violation("order", first, text)
+            yield Finding("order", first or queue, text)
 
 
 def _one_script(event: Event) -> tuple[str, int, str]:
@@ -186,7 +192,7 @@ def lives(events: Sequence[Event]) -> list[Interval]:
     found: list[Interval] = []
     since: float | None = None
     for event in events:
-        ended = _STATE_AFTER.get(event.kind) in TERMINAL
+        ended = STATE_AFTER.get(event.kind) in TERMINAL
         if since is None and not ended:
             since = event.at_ms
         elif since is not None and ended:
@@ -197,7 +203,7 @@ def lives(events: Sequence[Event]) -> list[Interval]:
     return found
 
 
-def unique(history: History) -> Iterator[Violation]:
+def unique(history: History) -> Iterator[Finding]:
     """At most one job of a fingerprint is live at any time."""
     events = by_job(history.events)
     jobs: dict[str, set[str]] = defaultdict(set)
@@ -209,56 +215,12 @@ def unique(history: History) -> Iterator[Violation]:
         spans = sorted((span, id_) for id_ in ids for span in lives(events[id_]))
         latest: tuple[float, str] = (-math.inf, "")
         for (begin, end), id_ in spans:
+            text = excused = ""
             if begin < latest[0] and id_ != latest[1]:
                 text = f"{id_} began at {begin:.0f}, {latest[1]} ended at {latest[0]:.0f}"
                 excused = _forgotten(history) or _lost_lock(history, latest[1])
-                yield Violation("unique", fingerprint, text, excused)
+            yield Finding("unique", fingerprint, text, excused)
             latest = max(latest, (end, id_))
-
-
-def concurrency(history: History) -> Iterator[Violation]:
-    """No more jobs are active than the limits of their key or queue allow."""
-    names = {job.id: job for enqueue in history.enqueues for job in enqueue.jobs}
-    spans: dict[tuple[str, str], list[Interval]] = defaultdict(list)
-    for id_, events in by_job(history.events).items():
-        job = names.get(id_)
-        limits = [("queue", events[0].queue)]
-        if job is not None and job.key:
-            limits.append(("key", job.key))
-        for limit in limits:
-            if limit in history.limits:
-                spans[limit] += active(events)
-    for limit, found in spans.items():
-        most, at = peak(found)
-        if most > history.limits[limit]:
-            text = f"{most} jobs were active at {at:.0f}, {history.limits[limit]} may be"
-            # The tokens of a key are in another shard than the jobs that have them.
-            lost = "a master lost tokens" if limit[0] == "key" and history.losses else ""
-            yield Violation("limit", " ".join(limit), text, lost)
-
-
-def active(events: Sequence[Event]) -> list[Interval]:
-    """Return when a job was active, in milliseconds. A returned attempt does not count."""
-    found: list[Interval] = []
-    since: float | None = None
-    for event in events:
-        if event.kind == "job.started":
-            since = event.at_ms
-        elif event.kind != "job.heartbeat" and since is not None:
-            found.append((since, event.at_ms))
-            since = None
-    return found if since is None else [*found, (since, math.inf)]
-
-
-def peak(spans: Sequence[Interval]) -> tuple[int, float]:
-    """Return the largest number of overlapping intervals, and when that is."""
-    changes = sorted((at, change) for begin, end in spans for at, change in ((begin, 1), (end, -1)))
-    most, now, when = 0, 0, 0.0
-    for at, change in changes:
-        now += change
-        if now > most:
-            most, when = now, at
-    return most, when
 
 
 def _lost_lock(history: History, holder: str) -> str:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.checker import check
+from tests.chaos.bounds import peak
+from tests.chaos.checker import check, examine
 from tests.chaos.faults import Journal
 from tests.chaos.history import (
     Answer,
+    Bounds,
     Command,
     Enqueue,
     Event,
@@ -24,8 +26,7 @@ from tests.chaos.history import (
     Workflow,
 )
 from tests.chaos.installation import VARIANTS
-from tests.chaos.replay import peak
-from tests.chaos.run import Run
+from tests.chaos.report import Run
 
 ID = "the-job"
 _NAMES = {
@@ -369,9 +370,10 @@ def test_a_job_that_lives_again_beside_another_of_its_fingerprint_is_found() -> 
 @pytest.mark.parametrize("kind", ["key", "queue"])
 def test_more_active_jobs_than_a_limit_allows_are_found(kind: str) -> None:
     history = of_two("new run1 beat1 stop", "new run1 stop", key="k")
-    history.limits = {(kind, {"key": "k", "queue": "q"}[kind]): 2}
+    limit = (kind, {"key": "k", "queue": "q"}[kind])
+    history.bounds = Bounds(active={limit: 2})
     assert rules(history) == set()
-    history.limits = dict.fromkeys(history.limits, 1)
+    history.bounds = Bounds(active={limit: 1})
     assert rules(history) == {"limit"}
     history.losses.append((0, 1))
     assert rules(history) == ({"limit"} if kind == "queue" else set())
@@ -464,7 +466,7 @@ def test_unrepaired_losses_are_excused_only_until_repair_had_time() -> None:
 def test_a_failure_message_has_the_violations_at_both_ends() -> None:
     history = History(enqueues=[enqueued()])
     journal = Journal(0, lines=[f"{n} a fault" for n in range(500)])
-    failed = Run(VARIANTS[0], 1, 20, (), journal, history, check(history))
+    failed = Run(VARIANTS[0], 1, 20, (), journal, history, list(examine(history)))
 
     lines = failed.failure("log\n" * 500, Path("history"), Path("logs")).splitlines()
 

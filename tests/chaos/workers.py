@@ -11,7 +11,7 @@ import trio
 
 from tests.chaos.client import JSON, V1, ChaosClient
 from tests.chaos.history import Answer, Lease
-from tests.chaos.producers import KEYS, ORDERED, QUEUES
+from tests.chaos.names import CROWDED, HASTY, KEYS, ORDERED, QUEUES, TENANTS
 
 _LEASE_MS: Final = 3000
 _BEAT_S: Final = 0.7
@@ -38,6 +38,8 @@ class Crew:
             for number in range(_BEATING):
                 nursery.start_soon(self._keep, f"beating-{number}", True, QUEUES)
             nursery.start_soon(self._keep, "ordered", False, (ORDERED,))
+            for tenant in (CROWDED, HASTY):
+                nursery.start_soon(self._keep, f"of-{tenant}", False, (TENANTS,), tenant)
 
     def kill(self, choice: float) -> str:
         """Kill a worker at once; its jobs stay with their leases."""
@@ -45,14 +47,14 @@ class Crew:
         self._scopes[name].cancel()
         return f"worker {name}"
 
-    async def _keep(self, name: str, beats: bool, queues: Sequence[str]) -> None:
+    async def _keep(self, name: str, beats: bool, queues: Sequence[str], tenant: str = "") -> None:
         client = self.make_client(name)
         lives = 0
         while not self.stop.is_set():
             lives += 1
             # Directives of operators and records of the server are about the first name.
             own = name if lives == 1 else f"{name}-{lives}"
-            worker = Worker(client, self, own, queues, beats)
+            worker = Worker(client, self, own, queues, beats, tenant)
             with trio.CancelScope() as scope:
                 self._scopes[name] = scope
                 await worker.run()
@@ -68,6 +70,8 @@ class Worker:
     name: str
     queues: Sequence[str]
     beats: bool
+    tenant: str = ""
+    """The tenant whose jobs the worker fetches, empty for all."""
     _held: dict[str, str] = field(default_factory=dict)
     """Job to lease."""
 
@@ -93,6 +97,8 @@ class Worker:
         count = 1 if len(queues) == 1 else self._chance.choice((1, 2, 5))
         body: JSON = {"queues": queues, "count": count, "worker_id": self.name}
         body |= {"wait_ms": self._chance.choice((0, 200, 1500)), "visibility_timeout_ms": _LEASE_MS}
+        if self.tenant:
+            body["tenant"] = self.tenant
         told = await self.client.send("POST", f"{V1}/workers/fetch", body)
         if not told.done:
             if told.answer.possible:
@@ -130,11 +136,14 @@ class Worker:
             key=key if key in KEYS else "",
             step=(job["args"][0], job["args"][1]) if job["type"] == "chaos.step" else None,
             occurrence=occurrence,
+            item=(job["args"][0], job["args"][1]) if job["type"] == "chaos.keyed" else None,
+            tenant=meta.get("tenant_id", ""),
+            asked_for=self.tenant,
             beats=self.beats,
         )
 
     async def _finish(self, job: JSON) -> None:
-        how = 1.0 if self.crew.calm or len(self.queues) == 1 else self._chance.random()
+        how = 1.0 if self.crew.calm or self.queues == (ORDERED,) else self._chance.random()
         if how < 0.02:
             return  # it falls silent about this job
         if how < 0.04:
