@@ -302,6 +302,7 @@ def errors(history: History) -> Iterator[Finding]:
 
 RULES: Final[Sequence[Rule]] = (
     replay.paths,
+    replay.times,
     replay.order,
     replay.unique,
     bounds.concurrency,

@@ -17,9 +17,11 @@ import trio
 
 from ojs_cluster.keys import Keyspace
 from ojs_cluster.server.embedded.servers import EmbeddedError, EmbeddedNode
+from tests.chaos import disk
 from tests.chaos.history import History
 from tests.chaos.installation import Installation
 from tests.chaos.schedule import Fault
+from tests.chaos.settings import ProcessChanges
 from tests.redis.slots import Mover, cluster_command
 from tests.support.nodes import await_death
 
@@ -67,6 +69,7 @@ class FaultInjector:
         self._installation = installation
         self._history = history
         self._kill_worker = kill_worker
+        self._changes = ProcessChanges(installation, history)
         self.journal = Journal(trio.current_time())
 
     async def run(self, faults: Sequence[Fault]) -> None:
@@ -184,6 +187,36 @@ class FaultInjector:
             await _thread(_limit_memory, node, 0)
         return f"node {master.index}"
 
+    async def fill_disk(self, fault: Fault) -> str:
+        """Let a snapshot of a master fail: until one succeeds, the master refuses writes."""
+        master = await self._master(fault)
+        await _thread(disk.set_snapshots, master)
+        await _thread(disk.fill, master)
+        try:
+            failed = await _thread(disk.snapshot, master) == "err"
+            await trio.sleep(fault.length)
+        finally:
+            await _thread(disk.empty, master)
+        await self._until(lambda: disk.snapshot(master) == "ok", every_s=0.5)
+        await _thread(disk.set_snapshots, master, "")
+        return f"node {master.index}{'' if failed else ', which had room enough'}"
+
+    async def fill_disk_of_aof(self, fault: Fault) -> str:
+        """Let writes of the AOF fail: the server refuses writes, or ends."""
+        [node] = self._installation.backend.nodes
+        ends = fault.choice < 0.5
+        if not ends:
+            await _thread(disk.set_fsync, node, "everysec")
+        await _thread(disk.fill, node)
+        await trio.sleep(fault.length)
+        if node.is_alive():
+            await _thread(disk.empty, node)
+            await self._until(lambda: disk.writes_aof(node))
+            await _thread(disk.set_fsync, node, "always")
+            return "it refused writes"
+        await _thread(self._installation.backend.restart, node)
+        return "it ended"
+
     async def flush_scripts(self, fault: Fault) -> str:
         for node in self._installation.backend.nodes:
             await _thread(_command, node, "SCRIPT", "FLUSH")
@@ -238,6 +271,18 @@ class FaultInjector:
     async def kill_worker(self, fault: Fault) -> str:
         return self._kill_worker(fault.choice)
 
+    async def change_partitions(self, fault: Fault) -> str:
+        return await self._changes.change_partitions(fault)
+
+    async def change_settings(self, fault: Fault) -> str:
+        return await self._changes.change_settings(fault)
+
+    async def skew_clocks(self, fault: Fault) -> str:
+        return await self._changes.skew(fault)
+
+    async def import_jobs(self, fault: Fault) -> str:
+        return await self._changes.import_jobs(fault)
+
     # -- the network --------------------------------------------------------------------------
 
     async def cut_off(self, fault: Fault) -> str:
@@ -249,10 +294,16 @@ class FaultInjector:
     async def silence(self, fault: Fault) -> str:
         return await self._tunnel(fault, "silence")
 
+    async def lose(self, fault: Fault) -> str:
+        """Leave connections half open: in one or both directions, all that they carry is lost."""
+        direction = ("both", "requests", "replies")[int(3 * fault.choice)]
+        await self._tunnel(fault, "lose", direction)
+        return f"{direction}"
+
     async def slow(self, fault: Fault) -> str:
         return await self._tunnel(fault, "slow", 20 + 180 * fault.choice)
 
-    async def _tunnel(self, fault: Fault, command: str, *amount: float) -> str:
+    async def _tunnel(self, fault: Fault, command: str, *amount: object) -> str:
         tunnels, node = self._installation.tunnels, _choose(self._installation.backend.nodes, fault)
         assert tunnels is not None
         await _thread(tunnels.tell, command, node.port, *amount)
@@ -341,6 +392,13 @@ METHODS: Final = {
     "kill a scheduler": "kill_scheduler",
     "stop a scheduler": "stop_scheduler",
     "kill a worker": "kill_worker",
+    "change the default of partitions": "change_partitions",
+    "change settings": "change_settings",
+    "skew clocks": "skew_clocks",
+    "import jobs": "import_jobs",
+    "fill a disk": "fill_disk",
+    "fill the disk of the AOF": "fill_disk_of_aof",
+    "lose what connections carry": "lose",
     "cut a node off": "cut_off",
     "cut some connections": "cut_some",
     "silence a node": "silence",

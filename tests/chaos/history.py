@@ -48,7 +48,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job as its producer requested it. ``id`` is empty where the server chooses one."""
+    """A job as its producer requested it.
+
+    Attributes:
+        id: empty where the server chooses one.
+        due_s: seconds after the request from which on it may start.
+        expires_s: seconds after the request from which on it may expire.
+    """
 
     id: str
     queue: str
@@ -57,6 +63,8 @@ class NewJob:
     on_conflict: str = ""
     key: str = ""
     tenant: str = ""
+    due_s: float = 0.0
+    expires_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,21 @@ from types import MappingProxyType
 from typing import Final
 
 from ojs_cluster.server.embedded.servers import Embedded, find_server
+from tests.chaos.clock import Clock, find_library
+from tests.chaos.disk import with_full_disks
 from tests.chaos.options import ROUNDS
-from tests.chaos.schedule import CLUSTER, NETWORK, PROCESSES, STANDALONE, Kind, Track
+from tests.chaos.schedule import (
+    CLOCKS,
+    CLUSTER,
+    NETWORK,
+    PROCESSES,
+    STANDALONE,
+    Kind,
+    Track,
+    without,
+)
 from tests.chaos.tunnel import INNER, OUTER, Tunnels, can_tunnel
-from tests.support.nodes import ApiNode, Environment, Process, scheduler
+from tests.support.nodes import ApiNode, Environment, Process, environment, scheduler
 
 HEALING_S: Final = 900.0
 """Longer than the scheduler needs to find and repair what a failover has lost."""
@@ -58,7 +69,8 @@ class Variant:
     def tracks(self) -> Mapping[Track, Mapping[str, Kind]]:
         """Return the faults that can happen to this variant on this machine."""
         redis = CLUSTER if self.cluster else STANDALONE
-        found: dict[Track, Mapping[str, Kind]] = {"redis": redis, "processes": PROCESSES}
+        processes = PROCESSES if find_library() else without(PROCESSES, CLOCKS)
+        found: dict[Track, Mapping[str, Kind]] = {"redis": redis, "processes": processes}
         if can_tunnel():
             found["network"] = NETWORK
         return found
@@ -91,14 +103,40 @@ VARIANTS: Final = (
 )
 
 
+def absent() -> list[str]:
+    """Return one line for each group of faults that this machine cannot cause."""
+    lines = []
+    if not can_tunnel():
+        lines.append(f"no faults of the network: {OUTER} is no address here")
+    if not find_library():
+        lines.append("no wrong clocks: libfaketime is not installed")
+    return lines
+
+
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """The running installation. Faults may kill and stop any part of it."""
+    """The running installation. Faults may kill and stop any part of it.
 
+    Attributes:
+        clock: the clock of some processes, None without libfaketime.
+        url: the address of Redis for all processes.
+        env: the settings of all processes at first.
+    """
+
+    directory: Path
     backend: Embedded
     tunnels: Tunnels | None
     nodes: tuple[ApiNode, ...]
     schedulers: tuple[Process, ...]
+    clock: Clock | None
+    url: str
+    env: Environment
+
+    def command(self, name: str, *arguments: str | Path) -> Process:
+        """Return a command of the product on the same data, not started."""
+        env = environment(self.url, self.env)
+        words = tuple(map(str, arguments))
+        return Process(name, words, env, self.directory / f"{name}.log")
 
     def save_logs(self, path: Path) -> None:
         """Write all logs into one file."""
@@ -141,8 +179,16 @@ def running_installation(directory: Path, variant: Variant) -> Iterator[Installa
             stack.callback(tunnels.close)
             url = url.replace(INNER, OUTER)
         env = {**_SHORT_TIMES, **variant.env}
-        nodes = tuple(ApiNode(f"node-{n}", directory, url, workers=2, env=env) for n in range(2))
-        schedulers = tuple(scheduler(f"scheduler-{n}", directory, url, env) for n in range(2))
+        library = find_library()
+        clock = Clock(directory / "clock", library) if library else None
+        # Of each kind, the first process has a clock that can be wrong.
+        envs = [{**env, **(clock.env if clock else {})}, env]
+        nodes = tuple(
+            ApiNode(f"node-{n}", directory, url, workers=2, env=each) for n, each in enumerate(envs)
+        )
+        schedulers = tuple(
+            scheduler(f"scheduler-{n}", directory, url, each) for n, each in enumerate(envs)
+        )
         for node in nodes:
             stack.callback(node.stop)
             node.process.start()
@@ -151,7 +197,7 @@ def running_installation(directory: Path, variant: Variant) -> Iterator[Installa
             process.start()
         for node in nodes:
             node.await_ready()
-        yield Installation(backend, tunnels, nodes, schedulers)
+        yield Installation(directory, backend, tunnels, nodes, schedulers, clock, url, env)
 
 
 def _backend(directory: Path, variant: Variant) -> Embedded:
@@ -160,7 +206,7 @@ def _backend(directory: Path, variant: Variant) -> Embedded:
         config = {"appendfsync": "always"}
     return Embedded(
         directory,
-        binary=find_server(_SERVER),
+        binary=with_full_disks(find_server(_SERVER), directory),
         cluster=variant.cluster,
         masters=3 if variant.cluster else 1,
         replicas=1 if variant.cluster else 0,

@@ -148,7 +148,9 @@ class Producer:
             body["meta"] = {"tenant_id": more["tenant"]}
         if id_:
             body["id"] = id_
-        return NewJob(id_, queue, int(options.get("priority", 0)), **more), body
+        due_s, expires_s = (_seconds(options.get(it, "")) for it in ("scheduled_at", "expires_at"))
+        priority = int(options.get("priority", 0))
+        return NewJob(id_, queue, priority, due_s=due_s, expires_s=expires_s, **more), body
 
     # -- workflows ----------------------------------------------------------------------------
 
@@ -195,6 +197,11 @@ STEPS_OF_A_LOAD: Final[Sequence[tuple[str, Callable[[Producer], Awaitable[None]]
     ("workflow", Producer.workflow, 0.8),
 )
 """Name, what is repeated, and mean pause in seconds."""
+
+
+def _seconds(after: str) -> float:
+    """Return the number of seconds in ``+PT1.5S``; 0 for an empty text."""
+    return float(after.removeprefix("+PT").removesuffix("S") or 0)
 
 
 def new_id(chance: Any) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Final
 
-from tests.chaos.history import Event, Finding, History
+from tests.chaos.history import Event, Finding, History, NewJob
 
 _NEW: Final = ""
 """Before its first event. A pending job stays in this state, because its creation writes no event.
@@ -46,6 +46,9 @@ STATE_AFTER: Final[Mapping[str, str]] = {
 _WHILE_ACTIVE: Final = frozenset({"job.failed", "job.heartbeat"})
 
 TERMINAL: Final = frozenset({"completed", "cancelled", "discarded"})
+
+_MARGIN_S: Final = 0.005
+"""How much the client's clock may differ from the clock of the servers, in seconds."""
 
 Interval = tuple[float, float]
 
@@ -150,6 +153,29 @@ def _complaint(history: History, job: str, events: Sequence[Event], *, lives_aga
     return ""
 
 
+def times(history: History) -> Iterator[Finding]:
+    """No job starts or expires before its time, whatever clock a process has."""
+    sent: dict[str, float] = defaultdict(lambda: math.inf)
+    asked: dict[str, NewJob] = {}
+    for enqueue in history.enqueues:
+        for job in enqueue.jobs:
+            # Otherwise it may have the time of the job that it replaces.
+            if job.id and job.on_conflict != "replace_except_schedule":
+                sent[job.id] = min(sent[job.id], enqueue.answer.sent)
+                asked[job.id] = job
+    for event in history.events:
+        known = asked.get(event.job)
+        seconds = 0.0
+        if known is not None and event.kind == "job.started":
+            seconds = known.due_s
+        elif known is not None and event.kind == "job.expired":
+            seconds = known.expires_s
+        if seconds:
+            after = history.at(event.at_ms) - sent[event.job]
+            text = f"{event.kind} {after:.3f} s after it was enqueued, not {seconds:.3f} s"
+            yield Finding("early", event.job, text if after < seconds - _MARGIN_S else "")
+
+
 def order(history: History) -> Iterator[Finding]:
     """A queue of one partition returns the highest priority first, then the oldest job.
 
@@ -158,8 +184,15 @@ def order(history: History) -> Iterator[Finding]:
     share an entry.
     """
     priority = {job.id: job.priority for enqueue in history.enqueues for job in enqueue.jobs}
+    one_partition_until = min((begin for begin, _ in history.repartitioned), default=math.inf)
     for queue in history.ordered:
-        listed = [it for it in history.events if it.queue == queue and it.kind in STATE_AFTER]
+        listed = [
+            it
+            for it in history.events
+            if it.queue == queue
+            and it.kind in STATE_AFTER
+            and history.at(it.at_ms) < one_partition_until
+        ]
         listed.sort(key=lambda event: (event.shard, event.place))
         waiting: dict[str, tuple[int, int]] = {}
         number = 0

@@ -144,8 +144,8 @@ class Run:
         """Return the violations, and how to repeat the run."""
         lines = [
             self.summary(),
-            f"again: OJS_CHAOS_SECONDS={self.seconds / self.variant.share:.0f} "
-            f"pytest tests/chaos --chaos-seed={self.seed} -k {self.variant.name}",
+            f"again: python -m tests.chaos --seconds 0 --run-seconds {self.seconds:g} "
+            f"--seed {self.seed} -k {self.variant.name}",
             *("violations:", *(f"  {violation}" for violation in self.unexcused[:_SHOWN])),
         ]
         return "\n".join(lines)

@@ -8,7 +8,7 @@ ones at which a fault may begin: it waits until the earlier fault of its track h
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -54,6 +54,7 @@ CLUSTER: Final[Mapping[str, Kind]] = {
     "move slots as a whole": Kind(0, 0, 4),
     "move slots key by key": Kind(0, 0, 5),
     "fill a master": Kind(1, 5, 2),
+    "fill a disk": Kind(1, 4, 4),
     "flush scripts": Kind(0, 0, 1),
     "kill clients": Kind(0, 0, 1),
 }
@@ -63,6 +64,7 @@ STANDALONE: Final[Mapping[str, Kind]] = {
     "stop a master shortly": Kind(0.3, 1.5, 2),
     "stop the server for long": Kind(3, 8, 3),
     "fill a master": Kind(1, 5, 2),
+    "fill the disk of the AOF": Kind(1, 4, 3),
     "flush scripts": Kind(0, 0, 1),
     "kill clients": Kind(0, 0, 1),
 }
@@ -74,12 +76,20 @@ PROCESSES: Final[Mapping[str, Kind]] = {
     "kill a scheduler": Kind(0.2, 4, 2),
     "stop a scheduler": Kind(1, 7, 1),
     "kill a worker": Kind(0, 0, 1),
+    "change the default of partitions": Kind(0, 0, 10),
+    "change settings": Kind(0, 0, 4),
+    "skew clocks": Kind(2, 12, 1),
+    "import jobs": Kind(0.3, 3, 4),
 }
+
+CLOCKS: Final = frozenset({"skew clocks"})
+"""Faults that need libfaketime."""
 
 NETWORK: Final[Mapping[str, Kind]] = {
     "cut a node off": Kind(0.2, 4, 1),
     "cut some connections": Kind(0, 0, 1),
     "silence a node": Kind(0.5, 4, 1),
+    "lose what connections carry": Kind(0.5, 4, 1),
     "slow a node": Kind(1, 5, 1),
 }
 
@@ -100,6 +110,11 @@ def schedule(seed: int, seconds: float, tracks: Mapping[Track, Mapping[str, Kind
         chance = random.Random(f"{seed} {track}")
         faults += _of_track(chance, seconds, track, kinds)
     return sorted(faults, key=lambda fault: fault.at)
+
+
+def without(kinds: Mapping[str, Kind], absent: Collection[str]) -> Mapping[str, Kind]:
+    """Return the kinds that this machine can cause."""
+    return {name: kind for name, kind in kinds.items() if name not in absent}
 
 
 def _of_track(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ojs_cluster.server.embedded.servers import ServerNotFound, find_server
-from tests.chaos.installation import VARIANTS, Variant, running_installation
+from tests.chaos.installation import VARIANTS, Variant, absent, running_installation
 from tests.chaos.options import ROUNDS, SECONDS, seed_of
 from tests.chaos.run import run
 
@@ -39,7 +39,7 @@ async def test_random_faults_lose_no_acknowledged_job_and_block_no_work(
     with running_installation(tmp_path, variant) as installation:
         result = await run(installation, variant, seed, seconds)
         with capsys.disabled():
-            print(f"\n{result.summary()}", *result.tally().lines(), sep="\n")
+            print("", *absent(), result.summary(), *result.tally().lines(), sep="\n")
         if result.unexcused:
             kept, logs = tmp_path / "history.pickle", tmp_path / "all.log"
             kept.write_bytes(pickle.dumps(result.history))

@@ -396,6 +396,9 @@ def test_a_job_that_overtakes_a_higher_priority_is_found() -> None:
         return found
 
     assert rules(history(0, 0)) == {"order"}
+    repartitioned = history(0, 0)
+    repartitioned.repartitioned = [(-1, 5)]
+    assert rules(repartitioned) == set()
     assert rules(history(1, 0)) == {"order"}
     assert rules(history(0, 1)) == set()
 
@@ -473,6 +476,23 @@ def test_a_failure_message_has_the_violations_at_both_ends() -> None:
     for part in (lines[:5], lines[-5:]):
         assert "  lost: the-job: it was acknowledged and is gone" in part
     assert any("Enqueue(" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("kind", "job"),
+    [
+        ("job.started", NewJob(ID, "q", due_s=2)),
+        ("job.expired", NewJob(ID, "q", expires_s=2)),
+    ],
+)
+def test_what_happens_before_its_time_is_found(kind: str, job: NewJob) -> None:
+    def history(at_ms: int) -> History:
+        found = History(enqueues=[enqueued(job, at=1)])
+        found.events = [Event(ID, kind, at_ms, 0, (at_ms,), attempt=1)]
+        return found
+
+    assert "early" in rules(history(2900))
+    assert "early" not in rules(history(3100))
 
 
 def test_an_internal_error_is_found() -> None:

@@ -80,3 +80,26 @@ def test_a_slow_tunnel_delays_all_bytes(
     assert not connection.can_read(timeout=0.2)
     assert connection.read_response() == b"PONG"
     client.connection_pool.release(connection)
+
+
+@pytest.mark.parametrize(
+    ("direction", "arrives"), [("both", False), ("requests", False), ("replies", True)]
+)
+def test_a_half_open_connection_loses_what_it_carries_and_new_ones_do_not(
+    standalone: Embedded, tunnels: Tunnels, client: redis.Redis, direction: str, arrives: bool
+) -> None:
+    port = standalone.nodes[0].port
+    connection = client.connection_pool.get_connection()
+    tunnels.tell("lose", port, direction)
+    key = f"lost-{direction}"
+    connection.send_command("SET", key, 1)  # type: ignore[no-untyped-call]
+    assert not connection.can_read(timeout=0.3)
+    with standalone.nodes[0].client() as direct:
+        if arrives:
+            wait_until(lambda: bool(direct.exists(key)), what="the command arrives")
+        assert bool(direct.exists(key)) == arrives
+    tunnels.tell("heal", port)
+    assert not connection.can_read(timeout=0.3)
+    connection.disconnect()  # type: ignore[no-untyped-call]
+    client.connection_pool.release(connection)
+    assert client.ping()

@@ -5,8 +5,9 @@ port (cluster-announce-client-ipv4). Nodes talk to each other without tunnels. S
 one between our processes and Redis only.
 
 ``python -m tests.chaos.tunnel HOST PORT...`` reads commands from its standard input, one a line:
-``cut PORT SHARE``, ``close PORT``, ``silence PORT``, ``slow PORT MS``, ``heal PORT``. It ends at
-the end of the input.
+``cut PORT SHARE``, ``close PORT``, ``silence PORT``, ``slow PORT MS``, ``lose PORT DIRECTION``,
+``heal PORT``. It ends at the end of the input. Connections that ``lose`` leaves half open
+(``requests``, ``replies`` or ``both``) stay so; new ones are not affected.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -23,6 +25,8 @@ import trio
 INNER: Final = "127.0.0.1"
 OUTER: Final = "127.0.0.2"
 _CHUNK: Final = 65536
+_HALF_OPEN_S: Final = 60.0
+"""How long one side of a half-open connection survives the other one, in seconds."""
 
 
 def can_tunnel() -> bool:
@@ -67,6 +71,14 @@ class Tunnels:
         self._process.wait(30)
 
 
+@dataclass(slots=True, eq=False)
+class _Flow:
+    """One direction of a connection. ``lost``: nothing that is sent arrives any more."""
+
+    direction: str
+    lost: bool = False
+
+
 class _Tunnel:
     """All connections to one port."""
 
@@ -77,20 +89,24 @@ class _Tunnel:
         self._flows.set()
         self._pause_s = 0.0
         self._closed = False
+        self._flowing: set[_Flow] = set()
 
-    def obey(self, command: str, amount: float) -> None:
+    def obey(self, command: str, amount: str) -> None:
         """Run one command."""
         if command == "cut":
             scopes = list(self._open)
-            for scope in random.sample(scopes, round(len(scopes) * amount)):
+            for scope in random.sample(scopes, round(len(scopes) * float(amount))):
                 scope.cancel()
         elif command == "close":
             self._closed = True
-            self.obey("cut", 1)
+            self.obey("cut", "1")
+        elif command == "lose":
+            for flow in self._flowing:
+                flow.lost = flow.lost or amount in ("both", flow.direction)
         elif command == "silence":
             self._flows = trio.Event()
         elif command == "slow":
-            self._pause_s = amount / 1000
+            self._pause_s = float(amount) / 1000
         else:
             self._closed, self._pause_s = False, 0.0
             self._flows.set()
@@ -107,21 +123,33 @@ class _Tunnel:
                     await trio.open_tcp_stream(INNER, self._port) as server,
                     trio.open_nursery() as nursery,
                 ):
-                    nursery.start_soon(self._pass_on, client, server, scope)
-                    nursery.start_soon(self._pass_on, server, client, scope)
+                    nursery.start_soon(self._pass_on, _Flow("requests"), client, server, scope)
+                    nursery.start_soon(self._pass_on, _Flow("replies"), server, client, scope)
             except* (OSError, trio.BrokenResourceError):
                 pass  # the node is away: so is this connection
             finally:
                 self._open.discard(scope)
 
     async def _pass_on(
-        self, source: trio.SocketStream, target: trio.SocketStream, scope: trio.CancelScope
+        self,
+        flow: _Flow,
+        source: trio.SocketStream,
+        target: trio.SocketStream,
+        scope: trio.CancelScope,
     ) -> None:
-        while data := await source.receive_some(_CHUNK):
-            if self._pause_s:
-                await trio.sleep(self._pause_s)
-            await self._flows.wait()
-            await target.send_all(data)
+        self._flowing.add(flow)
+        try:
+            while data := await source.receive_some(_CHUNK):
+                if self._pause_s:
+                    await trio.sleep(self._pause_s)
+                await self._flows.wait()
+                if not flow.lost:
+                    await target.send_all(data)
+        finally:
+            self._flowing.discard(flow)
+        if flow.lost:
+            # The other side does not learn that this one has closed the connection.
+            await trio.sleep(_HALF_OPEN_S)
         scope.cancel()
 
 
@@ -134,7 +162,7 @@ async def _main(host: str, ports: Sequence[int]) -> None:
         print("open", flush=True)
         while line := await trio.to_thread.run_sync(sys.stdin.readline):
             command, port, *amount = line.split()
-            tunnels[int(port)].obey(command, float(amount[0]) if amount else 0)
+            tunnels[int(port)].obey(command, amount[0] if amount else "")
             print("done", flush=True)
         nursery.cancel_scope.cancel()
 

@@ -75,6 +75,21 @@ class Process:
             os.kill(self.pid, signal.SIGKILL)
         self._wait(STOP_TIMEOUT_S)
 
+    def kill_all(self) -> None:
+        """Send SIGKILL to the command and to its children, and wait until all are gone."""
+        children = self.children() if self.is_alive() else []
+        self.kill()
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            await_death(child)
+
+    def end(self) -> int:
+        """Kill the command if it runs; return its exit code."""
+        self.kill()
+        assert self._popen is not None, f"{self.name} was not started"
+        return self._popen.returncode
+
     def stop(self) -> None:
         """Send SIGTERM, and SIGKILL to its whole session when it does not end in time."""
         if self._popen is None:
