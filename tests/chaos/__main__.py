@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Final
@@ -22,7 +23,7 @@ from typing import Final
 import trio
 
 from ojs_cluster.server.embedded.servers import ServerNotFound, find_server
-from tests.chaos.installation import VARIANTS, Variant, absent, running_installation
+from tests.chaos.installation import HEALING_S, VARIANTS, Variant, absent, running_installation
 from tests.chaos.report import Run, Tally
 from tests.chaos.run import run
 
@@ -42,9 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, help="first seed; the others follow it")
     parser.add_argument("-k", default="", metavar="TEXT", help="only variants with this name")
+    parser.add_argument(
+        "--only", default=[], nargs="+", metavar="TEXT", help="only faults with one of these texts"
+    )
     parser.add_argument("--keep", type=Path, help="folder of the histories of failed runs")
     chosen = parser.parse_args(arguments)
-    variants = [each for each in VARIANTS if chosen.k in each.name]
+    only = tuple(chosen.only)
+    # A long run waits for the repair of what a lost master leaves incomplete.
+    variants = [
+        replace(each, only=only, patience_s=each.patience_s if each.confirmed else HEALING_S)
+        for each in VARIANTS
+        if chosen.k in each.name
+    ]
     if not variants:
         parser.error(f"no variant has the name {chosen.k}")
     try:

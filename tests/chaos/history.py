@@ -314,7 +314,7 @@ class History:
         unix_ms: Unix time in ms at second 0 of the client times.
         bounds: what must never be exceeded.
         requests: how often each route had each outcome.
-        imported: ids of jobs that an import stores, which writes no event.
+        imported: job to the state in which an import stores it, of which no event tells.
         ordered: queues of one partition whose order is checked.
         confirmed: whether acknowledged writes survive the loss of a master.
         patient: whether the run waited long enough for all repairs.
@@ -336,7 +336,7 @@ class History:
     bounds: Bounds = field(default_factory=Bounds)
     keyed: list[Keyed] = field(default_factory=list)
     foreign_looks: list[ForeignLook] = field(default_factory=list)
-    imported: set[str] = field(default_factory=set)
+    imported: dict[str, str] = field(default_factory=dict)
     ordered: frozenset[str] = frozenset()
     confirmed: bool = True
     patient: bool = True

@@ -56,6 +56,7 @@ class Variant:
         share: its part of the suite's time.
         confirmed: whether acknowledged writes survive the loss of a master.
         patience_s: most time in seconds for all work to end after the last fault.
+        only: texts of which a fault's name must contain one; none to have all faults.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Variant:
     confirmed: bool
     env: Environment
     patience_s: float = 300.0
+    only: tuple[str, ...] = ()
 
     @property
     def tracks(self) -> Mapping[Track, Mapping[str, Kind]]:
@@ -73,7 +75,14 @@ class Variant:
         found: dict[Track, Mapping[str, Kind]] = {"redis": redis, "processes": processes}
         if can_tunnel():
             found["network"] = NETWORK
-        return found
+        return {track: self._wanted(kinds) for track, kinds in found.items()}
+
+    def _wanted(self, kinds: Mapping[str, Kind]) -> Mapping[str, Kind]:
+        return {
+            name: kind
+            for name, kind in kinds.items()
+            if not self.only or any(text in name for text in self.only)
+        }
 
 
 VARIANTS: Final = (

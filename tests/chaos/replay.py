@@ -135,9 +135,7 @@ def paths(history: History) -> Iterator[Finding]:
 
 
 def _complaint(history: History, job: str, events: Sequence[Event], *, lives_again: bool) -> str:
-    # No event reports that an import has stored a job.
-    first = "available" if job in history.imported else _NEW
-    replayed = _Job(first)
+    replayed = _Job(history.imported.get(job, _NEW))
     for event in events:
         if lives_again and replayed.state == "cancelled":
             replayed = _Job()

@@ -98,12 +98,12 @@ class ProcessChanges:
         self._imports += 1
         chance = random.Random(fault.choice)
         path = self._installation.directory / f"import-{self._imports}.jsonl"
-        ids = imports.write_archive(path, chance, int(time.time() * 1000))
         began, tries = trio.current_time(), 0
+        jobs = imports.write_archive(path, chance, int(time.time() * 1000))
         outcome: Outcome = "unknown"
         deadline = began + _IMPORTED_WITHIN_S
         # Another process may read the jobs before the import has ended.
-        imports.record(self._history, ids, Answer(began, began, "unknown"))
+        imports.record(self._history, jobs, Answer(began, began, "unknown"))
         while tries < _TRIES and trio.current_time() < deadline and outcome == "unknown":
             tries += 1
             process = self._installation.command(f"import-{self._imports}-{tries}", "import", path)
@@ -114,8 +114,8 @@ class ProcessChanges:
                     await trio.sleep(0.05)
             if await trio.to_thread.run_sync(process.end) == 0:
                 outcome = "done"
-        imports.record(self._history, ids, Answer(began, trio.current_time(), outcome))
-        return f"{len(ids)} jobs, {outcome} after {tries} tries"
+        imports.record(self._history, jobs, Answer(began, trio.current_time(), outcome))
+        return f"{len(jobs)} jobs, {outcome} after {tries} tries"
 
     def _processes(self) -> list[ApiNode | Process]:
         return [*self._installation.nodes, *self._installation.schedulers]

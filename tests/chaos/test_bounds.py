@@ -312,8 +312,10 @@ def test_a_bulk_operation_that_does_not_end_is_found() -> None:
 def test_an_imported_job_is_available_without_an_event() -> None:
     history = History(events=[started("job", 1)], final=Final())
     assert rules(history) == {"path"}
-    history.imported = {"job"}
+    history.imported = {"job": "available"}
     assert rules(history) == set()
+    history.imported = {"job": "scheduled"}
+    assert rules(history) == {"path"}
 
 
 def test_every_comparison_is_counted() -> None:
