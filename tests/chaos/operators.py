@@ -25,6 +25,9 @@ from tests.chaos.names import (
 from tests.chaos.producers import Producer
 
 _OLD: Final = "1h"
+_SWITCH_S: Final = 2.0
+_LONG_SWITCH_S: Final = 20.0
+"""Longest time in seconds of some pauses: a new number of partitions takes effect in it."""
 _ABSENT: Final = 404
 
 
@@ -42,9 +45,6 @@ class Operator(Producer):
             self._purge,
             self._purge_old,
             self._cancel_old,
-            self._pause,
-            self._pause,
-            self._drain,
             self._move,
             self._look_for_tenant,
             self._repeat,
@@ -82,15 +82,17 @@ class Operator(Producer):
         path = f"{V1}/queues/{PURGED}/purge"
         await self.client.command("purge", PURGED, path, {"confirm": True})
 
-    async def _pause(self) -> None:
-        await self._switch("pause", self.chance.choice((PAUSED, SPREAD)))
-
-    async def _drain(self) -> None:
-        await self._switch("drain", PAUSED)
+    async def switch(self) -> None:
+        """Pause or drain a queue, and resume it after seconds."""
+        kind: CommandKind = "drain" if self.chance.random() < 0.3 else "pause"
+        queue = PAUSED if kind == "drain" else self.chance.choice((PAUSED, SPREAD))
+        await self._switch(kind, queue)
 
     async def _switch(self, kind: CommandKind, queue: str) -> None:
         await self.client.command(kind, queue, f"{V1}/queues/{queue}/{kind}")
-        await trio.sleep(self.chance.uniform(0, 2))
+        longest_s = _LONG_SWITCH_S if self.chance.random() < 0.3 else _SWITCH_S
+        with trio.move_on_after(self.chance.uniform(0, longest_s)):
+            await self.known.stop.wait()
         await self.client.insist_on("resume", queue, f"{V1}/queues/{queue}/resume")
 
     async def _quiet(self) -> None:

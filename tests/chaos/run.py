@@ -46,6 +46,7 @@ from tests.chaos.workers import Crew
 _PATIENCE_S: Final = 300.0
 """How long a client that prepares or ends a run waits for a response, in seconds."""
 _OPERATES_EVERY_S: Final = 0.3
+_SWITCHES_EVERY_S: Final = 1.0
 _UNREAD: Final = "events of this process are not delivered to webhooks"
 """In the log of a process that began while the webhooks could not be read (ADR 41)."""
 
@@ -85,7 +86,10 @@ async def run(installation: Installation, variant: Variant, seed: int, seconds: 
                 for name in ("operator-0", "operator-1"):
                     operator = Operator(client(name), known)
                     producing.start_soon(operator.run, Operator.operate, _OPERATES_EVERY_S)
-                await striker.run(faults)
+                for name in ("switcher-0", "switcher-1"):
+                    switcher = Operator(client(name), known)
+                    producing.start_soon(switcher.run, Operator.switch, _SWITCHES_EVERY_S)
+                await striker.run(faults, seconds)
                 await trio.sleep_until(striker.journal.start + seconds)
                 await striker.whole()
                 crew.calm = True

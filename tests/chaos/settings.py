@@ -59,13 +59,13 @@ class ProcessChanges:
         # with the old number, for example because they were killed.
         span = (began, began)
         self._history.repartitioned.append(span)
-        for each in processes:
-            await self._restart(
-                each, {_PARTITIONS: str(self._partitions)}, kill=chance.random() < 0.3
-            )
-            if chance.random() < 0.7:
-                await self._ready(each)
-            await trio.sleep(chance.uniform(0, 1))
+        new = {_PARTITIONS: str(self._partitions)}
+        one_by_one = chance.random() < 0.5
+        async with trio.open_nursery() as nursery:
+            for each in processes:
+                nursery.start_soon(self._restart, each, new, chance.random() < 0.3)
+                if one_by_one:
+                    await trio.sleep(chance.uniform(0, 4))
         for node in self._installation.nodes:
             await self._ready(node)
         self._history.repartitioned.remove(span)
@@ -79,7 +79,7 @@ class ProcessChanges:
             name: chance.choice(_SETTINGS[name]) for name in chance.sample([*_SETTINGS], _CHANGED)
         }
         chosen = chance.choice(self._processes())
-        await self._restart(chosen, settings, kill=False)
+        await self._restart(chosen, settings, False)
         await self._ready(chosen)
         return f"{_process(chosen).name} with {settings}"
 
@@ -121,7 +121,7 @@ class ProcessChanges:
         return [*self._installation.nodes, *self._installation.schedulers]
 
     async def _restart(
-        self, which: ApiNode | Process, settings: Mapping[str, str], *, kill: bool
+        self, which: ApiNode | Process, settings: Mapping[str, str], kill: bool
     ) -> None:
         process = _process(which)
         if kill:
