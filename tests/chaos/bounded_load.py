@@ -74,12 +74,12 @@ class BoundedProducer(Producer):
 STEPS_OF_BOUNDED_LOAD: Final[
     Sequence[tuple[str, Callable[[BoundedProducer], Awaitable[None]], float]]
 ] = (
-    ("bounded-0", BoundedProducer.bounded, 0.15),
-    ("bounded-1", BoundedProducer.bounded, 0.15),
-    ("rated", BoundedProducer.rated, 0.2),
+    ("bounded-0", BoundedProducer.bounded, 0.3),
+    ("bounded-1", BoundedProducer.bounded, 0.3),
+    ("rated", BoundedProducer.rated, 0.25),
     ("moving", BoundedProducer.moving, 0.3),
-    ("tenants-0", BoundedProducer.of_tenant, 0.2),
-    ("tenants-1", BoundedProducer.of_tenant, 0.2),
-    ("keyed", BoundedProducer.keyed, 0.6),
+    ("tenants-0", BoundedProducer.of_tenant, 0.35),
+    ("tenants-1", BoundedProducer.of_tenant, 0.35),
+    ("keyed", BoundedProducer.keyed, 0.8),
 )
 """Name, what is repeated, and mean pause in seconds."""

@@ -15,7 +15,7 @@ from ojs_cluster.server.embedded.servers import Embedded, EmbeddedError
 from tests.chaos.client import JSON, V1, ChaosClient
 from tests.chaos.history import Event, NewJob
 from tests.chaos.history import Final as Rest
-from tests.chaos.names import ANY_QUEUES, FINGERPRINTS, PAUSED, SPREAD
+from tests.chaos.names import ANY_QUEUES, FINGERPRINTS, SWITCHED
 from tests.chaos.producers import new_id
 from tests.chaos.replay import TERMINAL
 from tests.support.invariants import InvariantReport, check_invariants
@@ -58,7 +58,7 @@ async def _release(client: ChaosClient) -> None:
     listed = await client.insist("GET", f"{V1}/cron?limit=100")
     for cron in listed.body["crons"]:
         await client.insist("DELETE", f"{V1}/cron/{cron['name']}")
-    for queue in (PAUSED, SPREAD):
+    for queue in SWITCHED:
         await client.insist_on("resume", queue, f"{V1}/queues/{queue}/resume")
     body = {"directive": "resume", "worker_ids": ["beating-0", "beating-1"]}
     await client.insist("POST", f"{V1}/admin/workers/directive", body)

@@ -26,6 +26,9 @@ QUEUES: Final = (
     *(BOUNDED, RATED, TENANTS, SOURCE, TARGET, IMPORTED),
 )
 
+SWITCHED: Final = (PAUSED, SPREAD, ANY_QUEUES[-1])
+"""Queues that are paused and drained, each by its own operator."""
+
 PARTITIONS: Final = (1, 2, 4)
 """Default numbers of partitions. No limit may be smaller than the number of partitions."""
 QUEUE_LIMIT: Final = 4

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import trio
 
-from tests.chaos.client import JSON, V1
+from tests.chaos.client import JSON, V1, ChaosClient
 from tests.chaos.history import Command, CommandKind, ForeignLook
 from tests.chaos.names import (
     CROWDED,
@@ -19,20 +19,27 @@ from tests.chaos.names import (
     PURGED,
     QUEUES,
     SOURCE,
-    SPREAD,
     TARGET,
 )
-from tests.chaos.producers import Producer
+from tests.chaos.producers import Known, Producer
 
 _OLD: Final = "1h"
 _SWITCH_S: Final = 2.0
-_LONG_SWITCH_S: Final = 20.0
+_LONG_SWITCH_S: Final = 45.0
 """Longest time in seconds of some pauses: a new number of partitions takes effect in it."""
 _ABSENT: Final = 404
 
 
 class Operator(Producer):
-    """One operator."""
+    """One operator.
+
+    Args:
+        queue: the queue that this operator switches.
+    """
+
+    def __init__(self, client: ChaosClient, known: Known, queue: str = PAUSED) -> None:
+        super().__init__(client, known)
+        self.queue = queue
 
     async def operate(self) -> None:
         """Do one random operation of an operator."""
@@ -83,12 +90,9 @@ class Operator(Producer):
         await self.client.command("purge", PURGED, path, {"confirm": True})
 
     async def switch(self) -> None:
-        """Pause or drain a queue, and resume it after seconds."""
-        kind: CommandKind = "drain" if self.chance.random() < 0.3 else "pause"
-        queue = PAUSED if kind == "drain" else self.chance.choice((PAUSED, SPREAD))
-        await self._switch(kind, queue)
-
-    async def _switch(self, kind: CommandKind, queue: str) -> None:
+        """Pause or drain the operator's queue, and resume it after seconds."""
+        queue = self.queue
+        kind: CommandKind = "drain" if queue == PAUSED and self.chance.random() < 0.3 else "pause"
         await self.client.command(kind, queue, f"{V1}/queues/{queue}/{kind}")
         longest_s = _LONG_SWITCH_S if self.chance.random() < 0.3 else _SWITCH_S
         with trio.move_on_after(self.chance.uniform(0, longest_s)):

@@ -34,6 +34,7 @@ from tests.chaos.names import (
     RATE,
     RATED,
     SPREAD,
+    SWITCHED,
     TENANT_DEPTH,
     TENANT_RATE,
 )
@@ -45,7 +46,7 @@ from tests.chaos.workers import Crew
 
 _PATIENCE_S: Final = 300.0
 """How long a client that prepares or ends a run waits for a response, in seconds."""
-_OPERATES_EVERY_S: Final = 0.3
+_OPERATES_EVERY_S: Final = 0.5
 _SWITCHES_EVERY_S: Final = 1.0
 _UNREAD: Final = "events of this process are not delivered to webhooks"
 """In the log of a process that began while the webhooks could not be read (ADR 41)."""
@@ -86,8 +87,8 @@ async def run(installation: Installation, variant: Variant, seed: int, seconds: 
                 for name in ("operator-0", "operator-1"):
                     operator = Operator(client(name), known)
                     producing.start_soon(operator.run, Operator.operate, _OPERATES_EVERY_S)
-                for name in ("switcher-0", "switcher-1"):
-                    switcher = Operator(client(name), known)
+                for queue in SWITCHED:
+                    switcher = Operator(client(f"switcher of {queue}"), known, queue)
                     producing.start_soon(switcher.run, Operator.switch, _SWITCHES_EVERY_S)
                 await striker.run(faults, seconds)
                 await trio.sleep_until(striker.journal.start + seconds)

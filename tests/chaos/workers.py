@@ -17,6 +17,8 @@ _LEASE_MS: Final = 3000
 _BEAT_S: Final = 0.7
 _BEATING: Final = 2
 _PLAIN: Final = 6
+_AT_ONCE: Final = 8
+"""How many queues a fetch names at most."""
 _UNWANTED: Final = 0.3
 """Share of the time for which a worker is absent after its death."""
 
@@ -92,8 +94,7 @@ class Worker:
             nursery.cancel_scope.cancel()
 
     async def _round(self) -> None:
-        queues = list(self.queues)
-        self._chance.shuffle(queues)
+        queues = self._chance.sample(self.queues, min(_AT_ONCE, len(self.queues)))
         count = 1 if len(queues) == 1 else self._chance.choice((1, 2, 5))
         body: JSON = {"queues": queues, "count": count, "worker_id": self.name}
         body |= {"wait_ms": self._chance.choice((0, 200, 1500)), "visibility_timeout_ms": _LEASE_MS}
