@@ -31,6 +31,10 @@ class BoundedProducer(Producer):
             options["scheduled_at"] = "+PT1S"
         await self.one(BOUNDED, options)
 
+    async def paused(self) -> None:
+        """Enqueue a job in a queue that operators pause and drain."""
+        await self.one(PAUSED, {"retry": FOR_GOOD})
+
     async def rated(self) -> None:
         """Enqueue a job in the queue with a rate."""
         await self.one(RATED, {"retry": FOR_GOOD})
@@ -76,6 +80,7 @@ STEPS_OF_BOUNDED_LOAD: Final[
 ] = (
     ("bounded-0", BoundedProducer.bounded, 0.3),
     ("bounded-1", BoundedProducer.bounded, 0.3),
+    ("paused", BoundedProducer.paused, 0.4),
     ("rated", BoundedProducer.rated, 0.25),
     ("moving", BoundedProducer.moving, 0.3),
     ("tenants-0", BoundedProducer.of_tenant, 0.35),

@@ -71,6 +71,7 @@ class FaultInjector:
         self._kill_worker = kill_worker
         self._changes = ProcessChanges(installation, history)
         self.journal = Journal(trio.current_time())
+        self._end = self.journal.start
 
     async def run(self, faults: Sequence[Fault], seconds: float) -> None:
         """Return when every fault has happened and is healed.
@@ -78,15 +79,15 @@ class FaultInjector:
         On a busy machine, faults take longer than planned. Those that could only begin after the
         time in seconds are left out.
         """
+        self._end = self.journal.start + seconds
         async with trio.open_nursery() as nursery:
             for track in dict.fromkeys(fault.track for fault in faults):
-                mine = [it for it in faults if it.track == track]
-                nursery.start_soon(self._track, mine, self.journal.start + seconds)
+                nursery.start_soon(self._track, [it for it in faults if it.track == track])
 
-    async def _track(self, faults: Sequence[Fault], end: float) -> None:
+    async def _track(self, faults: Sequence[Fault]) -> None:
         for fault in faults:
             await trio.sleep_until(self.journal.start + fault.at)
-            if trio.current_time() > end:
+            if trio.current_time() > self._end:
                 break
             began = trio.current_time()
             make: Callable[[Fault], Any] = getattr(self, METHODS[fault.kind])
@@ -279,7 +280,10 @@ class FaultInjector:
         return self._kill_worker(fault.choice)
 
     async def change_partitions(self, fault: Fault) -> str:
-        return await self._changes.change_partitions(fault)
+        what = await self._changes.change_partitions(fault)
+        with trio.move_on_at(self._end):
+            await trio.sleep(fault.length)
+        return what
 
     async def change_settings(self, fault: Fault) -> str:
         return await self._changes.change_settings(fault)

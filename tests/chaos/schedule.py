@@ -76,7 +76,7 @@ PROCESSES: Final[Mapping[str, Kind]] = {
     "kill a scheduler": Kind(0.2, 4, 2),
     "stop a scheduler": Kind(1, 7, 1),
     "kill a worker": Kind(0, 0, 1),
-    "change the default of partitions": Kind(0, 0, 10),
+    "change the default of partitions": Kind(0, 30, 10),
     "change settings": Kind(0, 0, 4),
     "skew clocks": Kind(2, 12, 1),
     "import jobs": Kind(0.3, 3, 4),

@@ -63,9 +63,12 @@ class ProcessChanges:
         one_by_one = chance.random() < 0.5
         async with trio.open_nursery() as nursery:
             for each in processes:
-                nursery.start_soon(self._restart, each, new, chance.random() < 0.3)
+                kill = chance.random() < 0.3
                 if one_by_one:
-                    await trio.sleep(chance.uniform(0, 4))
+                    await self._restart(each, new, kill)
+                    await self._ready(each)
+                else:
+                    nursery.start_soon(self._restart, each, new, kill)
         for node in self._installation.nodes:
             await self._ready(node)
         self._history.repartitioned.remove(span)
