@@ -17,7 +17,7 @@ from tests.chaos.replay import STATE_AFTER, Interval, by_job
 
 SETTLED_S: Final = 30.0
 """Time in seconds after a change of the default number of partitions, after which every process has
-read it, and limits and bounds have been divided among the partitions."""
+read it, and bounds have been divided among the partitions."""
 WAITING: Final = frozenset({"available", "scheduled", "retryable"})
 _LONGEST_LEASE_S: Final = 10.0
 _REPARTITIONED: Final = "the default number of partitions was changed"
@@ -62,7 +62,7 @@ def concurrency(history: History) -> Iterator[Finding]:
     for limit, most in history.bounds.active.items():
         # The tokens of a key are in another shard than the jobs that have them.
         lost = "a master lost tokens" if limit[0] == "key" and history.losses else ""
-        yield _of_spans(history, "limit", limit, most, spans[limit], lost)
+        yield _of_spans("limit", limit, most, spans[limit], lost)
 
 
 def leases(history: History) -> Iterator[Finding]:
@@ -85,25 +85,16 @@ def leases(history: History) -> Iterator[Finding]:
         lost = _LOST if history.lossy(at - _LONGEST_LEASE_S, at) else ""
         if limit[0] == "key" and history.losses:
             lost = "a master lost tokens"
-        yield _of_spans(history, "leases", limit, most, spans[limit], lost)
+        yield _of_spans("leases", limit, most, spans[limit], lost)
 
 
 def _of_spans(
-    history: History,
-    rule: str,
-    limit: tuple[str, str],
-    allowed: int,
-    spans: Sequence[Interval],
-    lost: str,
+    rule: str, limit: tuple[str, str], allowed: int, spans: Sequence[Interval], lost: str
 ) -> Finding:
-    """Check how many intervals overlap; a change of partitions excuses those around it."""
-    most, at = max(peak(within(spans, period)) for period in settled(history))
-    excused = lost
-    if most <= allowed:
-        most, at = peak(spans)
-        excused = lost or _REPARTITIONED
+    """Check how many intervals overlap."""
+    most, at = peak(spans)
     text = f"{most} jobs were active at {at:.3f} s, {allowed} may be" if most > allowed else ""
-    return Finding(rule, " ".join(limit), text, excused, checks=len(spans))
+    return Finding(rule, " ".join(limit), text, lost, checks=len(spans))
 
 
 def _active(events: Sequence[Event]) -> Iterator[tuple[str, float, float]]:
@@ -136,7 +127,7 @@ def starts(history: History) -> Iterator[Finding]:
             text = excused = ""
             if last - first < window.seconds * 1000:
                 text = f"{window.limit + 1} starts from {first} to {last}"
-                excused = _excuse(history, history.at(first), history.at(last))
+                excused = _LOST if history.lossy(history.at(first), history.at(last)) else ""
             yield Finding("rate", queue, text, excused)
 
 
@@ -144,7 +135,8 @@ def waiting(history: History) -> Iterator[Finding]:
     """A job is accepted only while fewer wait in its queue than its bound.
 
     Jobs that wait again after an attempt count, but are never refused. A queue of P partitions may
-    have P - 1 jobs more.
+    have P - 1 jobs more. After a change of partitions, jobs that were accepted before it do not
+    count.
     """
     spans, accepted = waits(history)
     for queue, bound in history.bounds.waiting.items():
@@ -183,10 +175,3 @@ def count_at(spans: Sequence[Interval], at: float) -> int:
     begun = bisect_left(sorted(begin for begin, _ in spans), at)
     ended = bisect_right(sorted(end for _, end in spans), at)
     return begun - ended
-
-
-def _excuse(history: History, first: float, last: float) -> str:
-    if history.lossy(first, last):
-        return _LOST
-    exact = any(begin <= first and last < end for begin, end in settled(history))
-    return "" if exact else _REPARTITIONED
