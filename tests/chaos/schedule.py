@@ -37,11 +37,16 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How long a fault of a kind lasts and how long its healing takes, in seconds."""
+    """How long a fault of a kind lasts and how long its healing takes, in seconds.
+
+    Attributes:
+        run_s: length in seconds of the shortest run that has such a fault.
+    """
 
     shortest: float
     longest: float
     heals_in: float
+    run_s: float = 0.0
 
 
 CLUSTER: Final[Mapping[str, Kind]] = {
@@ -76,10 +81,10 @@ PROCESSES: Final[Mapping[str, Kind]] = {
     "kill a scheduler": Kind(0.2, 4, 2),
     "stop a scheduler": Kind(1, 7, 1),
     "kill a worker": Kind(0, 0, 1),
-    "change the default of partitions": Kind(0, 30, 10),
-    "change settings": Kind(0, 0, 4),
+    "change the default of partitions": Kind(0, 30, 10, run_s=15),
+    "change settings": Kind(0, 0, 4, run_s=15),
     "skew clocks": Kind(2, 12, 1),
-    "import jobs": Kind(0.3, 3, 4),
+    "import jobs": Kind(0.3, 3, 4, run_s=15),
 }
 
 CLOCKS: Final = frozenset({"skew clocks"})
@@ -108,7 +113,8 @@ def schedule(seed: int, seconds: float, tracks: Mapping[Track, Mapping[str, Kind
     faults: list[Fault] = []
     for track, kinds in tracks.items():
         chance = random.Random(f"{seed} {track}")
-        faults += _of_track(chance, seconds, track, kinds)
+        possible = {name: kind for name, kind in kinds.items() if kind.run_s <= seconds}
+        faults += _of_track(chance, seconds, track, possible)
     return sorted(faults, key=lambda fault: fault.at)
 
 

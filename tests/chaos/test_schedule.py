@@ -31,6 +31,14 @@ def test_every_kind_comes_before_any_comes_again() -> None:
         assert Counter(seen) == Counter(list(kinds))
 
 
+def test_a_short_run_has_no_fault_that_takes_longer() -> None:
+    tracks = VARIANTS[0].tracks
+    every = {name: kind for kinds in tracks.values() for name, kind in kinds.items()}
+    short = {fault.kind for seed in range(50) for fault in schedule(seed, 5, tracks)}
+    assert short == {name for name, kind in every.items() if kind.run_s <= 5}
+    assert "change settings" in {fault.kind for fault in schedule(7, 2000, tracks)}
+
+
 def test_faults_of_a_track_do_not_overlap() -> None:
     faults = [fault for fault in schedule(7, 2000, VARIANTS[0].tracks) if fault.track == "redis"]
     for before, after in pairwise(faults):
