@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Final
 
 import redis
@@ -29,7 +30,10 @@ _KINDS: Final = ("job.", "cron.")
 
 
 async def come_to_rest(
-    client: ChaosClient, backend: Embedded, patience_s: float, requests: Mapping[str, JSON]
+    client: ChaosClient,
+    backend: Embedded,
+    patience_s: float,
+    requests: Mapping[str, JSON] = MappingProxyType({}),
 ) -> Rest:
     """Wait until all work has ended, and read what is left.
 
