@@ -51,9 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     only = tuple(chosen.only)
     # A long run waits for the repair of what a lost master leaves incomplete.
     variants = [
-        replace(each, only=only, patience_s=each.patience_s if each.confirmed else HEALING_S)
-        for each in VARIANTS
-        if chosen.k in each.name
+        replace(each, only=only, patience_s=HEALING_S) for each in VARIANTS if chosen.k in each.name
     ]
     if not variants:
         parser.error(f"no variant has the name {chosen.k}")

@@ -15,12 +15,12 @@ from typing import Any, Final, TypeVar
 import redis
 import trio
 
-from ojs_cluster.keys import Keyspace
 from ojs_cluster.server.embedded.servers import EmbeddedError, EmbeddedNode
 from tests.chaos import disk
 from tests.chaos.history import History
 from tests.chaos.installation import Installation
 from tests.chaos.schedule import Fault
+from tests.chaos.servers import command, id_of, is_well, limit_memory, owns, shard_slots
 from tests.chaos.settings import ProcessChanges
 from tests.redis.slots import Mover, cluster_command
 from tests.support.nodes import await_death
@@ -174,8 +174,8 @@ class FaultInjector:
         def move() -> str:
             mover = Mover(self._installation.backend)
             mover.masters = masters
-            mover.ids = {node.index: _id_of(node) for node in masters}
-            slots = [slot for slot in _shard_slots() if _owns(source, slot)]
+            mover.ids = {node.index: id_of(node) for node in masters}
+            slots = [slot for slot in shard_slots() if owns(source, slot)]
             chosen = random.Random(fault.choice).sample(slots, min(3, len(slots)))
             if whole and chosen:
                 mover.move_atomically(chosen, source, target)
@@ -189,10 +189,10 @@ class FaultInjector:
 
     async def fill(self, fault: Fault) -> str:
         master = await self._master(fault)
-        await _thread(_limit_memory, master, _FULL)
+        await _thread(limit_memory, master, _FULL)
         await trio.sleep(fault.length)
         for node in self._installation.backend.nodes:
-            await _thread(_limit_memory, node, 0)
+            await _thread(limit_memory, node, 0)
         return f"node {master.index}"
 
     async def fill_disk(self, fault: Fault) -> str:
@@ -227,12 +227,12 @@ class FaultInjector:
 
     async def flush_scripts(self, fault: Fault) -> str:
         for node in self._installation.backend.nodes:
-            await _thread(_command, node, "SCRIPT", "FLUSH")
+            await _thread(command, node, "SCRIPT", "FLUSH")
         return "all nodes"
 
     async def kill_clients(self, fault: Fault) -> str:
         master = await self._master(fault)
-        await _thread(_command, master, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await _thread(command, master, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         return f"node {master.index}"
 
     # -- processes ----------------------------------------------------------------------------
@@ -362,14 +362,14 @@ class FaultInjector:
             return True
         with contextlib.suppress(redis.RedisError, EmbeddedError):
             masters = backend.masters()
-            return len(masters) == 3 and all(_is_well(node) for node in backend.nodes)
+            return len(masters) == 3 and all(is_well(node) for node in backend.nodes)
         return False
 
     async def whole(self) -> None:
         """Return when all faults are healed."""
         await self._until(self._is_whole)
         for server in self._installation.backend.nodes:
-            await _thread(_limit_memory, server, 0)
+            await _thread(limit_memory, server, 0)
         for node in self._installation.nodes:
             await _thread(node.await_ready)
 
@@ -437,38 +437,3 @@ def _choose(items: Sequence[T], fault: Fault) -> T:
 
 async def _thread(function: Callable[..., T], *args: Any) -> T:
     return await trio.to_thread.run_sync(lambda: function(*args))
-
-
-def _command(node: EmbeddedNode, *words: str | int) -> None:
-    """Send a command that may get no response: its node may be stopped or out of memory."""
-    with contextlib.suppress(redis.RedisError), node.client() as client:
-        client.execute_command(*words)  # type: ignore[no-untyped-call]
-
-
-def _limit_memory(node: EmbeddedNode, size: int) -> None:
-    _command(node, "CONFIG", "SET", "maxmemory", size)
-
-
-def _id_of(node: EmbeddedNode) -> str:
-    with node.client() as client:
-        return str(cluster_command(client, "MYID").decode())
-
-
-def _shard_slots() -> list[int]:
-    return [shard.slot for shard in Keyspace(64)]
-
-
-def _owns(node: EmbeddedNode, slot: int) -> bool:
-    with node.client() as client:
-        rows = cluster_command(client, "SLOTS")
-    return any(row[0] <= slot <= row[1] and row[2][1] == node.port for row in rows)
-
-
-def _is_well(node: EmbeddedNode) -> bool:
-    with node.client() as client:
-        if b"cluster_state:ok" not in cluster_command(client, "INFO"):
-            return False
-        link = client.info("replication")
-    if link["role"] == "slave":
-        return bool(link["master_link_status"] == "up" and not link["master_sync_in_progress"])
-    return bool(link["connected_slaves"])

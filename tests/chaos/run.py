@@ -60,7 +60,7 @@ async def run(installation: Installation, variant: Variant, seed: int, seconds: 
         unix_ms=time.time() * 1000 - trio.current_time() * 1000,
         ordered=frozenset({ORDERED}),
         confirmed=variant.confirmed,
-        patient=variant.confirmed or variant.patience_s >= HEALING_S,
+        patient=variant.patience_s >= HEALING_S,
     )
     urls = [node.url for node in installation.nodes]
     limits = httpx.Limits(max_connections=256)

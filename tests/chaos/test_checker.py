@@ -466,6 +466,25 @@ def test_unrepaired_losses_are_excused_only_until_repair_had_time() -> None:
     assert rules(history) == {"stuck"}
 
 
+@pytest.mark.parametrize(
+    ("outcome", "loss", "found"),
+    [
+        ("unconfirmed", (0, 1), set()),
+        ("unconfirmed", (5, 6), {"stuck"}),
+        ("done", (0, 1), {"stuck"}),
+    ],
+)
+def test_a_workflow_that_was_not_confirmed_may_wait_for_its_repair(
+    outcome: Outcome, loss: tuple[float, float], found: set[str]
+) -> None:
+    history = History(workflows=[Workflow("tag", "id", answer(0, outcome), {})], patient=False)
+    history.losses = [loss]
+    history.final = Final(workflows={"id": "running"})
+    assert rules(history) == found
+    history.patient = True
+    assert rules(history) == {"stuck"}
+
+
 def test_a_failure_message_has_the_violations_at_both_ends() -> None:
     history = History(enqueues=[enqueued()])
     journal = Journal(0, lines=[f"{n} a fault" for n in range(500)])
