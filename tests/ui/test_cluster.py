@@ -81,7 +81,7 @@ def test_a_key_for_some_queues_does_not_see_the_cluster(running: Running, demo: 
 
 def test_a_schema_that_ended_a_process_is_a_problem(admin: httpx.Client, running: Running) -> None:
     store = running.app.store
-    described = replace(describe_process("api"), suspect_schemas=("email.send@2",))
+    described = replace(describe_process(store, "api"), suspect_schemas=("email.send@2",))
 
     async def report() -> None:
         await processes._send(store, "host:1:a", orjson.dumps(described))
