@@ -179,6 +179,8 @@ def _workflow_id(members: Mapping[str, Raw], name: str) -> str:
 def _workflow(members: Mapping[str, Raw]) -> WorkflowLine:
     workflow_id = _workflow_id(members, "id")
     needed = ("type", "name", "state", "created", "node_statuses")
+    if "marks" in members:  # in the exports of development versions before 0.1
+        members = {"node_statuses": members["marks"], **members}
     fields = {name.encode(): text(members, name).encode() for name in needed}
     if "finished" in members:
         fields[b"finished"] = text(members, "finished").encode()

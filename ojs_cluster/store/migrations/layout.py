@@ -22,6 +22,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.migrations.layout_record import LayoutRecord
+from ojs_cluster.store.migrations.unnumbered import read_unread
 
 if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
@@ -48,7 +49,7 @@ async def check_layout(store: Store, shards: int) -> None:
 
     Raises:
         UnusableBackend: the data has another number of shards, or a layout that this version cannot
-            serve.
+            serve, or a version before 0.1 has written to it.
         BackendUnavailable: the record and all its copies are unreadable.
     """
     record: list[LayoutRecord] = []
@@ -73,6 +74,7 @@ async def check_layout(store: Store, shards: int) -> None:
             failure = error
     if record:
         _compare(store, record[0], shards)
+        await _refuse_unnumbered(store)
         store.layout.record = record[0]
         await store.background.once("schema", partial(_write_copies, store, record[0]), 0)
         return
@@ -86,6 +88,7 @@ async def check_layout(store: Store, shards: int) -> None:
     )
     for copy in copies:
         _compare(store, copy, shards)
+    await _refuse_unnumbered(store)
     store.layout.record = max(copies, key=lambda copy: copy.version)
 
 
@@ -111,7 +114,8 @@ async def report(store: Store) -> LayoutRecord | None:
 async def wait_until_outdated(store: Store) -> UnusableBackend:
     """Report every few seconds, until the data has a layout that this version cannot serve.
 
-    While Redis does not answer, the process goes on: no migration can begin then.
+    While Redis does not answer, the process goes on: no migration can begin then. A shard that did
+    not answer at the start is read when it does.
 
     Returns:
         The reason why this process must end.
@@ -121,6 +125,8 @@ async def wait_until_outdated(store: Store) -> UnusableBackend:
             record = await report(store)
             if record is not None and not store.layout.layouts.can_serve(record):
                 return _newer_or_older(store, record)
+            if store.layout.unread and (reason := await _find_unnumbered(store)):
+                return reason
         await trio.sleep(REPORT_S)
 
 
@@ -142,6 +148,23 @@ def _compare(store: Store, record: LayoutRecord, shards: int) -> None:
             f"the data in Redis is laid out over {record.shards} shards, but OJS_SHARDS is "
             f"{shards}: set OJS_SHARDS={record.shards} (the first start fixes the number of shards)"
         )
+
+
+async def _refuse_unnumbered(store: Store) -> None:
+    store.layout.unread = [*store.keys, store.keys.meta]
+    if reason := await _find_unnumbered(store):
+        raise reason
+
+
+async def _find_unnumbered(store: Store) -> UnusableBackend | None:
+    name = await read_unread(store)
+    if not name:
+        return None
+    return UnusableBackend(
+        f"the data in Redis has {name!r} of a development version before 0.1, which this version "
+        "does not read: export it with the version that wrote it, and import it into an empty "
+        "Redis (docs/upgrading.md)"
+    )
 
 
 def _newer_or_older(store: Store, record: LayoutRecord) -> UnusableBackend:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from ojs_cluster.keys import Meta, Shard
@@ -95,7 +95,10 @@ class LayoutState:
         layouts: what its version can serve.
         record: the record as it was last read. Code that writes a new layout compares its
             ``version``: before the migration begins, earlier versions read what this one writes.
+        unread: the tags in which this process has not looked for data without a layout number yet,
+            because their masters did not answer.
     """
 
     layouts: Layouts = LAYOUTS
     record: LayoutRecord = field(default_factory=LayoutRecord)
+    unread: Sequence[Shard | Meta] = ()

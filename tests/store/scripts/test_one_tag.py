@@ -57,7 +57,7 @@ from ojs_cluster.store.limits import depth_bounds, rate_limits, rejections
 from ojs_cluster.store.limits.depth_bounds import DepthBound
 from ojs_cluster.store.maintenance.maintenance import set_maintenance
 from ojs_cluster.store.migrations.execution import migrate
-from ojs_cluster.store.migrations.layout import raise_copy, report
+from ojs_cluster.store.migrations.layout import check_layout, raise_copy, report
 from ojs_cluster.store.migrations.migration import Layouts, LayoutState
 from ojs_cluster.store.operations import audit, metrics, rights
 from ojs_cluster.store.operations.leader import RedisLeaderLock
@@ -264,7 +264,7 @@ async def the_layout(store: Store) -> None:
 
 async def one_life_without_backup(store: Store, db: Any) -> None:
     """Run every script but those of exports and imports."""
-    await store.run_meta("schema", [store.keys.meta.schema], [1, 64])  # ran when it was opened
+    await check_layout(store, 64)  # ran when it was opened
     await the_layout(store)
 
     await every_kind_of_enqueue(store)
