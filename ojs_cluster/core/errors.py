@@ -215,6 +215,24 @@ class MalformedJob(OJSError):
         self.shard = shard
 
 
+class MalformedRecord(OJSError):
+    """A stored record, other than a job, is not valid, because another program has changed it.
+
+    Args:
+        resource: what the record describes, such as ``workflow``.
+        name: its id or name.
+        fault: what is wrong with its fields.
+    """
+
+    def __init__(self, resource: str, name: str, fault: str) -> None:
+        super().__init__(
+            f"{resource} '{name}' is malformed in Redis: {fault}", resource=resource, id=name
+        )
+        self.resource = resource
+        self.name = name
+        self.fault = fault
+
+
 class OutOfTime(BackendUnavailable):
     """The request's deadline left no time to call Redis. Redis itself may be available."""
 

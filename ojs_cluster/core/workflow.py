@@ -18,6 +18,11 @@ from typing import Final
 
 import msgspec
 
+INNER_KINDS: Final = frozenset({"chain", "group", "batch", "dag"})
+"""The types of a workflow, and the kinds of inner nodes of its plan."""
+_MAX_LEVELS: Final = 50
+"""Maximum nesting of a stored plan. A request may nest less (``workflow_request.MAX_LEVELS``)."""
+
 WAITING: Final = "waiting"
 RUNNING: Final = "running"
 COMPLETED: Final = "completed"
@@ -139,8 +144,50 @@ _decode = msgspec.json.Decoder(list[WorkflowNode]).decode
 
 
 def decode_plan(raw: bytes) -> Plan:
-    """Return the plan that ``Plan.encode`` wrote."""
-    return Plan(_decode(raw))
+    """Return the plan that ``Plan.encode`` wrote.
+
+    Raises:
+        ValueError: the plan is malformed.
+    """
+    try:
+        nodes = _decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError("the plan cannot be read") from error
+    fault = _find_fault(nodes)
+    if fault is not None:
+        raise ValueError(fault)
+    return Plan(nodes)
+
+
+def _find_fault(nodes: Sequence[WorkflowNode]) -> str | None:
+    """Return why nodes are no tree that ``evaluate`` can visit; None if they are one."""
+    levels: list[int] = []
+    parents: set[int] = set()
+    jobs = 0
+    for number, node in enumerate(nodes):
+        is_job = node.job >= 0
+        if is_job:
+            jobs += 1
+        if is_job and (node.kind != "job" or node.job != jobs - 1):
+            return f"the number of job {jobs - 1} is wrong"
+        if not is_job and node.kind not in INNER_KINDS:
+            return f"node {number} has an unknown kind"
+        if number == 0:
+            if is_job or node.parent != -1:
+                return "the first node is not the root"
+        elif not 0 <= node.parent < number or nodes[node.parent].job >= 0:
+            return f"node {number} has no parent"
+        if node.trigger not in TRIGGERS.values():
+            return f"node {number} has an unknown trigger"
+        if any(not 0 < dep < len(nodes) or nodes[dep].parent != node.parent for dep in node.deps):
+            return f"node {number} waits for a node that is no sibling"
+        levels.append(levels[node.parent] + 1 if number else 0)
+        if levels[-1] > _MAX_LEVELS:
+            return "the nodes are nested too deeply"
+        parents.add(node.parent)
+    if any(node.job < 0 and number not in parents for number, node in enumerate(nodes)):
+        return "an inner node has no children"
+    return None if nodes else "the plan has no nodes"
 
 
 @dataclass(frozen=True, slots=True)

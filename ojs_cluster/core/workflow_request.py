@@ -31,7 +31,14 @@ from ojs_cluster.core.raw_json import (
     show,
     string,
 )
-from ojs_cluster.core.workflow import CALLBACK_STEPS, TRIGGERS, Cycle, Plan, WorkflowNode
+from ojs_cluster.core.workflow import (
+    CALLBACK_STEPS,
+    INNER_KINDS,
+    TRIGGERS,
+    Cycle,
+    Plan,
+    WorkflowNode,
+)
 
 MAX_LEVELS: Final = 5
 """Maximum number of levels of nested workflows. The outermost workflow is the first level."""
@@ -44,7 +51,6 @@ MAX_DEPENDENCIES: Final = 10_000
 names all of them. A callback without ``depends_on`` depends on every step beside it."""
 _MAX_NAME_CHARACTERS: Final = 255
 _NULL: Final = Raw(b"null")
-_KINDS: Final = frozenset({"chain", "group", "batch", "dag"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,7 +430,7 @@ def _kind(piece: Raw | None, items: Sequence[_Item], callbacks: bool, prefix: st
     """Return the type of a workflow, or else the kind that its dependencies imply."""
     if piece is not None and bytes(piece) != b"null":
         kind = string(piece)
-        if kind not in _KINDS:
+        if kind not in INNER_KINDS:
             raise InvalidRequest(
                 f"type must be chain, group, batch or dag, not {show(kind)}", field=f"{prefix}type"
             )

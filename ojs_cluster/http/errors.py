@@ -302,6 +302,14 @@ TABLE: Final[Mapping[type[errors.OJSError], ErrorEntry]] = MappingProxyType(
             "The job's fields in Redis are damaged. Restore them there, or cancel the job: that "
             "removes it.",
         ),
+        errors.MalformedRecord: ErrorEntry(
+            409,
+            "malformed_record",
+            "OJS-1005",
+            "INVALID_STATE_TRANSITION",
+            "The record's fields in Redis are damaged. Restore them there, or cancel or delete "
+            "the record: that removes it.",
+        ),
         errors.Internal: INTERNAL,
     }
 )

@@ -53,6 +53,11 @@ class RedisReplyError(Exception):
         self.code = code
         self.message = message
 
+    @property
+    def has_wrong_type(self) -> bool:
+        """Whether a key has another type than the command, or one of a script, needs."""
+        return "WRONGTYPE" in str(self)
+
 
 def stopped_by_moving_slot(error: RedisReplyError) -> bool:
     """Return whether Redis stopped a script because its slot is moving to another node."""

@@ -57,6 +57,7 @@ def workflows_step(store: Store, batch: int) -> Step:
             next_ms=min(times_ms, default=None),
             now_ms=ended.now_ms,
             more=ended.more or checked.more,
+            quarantined=checked.quarantined,
         )
 
     return purge_and_check

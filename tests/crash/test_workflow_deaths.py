@@ -13,6 +13,7 @@ from tests.crash.workflows import (
     LastNack,
     LastStep,
     LostLease,
+    Removal,
     StepCancelled,
 )
 from tests.support.failing_process import MODES, Mode
@@ -27,6 +28,7 @@ OPERATIONS: dict[str, Operation] = {
     "cancelled step": StepCancelled(),
     "callbacks of a batch": Callbacks(),
     "cancellation": Cancellation(),
+    "removal of a malformed workflow": Removal(),
 }
 
 

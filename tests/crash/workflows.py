@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
+from ojs_cluster.core.errors import NotFound
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
@@ -212,3 +214,34 @@ class Cancellation:
 
     async def finish(self, world: World, scene: Running) -> None:
         """All ends with its jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A malformed workflow is cancelled: its jobs are cancelled first, then its record goes."""
+
+    least = 4
+
+    async def prepare(self, world: World) -> WorkflowRecord:
+        one, other = queues_in_other_shards(world.store, 2)
+        made = await group(world.store, step("a", one), step("b", other))
+        world.db.hset(self._key(world, made), "node_statuses", "")
+        return made
+
+    async def act(self, store: Store, scene: WorkflowRecord) -> None:
+        await workflows.cancel(store, scene.id)
+
+    async def happened(self, world: World, scene: WorkflowRecord) -> bool:
+        shard = world.store.keys.shard_of_id(scene.id)
+        await workflows.purge_ended(world.store, shard, 10)
+        removed = not world.db.exists(self._key(world, scene))
+        assert not (removed and types(world))
+        return removed
+
+    async def finish(self, world: World, scene: WorkflowRecord) -> None:
+        """The client repeats a cancellation that has not removed the workflow."""
+        with suppress(NotFound):
+            await self.act(world.store, scene)
+
+    def _key(self, world: World, workflow: WorkflowRecord) -> bytes:
+        return world.store.keys.shard_of_id(workflow.id).workflow(workflow.id)

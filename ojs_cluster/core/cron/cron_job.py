@@ -28,6 +28,7 @@ MAX_NAME: Final = 255
 MAX_DESCRIPTION: Final = 4096
 _is_name: Final = re.compile(r"[a-z0-9][a-z0-9\-.]*").fullmatch
 EXPRESSION_KEYS: Final = ("expression", "cron", "schedule")
+OVERLAP_POLICIES: Final = frozenset({"skip", "allow", "cancel_previous", "enqueue"})
 _OVERLAP: Final = {
     "skip": "skip",
     "allow": "allow",

@@ -12,7 +12,8 @@ exist. A request that names an inaccessible queue gets 403, whether or not the q
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import (
@@ -20,6 +21,7 @@ from ojs_cluster.core.errors import (
     Duplicate,
     InvalidRequest,
     MalformedJob,
+    MalformedRecord,
     NotFound,
     OJSError,
     PermissionDenied,
@@ -54,13 +56,24 @@ async def check_path_access(
     elif route.queue_access is QueueAccess.JOB:
         await check_job(app, request, fields.job_id(params[0]))
     elif route.queue_access is QueueAccess.CRON:
-        cron = await store_cron.get(app.store, params[0])
+        with _hiding_malformed("cron job", params[0]):
+            cron = await store_cron.get(app.store, params[0])
         if not _admits(request, cron.definition.queue, cron.definition.tenant):
             raise NotFound("cron job", params[0][:255])
     elif route.queue_access is QueueAccess.WORKFLOW:
-        workflow = await read_workflows.get(app.store, params[0], jobs=False)
+        with _hiding_malformed("workflow", params[0]):
+            workflow = await read_workflows.get(app.store, params[0], jobs=False)
         if not all(_admits(request, node.queue, node.tenant) for node in workflow.plan.jobs):
             raise NotFound("workflow", params[0])
+
+
+@contextmanager
+def _hiding_malformed(resource: str, name: str) -> Iterator[None]:
+    """Raise NotFound for a malformed record, whose queues and tenant cannot be trusted."""
+    try:
+        yield
+    except MalformedRecord:
+        raise NotFound(resource, name[:255]) from None
 
 
 def _admits(request: Request, queue: str, tenant: str) -> bool:

@@ -250,7 +250,7 @@ def _members(cron: CronRecord) -> dict[bytes, bytes]:
     document. The members of the job are the bytes that the client sent.
     """
     definition = cron.definition
-    job = raw_json.object_members(definition.job) or {}
+    job = _members_of_job(definition.job)
     expression = replies.quoted(definition.schedule.expression)
     return {
         b"name": replies.quoted(cron.name),
@@ -263,18 +263,26 @@ def _members(cron: CronRecord) -> dict[bytes, bytes]:
         b"enabled": b"true" if definition.enabled else b"false",
         b"status": b'"active"' if definition.enabled else b'"paused"',
         b"description": definition.description,
-        b"type": bytes(job["type"]),
-        b"args": bytes(job["args"]),
+        b"type": replies.quoted(definition.type),
+        b"args": bytes(job.get("args", b"[]")),
         b"options": bytes(job.get("options", b"{}")),
         b"meta": bytes(job.get("meta", b"{}")),
         b"queue": replies.quoted(definition.queue),
-        b"job_template": definition.job,
+        b"job_template": definition.job if job else b"{}",
         b"next_run_at": _moment(cron.next_ms),
         b"last_run_at": _moment(cron.last_ms),
         b"run_count": b"%d" % cron.runs,
         b"created_at": _moment(cron.created_ms),
         b"updated_at": _moment(cron.updated_ms),
     }
+
+
+def _members_of_job(job: bytes) -> Mapping[str, bytes]:
+    """Return the members of a definition's job; none if it is damaged."""
+    try:
+        return raw_json.object_members(job) or {}
+    except (msgspec.DecodeError, ValueError):
+        return {}
 
 
 def _moment(ms: int | None) -> bytes:

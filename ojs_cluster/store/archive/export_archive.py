@@ -19,10 +19,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.errors import MalformedRecord, NotFound
 from ojs_cluster.core.queue_defaults import POLICY
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.keys import KEYS_OF_JOBS, Shard, job_of_key
+from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.store.archive.archive import VERSION, encode
 from ojs_cluster.store.archive.archive_results import portions
@@ -51,6 +52,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import partition_quotas
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.queue_defaults.records import get_defaults
+from ojs_cluster.store.workflows import validate_workflow
 
 log = logging.getLogger("ojs.store")
 
@@ -247,7 +249,7 @@ async def _workflows(
     for shard in store.keys:
         async for names in _members(store, shard.slot, shard.workflows):
             for name in names:
-                line = await _workflow(store, shard, name.decode())
+                line = await _workflow(store, shard, name.decode(errors="replace"))
                 if line is None:
                     continue
                 last: dict[int, bytes] = {}
@@ -269,17 +271,23 @@ async def _workflow(store: Store, shard: Shard, workflow_id: str) -> WorkflowLin
         items = iter(flat)
         return dict(zip(items, items, strict=True))
 
-    fields = await read_hash(shard.workflow(workflow_id))
-    definitions = await read_hash(shard.workflow_definitions(workflow_id))
-    if not fields or not definitions:
-        return None  # its retention has just ended
+    try:
+        fields = await read_hash(shard.workflow(workflow_id))
+        definitions = await read_hash(shard.workflow_definitions(workflow_id))
+        if not fields or not definitions:
+            return None  # its retention has just ended
+        plan = validate_workflow.check_fields(workflow_id, fields)
+        validate_workflow.check_definitions(workflow_id, plan, definitions)
+    except (MalformedRecord, RedisReplyError) as error:
+        log.warning("%s: it was not exported; repair it, or cancel it to remove it", error)
+        return None
     removed: Any = await store.redis.call(
         shard.slot, "ZSCORE", shard.ended_workflows, workflow_id, idempotent=True
     )
     return WorkflowLine(
         workflow_id,
         fields,
-        tuple(definitions[b"%d" % number] for number in range(len(definitions))),
+        tuple(definitions[b"%d" % number] for number in range(len(plan.jobs))),
         {},
         int(float(removed)) if removed else None,
     )
@@ -313,16 +321,26 @@ async def _crons(
 
 
 async def _cron_records(store: Store) -> AsyncIterator[tuple[bytes, CronRecord]]:
+    """Yield the cron jobs. A malformed one is left out."""
     meta = store.keys.meta
     async for names in _members(store, meta.slot, meta.cron_names):
-        for name in names:
+        for raw in names:
+            name = raw.decode(errors="replace")
             flat: Any = await store.redis.call(
-                meta.slot, "HGETALL", meta.cron(name.decode()), idempotent=True
+                meta.slot, "HGETALL", meta.cron(name), idempotent=True
             )
             items = iter(flat)
-            cron = CronRecord(name.decode(), dict(zip(items, items, strict=True)))
-            if flat and not cron.deleted:
-                yield name, cron
+            cron = CronRecord(name, dict(zip(items, items, strict=True)))
+            if not flat or cron.deleted:
+                continue
+            if cron.fault is not None:
+                log.warning(
+                    "cron job '%s' is malformed and was not exported: %s; register or delete it",
+                    name,
+                    cron.fault,
+                )
+                continue
+            yield raw, cron
 
 
 async def _members(store: Store, slot: int, key: bytes) -> AsyncIterator[Sequence[bytes]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,13 +15,14 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.cron.cron_job import CronDefinition, is_cron_name
 from ojs_cluster.core.errors import (
     Conflict,
-    Internal,
     InvalidRequest,
+    MalformedRecord,
     NotFound,
     ValidationFailed,
 )
+from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron.cron_record import CronRecord, parse_cron_record
+from ojs_cluster.store.cron.cron_record import CronRecord, check_time, parse_cron_record
 from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import run_manually
 from ojs_cluster.store.cron.occurrence_job import UnusableDefinition
@@ -35,6 +36,13 @@ from ojs_cluster.store.runtime import Arg
 
 _ABSENT = "-"
 """The expected version of a cron job that must not exist yet."""
+_UNREADABLE = {
+    **(dict.fromkeys((b"created", b"updated", b"anchor", b"runs", b"enabled"), b"0")),
+    **{b"expression": b"@every 1h", b"timezone": b"UTC", b"overlap_policy": b"skip"},
+    **{b"queue": b"unknown", b"type": b"unknown", b"job": b'{"type":"unknown","args":[]}'},
+    **{b"description": b"null", b"version": b"0"},
+}
+"""Fields that a response shows instead of those of a malformed cron job."""
 _QUEUES_PER_CALL = 500
 """Maximum number of cron jobs whose queues one call reads. It blocks its node for 0.5 ms."""
 _MAX_CHANGE_ATTEMPTS = 20
@@ -109,19 +117,31 @@ async def get(store: Store, name: str) -> CronRecord:
 
     Raises:
         NotFound: there is no cron job of this name.
-        Internal: the stored cron job is malformed.
+        MalformedRecord: the stored cron job is malformed.
         BackendUnavailable: Redis did not answer in time.
     """
     if is_cron_name(name):
         meta = store.keys.meta
-        now_ms, flat = await store.run_meta("read_hash", [meta.cron(name)], [])
+        with _naming_wrong_type(name):
+            now_ms, flat = await store.run_meta("read_hash", [meta.cron(name)], [])
         if flat:
             record = parse_cron_record(name, flat, now_ms)
             if not record.deleted:
                 if record.fault is not None:
-                    raise Internal(f"cron job '{name}' is malformed in Redis: {record.fault}")
+                    raise MalformedRecord("cron job", name, record.fault)
                 return record
     raise NotFound("cron job", name[:255])
+
+
+@contextmanager
+def _naming_wrong_type(name: str) -> Iterator[None]:
+    """Raise ``MalformedRecord`` when a key of a cron job has another type."""
+    try:
+        yield
+    except RedisReplyError as error:
+        if error.has_wrong_type:
+            raise MalformedRecord("cron job", name, "its key has another type") from error
+        raise
 
 
 async def list_crons(
@@ -173,7 +193,7 @@ async def list_crons(
 
     async def read(name: str) -> None:
         # A cron job that was deleted since, or is malformed, is left out.
-        with suppress(NotFound, Internal):
+        with suppress(NotFound, MalformedRecord):
             found[name] = await get(store, name)
 
     await run_concurrently(names, read)
@@ -260,20 +280,24 @@ def _changed_by_others(name: str) -> Conflict:
 async def delete(store: Store, name: str) -> CronRecord:
     """Delete a cron job; return it as it was. The jobs that it has enqueued stay.
 
+    Of a malformed cron job only the name is returned.
+
     Raises:
         NotFound: there is no cron job of this name.
         BackendUnavailable: Redis did not answer in time.
     """
     meta = store.keys.meta
     if is_cron_name(name):
-        reply = await store.run_meta(
-            "cron_delete",
-            [meta.cron(name), meta.crons, meta.cron_names, meta.cron_history(name)],
-            [name],
-            idempotent=False,
-        )
+        with _naming_wrong_type(name):
+            reply = await store.run_meta(
+                "cron_delete",
+                [meta.cron(name), meta.crons, meta.cron_names, meta.cron_history(name)],
+                [name],
+                idempotent=False,
+            )
         if reply[0] == b"ok":
-            return parse_cron_record(name, reply[1], 0)
+            record = parse_cron_record(name, reply[1], 0)
+            return record if record.fault is None else CronRecord(name, _UNREADABLE)
     raise NotFound("cron job", name[:255])
 
 
@@ -330,9 +354,11 @@ async def history(store: Store, name: str, limit: int) -> list[PastOccurrence]:
     )
     found = []
     for line in lines:
-        outcome, occurrence, at, rest = line.decode().split(" ", 3)
-        job_id, error = ("", rest) if outcome == "error" else (rest, "")
-        found.append(PastOccurrence(outcome, int(occurrence), int(at), job_id, error))
+        with suppress(ValueError):  # a damaged line is left out
+            outcome, occurrence, at, rest = line.decode().split(" ", 3)
+            job_id, error = ("", rest) if outcome == "error" else (rest, "")
+            times_ms = check_time(int(occurrence)), check_time(int(at))
+            found.append(PastOccurrence(outcome, *times_ms, job_id, error))
     return found
 
 

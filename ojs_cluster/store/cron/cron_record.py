@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ojs_cluster.core.cron.cron_job import CronDefinition
+import orjson
+
+from ojs_cluster.core.cron.cron_job import OVERLAP_POLICIES, CronDefinition
 from ojs_cluster.core.cron.schedule import Schedule
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.jobs.envelope import is_type
+from ojs_cluster.core.jobs.options import is_queue
+
+_LATEST_MS = 253_402_300_800_000
+"""The year 10000 in Unix milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +163,36 @@ class CronRecord:
     def fault(self) -> str | None:
         """Why the stored fields are malformed, None when they are not."""
         try:
-            _ = (self.definition, self.anchor_ms, self.created_ms, self.updated_ms, self.version)
-            _ = (self.next_ms, self.last_ms, self.runs, self.firing)
-        except (KeyError, ValueError) as error:
+            _ = (self.version, self.runs, self.firing, self.open_runs)
+            for time_ms in (self.anchor_ms, self.created_ms, self.updated_ms):
+                check_time(time_ms)
+            check_time(self.next_ms or 0)
+            check_time(self.last_ms or 0)
+            definition = self.definition
+            if not (is_type(definition.type) and is_queue(definition.queue)):
+                return "type or queue is not valid"
+            if definition.overlap not in OVERLAP_POLICIES:
+                return "overlap_policy is unknown"
+            if not isinstance(orjson.loads(self.fields[b"description"]), str | None):
+                return "description is no text"
+        except (KeyError, ValueError, OJSError) as error:
             return repr(error)
         return None
 
     def _ms(self, field: bytes) -> int | None:
         value = self.fields.get(field)
         return int(value) if value else None
+
+
+def check_time(time_ms: int) -> int:
+    """Return a Unix time in ms.
+
+    Raises:
+        ValueError: no response can show it.
+    """
+    if not 0 <= time_ms < _LATEST_MS:
+        raise ValueError("a time is out of range")
+    return time_ms
 
 
 def parse_cron_record(name: str, flat: Iterable[bytes], read_ms: int) -> CronRecord:

@@ -25,13 +25,17 @@ for i = 7, #ARGV, 2 do
     definition[#definition + 1] = ARGV[i]
     definition[#definition + 1] = ARGV[i + 1]
 end
+-- A registration repairs damaged times: it writes those that it would keep.
+local times = redis.call('HMGET', CRON, 'created', 'anchor', 'runs', 'last_run', 'next_occurrence')
+local damaged = not (times[1] and times[2])
+for i = 1, 5 do damaged = damaged or times[i] and not (string.find(times[i], '^%d+$') and #times[i] < 15) end
 redis.call('HSET', CRON, 'version', format_ms(math.max((tonumber(cron.version) or 0) + 1, now)), 'updated', now,
     unpack(definition))
-if new then
+if new or damaged then
     redis.call('HDEL', CRON, 'deleted', 'last_run')
     redis.call('HSET', CRON, 'created', now, 'runs', 0)
 end
-if new or cron.expression ~= sent.expression or cron.timezone ~= sent.timezone
+if new or damaged or cron.expression ~= sent.expression or cron.timezone ~= sent.timezone
     or cron.enabled ~= sent.enabled then
     redis.call('HDEL', CRON, 'next_occurrence', 'gap', 'not_before', 'failures')
     redis.call('HSET', CRON, 'anchor', anchor)

@@ -294,7 +294,7 @@ async def list_keys(
             names: Any = await store.redis.call(
                 shard.slot, "ZRANGE", shard.rate_limits, *part, idempotent=True
             )
-            found += [(shard.index, name.decode()) for name in names]
+            found += [(shard.index, name.decode(errors="replace")) for name in names]
         skip = max(0, skip - counts[shard])
     page: list[RateLimitKeyStatus] = []
     for _, name in found[:limit]:
@@ -364,7 +364,13 @@ async def sweep_rate_limits(store: Store, shard: Shard, limit: int) -> SweepResu
         returned = await return_unused_tokens(store, shard, limit)
         done, more = done + returned.done, more or returned.more
         next_times += [returned.next_ms] if returned.next_ms is not None else []
-    await run_concurrently(
-        keys, lambda key: run_key_script(store, "limit_refresh", key.decode(), [])
-    )
+
+    async def refresh(raw: bytes) -> None:
+        key = raw.decode(errors="replace")
+        if key.encode() == raw:
+            await run_key_script(store, "limit_refresh", key, [])
+        else:  # no key of this server, so nothing else would remove it
+            await store.redis.call(shard.slot, "ZREM", shard.rate_limit_checks, raw)
+
+    await run_concurrently(keys, refresh)
     return SweepResult(done + len(keys), min(next_times, default=None), now, more)

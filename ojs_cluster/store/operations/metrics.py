@@ -306,7 +306,7 @@ async def _queue_names(store: Store, max_queues: int) -> tuple[list[str] | None,
                 names = await store.redis.call(
                     meta.slot, "ZRANGE", meta.queues, 0, max_queues - 1, idempotent=True
                 )
-            return [name.decode() for name in names], registered
+            return [name.decode(errors="replace") for name in names], registered
     return None, None
 
 

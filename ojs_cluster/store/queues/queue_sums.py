@@ -164,7 +164,7 @@ async def _make_calls(store: Store, names: Sequence[bytes]) -> list[_Call]:
     # By shard: the queues with partition 0 there, and those with another partition there.
     queues_of: dict[Shard, tuple[list[str], list[str]]] = {}
     for number, raw_name in enumerate(names, 1):
-        name = raw_name.decode()
+        name = raw_name.decode(errors="replace")
         shards = store.keys.partitions(name, store.partitions.layout(name).occupied_count)
         for partition, shard in enumerate(shards):
             queues_of.setdefault(shard, ([], []))[partition > 0].append(name)

@@ -238,7 +238,7 @@ async def list_queues(
         accessible = await list_names_within(store, within)
         start = offset if last_before is None else bisect_right(accessible, last_before)
         total, names = len(accessible), accessible[start : start + limit + 1]
-    page = [name.decode() for name in names[:limit]]
+    page = [name.decode(errors="replace") for name in names[:limit]]
     stats: dict[str, QueueStats] = {}
 
     async def read(name: str) -> None:
@@ -260,7 +260,7 @@ async def list_names_within(store: Store, within: QueuePatterns) -> list[bytes]:
         names: Any = await store.redis.call(
             meta.slot, "ZRANGE", meta.queues, begin, begin + _MAX_NAMES - 1, idempotent=True
         )
-        admitted += [name for name in names if within.admits(name.decode())]
+        admitted += [name for name in names if within.admits(name.decode(errors="replace"))]
         if len(names) < _MAX_NAMES:
             break
     return admitted

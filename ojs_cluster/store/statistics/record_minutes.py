@@ -103,18 +103,18 @@ class MinuteRecorder:
         store, meta = self._store, self._store.keys.meta
         await store.partitions.refresh_if_stale(store)
         current = _Round(minute)
-        after = ""
+        after = b""
         while True:
             names: Any = await store.redis.call(
                 meta.slot,
-                *("ZRANGEBYLEX", meta.queues, f"({after}" if after else "-", "+", "LIMIT", 0),
+                *("ZRANGEBYLEX", meta.queues, b"(" + after if after else "-", "+", "LIMIT", 0),
                 _PAGE,
                 idempotent=True,
             )
-            await self._sample_page([name.decode() for name in names], current)
+            await self._sample_page([name.decode(errors="replace") for name in names], current)
             if len(names) < _PAGE:
                 break
-            after = names[-1].decode()
+            after = names[-1]
             await trio.sleep(_PAGE_PAUSE_S)
         # Of a shard that has failed, only some queues may have been read.
         self._depths.update({s: d for s, d in current.depths.items() if s not in current.failed})

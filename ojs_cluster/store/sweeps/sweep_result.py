@@ -14,7 +14,7 @@ class SweepResult:
         next_ms: time at which the next work of the sweep is due, None if no work is planned.
         now_ms: time of the sweep.
         more: whether the sweep reached its limit, so that more work may be due now.
-        quarantined: number of the changed jobs that are malformed.
+        quarantined: number of jobs or workflows that are malformed.
     """
 
     done: int

@@ -14,6 +14,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.jobs.validate_job import read_number
 
 TOTALS: Final = ("enqueued", "acked", "failed", "retried_total", "discarded_total")
 """The counters that only grow. They begin again after a tenant has had no jobs for a week,
@@ -53,9 +54,8 @@ async def _sum(
             shard.slot, "HMGET", shard.tenant_counters(tenant), *names, idempotent=True
         )
         for name, value in zip(_NAMES, values, strict=True):
-            if value is not None and value.lstrip(b"-").isdigit():
-                # A process of version 0.1 may leave the number of one shard below zero.
-                sums[name] += max(0, int(value))
+            # A process of version 0.1 may leave the number of one shard below zero.
+            sums[name] += max(0, read_number(value))
 
     await run_concurrently(list(shards), read)
     return sums

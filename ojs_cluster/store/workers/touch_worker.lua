@@ -18,8 +18,8 @@ local id, source, min_silence, max_records = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local record = redis.call('HMGET', WORKER, 'state', 'directive', 'quiet_flag_at', 'last_heartbeat',
     'heartbeat_gap', 'heartbeats', 'active')
 local state, directive, quiet_flag_at = record[1] or 'running', record[2] or '', record[3] or '0'
-local last_heartbeat, active = record[4], record[7]
-local gap, heartbeats = tonumber(record[5] or 0), tonumber(record[6] or 0)
+local last_heartbeat, active = tonumber(record[4] or ''), record[7]
+local gap, heartbeats = tonumber(record[5] or '') or 0, tonumber(record[6] or '') or 0
 if source == 'directive' then
     if redis.call('EXISTS', WORKER) == 0 then return {'missing'} end
     redis.call('HSET', WORKER, 'directive', ARGV[5])

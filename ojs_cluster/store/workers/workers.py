@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import orjson
 import trio
 
 from ojs_cluster.core.errors import NotFound
@@ -16,6 +17,7 @@ from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.nack import JOBS_PER_WALK
+from ojs_cluster.store.jobs.validate_job import read_number
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.runtime import Arg
@@ -32,6 +34,8 @@ _MAX_COUNTED_PER_SHARD = 2000
 master for 2 ms."""
 DIRECTIVE_DEADLINE_S = 20.0
 """Time limit in seconds for sending a directive to all workers."""
+_LATEST_MS = 253_402_300_800_000
+"""The year 10000 in Unix milliseconds. No response can show a later time."""
 _SEVERITY: dict[str, int] = {"running": 0, "quiet": 1, "terminate": 2}
 
 
@@ -208,10 +212,11 @@ async def count_by_status(store: Store) -> tuple[dict[WorkerStatus, int], int]:
         total += known
         items = iter(states)
         for seen, last_heartbeat, state, directive in zip(items, items, items, items, strict=True):
-            if _stale(store, _int_or_none(last_heartbeat), int(seen), now):
+            if _stale(store, _time(last_heartbeat) or None, _time(seen), now):
                 counts["stale"] += 1
             else:
-                counts[_stricter(state.decode(), directive.decode())] += 1
+                texts = (raw.decode(errors="replace") for raw in (state, directive))
+                counts[_stricter(*texts)] += 1
 
     await run_concurrently(store.keys, count)
     return counts, total
@@ -344,8 +349,10 @@ def _stale(store: Store, last_heartbeat_ms: int | None, last_seen_ms: int, now_m
     return silent_ms > MISSED_HEARTBEATS * store.settings.heartbeat_interval_ms
 
 
-def _int_or_none(ms: bytes | None) -> int | None:
-    return int(ms) if ms else None
+def _time(raw: bytes | None) -> int:
+    """Return a Unix time in ms; 0 if it is absent or damaged. The next heartbeat writes it."""
+    time_ms = read_number(raw)
+    return time_ms if 0 <= time_ms < _LATEST_MS else 0
 
 
 def _info(worker_id: str, flat: list[Any]) -> WorkerInfo:
@@ -353,11 +360,19 @@ def _info(worker_id: str, flat: list[Any]) -> WorkerInfo:
     fields = dict(zip(items, items, strict=True))
     return WorkerInfo(
         id=worker_id,
-        state=fields.get(b"state", b"running").decode(),
-        directive=fields.get(b"directive", b"").decode(),
-        first_seen_ms=int(fields.get(b"first_seen", 0)),
-        last_seen_ms=int(fields.get(b"last_seen", 0)),
-        last_heartbeat_ms=_int_or_none(fields.get(b"last_heartbeat")),
-        active=int(fields.get(b"active", 0)),
-        info=fields.get(b"info", b"{}"),
+        state=fields.get(b"state", b"running").decode(errors="replace"),
+        directive=fields.get(b"directive", b"").decode(errors="replace"),
+        first_seen_ms=_time(fields.get(b"first_seen")),
+        last_seen_ms=_time(fields.get(b"last_seen")),
+        last_heartbeat_ms=_time(fields.get(b"last_heartbeat")) or None,
+        active=read_number(fields.get(b"active")),
+        info=_object(fields.get(b"info", b"{}")),
     )
+
+
+def _object(info: bytes) -> bytes:
+    """Return what a worker has sent about itself; an empty object if it is damaged."""
+    with suppress(ValueError):
+        if isinstance(orjson.loads(info), dict):
+            return info
+    return b"{}"

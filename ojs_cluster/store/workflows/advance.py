@@ -21,13 +21,15 @@ have been enqueued.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import orjson
 
-from ojs_cluster.core.errors import Conflict, NotFound
+from ojs_cluster.core.errors import Conflict, MalformedJob, MalformedRecord, NotFound, OJSError
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.payload_limits import STORED_LIMITS
 from ojs_cluster.core.workflow import (
@@ -54,6 +56,7 @@ from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.unique.unique_steps import enqueue_step
 from ojs_cluster.store.workflows.read_workflows import read_inputs
 from ojs_cluster.store.workflows.record_outcomes import record_job_outcome, record_refused_step
+from ojs_cluster.store.workflows.validate_workflow import check_statuses
 from ojs_cluster.store.workflows.workflow_progress import (
     ImmutablePart,
     WorkflowProgress,
@@ -62,6 +65,8 @@ from ojs_cluster.store.workflows.workflow_progress import (
     record_enqueued,
 )
 from ojs_cluster.store.workflows.workflows import end
+
+log = logging.getLogger("ojs.store")
 
 _STORE_WITHIN_MS = 20_000
 """Maximum time in ms from the decision to enqueue a job until the job is stored; a later attempt is
@@ -82,23 +87,25 @@ async def on_job_ended(store: Store, shard: Shard, payload: bytes) -> None:
     """
     workflow_id, number, job_id, state = payload.decode().split(" ")
     job = await read_jobs.read(store, shard, job_id)
-    recorded = await record_job_outcome(store, workflow_id, int(number), state, job)
-    if recorded is None:
-        return  # the workflow's own retention is over
-    progress, newly_recorded = recorded
-    if progress.state == CANCELLED and not newly_recorded:
-        await _cancel_enqueued(store, progress)
-    await advance(store, progress)
+    with _leaving_malformed():
+        recorded = await record_job_outcome(store, workflow_id, int(number), state, job)
+        if recorded is None:
+            return  # the workflow's own retention is over
+        progress, newly_recorded = recorded
+        if progress.state == CANCELLED and not newly_recorded:
+            await _cancel_enqueued(store, progress)
+        await advance(store, progress)
 
 
 async def on_created(store: Store, _shard: Shard, payload: bytes) -> None:
     """Handle the effect of a workflow's creation: start it. The payload is its id."""
-    progress = await read_progress(store, payload.decode())
-    if progress is None:
-        return
-    if progress.state == CANCELLED:
-        await _cancel_enqueued(store, progress)
-    await advance(store, progress)
+    with _leaving_malformed():
+        progress = await read_progress(store, payload.decode())
+        if progress is None:
+            return
+        if progress.state == CANCELLED:
+            await _cancel_enqueued(store, progress)
+        await advance(store, progress)
 
 
 async def on_cancelled(store: Store, _shard: Shard, payload: bytes) -> None:
@@ -106,6 +113,18 @@ async def on_cancelled(store: Store, _shard: Shard, payload: bytes) -> None:
     progress = await read_progress(store, payload.decode())
     if progress is not None:
         await _cancel_enqueued(store, progress)
+
+
+@contextmanager
+def _leaving_malformed() -> Iterator[None]:
+    """Leave a malformed workflow to the hourly check, which advances it when it is repaired."""
+    fault = ""
+    try:
+        yield
+    except MalformedRecord as malformed:
+        fault = malformed.message
+    if fault:
+        log.error("%s; repair it in Redis, or cancel it to remove it", fault)
 
 
 async def advance(store: Store, progress: WorkflowProgress) -> None:
@@ -119,6 +138,7 @@ async def advance(store: Store, progress: WorkflowProgress) -> None:
         immutable = await read_immutable_part(store, progress.workflow_id)
         if immutable is None:
             return
+        check_statuses(progress.workflow_id, immutable.plan, progress.node_statuses)
         evaluation = evaluate(immutable.plan, progress.node_statuses)
         if evaluation.state in ENDED:
             await _end(store, progress, immutable, evaluation.state)
@@ -159,7 +179,11 @@ async def _enqueue(
         if any(names):
             fields += (f.PARENT_NAMES, orjson.dumps(names))
         parse = partial(parse_job, definition, limits=STORED_LIMITS)
-        job = await off_loop(parse, len(definition))
+        try:
+            job = await off_loop(parse, len(definition))
+        except OJSError as error:
+            fault = f"definition {number} is no job"
+            raise MalformedRecord("workflow", progress.workflow_id, fault) from error
         job_id = plan.jobs[number].job_id
         if job.unique is None:
             await enqueue_with_id(store, job_id, job, fields, store_before_ms=store_before_ms)
@@ -184,6 +208,7 @@ async def _cancel_enqueued(store: Store, progress: WorkflowProgress) -> None:
     immutable = await read_immutable_part(store, progress.workflow_id)
     if immutable is not None:
         statuses = progress.node_statuses
+        check_statuses(progress.workflow_id, immutable.plan, statuses)
         enqueued = [n for n, status in enumerate(statuses) if status == STATUS_ENQUEUED]
         await _cancel_jobs(store, progress, enqueued)
         await _cancel_jobs(store, progress, evaluate(immutable.plan, statuses).ready)
@@ -198,8 +223,8 @@ async def _cancel_jobs(store: Store, progress: WorkflowProgress, numbers: Iterab
     async def cancel_job(number: int) -> None:
         try:
             await cancel(store, plan.jobs[number].job_id, only="inactive", cause=_CANCELLED)
-        except (NotFound, Conflict):
-            return  # never enqueued, ended, or running its last attempt
+        except (NotFound, Conflict, MalformedJob):
+            return  # never enqueued, ended, running its last attempt, or quarantined
 
     await run_concurrently(numbers, cancel_job)
 

@@ -22,6 +22,8 @@ from typing import Any
 
 import orjson
 
+from ojs_cluster.core.errors import MalformedRecord
+from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.states import TERMINAL
 from ojs_cluster.core.workflow import RUNNING, STATUS_ENQUEUED, STATUS_OF_JOB_STATE, Plan
 from ojs_cluster.keys import Shard
@@ -32,6 +34,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.unique.locks import write_tombstone
 from ojs_cluster.store.workflows import advance, record_outcomes, workflow_progress
+from ojs_cluster.store.workflows.validate_workflow import check_statuses
 
 log = logging.getLogger("ojs.store")
 
@@ -45,7 +48,10 @@ _LOST = orjson.dumps(
 
 
 class WorkflowCheck:
-    """Check workflows without progress; remember which jobs were missing in the last check."""
+    """Check workflows without progress; remember which jobs were missing in the last check.
+
+    A malformed workflow is reported, counted, and checked again after an hour.
+    """
 
     def __init__(self) -> None:
         self._missed: dict[str, set[int]] = {}
@@ -63,26 +69,36 @@ class WorkflowCheck:
         Raises:
             BackendUnavailable: ``shard`` did not answer in time.
         """
+        quarantined = 0
         now, following, *due = await store.run(
             shard, "workflow_due_checks", [shard.running_workflows], [limit], idempotent=True
         )
 
         async def check_one(raw: bytes) -> None:
-            workflow_id = raw.decode()
+            nonlocal quarantined
+            workflow_id = raw.decode(errors="replace")
+            if not is_job_id(workflow_id):
+                log.error("shard %d lists %r as a workflow: removed", shard.index, workflow_id)
+                await store.redis.call(shard.slot, "ZREM", shard.running_workflows, raw)
+                return
             # The checks of one run wait only once for an unreachable shard.
             checking_store, _ = store.for_effect(patient=False)
             missed_before = self._missed.pop(workflow_id, set())
             missing: set[int] = set()
             try:
                 missing = await self._check(checking_store, workflow_id, missed_before)
-                soon = bool(missing)
+                when = "1" if missing else ""
+            except MalformedRecord as malformed:
+                when = "malformed"
+                quarantined += 1
+                _log_quarantined(malformed)
             except Exception as error:  # a malformed record must not stop the others either
                 log.warning(
                     "workflow %s cannot be checked, will retry", workflow_id, exc_info=error
                 )
-                soon = True
+                when = "1"
             keys = [shard.workflow(workflow_id), shard.running_workflows]
-            args = [workflow_id, "1" if soon else ""]
+            args = [workflow_id, when]
             await store.run(shard, "workflow_schedule_check", keys, args, idempotent=True)
             # Only after the next check is scheduled: the two checks that find a job missing must be
             # five minutes apart.
@@ -91,7 +107,7 @@ class WorkflowCheck:
 
         await run_concurrently(due, check_one)
         next_ms = None if following < 0 else following
-        return SweepResult(len(due), next_ms, now, len(due) >= limit)
+        return SweepResult(len(due), next_ms, now, len(due) >= limit, quarantined)
 
     async def _check(self, store: Store, workflow_id: str, missed_before: set[int]) -> set[int]:
         """Read the jobs of one workflow; return the numbers of those that do not exist."""
@@ -121,6 +137,13 @@ class WorkflowCheck:
                 return missing
 
 
+def _log_quarantined(malformed: MalformedRecord) -> None:
+    log.error(
+        "quarantined for an hour: %s; repair it in Redis, or cancel it to remove it",
+        malformed.message,
+    )
+
+
 async def _read_running(
     store: Store, workflow_id: str
 ) -> tuple[workflow_progress.WorkflowProgress, Plan] | None:
@@ -129,6 +152,7 @@ async def _read_running(
     immutable = await workflow_progress.read_immutable_part(store, workflow_id)
     if progress is None or immutable is None or progress.state != RUNNING:
         return None
+    check_statuses(workflow_id, immutable.plan, progress.node_statuses)
     return progress, immutable.plan
 
 

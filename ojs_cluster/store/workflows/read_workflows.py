@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ojs_cluster.core.errors import NotFound, PayloadTooLarge
+from ojs_cluster.core.errors import MalformedJob, MalformedRecord, NotFound, PayloadTooLarge
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.workflow import (
@@ -18,9 +19,9 @@ from ojs_cluster.core.workflow import (
     STATUS_UNKNOWN,
     Plan,
     WorkflowEvaluation,
-    decode_plan,
     evaluate,
 )
+from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs import fields as f
@@ -30,6 +31,7 @@ from ojs_cluster.store.listed import Listed, Position
 from ojs_cluster.store.newest import newest_members
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.runtime import Arg
+from ojs_cluster.store.workflows import validate_workflow
 
 RESULTS_SHOWN_BYTES = 8 * 1024 * 1024
 """Maximum number of bytes of results in a response that shows a workflow."""
@@ -119,19 +121,26 @@ async def get(store: Store, workflow_id: str, *, jobs: bool = True) -> WorkflowR
 
     Raises:
         NotFound: no such workflow, or its retention is over.
+        MalformedRecord: the workflow's stored fields are malformed.
         BackendUnavailable: Redis did not answer in time.
     """
     if not is_job_id(workflow_id):
         raise NotFound("workflow", workflow_id[:100])
     owner = store.keys.shard_of_id(workflow_id)
-    flat: Any = await store.redis.call(
-        owner.slot, "HGETALL", owner.workflow(workflow_id), idempotent=True
-    )
+    try:
+        flat: Any = await store.redis.call(
+            owner.slot, "HGETALL", owner.workflow(workflow_id), idempotent=True
+        )
+    except RedisReplyError as error:
+        if error.has_wrong_type:
+            raise MalformedRecord("workflow", workflow_id, "its key has another type") from error
+        raise
     items = iter(flat)
     fields = dict(zip(items, items, strict=True))
-    if b"state" not in fields:  # also while an import stores it in portions
+    if not validate_workflow.exists(fields):  # also while an import stores it in portions
         raise NotFound("workflow", workflow_id)
-    record = record_of(workflow_id, fields, decode_plan(fields[b"plan"]))
+    plan = validate_workflow.check_fields(workflow_id, fields)
+    record = record_of(workflow_id, fields, plan)
     return replace(record, jobs=await _outcomes(store, record)) if jobs else record
 
 
@@ -155,10 +164,9 @@ async def list_workflows(
     found: dict[str, WorkflowRecord] = {}
 
     async def read_record(workflow_id: str) -> None:
-        try:
+        # Its retention may have ended since. A malformed workflow is left out.
+        with suppress(NotFound, MalformedRecord):
             found[workflow_id] = await get(store, workflow_id, jobs=False)
-        except NotFound:
-            return  # its retention has ended since
 
     await run_concurrently(ids, read_record)
     return Listed([found[each] for each in ids if each in found], total, last)
@@ -226,7 +234,7 @@ async def _outcomes(store: Store, record: WorkflowRecord) -> list[JobOutcome]:
 async def _live_outcome(store: Store, job_id: str) -> JobOutcome:
     try:
         job = await get_job(store, job_id)  # a restored job may be in another shard
-    except NotFound:
+    except (NotFound, MalformedJob):
         return JobOutcome(CANCELLED)
     names = {State.ACTIVE: "active", State.COMPLETED: COMPLETED}
     names |= {State.CANCELLED: CANCELLED, State.DISCARDED: "failed"}

@@ -14,6 +14,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.unique.unique_steps import StepRefused
 from ojs_cluster.store.workflows.workflow_progress import (
     WorkflowProgress,
+    malformed,
     progress_of,
     read_immutable_part,
 )
@@ -37,6 +38,9 @@ async def record_job_outcome(
     Returns:
         The progress afterwards, and whether this call recorded the outcome; None when the
         workflow does not exist any more.
+
+    Raises:
+        MalformedRecord: the workflow's stored fields are malformed.
     """
     done = state == "completed"
     result = error = b""
@@ -107,6 +111,8 @@ async def write_outcome(
     if immutable is None:
         return None
     owner = store.keys.shard_of_id(workflow_id)
+    if not 0 <= number < len(immutable.plan.jobs):  # the plan was replaced by another one
+        raise malformed(workflow_id)
     node = immutable.plan.jobs[number]
     data = b'%b,"step_id":%b,"step_type":%b' % (
         immutable.event_data,

@@ -7,10 +7,11 @@ workflow names these queues; there is no index of workflows by queue or state. S
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
 
 from ojs_cluster.core.access.scopes import QueuePatterns
-from ojs_cluster.core.errors import InvalidRequest, NotFound
+from ojs_cluster.core.errors import InvalidRequest, MalformedRecord, NotFound
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import cursor as cursors
@@ -108,7 +109,7 @@ async def _read_positions_of_shard(
         )
         items = iter(flat)
         for name, score in zip(items, items, strict=True):
-            listed = int(float(score)), name.decode()
+            listed = int(float(score)), name.decode(errors="replace")
             if listed < position:
                 positions.append(listed)
         skip += limit
@@ -121,10 +122,9 @@ async def _read_records(store: Store, positions: list[_Position]) -> dict[str, W
     found: dict[str, WorkflowRecord] = {}
 
     async def read(position: _Position) -> None:
-        try:
+        # Its retention may have ended since. A malformed workflow is left out.
+        with suppress(NotFound, MalformedRecord):
             found[position[1]] = await get(store, position[1], jobs=False)
-        except NotFound:
-            return  # its retention has ended since
 
     await run_concurrently(positions, read)
     return found

@@ -1,15 +1,22 @@
--- Transition: running -> completed | failed | cancelled, once, for one workflow.
+-- Transition: running -> completed | failed | cancelled, once, for one workflow; or malformed -> removed.
 -- Post: the time of its removal is set. After a cancellation the effect that cancels its jobs is in the outbox.
+--       A workflow to remove is the first one that workflow_purge.lua removes, whatever its fields are.
 -- Memory: allow-oom; adds 600 bytes.
 -- KEYS: 1 wf:<id>, 2 ended_workflows, 3 events, 4 outbox_due, 5 outbox, 6 running_workflows.
 -- ARGV: 1 events kept, 2 id, 3 state, 4 retention (ms), 5 members of the event's data as JSON
 --       without braces.
 -- Returns: {'ok', state, effects} | {'conflict', state} when the workflow had ended before | {'missing'}
---@include keys now read_job append_event set_deadline append_effect
+--          {'malformed'}
+--@include keys now read_job append_event set_deadline append_effect load_workflow
 local WORKFLOW, ENDED, RUNNING = KEYS[1], KEYS[2], KEYS[6]
 local id, new_state, retention_ms, event_data = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local state, created, kind = unpack(redis.call('HMGET', WORKFLOW, 'state', 'created', 'type'))
-if not state then return {'missing'} end
+if new_state == 'removed' then
+    redis.call('ZADD', ENDED, 0, id)
+    redis.call('ZREM', RUNNING, id)
+    return {'ok', new_state, effects}
+end
+local state, statuses, kind, created = load_workflow(WORKFLOW)
+if not state then return statuses end
 if state ~= 'running' then return {'conflict', state} end
 redis.call('HSET', WORKFLOW, 'state', new_state, 'finished', now)
 redis.call('ZADD', ENDED, now + retention_ms, id)

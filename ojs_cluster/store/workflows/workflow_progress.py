@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ojs_cluster.core.workflow import (
-    Plan,
-    decode_plan,
-)
+from ojs_cluster.core.errors import MalformedRecord
+from ojs_cluster.core.workflow import Plan
+from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.workflows import validate_workflow
 from ojs_cluster.store.workflows.workflows import event_data
 
 _MAX_CACHED_WORKFLOWS = 256
@@ -35,7 +35,11 @@ class WorkflowProgress:
 
 
 async def read_progress(store: Store, workflow_id: str) -> WorkflowProgress | None:
-    """Return the workflow's progress; None when the workflow does not exist."""
+    """Return the workflow's progress; None when the workflow does not exist.
+
+    Raises:
+        MalformedRecord: the workflow's stored fields are malformed.
+    """
     return await record_enqueued(store, workflow_id, ())  # without jobs the script only reads
 
 
@@ -55,10 +59,22 @@ async def record_enqueued(
 
 
 def progress_of(workflow_id: str, reply: list[Any]) -> WorkflowProgress | None:
-    """Return the progress in a script's reply; None when the workflow does not exist."""
+    """Return the progress in a script's reply; None when the workflow does not exist.
+
+    Raises:
+        MalformedRecord: the workflow's stored fields are malformed.
+    """
+    if reply[0] == b"malformed":
+        raise malformed(workflow_id)
     if reply[0] != b"ok":
         return None
-    return WorkflowProgress(workflow_id, reply[1].decode(), reply[2].decode(), int(reply[3]))
+    state, statuses = (value.decode(errors="replace") for value in reply[1:3])
+    return WorkflowProgress(workflow_id, state, statuses, int(reply[3]))
+
+
+def malformed(workflow_id: str) -> MalformedRecord:
+    """Return the error for a workflow that a script has found malformed."""
+    return MalformedRecord("workflow", workflow_id, "fields are missing or not numbers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +94,30 @@ _immutable_parts: dict[str, ImmutablePart] = {}
 
 
 async def read_immutable_part(store: Store, workflow_id: str) -> ImmutablePart | None:
-    """Return the workflow's immutable part; None if the workflow has been deleted."""
+    """Return the workflow's immutable part; None if the workflow has been deleted.
+
+    Raises:
+        MalformedRecord: the workflow's plan is malformed.
+    """
     immutable = _immutable_parts.get(workflow_id)
     if immutable is None:
         owner = store.keys.shard_of_id(workflow_id)
-        reply: Any = await store.redis.call(
-            owner.slot, "HMGET", owner.workflow(workflow_id), "plan", "name", idempotent=True
-        )
+        names = ("plan", "name", "state")
+        try:
+            reply: Any = await store.redis.call(
+                owner.slot, "HMGET", owner.workflow(workflow_id), *names, idempotent=True
+            )
+        except RedisReplyError as error:
+            if error.has_wrong_type:
+                raise malformed(workflow_id) from error
+            raise
         if reply[0] is None:
-            return None
-        plan = decode_plan(reply[0])
-        immutable = ImmutablePart(plan, event_data(workflow_id, reply[1].decode(), plan))
+            if reply[1] is None and reply[2] is None:
+                return None
+            raise malformed(workflow_id)
+        plan = validate_workflow.parse_plan(workflow_id, reply[0])
+        name = (reply[1] or b"").decode(errors="replace")
+        immutable = ImmutablePart(plan, event_data(workflow_id, name, plan))
         if len(_immutable_parts) >= _MAX_CACHED_WORKFLOWS:
             _immutable_parts.pop(next(iter(_immutable_parts)))
         _immutable_parts[workflow_id] = immutable

@@ -4,11 +4,11 @@
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 wf:<id>.
 -- ARGV: 1.. numbers of the jobs.
--- Returns: {'ok', state, node statuses, now} | {'missing'}
---@include now
+-- Returns: {'ok', state, node statuses, now} | {'missing'} | {'malformed'}
+--@include now load_workflow
 local WORKFLOW = KEYS[1]
-local state, statuses = unpack(redis.call('HMGET', WORKFLOW, 'state', 'node_statuses'))
-if not state then return {'missing'} end
+local state, statuses = load_workflow(WORKFLOW)
+if not state then return statuses end
 for _, number in ipairs(ARGV) do
     local at = tonumber(number) + 1
     if string.sub(statuses, at, at) == '.' then

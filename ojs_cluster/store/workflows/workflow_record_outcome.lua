@@ -7,13 +7,13 @@
 --       5 '<start> <end> <attempt>' (times in ms), 6 result as JSON or '', 7 error as JSON or '',
 --       8 members of the event's data as JSON without braces, 9 time for which the job ran (ms).
 -- Returns: {'ok', state, node statuses, now, 1 when this call has recorded the outcome, otherwise 0}
---          {'missing'}
---@include keys now read_job append_event stalled_after
+--          {'missing'} | {'malformed'}
+--@include keys now read_job append_event stalled_after load_workflow
 local WORKFLOW, RESULTS, RUNNING = KEYS[1], KEYS[2], KEYS[4]
 local id, number, status, times = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local result, error, event_data, ran_ms = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local state, statuses, kind = unpack(redis.call('HMGET', WORKFLOW, 'state', 'node_statuses', 'type'))
-if not state then return {'missing'} end
+local state, statuses, kind = load_workflow(WORKFLOW)
+if not state then return statuses end
 local at = tonumber(number) + 1
 local old_status = string.sub(statuses, at, at)
 if old_status ~= '.' and old_status ~= 'q' then return {'ok', state, statuses, now, 0} end

@@ -14,7 +14,13 @@ from typing import Any
 import msgspec
 import orjson
 
-from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, PayloadTooLarge
+from ojs_cluster.core.errors import (
+    BackendUnavailable,
+    Conflict,
+    MalformedRecord,
+    NotFound,
+    PayloadTooLarge,
+)
 from ojs_cluster.core.jobs.ids import is_job_id, new_job_id
 from ojs_cluster.core.workflow import (
     CANCELLED,
@@ -30,6 +36,7 @@ from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.tenants import admission
+from ojs_cluster.store.workflows import remove_malformed
 from ojs_cluster.store.workflows.read_workflows import JobOutcome, WorkflowRecord, get, record_of
 from ojs_cluster.store.workflows.workflow_portions import is_large, store_portions
 
@@ -161,7 +168,8 @@ async def _store_new(
 async def cancel(store: Store, workflow_id: str) -> WorkflowRecord:
     """Cancel a running workflow and the jobs that wait (spec: ojs-workflows 11.3).
 
-    No further job starts. An active job may finish its present attempt.
+    No further job starts. An active job may finish its present attempt. A malformed workflow is
+    removed, and the jobs that its plan still names are cancelled.
 
     Args:
         store: the store.
@@ -175,6 +183,10 @@ async def cancel(store: Store, workflow_id: str) -> WorkflowRecord:
     if not is_job_id(workflow_id):
         raise NotFound("workflow", workflow_id[:100])
     owner = store.keys.shard_of_id(workflow_id)
+    try:
+        await get(store, workflow_id, jobs=False)
+    except MalformedRecord:
+        return await _remove(store, workflow_id)
     reply = await end(store, workflow_id, CANCELLED, b"")
     if reply[0] == b"missing":
         raise NotFound("workflow", workflow_id)
@@ -182,8 +194,22 @@ async def cancel(store: Store, workflow_id: str) -> WorkflowRecord:
         state = reply[1].decode()
         raise Conflict(f"workflow '{workflow_id}' is {state}", id=workflow_id, state=state)
     await deliver(store, owner, reply[2])
+    if reply[0] == b"malformed":
+        raise MalformedRecord("workflow", workflow_id, "fields are missing or not numbers")
     with after_first_write():
         return await get(store, workflow_id)
+
+
+async def _remove(store: Store, workflow_id: str) -> WorkflowRecord:
+    """Remove a malformed workflow. If this process dies, the janitor does it."""
+    owner = store.keys.shard_of_id(workflow_id)
+    plan = await remove_malformed.read_plan(store, workflow_id)
+    if plan is not None:
+        await remove_malformed.cancel_jobs(store, plan)
+    await end(store, workflow_id, "removed", b"")
+    with after_first_write():
+        purged = await purge_ended(store, owner, 1)
+    return remove_malformed.removed_record(workflow_id, plan, purged.now_ms)
 
 
 async def end(store: Store, workflow_id: str, state: str, data: bytes) -> list[Any]:
@@ -192,7 +218,7 @@ async def end(store: Store, workflow_id: str, state: str, data: bytes) -> list[A
     Args:
         store: the store.
         workflow_id: the workflow.
-        state: its final state.
+        state: its final state; ``removed`` for one that the next purge removes.
         data: members of the event's data, as JSON.
     """
     owner = store.keys.shard_of_id(workflow_id)

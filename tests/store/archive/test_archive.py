@@ -613,3 +613,35 @@ async def test_a_partitioned_queue_is_restored_with_one_counter(
         lie_in = {await read_jobs.shard_of(target, QUEUE, id_) for id_ in ids}
         assert len(lie_in) > 1
         assert content(await export_text(target)).keys() == content(text).keys()
+
+
+async def test_damaged_workflows_and_cron_jobs_are_left_out_of_an_export(
+    store: Store, db: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await populate(store)
+    whole = counts_of(await export_text(store))
+    damaged = await chain(store, step("a"))
+    key = store.keys.shard_of_id(damaged.id).workflow(damaged.id)
+    for field, value in ((b"plan", b"\xff"), (b"node_statuses", b""), (b"state", b"x")):
+        kept = db.hget(key, field)
+        db.hset(key, field, value)
+        assert counts_of(await export_text(store))["workflows"] == whole["workflows"]
+        assert damaged.id in caplog.text
+        db.hset(key, field, kept)
+    db.hset(store.keys.meta.cron("c"), "created", "x")
+    assert counts_of(await export_text(store))["crons"] == whole["crons"] - 1
+
+
+def counts_of(text: bytes) -> dict[str, int]:
+    counts: dict[str, int] = json.loads(text.splitlines()[-1])["end"]["counts"]
+    return counts
+
+
+async def test_a_workflow_of_an_export_before_0_1_is_imported(backend: Embedded) -> None:
+    async with emptied(backend) as store:
+        made = await chain(store, step("a"), step("b"))
+        text = (await export_text(store)).replace(b'"node_statuses"', b'"marks"')
+    async with emptied(backend) as store:
+        _, messages = await import_text(store, text)
+        assert messages == []
+        assert (await read_workflows.get(store, made.id)).state == "running"

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from ojs_cluster.core.access.scopes import QueuePatterns
-from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.errors import MalformedRecord, NotFound
 from ojs_cluster.core.workflow import RUNNING, STATUS_ENQUEUED, WAITING
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.app import App
@@ -39,7 +39,7 @@ async def get(app: App, request: Request, job_id: str) -> Response:
     workflow_id = job.fields.get(f.WORKFLOW, b"").decode() or None
     workflow = None
     if workflow_id is not None:
-        with suppress(NotFound):  # it has been removed
+        with suppress(NotFound, MalformedRecord):  # it has been removed, or is damaged
             workflow = await read_workflows.get(app.store, workflow_id, jobs=False)
     lineage = _without_workflow(job.id, workflow_id)
     if workflow is not None:

@@ -13,7 +13,7 @@ from ojs_cluster.http.openapi.shapes.job_requests import CronBody, CronChange
 from ojs_cluster.http.routing.router import Handler
 from ojs_cluster.store.cron.cron_store import HISTORY_KEPT
 
-_CRON: Final = OperationDetails({200: shapes.CronAnswer})
+_CRON: Final = OperationDetails({200: shapes.CronAnswer}, errors=(409,))
 
 OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     cron.list_crons: OperationDetails(
@@ -26,12 +26,13 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     cron.register: OperationDetails(
         {201: Answer(shapes.RegisteredCron, headers={"Location": "The path of the cron job."})},
         body=CronBody,
+        errors=(409,),
     ),
     cron.get: _CRON,
-    cron.change: OperationDetails({200: shapes.CronAnswer}, body=CronChange),
+    cron.change: OperationDetails({200: shapes.CronAnswer}, body=CronChange, errors=(409,)),
     cron.pause: _CRON,
     cron.resume: _CRON,
-    cron.drop: OperationDetails({200: shapes.CronDeleted}),
+    cron.drop: OperationDetails({200: shapes.CronDeleted}, errors=(409,)),
     cron.trigger: OperationDetails(
         {
             201: Answer(shapes.CronTriggered, headers={"Location": "The path of the job."}),
@@ -40,9 +41,9 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
         errors=(409,),
     ),
     cron_backfill.run: OperationDetails(
-        {200: shapes.CronBackfill}, body=cron_backfill.BackfillBody, errors=(413,)
+        {200: shapes.CronBackfill}, body=cron_backfill.BackfillBody, errors=(409, 413)
     ),
     cron.history: OperationDetails(
-        {200: shapes.CronHistory}, parameters=(p.limit(50, HISTORY_KEPT),)
+        {200: shapes.CronHistory}, parameters=(p.limit(50, HISTORY_KEPT),), errors=(409,)
     ),
 }

@@ -27,7 +27,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     workflows.list_workflows: OperationDetails(
         {200: shapes.WorkflowList}, parameters=(_STATE, *p.numbered_page(50, 200))
     ),
-    workflows.get: OperationDetails({200: shapes.WorkflowAnswer}),
+    workflows.get: OperationDetails({200: shapes.WorkflowAnswer}, errors=(409,)),
     workflows.cancel: OperationDetails({200: shapes.WorkflowAnswer}, errors=(409,)),
-    workflows.progress: OperationDetails({200: shapes.WorkflowProgressAnswer}),
+    workflows.progress: OperationDetails({200: shapes.WorkflowProgressAnswer}, errors=(409,)),
 }
