@@ -52,6 +52,7 @@ def test_a_public_address_is_accepted(address: str) -> None:
 def test_an_operator_opens_networks() -> None:
     allowed = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
     check_addresses(["10.9.9.9", "fd12::1", "::ffff:10.1.1.1", "8.8.8.8"], allowed)
+    check_addresses(["::1"], (ip_network("::1/128"),))
     for address in ("127.0.0.1", "fc00::1", "::ffff:127.0.0.1", "fd12::1%lo"):
         with pytest.raises(RefusedAddress):
             check_addresses([address], allowed)
