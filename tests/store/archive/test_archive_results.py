@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import trio
 
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.commands import archive
@@ -87,6 +88,8 @@ async def test_a_line_holds_as_many_results_as_fit(store: Store) -> None:
     text = await export_text(store, portion_bytes=3 * RESULT)
     assert kinds(text).count("results") == 2
     assert kinds(await export_text(store)).count("results") == 0
+    with trio.fail_after(60):  # a result larger than a portion is one by itself
+        assert kinds(await export_text(store, portion_bytes=1)).count("results") == 5
 
 
 async def test_an_import_that_ends_between_results_and_workflow_can_be_repeated(
