@@ -1,0 +1,101 @@
+"""When an operation is continued, and what it keeps of its failures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.bulk.selection import BulkAction
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.store.bulk import apply as applying
+from ojs_cluster.store.bulk import execution, operations
+from ojs_cluster.store.bulk.apply import apply
+from ojs_cluster.store.bulk.operation import MAX_FAILURES, Target
+from ojs_cluster.store.bulk.updates import PAUSE_MS
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.jobs import read_jobs
+from tests.store.bulk.test_bulk import WAITING, begin, carry_out
+from tests.store.shortcuts import QUEUE, active, clock_ms, nack, put, shard_of
+
+FIRST = {"type": "SmtpError", "message": "no host"}
+
+
+async def next_step_ms(store: Store, db: Any, operation_id: str) -> int:
+    """Return how many milliseconds from now the scheduler continues an operation."""
+    at_ms = db.zscore(store.keys.meta.bulk_running, operation_id)
+    return int(at_ms) - await clock_ms(store, store.keys.meta.slot)
+
+
+async def test_only_jobs_that_have_failed_since_then_are_chosen(store: Store) -> None:
+    job = await active(store)
+    await nack(store, job, FIRST)
+    failed_ms = (await read_jobs.get(store, job.id)).last_failed_ms
+    assert failed_ms is not None
+    for since_ms, wanted in ((failed_ms + 1, 0), (failed_ms, 1)):
+        given = {"error_type": "SmtpError", "error_since_ms": since_ms, "dry_run": True}
+        operation = await begin(store, BulkAction.CANCEL, State.RETRYABLE, **given)
+        assert (await carry_out(store, operation)).matched == wanted
+
+
+async def test_a_purge_that_dies_leaves_a_job_that_is_removed_at_once(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def dies(*_: object) -> None:
+        raise BackendUnavailable("no answer", outcome="unknown")
+
+    job = await put(store)
+    monkeypatch.setattr(applying, "_delete", dies)
+    target = Target(job.id, 0, State.AVAILABLE, job.created_ms)
+    with pytest.raises(BackendUnavailable):
+        await apply(store, BulkAction.PURGE, target)
+    shard = shard_of(store)
+    assert db.zscore(shard.finished, job.id) <= await clock_ms(store, shard.slot)
+
+
+async def test_a_failed_step_is_repeated_after_a_pause(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise BackendUnavailable("no answer", outcome="not_applied")
+
+    operation = await begin(store, BulkAction.CANCEL, *WAITING, queue=QUEUE)
+    monkeypatch.setattr(execution, "choose", away)
+    began_ms = await clock_ms(store, store.keys.meta.slot)
+    await execution.run_due(store)
+    at_ms = db.zscore(store.keys.meta.bulk_running, operation.id)
+    assert at_ms >= began_ms + PAUSE_MS
+
+
+async def test_a_stopped_operation_is_continued_at_once(store: Store, db: Any) -> None:
+    operation = await begin(store, BulkAction.CANCEL, *WAITING, queue=QUEUE)
+    key = store.keys.meta.bulk_running
+    db.zadd(key, {operation.id: db.zscore(key, operation.id) + 3_600_000})
+    await operations.stop(store, operation.id)
+    assert await next_step_ms(store, db, operation.id) <= 0
+
+
+async def test_failures_are_kept_up_to_a_number_and_a_length(store: Store) -> None:
+    operation = await begin(store, BulkAction.CANCEL, *WAITING, queue=QUEUE)
+    kept = operation.with_failures([("id", "x" * 5000)] * (MAX_FAILURES + 1))
+    assert len(kept) == MAX_FAILURES
+    assert {len(reason) for _, reason in kept} == {300}
+
+
+async def test_a_job_that_has_the_priority_already_is_not_chosen(store: Store) -> None:
+    await put(store, priority=5)
+    other = await put(store, priority=1)
+    operation = await begin(store, BulkAction.PRIORITY, *WAITING, queue=QUEUE, new_priority=5)
+    ended = await carry_out(store, operation)
+    assert (ended.matched, ended.succeeded) == (1, 1)
+    assert (await read_jobs.get(store, other.id)).priority == 5
+
+
+async def test_the_record_of_an_ended_operation_has_no_ids(store: Store, db: Any) -> None:
+    job = await put(store)
+    operation = await begin(store, BulkAction.CANCEL, *WAITING, ids=[job.id])
+    key = store.keys.meta.bulk(operation.id)
+    assert db.hexists(key, "ids")
+    await carry_out(store, operation)
+    assert {b"ids", b"slice", b"position"}.isdisjoint(db.hkeys(key))
