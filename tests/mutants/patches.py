@@ -31,7 +31,31 @@ AREAS = (
     "client",
     "ctl",
     "helm",
+    "webhooks",
+    "archive",
+    "queue_deletion",
+    "bulk",
+    "tenants",
 )
+ROOMS: dict[str, tuple[str, ...]] = {
+    "Lua": (".lua",),
+    "queue deletion": ("/store/queue_deletion/", "/queues/lifecycle.", "/queues/delete_queue."),
+    "bulk": ("/store/bulk/", "/http/handlers/bulk/", "/core/bulk/"),
+    "tenants": ("tenant",),
+    "webhooks": ("webhook", "/deliver_event."),
+    "archive": ("archive",),
+    "http/push": ("/http/push/", "/store/events/"),
+    "http": ("/http/",),
+    "server": ("ojs_cluster/server/",),
+    "ui": ("ojs_cluster/ui/",),
+    "clients/python": ("clients/python/",),
+    "core": ("ojs_cluster/core/",),
+    "redis": ("ojs_cluster/redis/",),
+    "scheduler": ("scheduler/",),
+    "helm": ("helm/",),
+}
+"""Rooms of the product. A file belongs to each room of which its path has a text, so a script
+counts for its room and for Lua."""
 
 
 class NotApplicable(Exception):
@@ -84,6 +108,11 @@ def load(area: str) -> list[Mutant]:
         )
         for entry in listed.get("patch", [])
     ]
+
+
+def rooms_of(file: str) -> list[str]:
+    """Return the rooms to which a file of the product belongs."""
+    return [room for room, texts in ROOMS.items() if any(text in file for text in texts)]
 
 
 def load_all() -> list[Mutant]:
