@@ -137,7 +137,7 @@ def declared_names() -> Names:
             for name, value in vars(job_fields).items()
             if name.isupper() and isinstance(value, bytes)
         }
-        | {"@c"},  # the claim of an alias
+        | {"@c", "@u"},  # the claim of an alias, and the tombstone under it
         "effects": set(EFFECTS),
         "bulk filter": {field.name for field in dataclasses.fields(Selection)},
         **{record.__name__: _struct_names(record) for record in _RECORDS},
