@@ -209,6 +209,7 @@ async def test_a_setting_that_changes_while_more_partitions_are_announced_reache
     found = field(store, db, name)
     assert None not in found
     assert len(set(found)) == 1 or name == "paused"
+    await store.partitions.read(store)
     assert not store.partitions.has_entry(QUEUE), "its copies open no partition"
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+import trio
 
 from ojs_cluster.core.partitions import DRAIN_MS, PartitionLayout
 from ojs_cluster.redis import Client, Reply
@@ -149,6 +150,10 @@ async def test_a_change_that_a_failover_has_lost_is_dropped_after_a_later_change
     db.delete(meta.partitions, meta.partition_changes)
     db.hset(meta.partitions, mapping=table)
     db.zadd(meta.partition_changes, dict(changes))
+    # Versions are times, and a failover takes longer than a millisecond.
+    lost_s = int(other_store.partitions.version) // 1000
+    while db.time()[0] <= lost_s:  # noqa: ASYNC110 - the clock of Redis has no event
+        await trio.sleep(0.01)
     late = replace(store, partitions=PartitionTable())
     await set_partitions(late, "later", 5)
 
