@@ -249,24 +249,28 @@ def unique(history: History) -> Iterator[Finding]:
             text = excused = ""
             if begin < latest[0] and id_ != latest[1]:
                 text = f"{id_} began at {begin:.0f}, {latest[1]} ended at {latest[0]:.0f}"
-                excused = _forgotten(history) or _lost_lock(history, latest[1])
+                excused = _forgotten(history) or _lost_lock(history, latest[1], id_)
             yield Finding("unique", fingerprint, text, excused)
             latest = max(latest, (end, id_))
 
 
-def _lost_lock(history: History, holder: str) -> str:
-    """Excuse a second job if the first one's enqueue was not confirmed when a master was lost.
+def _lost_lock(history: History, holder: str, second: str) -> str:
+    """Excuse a second job if an unconfirmed enqueue of one of the jobs met the loss of a master.
 
-    The lock is in another shard than its holder, so the holder may survive it (docs/guarantees.md).
-    A confirmed holder, and one whose master was lost at another time, is not excused.
+    The lock is in another shard than its holder, so the holder may survive it. The cancellation of
+    a replaced job is in another shard than the new job, so it may be lost alone until the outbox
+    repeats it (docs/guarantees.md). Confirmed jobs are not excused, nor is a loss at another time.
     """
     for enqueue in history.enqueues:
         answer = enqueue.answer
         confirmed = answer.outcome not in ("unconfirmed", "unknown")
         if confirmed or not history.lossy(answer.sent, answer.answered):
             continue
-        if any(job.id == holder for job in enqueue.jobs):
-            return "a master lost a lock that was not confirmed"
+        for job in enqueue.jobs:
+            if job.id == holder:
+                return "a master lost a lock that was not confirmed"
+            if job.id == second and job.on_conflict == "replace":
+                return "a master lost a cancellation that was not confirmed"
     return ""
 
 

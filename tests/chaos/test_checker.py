@@ -361,6 +361,25 @@ def test_an_unconfirmed_lock_may_be_lost_with_its_master(
     assert rules(history) & {"unique"} == found
 
 
+@pytest.mark.parametrize(
+    ("conflict", "outcome", "loss", "found"),
+    [
+        ("replace", "unconfirmed", (0, 1), set()),
+        ("replace", "done", (0, 1), {"unique"}),
+        ("replace", "unconfirmed", (5, 6), {"unique"}),
+        ("reject", "unconfirmed", (0, 1), {"unique"}),
+    ],
+)
+def test_an_unconfirmed_cancellation_of_a_replaced_job_may_be_lost_with_its_master(
+    conflict: str, outcome: Outcome, loss: tuple[float, float], found: set[str]
+) -> None:
+    history = of_two("new due stop", "pass new stop", fingerprint="f")
+    new = NewJob("two", "q", fingerprint="f", on_conflict=conflict)
+    history.enqueues[1] = replace(enqueued(new), answer=answer(0, outcome))
+    history.losses.append(loss)
+    assert rules(history) & {"unique"} == found
+
+
 def test_a_job_that_lives_again_beside_another_of_its_fingerprint_is_found() -> None:
     history = of_two("new late new stop", "pass new due late", fingerprint="f")
     history.final = Final({"one": "cancelled", "two": "discarded"})
