@@ -32,6 +32,8 @@ Families = list[Metric]
 _Tenants = Mapping[str, Mapping[str, int]]
 _NO_TENANTS: Final[_Tenants] = {}
 
+_MAX_TEXTS: Final = 4
+"""Maximum number of texts of the same numbers that a process keeps."""
 _EOF: Final = b"# EOF\n"
 """The last line of the OpenMetrics format."""
 
@@ -131,6 +133,8 @@ class ClusterExposition:
                 self._numbers, self._tenants, self._texts = numbers, tenants, {}
             text = self._texts.get(content_type)
             if text is None:
+                if len(self._texts) >= _MAX_TEXTS:  # clients choose a part of the type
+                    self._texts.clear()
                 build = partial(_encoded_numbers, encode, numbers, tenants)
                 text = self._texts[content_type] = await trio.to_thread.run_sync(build)
         return status, text

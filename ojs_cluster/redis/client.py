@@ -201,20 +201,17 @@ class Client:
             There are no answers if the master is not connected or not responsive, or when the
             deadline of the request has passed. Use ``call`` to find out more.
         """
+        connections = [self._read_connection(read.slot) for read in reads]
+        if any(connection is not None and connection.full for connection in set(connections)):
+            await _wait_until_not_full({each for each in connections if each is not None})
+            connections = [self._read_connection(read.slot) for read in reads]
+        # From here to the submission nothing is awaited, so no connection ends in between.
         numbers_of: dict[RedisConnection, list[int]] = {}
-        for number, (slot, _, _) in enumerate(reads):
-            link = self._routes[slot]
-            connection = None if link is None else link.connection
-            if isinstance(connection, RedisConnection):
+        for number, connection in enumerate(connections):
+            if connection is not None:
                 numbers_of.setdefault(connection, []).append(number)
-        deadline = current_deadline().at
-        for connection in list(numbers_of):
-            if connection.open and connection.full:
-                await ensure_task()
-                with trio.move_on_at(deadline):
-                    await connection.wait_until_not_full()
-            if not connection.ready:
-                del numbers_of[connection]
+        for connection in [each for each in numbers_of if not each.ready]:
+            del numbers_of[connection]
         batches = [
             connection.submit_reads(
                 b"".join([TIME * with_time, *[reads[number].payload for number in numbers]]),
@@ -222,6 +219,7 @@ class Client:
             )
             for connection, numbers in numbers_of.items()
         ]
+        deadline = current_deadline().at
         if self._clock.now + self._call_timeout_s <= deadline:
             for batch in batches:
                 await batch.wait()
@@ -238,6 +236,12 @@ class Client:
                 answers[number] = time_answer + batch.answers[first:next_first]
                 first = next_first
         return answers
+
+    def _read_connection(self, slot: int) -> RedisConnection | None:
+        """Return the connection for reads of a slot that wait for no replica or disk."""
+        link = self._routes[slot]
+        connection = None if link is None else link.connection
+        return connection if isinstance(connection, RedisConnection) else None
 
     async def call_node(self, address: Address, *args: Arg) -> Reply:
         """Send one idempotent command without keys, such as INFO, to one node."""
@@ -344,6 +348,15 @@ class Client:
     def healthy(self) -> bool:
         """Whether every slot has a master and every master is connected."""
         return self._router.healthy
+
+
+async def _wait_until_not_full(connections: set[RedisConnection]) -> None:
+    """Wait for connections that are full although their nodes answer, for ``IMPATIENT_S``."""
+    await ensure_task()
+    with trio.move_on_at(min(current_deadline().at, trio.current_time() + IMPATIENT_S)):
+        for connection in connections:
+            if connection.open and connection.full and not connection.silent:
+                await connection.wait_until_not_full()
 
 
 @asynccontextmanager

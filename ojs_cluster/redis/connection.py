@@ -150,9 +150,14 @@ class RedisConnection:
         return self._clock.attentive - self._last_progress if self._in_flight else 0.0
 
     @property
+    def silent(self) -> bool:
+        """Whether the node has not answered for ``IMPATIENT_S``."""
+        return self.silent_s > IMPATIENT_S
+
+    @property
     def ready(self) -> bool:
         """Whether a command may be sent and the node is responsive."""
-        return not self.full and self.silent_s <= IMPATIENT_S
+        return not (self.full or self.silent)
 
     async def execute(self, payload: bytes) -> Answer:
         """Send one packed command; return its reply, error reply or failure.

@@ -11,6 +11,7 @@ from typing import Final
 import httpx
 import trio
 
+from ojs_cluster.store.tenants.tenant_table import REFRESH_S
 from tests.chaos.bounded_load import STEPS_OF_BOUNDED_LOAD, BoundedProducer
 from tests.chaos.checker import examine
 from tests.chaos.client import JSON, V1, ChaosClient
@@ -122,6 +123,7 @@ async def _prepare(client: ChaosClient) -> None:
     for path, body in settings:
         told = await client.insist("PUT", path, body)
         assert told.done, told.body
+    await trio.sleep(2 * REFRESH_S)  # then every process knows the limits of the tenants
     for overlap, expression in {**CRONS, CANCELLING_CRON: "@every 3s"}.items():
         cron = {
             "name": f"chaos-{overlap}".replace("_", "-"),

@@ -468,6 +468,8 @@ def test_every_error_has_a_complete_body(cls: type[e.OJSError]) -> None:
         error = cls("gone", outcome="unknown", retry_after_s=0.2)
     elif issubclass(cls, e.MalformedJob):
         error = cls("1", "a field is missing")
+    elif issubclass(cls, e.MalformedRecord):
+        error = cls("workflow", "1", "a field is missing")
     else:
         error = cls("secret", field="a.b")
     response = error_response(error, "req_1")

@@ -12,6 +12,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ojs_cluster.redis import client
 from ojs_cluster.redis.connection import BURST, IMPATIENT_S, RedisConnection, pack
 from ojs_cluster.redis.errors import (
     CommandNotSent,
@@ -197,6 +198,21 @@ async def test_reads_end_when_the_node_is_silent_and_their_late_replies_are_drop
         assert rig.answers[0] == b"yours"
         assert len(batch.answers) == 3
         assert rig.connection.ready
+
+
+async def test_reads_wait_for_a_full_connection_unless_its_node_is_silent_or_gone() -> None:
+    async with rigged(max_in_flight=1) as rig:
+        rig.call(0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert rig.connection.full
+        rig.advance(IMPATIENT_S + 0.1)
+        with trio.fail_after(60):
+            await client._wait_until_not_full({rig.connection})
+            assert not rig.connection.ready
+            rig.transport.close()
+            await trio.testing.wait_all_tasks_blocked()
+            await client._wait_until_not_full({rig.connection})
+        assert not rig.connection.ready
 
 
 async def test_a_process_that_is_late_blames_no_node() -> None:

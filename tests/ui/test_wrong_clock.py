@@ -65,7 +65,7 @@ def test_masters_with_different_clocks_are_a_problem(apart_ms: int, severe: list
     status: dict[str, Any] = {
         **{"shards": 8, "masters": [], "schedulers": [], "slots_covered": 16_384},
         **{"clustered": True, "without_leader": 0, "clocks_apart_ms": apart_ms},
-        "processes": {"p": {"host": "h", "clock_ahead_ms": 2_000}},
+        "processes": {"p": {"host": "h", "clock_ahead_ms": 2_000, "suspect_schemas": []}},
     }
     found = list(problems_of_cluster(status, "default"))
     assert [problem.severe for problem in found] == severe

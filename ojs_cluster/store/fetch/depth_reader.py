@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final
 
 import trio
@@ -27,8 +28,8 @@ UNREACHABLE_S: Final = 5.0
 """Time in seconds for which fetches skip a shard that did not answer."""
 BLOCKED: Final = -1
 """Depth of a queue that has only blocked jobs."""
-_MAX_PACKED: Final = 10_000
-"""Maximum number of packed reads that a process keeps."""
+_MAX_PACKED_BYTES: Final = 8 * 1024 * 1024
+"""Maximum size in bytes of the packed reads that a process keeps."""
 
 
 @dataclass(slots=True)
@@ -46,13 +47,13 @@ class FilledQueues:
 
     Attributes:
         queues: the names of such queues by shard, together with others of the same shard.
-        doubtful: the shards whose read must be repeated, so that all of their queues count.
+        doubtful: the shards that refused the read or lost it, which the caller may repeat.
         unanswered: the shards that are skipped, or whose master is silent.
-        failure: the failure of a shard; None if all shards answered.
+        failure: the failure of a shard; None if each shard has answered or is doubtful.
     """
 
-    queues: dict[Shard, Sequence[str]]
-    doubtful: set[Shard]
+    queues: dict[Shard, frozenset[str]]
+    doubtful: list[Shard]
     unanswered: list[Shard]
     failure: BackendUnavailable | None = None
 
@@ -61,7 +62,7 @@ class FilledQueues:
         return [
             shard
             for shard in shards
-            if shard in self.queues and not set(self.queues[shard]).isdisjoint(names)
+            if shard in self.queues and not self.queues[shard].isdisjoint(names)
         ]
 
 
@@ -88,6 +89,7 @@ class DepthReader:
 
     def __init__(self) -> None:
         self._packed: dict[tuple[object, ...], PackedReads] = {}
+        self._packed_bytes = 0
         self._running: dict[tuple[PackedReads, ...], _SharedRead] = {}
         self._unreachable_until: dict[Shard, float] = {}
 
@@ -103,17 +105,20 @@ class DepthReader:
         """
         asked = self._reachable(list(queues))
         skipped = [] if len(asked) == len(queues) else list(queues.keys() - set(asked))
-        found = FilledQueues({}, set(), skipped)
-        reads = [self._pack(shard, queues[shard], tenant) for shard in asked]
+        found = FilledQueues({}, [], skipped)
+        asked.sort(key=attrgetter("index"))  # so that the order of the queues does not matter
+        reads = [self._pack(shard, sorted(queues[shard]), tenant) for shard in asked]
         unreachable = self._unreachable_until
         for shard, answers in zip(asked, await self._read(store, reads), strict=True):
             if answers and not any(answers[1:]):  # an exception is true
                 if unreachable:
                     unreachable.pop(shard, None)
+            elif _add(found, shard, queues[shard], answers):
+                unreachable.pop(shard, None)
             elif store.redis.is_silent(shard.slot):
                 found.unanswered.append(shard)
             else:
-                _add(found, shard, queues[shard], answers)
+                found.doubtful.append(shard)
         if found.unanswered:
             message = f"{len(found.unanswered)} of {len(queues)} shards did not answer"
             found.failure = BackendUnavailable(message, outcome="not_applied")
@@ -124,18 +129,21 @@ class DepthReader:
         key = tuple(reads)
         while (running := self._running.get(key)) is not None:
             await ensure_task()
-            following = running.following
-            if following is None:
-                following = running.following = _SharedRead()
-                try:
-                    await running.done.wait()
-                    return await self._lead(store, key, following)
-                finally:
-                    running.following = None  # if this caller is cancelled, another one takes over
-                    following.done.set()
-            await following.done.wait()
-            if following.answers is not None:
-                return following.answers
+            with trio.move_on_at(current_deadline().at) as scope:
+                following = running.following
+                if following is None:
+                    following = running.following = _SharedRead()
+                    try:
+                        await running.done.wait()
+                        return await self._lead(store, key, following)
+                    finally:
+                        running.following = None  # another one takes over from a cancelled caller
+                        following.done.set()
+                await following.done.wait()
+                if following.answers is not None:
+                    return following.answers
+            if scope.cancelled_caught:
+                return [[] for _ in reads]
         return await self._lead(store, key, _SharedRead())
 
     async def _lead(
@@ -169,9 +177,11 @@ class DepthReader:
                 pack((b"ZRANGE", shard.due, 0, 0, b"WITHSCORES")),
                 pack((b"EXISTS", *keys)),
             )
-            if len(self._packed) >= _MAX_PACKED:
-                self._packed.clear()
             packed = PackedReads(shard.slot, b"".join(commands), len(commands))
+            self._packed_bytes += len(packed.payload)
+            if self._packed_bytes > _MAX_PACKED_BYTES:
+                self._packed.clear()
+                self._packed_bytes = len(packed.payload)
             self._packed[key] = packed
         return packed
 
@@ -203,12 +213,15 @@ class DepthReader:
         return reachable
 
 
-def _add(found: FilledQueues, shard: Shard, names: Sequence[str], answers: Sequence[Any]) -> None:
-    """Add the queues of a shard by its answers: the time, the first due job, the number of keys."""
+def _add(found: FilledQueues, shard: Shard, names: Sequence[str], answers: Sequence[Any]) -> bool:
+    """Add the queues of a shard by its answers: the time, the first due job, the number of keys.
+
+    Returns:
+        Whether the shard has answered.
+    """
     if not answers or any(isinstance(answer, Exception) for answer in answers):
-        found.doubtful.add(shard)
-        found.queues[shard] = names
-        return
+        return False
     (seconds, micros), first_due, count = answers
     if count or float(first_due[1]) <= int(seconds) * 1000 + int(micros) // 1000:
-        found.queues[shard] = names
+        found.queues[shard] = frozenset(names)
+    return True

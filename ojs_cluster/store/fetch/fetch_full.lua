@@ -107,9 +107,7 @@ for _, queue in ipairs(queues) do
     if queue.visited then
         local starts = free_starts(queue.limits.limiters, wanted)
         local can_request_more = request_tokens(queue, queue.budget, starts, queue.max_score)
-        if can_request_more and queue.max_score == math.huge and leased < wanted then
-            reply[3] = math.max(reply[3], 1)
-        end
+        if can_request_more and queue.max_score == math.huge and leased < wanted and not more then reply[3] = 1 end
         if redis.call('ZCARD', queue.blocked) > 0 then
             redis.call('HSET', queue.counters, 'demand_at', now)
         end

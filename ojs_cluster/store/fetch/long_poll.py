@@ -26,7 +26,7 @@ from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.fetch.depth_reader import FilledQueues
-from ojs_cluster.store.fetch.fetch import WorkerIsQuiet, fetch_unless_quiet
+from ojs_cluster.store.fetch.fetch import MORE_CALLS_S, WorkerIsQuiet, fetch_unless_quiet
 from ojs_cluster.store.fetch.ranked_fetch import read_depths
 from ojs_cluster.store.jobs.record import JobRecord
 
@@ -37,6 +37,8 @@ CHECK_EVERY_S = 5.0
 
 It is about the longest delay that a lost message causes. One waiter reads for all waiters of its
 process."""
+CHECK_S = 1.0
+"""Longest time in seconds to read the depths of a shard with jobs. Then its waiters fetch."""
 _QUEUES_PER_CHECK = 1000
 """Maximum number of queues that one of these reads calls at once."""
 _RECENT_MESSAGES = 256
@@ -218,7 +220,7 @@ class Waiters:
                         queues_of.setdefault(shard, []).append(queue)
                 filled = await store.depth_reader.find_filled(store, queues_of)
                 await run_concurrently(filled.queues, partial(self._check, store, filled))
-                for shard in filled.unanswered:
+                for shard in (*filled.unanswered, *filled.doubtful):
                     self._wake_each_tenant(queues_of[shard])
         except BaseException:  # a cancelled check counts as not made: another waiter makes it
             self._checked_at = checked_at
@@ -226,8 +228,11 @@ class Waiters:
 
     async def _check(self, store: Store, filled: FilledQueues, shard: Shard) -> None:
         """Wake a waiter of each queue of a shard that has jobs."""
-        names = filled.queues[shard]
-        with suppress(BackendUnavailable):  # then the fetch of the waiter raises the error
+        names = sorted(filled.queues[shard])
+        with (
+            trio.move_on_after(CHECK_S),
+            suppress(BackendUnavailable),
+        ):  # then the fetch of the waiter raises the error
             depths = await read_depths(store, shard, names)
             names = [queue for queue in names if depths[queue]]
             store.depth_cache.mark_filled(store.keys, shard, names)
@@ -321,6 +326,8 @@ async def fetch_or_wait(
             return jobs
         await ensure_task()
         on_wait()
+        if trio.current_time() >= deadline - wait_ms / 1000 + MORE_CALLS_S:
+            since = None  # the fetch may have stopped before it had read all jobs
         fetch_once = partial(
             fetch_now, store, queues, count, worker_id, visibility_timeout_ms, tenant
         )

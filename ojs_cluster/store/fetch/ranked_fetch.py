@@ -84,7 +84,7 @@ async def fetch_in_order(
         for shard in shards:
             queues.setdefault(shard, []).extend(names)
     filled = await store.depth_reader.find_filled(store, queues, fetch.tenant)
-    failure: Exception | None = filled.failure
+    failure = filled.failure or await _repeat_doubtful(store, queues, filled)
     remaining = [stage for stage in stages if filled.shards_of(*stage)] if filled.queues else []
     shards_to_read, blocked = max(_FIRST_SHARDS, fetch.wanted), 0
     while remaining and fetch.wanted and not fetch.full:
@@ -104,6 +104,44 @@ async def fetch_in_order(
         if error is not None and not isinstance(error, OJSError):
             return error
         failure = failure if error is None else _more_severe(failure, error)
+    return failure
+
+
+async def _repeat_doubtful(
+    store: Store, queues: Mapping[Shard, Sequence[str]], filled: FilledQueues
+) -> Exception | None:
+    """Find out which doubtful shards answer now, for ``READ_S``; all of their queues may have jobs.
+
+    Returns:
+        The first failure; None if all of them answer.
+    """
+    if not filled.doubtful:
+        return None
+    failure: Exception | None = None
+
+    async def repeat(shard: Shard) -> None:
+        nonlocal failure
+        try:
+            await store.redis.call(shard.slot, "EXISTS", shard.due, idempotent=True)
+            filled.queues[shard] = frozenset(queues[shard])
+            store.depth_reader.mark_reachable(shard)
+        except OutOfTime as error:
+            failure = failure or error
+        except BackendUnavailable as error:
+            store.depth_reader.mark_unreachable(shard)
+            failure = failure or error
+
+    await ensure_task()
+    with trio.move_on_after(READ_S) as scope:
+        async with trio.open_nursery() as nursery:
+            for shard in filled.doubtful:
+                nursery.start_soon(repeat, shard)
+    if scope.cancelled_caught:
+        late = [shard for shard in filled.doubtful if shard not in filled.queues]
+        for shard in late:
+            store.depth_reader.mark_unreachable(shard)
+        message = f"{len(late)} of {len(queues)} shards did not answer in time"
+        failure = failure or BackendUnavailable(message, outcome="not_applied")
     return failure
 
 
@@ -187,8 +225,9 @@ async def read_all_depths(
         shard; None when all shards answered.
     """
     filled = await store.depth_reader.find_filled(store, queues)
-    depths, failure = await _read_filled(store, list(filled.queues), filled)
-    return depths, filled.failure or failure
+    failure = filled.failure or await _repeat_doubtful(store, queues, filled)
+    depths, error = await _read_filled(store, list(filled.queues), filled)
+    return depths, failure or error
 
 
 async def _read_filled(
@@ -201,20 +240,12 @@ async def _read_filled(
     async def read(shard: Shard) -> None:
         nonlocal failure
         try:
-            if shard in filled.doubtful:
-                await ensure_task()
-                with trio.fail_after(READ_S):
-                    depths[shard] = await read_depths(store, shard, filled.queues[shard], tenant)
-            else:
-                depths[shard] = await read_depths(store, shard, filled.queues[shard], tenant)
-            store.depth_reader.mark_reachable(shard)
+            depths[shard] = await read_depths(store, shard, sorted(filled.queues[shard]), tenant)
         except OutOfTime as error:
             failure = failure or error
-        except (trio.TooSlowError, BackendUnavailable):
+        except BackendUnavailable as error:
             store.depth_reader.mark_unreachable(shard)
-            failure = failure or BackendUnavailable(
-                f"shard {shard.index} did not answer in time", outcome="not_applied"
-            )
+            failure = failure or error
 
     await run_concurrently(shards, read)
     return depths, failure

@@ -329,6 +329,61 @@ async def test_a_shard_that_is_away_keeps_back_only_its_own_jobs(
     consistent()
 
 
+class HangingClient(AwayClient):
+    """A client for which the masters of some shards are not connected: calls wait for them."""
+
+    async def script(self, slot: int, script: Any, keys: Any, args: Any, **kind: Any) -> Any:
+        if slot in self.away:
+            await trio.sleep_forever()
+        return await LossyClient.script(self, slot, script, keys, args, **kind)
+
+    async def call(self, slot: int, *args: Any, **kind: Any) -> Any:
+        if slot in self.away:
+            self.calls["waits"] = self.calls.get("waits", 0) + 1
+            await trio.sleep_forever()
+        return await self._client.call(slot, *args, **kind)
+
+    def is_silent(self, slot: int) -> bool:
+        return False
+
+
+def waiting_for(store: Store, *shards: Shard) -> tuple[Store, HangingClient]:
+    client = HangingClient(store.redis, {shard.slot for shard in shards})
+    return replace(store, redis=cast(Client, client), depth_reader=DepthReader()), client
+
+
+async def test_a_fetch_waits_once_for_a_shard_that_is_not_connected(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranked_fetch, "READ_S", 0.2)
+    names = queues_in_other_shards(store, 20)
+    await enqueue_many(store, [new_job(name) for name in names[10:]])
+    hanging, client = waiting_for(await noted(store), shard_of(store, names[5]))
+
+    with trio.fail_after(LONG_S):
+        assert [job.queue for job in await take(hanging, *names, count=10)] == names[10:]
+        assert client.calls["waits"] == 1
+        with pytest.raises(BackendUnavailable):
+            await take(hanging, *names)
+    assert client.calls["waits"] == 1, "then it is skipped"
+
+
+async def test_a_check_of_waiters_does_not_wait_for_a_shard_that_is_not_connected(
+    store: Store,
+) -> None:
+    """Otherwise the waiter that checks would take the messages of its own queues."""
+    names = queues_in_other_shards(store, 3)
+    process = Waiters()
+    waiters = [process.add([name]) for name in names]
+    await put(store, names[1])
+    hanging, client = waiting_for(store, shard_of(store, names[0]))
+
+    with trio.fail_after(LONG_S):
+        await process.check_queues(hanging)
+    assert [waiter.woken for waiter in waiters] == [{names[0]}, {names[1]}, set()]
+    assert "waits" not in client.calls
+
+
 async def test_a_quiet_worker_gets_nothing_of_many_queues(store: Store, consistent: Check) -> None:
     names = queues_in_other_shards(store, 6)
     await heartbeat(store, Heartbeat("w1", state="quiet"))
@@ -446,7 +501,7 @@ async def test_concurrent_fetches_share_a_read_that_begins_after_them(
         with scopes[number]:
             store = cast(Any, SimpleNamespace(redis=held))
             filled = await known.find_filled(store, {shard: ["q"]})
-            assert filled.queues == {shard: ["q"]}
+            assert filled.queues == {shard: {"q"}}
             ended.append(number)
 
     for number in range(100):
@@ -482,11 +537,12 @@ async def test_one_fetch_at_a_time_tries_a_shard_that_was_away(
     others = [shards[0], *shards[2:]]
     assert await find(shards) == others
     assert await find([shards[1]]) == [shards[1]]
+    assert not known.any_unreachable(shards), "it has answered, and has a job"
+    known.mark_unreachable(shards[1])
     await trio.sleep(depth_reader.UNREACHABLE_S)
     nursery.start_soon(known.find_filled, store, {shard: ["q"] for shard in shards})
     await trio.testing.wait_all_tasks_blocked()
+    assert known.any_unreachable(shards), "one fetch tries it now"
     held.gate.release()
     assert await find(shards) == others
-    known.mark_reachable(shards[1])
-    assert not known.any_unreachable(shards)
     assert await find(shards) == shards

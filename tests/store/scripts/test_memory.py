@@ -103,6 +103,12 @@ class FullRedis:
     async def call(self, slot: int, *args: Any, **options: Any) -> Any:
         return await self._run(str(args[0]), self._client.call, slot, *args, **options)
 
+    async def read_each(self, reads: Any, **options: Any) -> Any:
+        for name, script in SCRIPTS.items():
+            if any(script.sha in read.payload for read in reads):
+                return await self._run(name, self._client.read_each, reads, **options)
+        return await self._client.read_each(reads, **options)
+
     async def _run(self, name: str, run: Any, *args: Any, **options: Any) -> Any:
         async with self._one_at_a_time:
             before = self._changes()

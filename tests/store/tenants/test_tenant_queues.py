@@ -216,7 +216,7 @@ async def test_the_fetch_of_a_tenant_calls_only_shards_that_have_its_jobs(
         await put_for(store, "b")
     process, client = lossy(store)
     assert await take_for(process, "a") == []
-    assert "peek_depth" in client.calls
+    assert "read_each" in client.calls
     assert "fetch_full" not in client.calls
 
 
