@@ -116,13 +116,15 @@ class CompiledSchema:
             value = msgspec.json.decode(args)
         except msgspec.DecodeError as error:
             return [_unreadable(error)]
-        if not is_simple and self._cost.exact(value, here=True) is None:
+        estimate = None if is_simple else self._cost.exact(value, here=True)
+        if not is_simple and estimate is None:
             return None
         if self._validator.is_valid(value):
             return []
         if not explain:
             return [UNEXPLAINED]
-        estimate = self._cost.exact(value, here=True) if len(args) <= HERE_BYTES else None
+        if estimate is None and len(args) <= HERE_BYTES:
+            estimate = self._cost.exact(value, here=True)
         if _is_explained(estimate, len(args), _HERE_ERRORS, _HERE_ERROR_BYTES):
             return self._all_problems(value)
         return None

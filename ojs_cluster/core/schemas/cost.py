@@ -16,6 +16,7 @@ with the time that the library takes.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 import msgspec
@@ -273,7 +274,8 @@ class Cost:
                         return None
                     steps += inside.values
                     total_ns += _unique_ns(inside) if weight.unique else 0
-                if steps + len(waiting) + len(value) * step.fan_out > max_steps:
+                each_steps = step.item_steps if kind is list else step.member_steps
+                if steps + len(waiting) + len(value) * each_steps > max_steps:
                     return None  # before the list grows
                 if kind is list:
                     step.add_items(value, waiting)
@@ -300,7 +302,8 @@ class _Step:
 
     __slots__ = (
         *("weight", "in_place", "prefix", "items", "every_item"),
-        *("properties", "additional", "every_member", "names", "fan_out"),
+        *("properties", "additional", "every_member", "names"),
+        *("item_steps", "member_steps"),
     )
 
     def __init__(self, weight: Weight) -> None:
@@ -330,7 +333,10 @@ class _Step:
         self.every_member += single("unevaluatedProperties")
         self.names = first(single("propertyNames"))
         # Into how many steps each item or member leads, at least.
-        self.fan_out = max(len(self.every_item) + (self.items is not None), len(self.every_member))
+        self.item_steps = len(self.every_item) + (self.items is not None)
+        self.member_steps = len(self.every_member) + sum(
+            each is not None for each in (self.additional, self.names)
+        )
 
     def add_items(self, value: list[Any], waiting: list[tuple[_Step, Any]]) -> None:
         """Add the items of an array, with the nodes that may apply to them."""
@@ -344,9 +350,16 @@ class _Step:
 
     def add_members(self, value: dict[str, Any], waiting: list[tuple[_Step, Any]]) -> None:
         """Add the members of an object, with the nodes that may apply to them."""
+        properties = self.properties
+        if not self.member_steps:
+            # At most as many look-ups as properties, which ``value_ns`` counts.
+            fewer: Collection[str] = min(value, properties, key=len)
+            both = [key for key in fewer if key in value and key in properties]
+            waiting.extend([(properties[key], value[key]) for key in both])
+            return
         additional = self.additional
         for key, member in value.items():
-            step = self.properties.get(key, additional)
+            step = properties.get(key, additional)
             if step is not None:
                 waiting.append((step, member))
             waiting.extend([(other, member) for other in self.every_member])

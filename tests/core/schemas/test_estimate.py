@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,13 +18,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ojs_cluster.core.schemas.compiled import HERE_BYTES, CompiledSchema
-from ojs_cluster.core.schemas.cost import HERE_NS
+from ojs_cluster.core.schemas.cost import HERE_NS, HERE_STEPS
 from ojs_cluster.core.schemas.numbers import is_unusual, may_hold_unusual
 
 SLACK = 5
 """Factor by which the CPU time of a busy machine may exceed the estimate."""
 FIXED_NS = 2_000_000
 """CPU time in ns that any call may take: caches are cold, and the clock has steps."""
+STEP_NS = 1_000
+"""CPU time in ns of one step of an estimate."""
 KEYWORDS = ("multipleOf", "minimum", "exclusiveMaximum", "enum", "const", "uniqueItems", "type")
 
 CLASSES = {
@@ -47,11 +51,12 @@ numbers_of_a_class = st.sampled_from(sorted(CLASSES)).flatmap(
 
 
 def schema_of(keyword: str, values: list[Any], nested: bool) -> Any:
+    fitting = 40_000 // max(len(str(each)) for each in values)
     if keyword == "enum":
-        many = [values[n % len(values)] for n in range(300 if not nested else 40)]
+        many = [values[n % len(values)] for n in range(min(300 if not nested else 40, fitting))]
         return {"enum": [[each, n] for n, each in enumerate(many)] if nested else many}
     if keyword == "const":
-        return {"const": [*values * 20] if nested else values[0]}
+        return {"const": [*values * 20][:fitting] if nested else values[0]}
     if keyword == "uniqueItems":
         return {"uniqueItems": True}
     if keyword == "type":
@@ -71,12 +76,12 @@ def args_of(keyword: str, values: list[Any], size: int, nested: bool) -> Any:
     return various
 
 
-def cpu_ns(schema: CompiledSchema, value: Any) -> int:
-    """Return the CPU time of one validation, the best of several."""
+def cpu_ns(call: Callable[[], object]) -> int:
+    """Return the CPU time of a call, the best of several."""
     times = []
     for _ in range(5):
         began = time.thread_time_ns()
-        schema._validator.is_valid(value)
+        call()
         times.append(time.thread_time_ns() - began)
     return min(times)
 
@@ -115,7 +120,76 @@ def test_no_validation_here_takes_much_longer_than_estimated(
         assert exact is not None
         coarse = exact.ns
     assert coarse <= HERE_NS
-    assert cpu_ns(schema, value) <= SLACK * coarse + FIXED_NS
+    assert cpu_ns(lambda: schema._validator.is_valid(value)) <= SLACK * coarse + FIXED_NS
+
+
+MANY = {f"{n:x}": 1 for n in range(4000)}
+"""An object of 32 KB."""
+NODES: dict[str, Any] = {
+    "no part": {"minProperties": 1},
+    "absent properties": {"properties": {"absent": {}, "none": {}}},
+    "present properties": {"properties": {"1": {}, "none": {}}},
+    "many properties": {"properties": {f"absent {n}": {} for n in range(700)}},
+    "additional": {"additionalProperties": {}},
+    "names": {"propertyNames": {}},
+    "patterns": {"patternProperties": {"^none": {}}},
+    "unevaluated": {"unevaluatedProperties": {}, "unevaluatedItems": {}},
+    "items": {"items": {}},
+    "first items": {"prefixItems": [{}, {}], "items": {}},
+    "contains": {"contains": {}},
+    "unique": {"uniqueItems": True},
+    "containers": {"enum": [[1], {"a": 1}]},
+    "dependent": {"dependentRequired": {"absent": ["none"]}, "dependentSchemas": {"absent": {}}},
+}
+"""Subschemas that each follow the parts of a value in another way."""
+VALUES: dict[str, Any] = {
+    "object": MANY,
+    "small objects": [{"1": 1, "2": 2}] * 1500,
+    "object in itself": {"1": {"1": MANY}},
+    "array": [*range(5000)],
+    "arrays": [[[*range(500)]] * 10],
+    "short texts": ["a"] * 5000,
+    "long text": "a" * 30_000,
+}
+
+
+@given(
+    st.lists(st.sampled_from(sorted(NODES)), min_size=1, max_size=3),
+    st.sampled_from(["allOf", "anyOf", "oneOf"]),
+    st.sampled_from(sorted(VALUES)),
+    st.sampled_from([1, 20, 40]),
+)
+@example(["no part"], "allOf", "object", 40)
+@example(["absent properties"], "oneOf", "object", 40)
+@example(["many properties"], "allOf", "object", 40)
+@example(["names", "patterns"], "anyOf", "object", 40)
+def test_no_estimate_takes_long(names: list[str], keyword: str, of: str, uses: int) -> None:
+    """Each subschema is used up to 1600 times for one value."""
+    nodes = {name: NODES[name] for name in names}
+    many = {keyword: [{"$ref": f"#/$defs/{name}"} for name in nodes] * uses}
+    schema = {
+        "$defs": {**nodes, "many": many},
+        "items": {keyword: [{"$ref": "#/$defs/many"}] * uses},
+    }
+    found = CompiledSchema(json.dumps(schema).encode())
+    for value in ([VALUES[of]], VALUES[of]):
+        most_ns = SLACK * STEP_NS * HERE_STEPS + FIXED_NS
+        assert cpu_ns(partial(found._cost.exact, value, here=True)) <= most_ns
+
+
+def test_the_args_are_followed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = {"$defs": {"a": {"required": ["a"]}}, "allOf": [{"items": {"$ref": "#/$defs/a"}}] * 2}
+    found = CompiledSchema(json.dumps(schema).encode())
+    original, followed = found._cost.exact, 0
+
+    def exact(args: Any, *, here: bool) -> Any:
+        nonlocal followed
+        followed += 1
+        return original(args, here=here)
+
+    monkeypatch.setattr(found._cost, "exact", exact)
+    assert found.check_here(b"[{}]") != []
+    assert followed == 1
 
 
 @pytest.mark.parametrize(
