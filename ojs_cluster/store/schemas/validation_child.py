@@ -3,9 +3,9 @@
 ``validation_process`` starts it and speaks with it over its standard input and output. It imports
 no more of the server than the validation needs, and ends when its input ends.
 
-The kernel ends it when a request has used ``CPU_S`` of CPU time, even inside a call of the library.
-CPU time is measured and not real time, so a busy machine does not make a validation fail. Its
-memory is limited too.
+The kernel ends it with ``SIGPROF`` when a validation has used ``CPU_S`` of CPU time, even inside a
+call of the library. CPU time is measured and not real time, so a busy machine does not make a
+validation fail. Its memory is limited too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from ojs_cluster.core.errors import SchemaRefused
 from ojs_cluster.core.schemas.compiled import CompiledSchema, Problem
 
 CPU_S: Final = 0.2
-"""Maximum CPU time in seconds of a validation, of its explanation, and of compiling the schema."""
+"""Maximum CPU time in seconds of a validation, and of its explanation."""
+COMPILE_CPU_S: Final = 1.0
+"""Maximum CPU time in seconds of compiling a schema, which takes up to 0.1 s. A slow processor must
+not refuse all jobs of the type."""
 MEMORY_BYTES: Final = 256 * 1024 * 1024
 """Maximum address space of this process in bytes. Args of 1 MiB take 60 MB."""
 _KEPT_SCHEMAS: Final = 32
@@ -46,7 +49,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    # When memory runs out, Linux ends this process and not the one that serves clients.
+    # When memory runs out, Linux chooses this process before the one that serves clients. In a
+    # cgroup with ``memory.oom.group``, as Kubernetes sets it, all processes of the container end.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     source = sys.stdin.buffer
@@ -62,7 +66,7 @@ def main() -> None:
 
 
 def _check(document: bytes, args: bytes, *, explain: bool) -> list[Problem]:
-    _limit_cpu_time()
+    _limit_cpu_time(COMPILE_CPU_S)
     try:
         schema = _compiled(document)
     except SchemaRefused as error:
@@ -70,15 +74,15 @@ def _check(document: bytes, args: bytes, *, explain: bool) -> list[Problem]:
 
     def report_mismatch() -> None:
         _send(MISMATCH)
-        _limit_cpu_time()
+        _limit_cpu_time(CPU_S)
 
-    _limit_cpu_time()
+    _limit_cpu_time(CPU_S)
     return schema.check(args, explain=explain, on_mismatch=report_mismatch)
 
 
-def _limit_cpu_time() -> None:
-    """Let the kernel end this process when it has used ``CPU_S`` from now on."""
-    signal.setitimer(signal.ITIMER_PROF, CPU_S)
+def _limit_cpu_time(limit_s: float) -> None:
+    """Let the kernel end this process when it has used this CPU time in seconds from now on."""
+    signal.setitimer(signal.ITIMER_PROF, limit_s)
 
 
 @lru_cache(maxsize=_KEPT_SCHEMAS)

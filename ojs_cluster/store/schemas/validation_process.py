@@ -1,14 +1,16 @@
 """Validate args in a child process that is killed when a validation takes too long.
 
 Each process that serves clients has at most one child. It is started for the first validation that
-is not clearly cheap, and replaced after it was killed. It ends with its parent, because its input
-ends then.
+is not clearly cheap, and replaced after its end. It ends with its parent, because its input ends
+then. Only the limit of its CPU time shows that args are too large. Any other end may be due to the
+machine.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from typing import Final
@@ -42,7 +44,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     Args:
         problems: why the args do not match; empty if they match.
-        in_time: False if the child was killed.
+        in_time: False if the child ended before it could answer.
     """
 
     problems: list[Problem]
@@ -67,7 +69,8 @@ class ValidationProcess:
             explain: whether the problems are to be named.
 
         Raises:
-            ValidationBusy: too many validations wait, or the child cannot be started.
+            ValidationBusy: too many validations wait, the child cannot be started, gets no CPU
+                time, or ended for another reason than its limit of CPU time.
         """
         await ensure_task()
         if self._waiting >= MAX_WAITING:
@@ -86,21 +89,38 @@ class ValidationProcess:
             await _end(process)
 
     async def _ask(self, document: bytes, args: bytes, *, explain: bool) -> Outcome:
-        process = self._process or await self._start()
+        """Send a request to the child, and to a second one if the first ends for another reason.
+
+        Raises:
+            ValidationBusy: neither has told whether the args match, which may not be due to them.
+        """
         request = child.REQUEST.pack(explain, len(document), len(args)) + document + args
-        replies = _Replies(process)
-        problems: list[Problem] | None = None
-        try:
-            with trio.move_on_after(_REPLY_S):
-                problems = await replies.to(request)
-        finally:
-            # Also when the client has disconnected: the next reply would be that of this request.
-            if problems is None:
-                await self.close()
-        if problems is not None:
-            return Outcome(problems, in_time=True)
-        log.warning("a validation of args took too long, so its process was ended")
-        return Outcome([UNEXPLAINED_LARGE if replies.mismatch else TOO_LARGE], in_time=False)
+        for _ in range(2):
+            process = self._process or await self._start()
+            replies = _Replies(process)
+            problems: list[Problem] | None = None
+            try:
+                with trio.move_on_after(_REPLY_S) as limit:
+                    problems = await replies.to(request)
+                    if problems is None:
+                        await process.wait()
+            finally:
+                # Also when the client has disconnected: the next reply would be that of this one.
+                if problems is None:
+                    await self.close()
+            if problems is not None:
+                return Outcome(problems, in_time=True)
+            log.warning(
+                "the process that validates args ended with the status %s", process.returncode
+            )
+            if replies.mismatch:
+                return Outcome([UNEXPLAINED_LARGE], in_time=False)
+            if process.returncode == -signal.SIGPROF:
+                return Outcome([TOO_LARGE], in_time=False)
+            if limit.cancelled_caught:
+                break
+            # It was killed while it had nothing to do, or memory ran out.
+        raise _busy()
 
     async def _start(self) -> trio.Process:
         """Start the child.
@@ -119,7 +139,7 @@ class ValidationProcess:
             )
         except OSError as error:
             log.error("cannot start a process to validate args: %s", error.strerror)  # noqa: TRY400
-            raise ValidationBusy("large args cannot be validated now: try again") from None
+            raise _busy() from None
         is_ready = False
         try:
             with trio.move_on_after(_START_S):
@@ -129,7 +149,7 @@ class ValidationProcess:
                 await _end(process)
         if not is_ready:
             log.error("the process to validate args did not start")
-            raise ValidationBusy("large args cannot be validated now: try again")
+            raise _busy()
         self._process = process
         return process
 
@@ -168,6 +188,10 @@ class _Replies:
         found = bytes(self._received[:count])
         del self._received[:count]
         return found
+
+
+def _busy() -> ValidationBusy:
+    return ValidationBusy("large args cannot be validated now: try again")
 
 
 async def _end(process: trio.Process) -> None:

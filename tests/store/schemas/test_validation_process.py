@@ -19,6 +19,7 @@ from ojs_cluster.store.schemas import validation_child, validation_process
 from ojs_cluster.store.schemas.validation_process import Outcome, ValidationProcess
 from tests.scheduler.running import eventually
 from tests.server.programs import pid_exists
+from tests.store.schemas import bad_machine_child
 
 QUICK = {"items": {"type": "integer"}}
 ENDLESS: dict[str, Any] = {"items": {"multipleOf": 5e-324}}
@@ -68,8 +69,11 @@ async def test_a_child_that_does_nothing_is_killed_too(
 ) -> None:
     await check(process, QUICK, [1])
     monkeypatch.setattr(validation_process, "_REPLY_S", 0.1)
-    os.kill(pid_of(process), signal.SIGSTOP)
-    assert not (await check(process, QUICK, [1])).in_time
+    first = pid_of(process)
+    os.kill(first, signal.SIGSTOP)
+    with pytest.raises(ValidationBusy, match="try again"):
+        await check(process, QUICK, [1])
+    assert not pid_exists(first)
 
 
 async def test_a_client_that_disconnects_leaves_no_reply_behind(process: ValidationProcess) -> None:
@@ -83,8 +87,38 @@ async def test_a_client_that_disconnects_leaves_no_reply_behind(process: Validat
 async def test_a_child_that_ended_is_replaced(process: ValidationProcess) -> None:
     await check(process, QUICK, [1])
     os.kill(pid_of(process), signal.SIGKILL)
-    await check(process, QUICK, [1])
     assert await check(process, QUICK, [1]) == Outcome([], in_time=True)
+
+
+@pytest.fixture
+def on_a_bad_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start children that ``bad_machine_child`` describes."""
+    monkeypatch.setattr(validation_process, "_MODULE", bad_machine_child.__name__)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+
+
+@pytest.mark.usefixtures("on_a_bad_machine")
+async def test_args_are_not_too_large_because_every_child_was_killed(
+    process: ValidationProcess,
+) -> None:
+    with pytest.raises(ValidationBusy, match="try again"):
+        await check(process, QUICK, [1, bad_machine_child.KILLED])
+    assert await check(process, QUICK, [1]) == Outcome([], in_time=True)
+
+
+@pytest.mark.usefixtures("on_a_bad_machine")
+async def test_a_mismatch_is_sure_although_its_explanation_was_killed(
+    process: ValidationProcess,
+) -> None:
+    outcome = await check(process, QUICK, ["a", bad_machine_child.KILLED_LATER])
+    assert "do not match" in outcome.problems[0].message
+
+
+@pytest.mark.usefixtures("on_a_bad_machine")
+async def test_a_slow_processor_compiles_a_schema(process: ValidationProcess) -> None:
+    slow = {**QUICK, "title": bad_machine_child.SLOW}
+    assert await check(process, slow, [1]) == Outcome([], in_time=True)
+    assert (await check(process, slow, ["a"])).problems[0].pointer == "/args/0"
 
 
 async def test_only_some_validations_wait(process: ValidationProcess) -> None:
