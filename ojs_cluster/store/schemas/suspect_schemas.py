@@ -3,9 +3,9 @@
 The estimate decides which validations run in a process that serves clients. If it is wrong for some
 args, a validation blocks the process until the watchdog kills it. The clients repeat their request,
 and the next process is blocked too. So each process notes in memory that it shares with its
-supervisor with which schema it validates. If the process ends meanwhile, the supervisor makes the
-schema suspect: for ten minutes, all processes of the node validate with it in their child process
-only, which can be killed (``validation_process``).
+supervisor which schema it compiles or validates with. If the process ends meanwhile, the supervisor
+makes the schema suspect: for ten minutes, all processes of the node validate with it in their child
+process only, which can be killed (``validation_process``).
 
 The memory holds the number of entries ever written, the entries, and the schema of each process.
 Only the supervisor writes entries. It writes an entry before it counts it.
@@ -46,6 +46,7 @@ class SuspectSchemas:
             memory = memoryview(bytearray(self.size(process + 1)))
         self._numbers = memory.cast("Q")
         self._slot = _FIRST_SLOT + process
+        self._begun: list[int] = []
         self._seen = 0
         self._until_ms: dict[int, int] = {}
 
@@ -55,12 +56,14 @@ class SuspectSchemas:
         return (_FIRST_SLOT + processes) * _NUMBER_BYTES
 
     def begin(self, digest: int) -> None:
-        """Note that this process validates with a schema."""
+        """Note that this process compiles a schema, or validates with it."""
+        self._begun.append(digest)
         self._numbers[self._slot] = digest
 
-    def end(self) -> None:
-        """Note that the validation has ended."""
-        self._numbers[self._slot] = _NONE
+    def end(self, digest: int) -> None:
+        """Note that it does so no more. While a thread compiles, others begin and end."""
+        self._begun.remove(digest)
+        self._numbers[self._slot] = self._begun[-1] if self._begun else _NONE
 
     def __contains__(self, digest: int) -> bool:
         """Return whether a schema is suspect."""

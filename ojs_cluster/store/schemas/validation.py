@@ -119,14 +119,14 @@ async def _problems(
     explain = effort.explained < MAX_EXPLAINED
     problems: list[Problem] | None = None
     if table.validates_here and schema.digest not in table.suspects:
-        if not schema.is_compiled:
-            # Always in a thread: patterns make the time independent of the size.
-            await off_loop(schema.compile, len(schema.document), large=0)
         table.suspects.begin(schema.digest)
         try:
+            if not schema.is_compiled:
+                # Always in a thread: patterns make the time independent of the size.
+                await off_loop(schema.compile, len(schema.document), large=0)
             problems = schema.check_here(args, explain=explain)
         finally:
-            table.suspects.end()
+            table.suspects.end(schema.digest)
     if problems is None:
         if effort.killed >= MAX_KILLED:
             return [TOO_LARGE]

@@ -14,7 +14,7 @@ def test_a_schema_is_suspect_in_all_processes_after_one_has_ended() -> None:
     poison, other = digest_of(b"poison"), digest_of(b"other")
     one.begin(poison)
     two.begin(other)
-    two.end()
+    two.end(other)
     assert not supervisor.blame(1), "it ended between two validations"
     assert poison not in two
     assert supervisor.blame(0)
@@ -22,6 +22,16 @@ def test_a_schema_is_suspect_in_all_processes_after_one_has_ended() -> None:
     assert poison in one
     assert poison in two
     assert other not in two
+
+
+def test_a_schema_stays_noted_while_others_are_validated_with() -> None:
+    found = SuspectSchemas()
+    found.begin(7)  # a thread compiles it
+    found.begin(8)
+    found.end(8)
+    assert found.blame(0)
+    assert 7 in found
+    assert 8 not in found
 
 
 def test_a_schema_is_suspect_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,22 @@ async def test_a_suspect_schema_is_used_in_the_child_only(
     assert table.suspect_names() == ["t@1"]
 
 
+async def test_a_schema_with_which_a_process_ends_while_it_compiles_becomes_suspect(
+    strict: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = strict.schemas
+    (schema,) = table.all()
+    compile_schema = StoredSchema.compile
+
+    def compile_with_blame(stored: StoredSchema) -> None:
+        assert table.suspects.blame(0)
+        compile_schema(stored)
+
+    monkeypatch.setattr(StoredSchema, "compile", compile_with_blame)
+    await check_args(strict, job(b'["a"]'))
+    assert schema.digest in table.suspects
+
+
 async def test_a_scheduler_validates_in_its_child_only(
     strict: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
