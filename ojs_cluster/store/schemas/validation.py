@@ -18,7 +18,7 @@ from ojs_cluster.core.errors import ArgsRefused, OJSError, ValidationBusy
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.payload_limits import STORED_LIMITS
 from ojs_cluster.core.raw_json import object_members, string
-from ojs_cluster.core.schemas.compiled import TOO_LARGE, Problem
+from ojs_cluster.core.schemas.compiled import Problem
 from ojs_cluster.core.workflow_request import NewWorkflow
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.off_loop import off_loop
@@ -31,9 +31,9 @@ MAX_WARNINGS: Final = 100
 """Maximum number of warnings of one response."""
 MAX_EXPLAINED: Final = 10
 """Maximum number of jobs of one request of which the problems are named."""
-MAX_KILLED: Final = 2
-"""Maximum number of validations of one request that may take too long. After these, no further job
-of the request is validated in the child process."""
+MAX_UNFINISHED: Final = 2
+"""Maximum number of validations of one request that the child process does not finish. After these,
+it validates no further job of the request."""
 _PAUSE_S: Final = 0.01
 """Time in seconds after which validations let other tasks run."""
 
@@ -45,7 +45,7 @@ class Effort:
         """Begin with the first job of a request."""
         self._resumed = time.monotonic()
         self.explained = 0
-        self.killed = 0
+        self.unfinished = 0
 
     async def give_turn(self) -> None:
         """Let other tasks run when this one has used the event loop for ``_PAUSE_S``."""
@@ -128,11 +128,14 @@ async def _problems(
         finally:
             table.suspects.end(schema.digest)
     if problems is None:
-        if effort.killed >= MAX_KILLED:
-            return [TOO_LARGE]
+        if effort.unfinished >= MAX_UNFINISHED:
+            raise ValidationBusy(
+                "other args of the request took too long to be validated: send these again"
+            )
+        effort.unfinished += 1
         outcome = await table.process.check(schema.document, args, explain=explain)
+        effort.unfinished -= outcome.in_time
         problems = outcome.problems
-        effort.killed += not outcome.in_time
     effort.explained += bool(problems)
     return problems
 
@@ -148,7 +151,8 @@ async def check_each(
         name: the member of the request that holds the jobs.
 
     Returns:
-        The jobs, with an error in place of each job that is refused, and the warnings.
+        The jobs, with an error in place of each job that is refused or cannot be validated now, and
+        the warnings.
     """
     checked, warnings = list(jobs), list[str]()
     if not store.schemas.validated:
@@ -160,7 +164,7 @@ async def check_each(
         await effort.give_turn()
         try:
             found = await check_args(store, job, effort)
-        except ArgsRefused as error:
+        except (ArgsRefused, ValidationBusy) as error:
             error.message = f"{name}[{index}]: {error.message}"
             error.args = (error.message,)
             error.details.update(index=index, field=f"{name}[{index}].args")
@@ -178,6 +182,7 @@ async def check_workflow(store: Store, new: NewWorkflow) -> list[str]:
 
     Raises:
         ArgsRefused: the args of a job are refused.
+        ValidationBusy: none are refused, but those of a job cannot be validated now.
     """
     validated = store.schemas.validated
     jobs: list[NewJob] = []
@@ -195,11 +200,12 @@ async def check_all(store: Store, jobs: Sequence[NewJob], *, name: str = "jobs")
 
     Raises:
         ArgsRefused: the args of a job are refused. The error is that of the first such job.
+        ValidationBusy: none are refused, but those of a job cannot be validated now.
     """
     checked, warnings = await check_each(store, jobs, name=name)
-    for each in checked:
-        if isinstance(each, OJSError):
-            raise each
+    errors = [each for each in checked if isinstance(each, OJSError)]
+    if errors:
+        raise min(errors, key=lambda each: isinstance(each, ValidationBusy))
     return warnings
 
 

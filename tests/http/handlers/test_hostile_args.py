@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ojs_cluster.core.errors import ValidationBusy
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.settings import StoreSettings
 from tests.http.api import Api, open_app
@@ -113,3 +114,34 @@ async def test_many_hostile_jobs_of_a_request_are_not_all_tried(
     monkeypatch.setattr(process, "check", late)
     await either.post("/ojs/v1/jobs/bulk", {"jobs": [job(MISSING)] * 20})
     assert asked == 2
+
+
+async def test_a_job_that_cannot_be_validated_now_fails_alone(
+    either: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await registered(either, "hostile", schema=UNIQUE)
+    asked = 0
+
+    async def busy(*_: Any, **__: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        raise ValidationBusy("busy")
+
+    monkeypatch.setattr(either.app.store.schemas.process, "check", busy)
+    jobs = [job([]), *[job(NUMBERS)] * 5, job([[1, 1]])]
+    reply = await either.post("/ojs/v1/jobs/bulk", {"jobs": jobs})
+    assert asked == 2
+    if either.app.store.settings.schema_mode == "warn":
+        assert reply.status == 201
+        return
+    assert reply.status == 207
+    items = reply.json["items"]
+    assert [each["status"] for each in items] == ["created"] + ["failed"] * 6
+    assert [each["error"]["retryable"] for each in items[1:]] == [True] * 5 + [False]
+    assert items[1]["error"]["message"].startswith("jobs[1]: busy")
+    atomic = await either.post("/ojs/v1/jobs/bulk", {"jobs": jobs[:2], "atomicity": "atomic"})
+    assert atomic.status == 503
+    assert (await either.post("/ojs/v1/jobs/batch", {"jobs": jobs[:2]})).status == 503
+    refused = await either.post("/ojs/v1/jobs/batch", {"jobs": jobs})
+    assert refused.status == 422
+    assert "jobs[6]" in refused.json["error"]["message"]

@@ -16,6 +16,7 @@ from ojs_cluster.core.errors import (
     InvalidRequest,
     OJSError,
     QueueFull,
+    ValidationBusy,
 )
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.http import fields, replies
@@ -69,6 +70,9 @@ async def enqueue_jobs(app: App, request: Request) -> Response:
     jobs, warnings = await check_each(
         app.store, [_checked(app, request, job) for job in given.jobs]
     )
+    errors = [job for job in jobs if isinstance(job, OJSError)]
+    if given.atomic and errors and all(isinstance(each, ValidationBusy) for each in errors):
+        raise errors[0]  # as when Redis does not answer: the same request may succeed
     extend_deadline(_RUN_S)
     key = _key(request.headers.get("idempotency-key"), given.idempotency_key)
     if key is None:
