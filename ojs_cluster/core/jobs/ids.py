@@ -14,6 +14,8 @@ from typing import Final
 
 MAX_SHARDS: Final = 4096  # rand_a is 12 bits wide
 
+_STEP_BACK_MS: Final = 1000
+"""A step of the clock back by less than this time in milliseconds does not change the order."""
 _JOB_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _full_match: Final = _JOB_ID.fullmatch
 _MASK_62: Final = (1 << 62) - 1  # rand_b is 62 bits wide
@@ -80,9 +82,11 @@ def new_job_id(
 
 
 class OrderedIds:
-    """Generates ids. Those of one shard and millisecond sort in the order of their creation.
+    """Generates ids. Those of one shard sort in the order of their creation.
 
-    The order is lost after 16384 ids in one millisecond, which is more than a process can store.
+    A measurement of the clock of Redis may step the time back by some milliseconds. Until the
+    latest time is reached again, ids have that time. The order is lost when the time steps back by
+    more than a second, and after 16384 ids with one time.
 
     Args:
         shards: number of shards.
@@ -93,12 +97,14 @@ class OrderedIds:
         self._now_ms = self._order = 0
 
     def new(self, shard: int, now_ms: int) -> str:
-        """Return a new id that sorts after the earlier ids of ``now_ms``.
+        """Return a new id that sorts after the earlier ids of its shard.
 
         Args:
             shard: index of the shard.
             now_ms: Unix time in milliseconds.
         """
+        if self._now_ms - _STEP_BACK_MS < now_ms < self._now_ms:
+            now_ms = self._now_ms
         self._order = self._order + 1 if now_ms == self._now_ms else 0
         self._now_ms = now_ms
         return new_job_id(shard, self._shards, now_ms, order=self._order)

@@ -43,6 +43,15 @@ def test_ordered_ids_sort_as_they_were_made(shards: int) -> None:
     assert all(is_job_id(job_id) and shard_of(job_id, shards) == 0 for job_id in made)
 
 
+@pytest.mark.parametrize("shards", [1, 64, MAX_SHARDS])
+def test_ids_keep_their_order_when_the_clock_steps_back_by_less_than_a_second(shards: int) -> None:
+    ids = OrderedIds(shards)
+    made = [ids.new(0, NOW + ms) for ms in (0, 990, 0, 500, 990, -5, 985, 991, 991)]
+    assert made == sorted(set(made))
+    earlier = ids.new(0, NOW - 60_000)  # a wrong clock was corrected
+    assert uuid.UUID(earlier).int >> 80 == NOW - 60_000
+
+
 @pytest.mark.parametrize(("shard", "shards"), [(-1, 4), (4, 4), (0, 0), (0, MAX_SHARDS + 1)])
 def test_a_shard_that_does_not_fit_is_refused(shard: int, shards: int) -> None:
     with pytest.raises(ValueError, match="does not fit"):
