@@ -5,8 +5,9 @@ reply gives an interval for the difference between the master's clock and the mo
 this process. The narrowest recent interval is kept. A step of the wall clock of this process has no
 effect, and a step of a master's clock is followed after the next reply.
 
-The masters of a cluster may differ slightly. The clock of a process is their median, so one master
-with a wrong clock does not move it.
+The masters of a cluster may differ slightly. The clock of a process is their median, so one wrong
+clock among three does not move it. Nothing tells which one of two is wrong. The earlier one counts
+then, so no job is old by one of them only. A master that has never answered does not count.
 """
 
 from __future__ import annotations
@@ -30,10 +31,25 @@ if TYPE_CHECKING:
 
 MEASURE_S: Final = 10.0
 """Time in seconds between two measurements."""
+_RETRY_S: Final = 0.2
+"""Time in seconds after which a measurement is repeated if no master has answered yet."""
 _PATIENCE_S: Final = 1.0
 """Longest wait for a reply in seconds. A later reply would say little about the time."""
+_BOOT_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
+"""The clock of Linux that goes on in a suspended machine."""
 _DRIFT: Final = 0.0005
 """How many seconds two clocks may drift apart in a second: 500 ppm, the most that NTP corrects."""
+
+
+def time_since_boot_s() -> float:
+    """Return a monotonic time in seconds that goes on while the machine is suspended.
+
+    ``time.monotonic`` stops in a suspended Linux machine. The clock of Redis would be behind then,
+    until the next measurement.
+    """
+    if _BOOT_CLOCK is None:
+        return time.monotonic()
+    return time.clock_gettime(_BOOT_CLOCK)  # noqa: TID251 - this clock is monotonic
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +79,18 @@ class _Interval:
 class ServerClock:
     """The time of Redis as this process knows it.
 
-    Before the first measurement it is the wall clock of this process. ``open_store`` waits for the
-    first measurement.
+    Before the first measurement it is the wall clock of this process, which must decide nothing.
+    So ``open_store`` fails without a measurement.
 
     Args:
         monotonic: the monotonic clock, in seconds; tests pass their own.
 
     Attributes:
-        measured: set after the first measurement.
+        measured: set at the end of the first measurement that a master has answered: when all
+            masters have answered, or their time is up.
     """
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time_since_boot_s) -> None:
         self.measured = trio.Event()
         self._monotonic = monotonic
         self._masters: dict[Address, _Interval] = {}
@@ -106,7 +123,7 @@ class ServerClock:
         """Measure at regular intervals until cancelled."""
         while True:
             await self.measure(client)
-            await trio.sleep(MEASURE_S)
+            await trio.sleep(MEASURE_S if self.measured.is_set() else _RETRY_S)
 
     async def measure(self, client: Client) -> None:
         """Ask all masters for the time. A master that does not answer keeps its last measurement.
@@ -127,6 +144,8 @@ class ServerClock:
             for address in masters:
                 nursery.start_soon(ask, address)
         self.keep_only(masters)
+        if self._masters:
+            self.measured.set()
 
     def observe(self, master: Address, sent: float, server_s: float) -> None:
         """Note a reply to TIME that has just arrived.
@@ -146,7 +165,6 @@ class ServerClock:
                 new = last
         self._masters[master] = new
         self._ahead_s = median_low(each.middle for each in self._masters.values())
-        self.measured.set()
 
     def keep_only(self, masters: Collection[Address]) -> None:
         """Forget the clocks of nodes that are no masters any more, unless none would be left."""

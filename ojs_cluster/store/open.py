@@ -37,6 +37,8 @@ _POLL_S = 0.01
 """Interval in seconds at which a starting process checks for replies."""
 _OPENING_S = 2.0
 """Maximum time in seconds that a starting process waits for a master that does not answer."""
+_CLOCK_S = 10.0
+"""Maximum time in seconds that a starting process waits until a master has told its time."""
 
 
 @asynccontextmanager
@@ -51,7 +53,8 @@ async def open_store(
     """Connect, check that the data can be used, and yield the store.
 
     Each check waits at most ``_OPENING_S`` for unreachable masters. The store then serves the
-    shards of the other masters. At least one master must answer with the layout of the data.
+    shards of the other masters. At least one master must answer with the layout of the data, and
+    one with its time.
 
     Args:
         redis: the settings of the client.
@@ -98,8 +101,7 @@ async def open_store(
             silent = await check_eviction(store)
             if silent:
                 log.warning("masters that do not answer: %s", ", ".join(map(str, silent)))
-            with trio.move_on_after(_OPENING_S):
-                await store.clock.measured.wait()
+            await _wait_for_clock(store)
             await store.background.once("coverage", partial(coverage.check, store), 0)
             if client.is_responsive(keys.meta.slot):
                 with trio.move_on_after(_OPENING_S), suppress(BackendUnavailable):
@@ -120,6 +122,18 @@ async def open_store(
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+async def _wait_for_clock(store: Store) -> None:
+    """Wait until the clock of Redis is known. That of this process may be wrong.
+
+    Raises:
+        BackendUnavailable: no master has told its time.
+    """
+    with trio.move_on_after(_CLOCK_S):
+        await store.clock.measured.wait()
+    if not store.clock.measured.is_set():
+        raise BackendUnavailable("no Redis master tells its time", outcome="not_applied")
 
 
 def _note_idle_masters(store: Store) -> None:

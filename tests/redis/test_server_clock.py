@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import trio
 
+from ojs_cluster.redis import server_clock
 from ojs_cluster.redis.client import open_client
 from ojs_cluster.redis.server_clock import ServerClock
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.server.embedded.servers import Embedded
-from tests.support.patience import patient_client
+from tests.support.patience import LONG_S, patient_client
 
 MASTER, SECOND, THIRD = (Address("master", port) for port in (1, 2, 3))
 
@@ -110,7 +112,7 @@ def test_a_step_of_the_processs_clock_moves_nothing_and_is_told(
 ) -> None:
     clock = ServerClock()
     assert clock.process_ahead_ms == 0, "nothing is measured"
-    now = time.monotonic()
+    now = server_clock.time_since_boot_s()
     clock.observe(MASTER, now, time.time())
     before = clock.now_s()
     real = time.time
@@ -119,6 +121,72 @@ def test_a_step_of_the_processs_clock_moves_nothing_and_is_told(
     assert clock.process_ahead_ms == pytest.approx(600_000, abs=100_000)
     monkeypatch.setattr("time.time", lambda: real() - 600.0)
     assert clock.process_ahead_ms == pytest.approx(-600_000, abs=100_000)
+
+
+def test_of_two_masters_the_earlier_clock_counts() -> None:
+    own = Monotonic()
+    clock = ServerClock(own)
+    for master, ahead_s in ((SECOND, 560.0), (MASTER, 500.0)):
+        clock.observe(master, own.now, own.now + ahead_s)
+    assert clock.now_s() == pytest.approx(own.now + 500.0)
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="Linux has this clock")
+def test_the_time_goes_on_while_the_machine_is_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, real = ServerClock(), time.clock_gettime
+    clock.observe(MASTER, real(time.CLOCK_BOOTTIME), 1000.0)
+    monkeypatch.setattr(
+        "time.clock_gettime",
+        lambda which: real(which) + (5000.0 if which == time.CLOCK_BOOTTIME else 0.0),
+    )
+    assert clock.now_s() == pytest.approx(6000.0, abs=1000.0)
+
+
+async def test_it_is_measured_when_all_masters_have_answered(
+    cluster: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before: the first one to answer may be the one whose clock is wrong."""
+    monkeypatch.setattr(server_clock, "_PATIENCE_S", LONG_S)
+    async with open_client(patient_client(cluster)) as client:
+        *others, last = client.topology.masters
+        clock, answered, go_on = ServerClock(), trio.Event(), trio.Event()
+        real_call, real_observe = client.call_node, clock.observe
+
+        async def call(address: Address, *args: Any) -> Any:
+            reply = await real_call(address, *args)
+            if address == last:
+                await go_on.wait()
+            return reply
+
+        def observe(*args: Any) -> None:
+            real_observe(*args)
+            if clock._masters.keys() == set(others):
+                answered.set()
+
+        monkeypatch.setattr(client, "call_node", call)
+        monkeypatch.setattr(clock, "observe", observe)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(clock.run, client)
+            await answered.wait()
+            assert not clock.measured.is_set()
+            go_on.set()
+            await clock.measured.wait()
+            assert clock._masters.keys() == {*others, last}
+            nursery.cancel_scope.cancel()
+
+
+async def test_without_an_answer_nothing_is_measured(
+    backend: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_client(patient_client(backend)) as client:
+        clock = ServerClock()
+        with monkeypatch.context() as patched:
+            patched.setattr(server_clock, "_PATIENCE_S", 0.0)
+            await clock.measure(client)
+        assert not clock.measured.is_set()
+        monkeypatch.setattr(server_clock, "_PATIENCE_S", LONG_S)
+        await clock.measure(client)
+        assert clock.measured.is_set()
 
 
 async def test_it_is_measured_at_every_master(backend: Embedded) -> None:

@@ -18,6 +18,7 @@ from ojs_cluster.redis import client, connection, router
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store import background
+from ojs_cluster.store import open as opening
 from ojs_cluster.store.cron import firing
 from ojs_cluster.store.events import hub, replay
 from ojs_cluster.store.fetch import fetch, long_poll, partition_fetch, ranked_fetch
@@ -38,6 +39,7 @@ LONG_S: Final = 60.0
 _TIMES: Final = (
     (unreachable_shards, "ANSWER_S"),
     (audit, "_FINISH_S"),
+    (opening, "_CLOCK_S"),
     (background, "_INLINE_S"),
     (job_counts, "_LAST_FLUSH_TIMEOUT_S"),
     (touch, "_TOUCH_TIMEOUT_S"),

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import META
+from ojs_cluster.redis import server_clock
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store import open as opening
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.migrations.layout import UnusableBackend
 from ojs_cluster.store.open import open_store
@@ -35,6 +38,18 @@ async def test_a_newer_layout_is_refused(backend: Embedded, store: Store, db: An
     with pytest.raises(UnusableBackend, match=r"has layout 99.* layouts up to 1"):
         async with open_store(ClientSettings.from_url(backend.url)):
             pass
+
+
+async def test_a_store_whose_masters_do_not_tell_the_time_is_not_opened(
+    backend: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of the process would decide what is old enough to be deleted."""
+    monkeypatch.setattr(server_clock, "_PATIENCE_S", 0.0)  # every reply is too late
+    monkeypatch.setattr(opening, "_CLOCK_S", 0.5)
+    with pytest.raises(BackendUnavailable, match="tells its time") as caught:
+        async with open_store(patient_client(backend)):
+            pass
+    assert caught.value.outcome == "not_applied"
 
 
 async def test_an_eviction_policy_is_refused_unless_allowed(standalone: Embedded) -> None:
