@@ -4,9 +4,12 @@ The key of a request is stored with a seed before its first job. The ids of the 
 seed. So a repetition of a request whose process has died finds the jobs that are stored, and stores
 the others. A request that has ended has its response with the key, and a repetition returns it.
 
-A key exists only for a request that has stored a job, or may have. The key counts the tries of its
-request. A try that is certain to have stored nothing is taken back (``forget``), and the last one
-removes the key. A try that has died, or whose outcome is unknown, is never taken back.
+A key is kept for a day only for a request that has stored a job, or may have. The key counts the
+tries of its request. A try that is certain to have stored nothing is taken back (``forget``). A try
+that has died, or whose outcome is unknown, is never taken back. When no try counts, another request
+may use the key, and it ends minutes later. It is not deleted at once, because the count may be too
+low: an earlier version counts no tries, and a failover may lose the write of one. A repetition then
+finds the seed, and stores no job twice.
 """
 
 from __future__ import annotations
@@ -35,6 +38,9 @@ from ojs_cluster.store.off_loop import off_loop
 
 KEPT_MS: Final = 24 * 3_600_000
 """How long a key is kept after its request, in milliseconds."""
+FORGOTTEN_MS: Final = 5 * 60_000
+"""How long a key is kept when no try of its request counts, in milliseconds: longer than a request
+takes, and short, so that refused requests do not fill Redis."""
 _MAX_RESPONSE: Final = 256 * 1024
 """Maximum size in bytes of a kept response. A repetition of a request with a larger one finds the
 jobs by their ids."""
@@ -141,7 +147,7 @@ async def forget(store: Store, begun: KeyedRequest) -> None:
     # A second run would take back another try.
     await store.run(
         *(shard, "request_forget", [shard.idempotency_key(begun.name)]),
-        [begun.request, begun.seed],
+        [begun.request, begun.seed, FORGOTTEN_MS],
         idempotent=False,
     )
 

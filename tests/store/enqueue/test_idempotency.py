@@ -73,14 +73,59 @@ async def test_damaged_fields_of_a_key(store: Store, db: Any) -> None:
     assert (await idempotency.begin(store, "a", "k", BODY)).seed != begun.seed
 
 
-async def test_the_last_try_that_has_stored_nothing_removes_the_key(store: Store, db: Any) -> None:
+async def test_a_request_that_has_stored_nothing_keeps_its_key_for_minutes(
+    store: Store, db: Any
+) -> None:
     begun = await idempotency.begin(store, "a", "k", BODY)
     key = key_of(store, begun.name)
     assert (await idempotency.begin(store, "a", "k", BODY)).seed == begun.seed
     await idempotency.forget(store, begun)
-    assert db.exists(key), "another try may have stored its jobs"
+    assert db.pttl(key) > idempotency.KEPT_MS - 600_000, "another try may have stored its jobs"
+    for _ in range(2):  # a second time if a try is not counted
+        await idempotency.forget(store, begun)
+        assert 0 < db.pttl(key) <= idempotency.FORGOTTEN_MS
+    again = await idempotency.begin(store, "a", "k", BODY)
+    assert again.seed == begun.seed
+    assert db.pttl(key) > idempotency.KEPT_MS - 600_000
+    with pytest.raises(Conflict):
+        await idempotency.begin(store, "a", "k", BODY + b" ")
+
+
+async def test_a_key_outlives_a_count_of_tries_that_is_too_low(store: Store, db: Any) -> None:
+    """An earlier version counts no tries, and a failover may lose the write of one."""
+    refused = await idempotency.begin(store, "a", "k", BODY)
+    key = key_of(store, refused.name)
+    uncounted = await idempotency.begin(store, "a", "k", BODY)
+    db.hset(key, "tries", 1)
+    await idempotency.forget(store, refused)
+    assert (await idempotency.begin(store, "a", "k", BODY)).seed == uncounted.seed
+    await idempotency.end(store, uncounted, b"201\n{}")
+    await idempotency.forget(store, refused)
+    assert (await idempotency.begin(store, "a", "k", BODY)).response == b"201\n{}"
+    assert db.pttl(key) > idempotency.KEPT_MS - 600_000
+
+
+async def test_another_request_uses_the_key_of_one_that_has_stored_nothing(
+    store: Store, db: Any
+) -> None:
+    other = BODY + b" "
+    begun = await idempotency.begin(store, "a", "k", BODY)
     await idempotency.forget(store, begun)
-    assert not db.exists(key)
+    found = await idempotency.begin(store, "a", "k", other, has_jobs=False)
+    assert (found.seed, found.response) == ("", None)
+    new = await idempotency.begin(store, "a", "k", other)
+    assert new.seed != begun.seed
+    assert db.pttl(key_of(store, new.name)) > idempotency.KEPT_MS - 600_000
+    await idempotency.forget(store, begun)
+    await idempotency.end(store, begun, b"422\n{}")  # of a try that was not counted
+    again = await idempotency.begin(store, "a", "k", other)
+    assert (again.seed, again.response) == (new.seed, None)
+    with pytest.raises(Conflict):
+        await idempotency.begin(store, "a", "k", BODY)
+    await idempotency.end(store, new, b"201\n{}")
+    db.hset(key_of(store, new.name), "tries", 0)
+    with pytest.raises(Conflict):
+        await idempotency.begin(store, "a", "k", BODY)
 
 
 async def test_a_key_that_a_try_has_used_for_jobs_is_not_forgotten(store: Store, db: Any) -> None:
@@ -109,4 +154,4 @@ async def test_a_request_without_jobs_only_reads_its_key(store: Store, db: Any) 
         await idempotency.begin(store, "a", "k", BODY + b" ", has_jobs=False)
     await idempotency.begin(store, "a", "k", BODY, has_jobs=False)
     await idempotency.forget(store, begun)
-    assert not db.exists(key_of(store, found.name)), "only tries with jobs count"
+    assert db.pttl(key_of(store, found.name)) <= idempotency.FORGOTTEN_MS, "only tries with jobs"

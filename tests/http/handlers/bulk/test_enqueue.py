@@ -215,7 +215,13 @@ async def test_a_full_queue_takes_the_repetition_when_it_has_room(
     for _ in range(2):
         refused = await repeat(any_api, [JOB], "k", atomicity=atomicity)
         assert refused.json["items"][0]["error"]["retryable"] is True
-    assert keys_kept(backend) == 0, "nothing is stored, so nothing is remembered"
+    with observer(backend) as db:
+        [key] = db.scan_iter(match="ojs:*:ik:*", count=10_000)
+        assert db.pttl(key) <= idempotency.FORGOTTEN_MS, (
+            "nothing is stored, so little is remembered"
+        )
+    other = await repeat(any_api, [{**JOB, "args": [2]}], "k", atomicity=atomicity)
+    assert other.status == 422, "the key is free for another request"
     await stored(any_api)
     made = await repeat(any_api, [JOB], "k", atomicity=atomicity)
     assert (made.status, statuses(made)) == (201, ["created"])
