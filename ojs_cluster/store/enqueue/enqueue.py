@@ -56,6 +56,7 @@ from ojs_cluster.store.enqueue.placement import (
 )
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.partial_failures import after_first_write
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.queues.copied_settings import ensure_open
 from ojs_cluster.store.search.index_values import index_bytes, with_digests
@@ -267,6 +268,10 @@ async def _enqueue_in_shard(
             failure = _expired_claims(uncertain)
             if uncertain:
                 raise failure from None
+        except QueueFull as full:
+            if uncertain or writer.uncertain:
+                raise _full_and_uncertain(full) from None
+            raise
         except Tombstoned as conflict:
             uncertain = uncertain or writer.uncertain
             tokens.add(conflict.token)
@@ -275,7 +280,16 @@ async def _enqueue_in_shard(
                 return await batch.enqueue_all(store, jobs, options.fields, claims=claims)
             shard = await claimed_ids.first_shard(store, claims, jobs[0], conflict, shard)
     await claims.release()
-    raise failure
+    with after_first_write(when=uncertain):
+        raise failure
+
+
+def _full_and_uncertain(full: QueueFull) -> BackendUnavailable:
+    """Return the error of a full queue after a try without a reply, which may have stored jobs."""
+    return BackendUnavailable(
+        f"{full.message}, but an earlier try may have stored the jobs; repeat the request",
+        outcome="unknown",
+    )
 
 
 def _expired_claims(uncertain: bool) -> BackendUnavailable:
@@ -334,6 +348,11 @@ async def _enqueue_unique(
             # The claim has expired, so another job may hold the lock.
             await unique.release_lock(store, request, claim)
         except (QueueFull, WritesRefused) as error:
+            if uncertain or writer.uncertain:  # the janitor settles the lock
+                if isinstance(error, QueueFull):
+                    raise _full_and_uncertain(error) from None
+                with after_first_write():
+                    raise
             if isinstance(error, QueueFull) or error.outcome == "not_applied":
                 with suppress(OJSError):
                     await unique.release_lock(store, request, claim)
@@ -344,7 +363,8 @@ async def _enqueue_unique(
             if job.id is not None:
                 raise error from None
     await claims.release()
-    raise BackendUnavailable("the job could not be stored in time", outcome="not_applied")
+    with after_first_write(when=uncertain):
+        raise BackendUnavailable("the job could not be stored in time", outcome="not_applied")
 
 
 async def _claim_lock(

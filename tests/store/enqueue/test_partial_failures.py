@@ -16,13 +16,13 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.limits import rate_limits
+from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.queues import pauses, purges
 from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.workflows import workflows
 from tests.store.hot_queues import spread
-from tests.store.shortcuts import QUEUE, active, home_id, nack, new_job, put
+from tests.store.shortcuts import QUEUE, active, home_id, nack, new_job, put, take
 from tests.store.workflow_jobs import chain, step
 from tests.support.lossy import LossyClient
 
@@ -72,6 +72,34 @@ async def test_a_stored_job_that_cannot_be_read_back_is_not_called_not_applied(
     with pytest.raises(BackendUnavailable) as caught:
         await enqueue(flaky, new_job(id=home_id(store)))
 
+    assert caught.value.outcome == "unknown"
+
+
+@pytest.mark.parametrize("options", [{}, {"unique": {"keys": ["type"]}}], ids=["plain", "unique"])
+async def test_a_full_queue_after_a_lost_reply_is_not_called_certain(
+    store: Store, options: dict[str, Any]
+) -> None:
+    """The first try has stored the job. The job has run and is deleted, and the queue is full."""
+
+    class Slow(LossyClient):
+        async def script(self, *args: Any, **kind: Any) -> Any:
+            try:
+                return await super().script(*args, **kind)
+            except BackendUnavailable:
+                [stored] = await take(store, QUEUE)
+                await dead_letters.delete(store, (await nack(store, stored)).id)
+                await put(store, type="other")
+                raise
+
+    await depth_bounds.set_bound(store, QUEUE, 1)
+    client = Slow(store.redis, lambda script, before: script == "enqueue" and before == 0)
+    flaky = replace(store, redis=cast(Client, client))
+    retry = {"max_attempts": 1, "on_exhaustion": "dead_letter"}
+
+    with pytest.raises(BackendUnavailable) as caught:
+        await enqueue(flaky, new_job(id=home_id(store), retry=retry, **options))
+
+    assert client.lost == ["enqueue"]
     assert caught.value.outcome == "unknown"
 
 
