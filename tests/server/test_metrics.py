@@ -75,6 +75,31 @@ def test_a_scheduler_answers_probes_and_scrapes_with_the_key(standalone: Embedde
             assert f"cannot listen on 127.0.0.1 port {port}" in second.output
 
 
+def test_a_scheduler_without_keys_tells_its_metrics_by_no_name_of_a_page(
+    standalone: Embedded,
+) -> None:
+    """A page may have pointed its name at the scheduler (DNS rebinding)."""
+    port = free_port()
+    env = {**OPEN, "OJS_SCHEDULER_PORT": str(port), "REDIS_URL": standalone.url}
+
+    def status(path: str, host: str) -> int:
+        headers = {"Host": f"{host}:{port}"}
+        return httpx.get(f"http://127.0.0.1:{port}{path}", headers=headers, timeout=60).status_code
+
+    with program(
+        [*CLI, "scheduler"], env={**env, "OJS_ALLOWED_HOSTS": "ojs.example.com"}
+    ) as running:
+        running.wait_line("scheduler started")
+        assert status("/metrics", "page.example.com") == 403
+        assert status("/other", "page.example.com") == 403
+        for host in ("127.0.0.1", "localhost", "scheduler", "ojs.example.com"):
+            assert status("/metrics", host) == 200, host
+        assert status("/live", "page.example.com") == 200
+    with program([*CLI, "scheduler"], env={**env, "OJS_METRICS_OPEN": "true"}) as running:
+        running.wait_line("scheduler started")
+        assert status("/metrics", "page.example.com") == 200, "as on an API process"
+
+
 def test_a_scheduler_lives_and_is_not_ready_without_redis() -> None:
     port = free_port()
     env = {**OPEN, "OJS_SCHEDULER_PORT": str(port), "REDIS_URL": f"redis://127.0.0.1:{free_port()}"}

@@ -16,6 +16,7 @@ from ojs_cluster.core.errors import NotFound, OJSError
 from ojs_cluster.http import exposition
 from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.browsers import check_host
 from ojs_cluster.http.common_headers import add_common_headers
 from ojs_cluster.http.cors import is_preflight, preflight_response
 from ojs_cluster.http.errors import error_response
@@ -136,6 +137,8 @@ class SchedulerEntryPoint:
         if not self._settings.http.metrics_open:
             principal = self._access.authenticate(request.headers.get("authorization"))
             self._access.authorize(principal, _METRICS_ROUTE)
+            if self._access.is_open:
+                check_host(request, self._settings.http.allowed_hosts)
         if request.path == "/metrics":
             families = [
                 *scheduler_families(self._stats),
