@@ -158,6 +158,18 @@ def object_members(raw: Raw | bytes) -> dict[str, Raw] | None:
         return None
 
 
+def stored_members(raw: bytes) -> dict[str, Raw] | None:
+    """Return the members of a stored value that may be damaged, or None when it is not an object.
+
+    Numbers beyond float64 are no damage: the server accepts and keeps them.
+    """
+    try:
+        raw.decode()  # the decoder does not check the text of undecoded values
+        return _decode_object(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
 def array_items(raw: Raw | bytes) -> list[Raw] | None:
     """Return the items of a checked value, or None when it is not an array."""
     try:

@@ -355,4 +355,5 @@ def _error(node: WorkflowNode, outcome: JobOutcome) -> bytes:
     job = b'"job_id":"%b"' % node.job_id.encode()
     if outcome.error is None:
         return b'{%b,"code":"discarded","message":"","attempt":%d}' % (job, outcome.attempt)
-    return b"{%b,%b" % (job, outcome.error[1:])
+    members = outcome.error.strip()[1:]
+    return b"{%b%b%b" % (job, b"" if members.lstrip() == b"}" else b",", members)

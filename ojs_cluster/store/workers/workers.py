@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import orjson
 import trio
 
+from ojs_cluster.core import raw_json
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import extend_deadline
@@ -372,7 +372,4 @@ def _info(worker_id: str, flat: list[Any]) -> WorkerInfo:
 
 def _object(info: bytes) -> bytes:
     """Return what a worker has sent about itself; an empty object if it is damaged."""
-    with suppress(ValueError):
-        if isinstance(orjson.loads(info), dict):
-            return info
-    return b"{}"
+    return b"{}" if raw_json.stored_members(info) is None else info

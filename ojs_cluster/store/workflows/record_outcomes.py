@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from ojs_cluster.core import raw_json
 from ojs_cluster.core.workflow import (
     STATUS_OF_JOB_STATE,
 )
@@ -143,6 +144,8 @@ def _brief(error: bytes) -> bytes:
     """Return an error without its large members."""
     if len(error) <= _MAX_ERROR_BYTES:
         return error
-    known = orjson.loads(error)
+    known = raw_json.stored_members(error) or {}
     kept = {name: known[name] for name in ("code", "type", "attempt") if name in known}
-    return orjson.dumps({**kept, "message": str(known.get("message", ""))[:512]})
+    message = raw_json.string(known.get("message", b'""')) or ""
+    kept["message"] = raw_json.Raw(orjson.dumps(message[:512]))
+    return b"{%b}" % raw_json.join(kept)

@@ -11,8 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-import orjson
-
+from ojs_cluster.core import raw_json
 from ojs_cluster.core.errors import MalformedRecord
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.workflow import (
@@ -110,11 +109,8 @@ def _find_fault(fields: Mapping[bytes, bytes], plan: Plan) -> str | None:
             continue
         if name[:1] == b"t" and not _are_times(value):
             return f"{name.decode()} are no times"
-        if name[:1] == b"e":
-            try:
-                orjson.loads(value)
-            except ValueError:
-                return f"{name.decode()} is no error"
+        if name[:1] == b"e" and raw_json.stored_members(value) is None:
+            return f"{name.decode()} is no error"
     return None
 
 

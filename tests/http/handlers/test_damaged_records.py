@@ -6,6 +6,7 @@ the record or shows it with default values, and the record can be removed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -92,6 +93,31 @@ async def test_a_damaged_workflow_is_removed_by_its_cancellation(
     assert not db.zcard(shard.workflows)
     if field != "plan":
         assert await api.fetch("steps", worker_id="w") == []
+
+
+@pytest.mark.parametrize("error", [b'{"details":1e400}', b" { } ", b"{}", b"null", b'{"a":"\xff"}'])
+async def test_a_failed_workflow_is_valid_json_or_malformed(
+    api: Api, db: Any, error: bytes
+) -> None:
+    step = {"type": "s", "args": [], "options": {"queue": "steps", "max_attempts": 1}}
+    made = await api.post(f"{V}/workflows", {"type": "chain", "steps": [step]})
+    workflow_id = made.json["workflow"]["id"]
+    [job] = await api.fetch("steps", worker_id="w")
+    await api.post(f"{V}/workers/nack", {"job_id": job["id"], "worker_id": "w", "error": "x"})
+    key = api.app.store.keys.shard_of_id(workflow_id).workflow(workflow_id)
+    db.hset(key, "e0", error)
+    found = await api.get(f"{V}/workflows/{workflow_id}")
+    is_object = error.strip().startswith(b"{") and b"\xff" not in error
+    assert found.status == (200 if is_object else 409), found.body
+    json.loads(found.body)
+    listed = (await api.get(f"{V}/workflows")).json["workflows"]
+    assert [each["id"] for each in listed] == [workflow_id] * is_object
+
+
+async def test_a_worker_that_reports_a_number_beyond_float64_is_shown_with_it(api: Api) -> None:
+    beat = b'{"worker_id":"w","active_jobs":[],"memory_bytes":1e400}'
+    assert (await api.post(f"{V}/workers/heartbeat", beat)).status == 200
+    assert b'"memory_bytes":1e400' in (await api.get(f"{V}/workers")).body
 
 
 async def test_a_damaged_cron_job(api: Api, db: Any) -> None:
