@@ -8,11 +8,26 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.errors import MalformedRecord
+from ojs_cluster.core.jobs.failure import parse_failure
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.workflows import read_workflows, workflow_progress
+from ojs_cluster.store.enqueue.enqueue import enqueue_with_id
+from ojs_cluster.store.jobs import nack as nacks
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.delete_finished import delete_finished
+from ojs_cluster.store.workflows import read_workflows, workflow_progress, workflows
 from ojs_cluster.store.workflows.progress_check import WorkflowCheck
-from tests.store.shortcuts import HOUR
-from tests.store.workflow_jobs import chain, run_one, state_of, step
+from tests.store.shortcuts import HOUR, QUEUE, ack, new_job, take
+from tests.store.workflow_jobs import (
+    assert_no_effects,
+    chain,
+    drain_all,
+    home_of,
+    job_ids,
+    run_one,
+    state_of,
+    step,
+)
 
 DAMAGES: tuple[dict[str, str], ...] = (
     {"plan": "x"},
@@ -81,8 +96,6 @@ async def test_the_end_of_its_job_is_recorded_when_it_is_repaired(
             else:
                 db.hset(key, field, value)
     await run_one(store)
-    for shard in store.keys:
-        assert db.hlen(shard.outbox) <= 1, "an effect fails again and again"  # its `seq`
     db.zadd(home.running_workflows, {workflow.id: 1})
     assert (await WorkflowCheck().check(store, home, 9)).quarantined == 1
 
@@ -92,6 +105,46 @@ async def test_the_end_of_its_job_is_recorded_when_it_is_repaired(
     await WorkflowCheck().check(store, home, 9)
     await run_one(store)
     assert await state_of(store, workflow) == "completed"
+    await drain_all(store, db)
+    assert_no_effects(store, db)
+
+
+async def test_the_end_of_a_job_that_was_removed_since_is_not_lost(store: Store, db: Any) -> None:
+    workflow = await make(store)
+    key = home_of(store, workflow).workflow(workflow.id)
+    created = db.hget(key, "created")
+    db.hdel(key, "created")
+    await run_one(store)
+    await drain_all(store, db, everything=False)
+    await delete_finished(store, job_ids(workflow)[0])
+
+    db.hset(key, "created", created)
+    await drain_all(store, db)
+    await run_one(store)
+    assert await state_of(store, workflow) == "completed"
+    assert_no_effects(store, db)
+
+
+async def test_a_job_of_a_cancelled_workflow_is_cancelled_when_the_workflow_is_repaired(
+    store: Store, db: Any
+) -> None:
+    """A process enqueued it without knowledge of the cancellation, and died."""
+    workflow = await make(store)
+    [job] = await take(store)
+    key = home_of(store, workflow).workflow(workflow.id)
+    await workflows.cancel(store, workflow.id)
+    await drain_all(store, db)
+    late = job_ids(workflow)[1]
+    await enqueue_with_id(store, late, new_job())
+    db.hset(key, "node_statuses", "cq")
+    db.hdel(key, "type")
+    await ack(store, job)
+    await drain_all(store, db, everything=False)
+
+    db.hset(key, "type", "chain")
+    await drain_all(store, db)
+    assert (await read_jobs.get(store, late)).state is State.CANCELLED
+    assert_no_effects(store, db)
 
 
 async def test_an_entry_that_is_no_id_leaves_the_index(store: Store, db: Any) -> None:
@@ -101,3 +154,24 @@ async def test_an_entry_that_is_no_id_leaves_the_index(store: Store, db: Any) ->
     result = await WorkflowCheck().check(store, home, 9)
     assert (result.done, result.quarantined) == (3, 0)
     assert db.zrange(home.running_workflows, 0, -1) == [workflow.id.encode()]
+
+
+@pytest.mark.parametrize("padding", [0, 4000])
+async def test_an_error_with_a_number_beyond_float64_is_no_damage(
+    store: Store, db: Any, padding: int
+) -> None:
+    """Not even if the error is too large for the record of the workflow."""
+    workflow = await chain(store, step(options={"queue": QUEUE, "max_attempts": 1}))
+    [job] = await take(store)
+    error = b'{"code":"c","attempt":1e400,"message":"%b","details":{"ratio":1e400}}'
+    failed = parse_failure(error % (b"x" * padding), max_bytes=1 << 20)
+    who: dict[str, Any] = {"worker_id": None, "lease_id": None, "requeue": False}
+    await nacks.nack(store, job.id, failure=failed, **who)
+    await drain_all(store, db)
+    found = await read_workflows.get(store, workflow.id)
+    assert found.state == "failed"
+    kept = found.jobs[0].error
+    assert kept is not None
+    assert b'"code":"c"' in kept
+    assert len(kept) < 2048
+    assert (b"1e400" in kept) == (not padding)
