@@ -13,6 +13,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.outbox import outbox_dead_letters
 from ojs_cluster.store.sweeps.deadlines import reap
 from ojs_cluster.store.workflows import read_workflows, workflows
 from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
@@ -239,9 +240,14 @@ class Removal:
         return removed
 
     async def finish(self, world: World, scene: WorkflowRecord) -> None:
-        """The client repeats a cancellation that has not removed the workflow."""
+        """The client repeats a cancellation that has not removed the workflow.
+
+        An operator retries the effects that failed until then.
+        """
         with suppress(NotFound):
             await self.act(world.store, scene)
+        await outbox_dead_letters.retry_all(world.store)
+        await world.recover()
 
     def _key(self, world: World, workflow: WorkflowRecord) -> bytes:
         return world.store.keys.shard_of_id(workflow.id).workflow(workflow.id)

@@ -40,8 +40,10 @@ local redis = (function(server)
     local many = {DEL = true, UNLINK = true, EXISTS = true, TOUCH = true}
     local keyless = {TIME = true}
     local reads = {}
-    for name in string.gmatch('EXISTS TOUCH GET HGET HGETALL HMGET HEXISTS HLEN HSTRLEN ZSCORE '
-        .. 'ZCARD ZCOUNT ZRANGE ZREVRANGE ZRANGEBYSCORE XREVRANGE', '%u+') do reads[name] = true end
+    for name in string.gmatch('EXISTS TOUCH TYPE GET HGET HGETALL HMGET HEXISTS HLEN HSTRLEN '
+        .. 'ZSCORE ZCARD ZCOUNT ZRANGE ZREVRANGE ZRANGEBYSCORE XREVRANGE', '%u+') do
+        reads[name] = true
+    end
     local function is_there(key) return server.call('EXISTS', key) == 1 end
 
     local function read(run, command, keys, ...)

@@ -124,6 +124,20 @@ async def get(store: Store, workflow_id: str, *, jobs: bool = True) -> WorkflowR
         MalformedRecord: the workflow's stored fields are malformed.
         BackendUnavailable: Redis did not answer in time.
     """
+    fields = await read_fields(store, workflow_id)
+    plan = validate_workflow.check_fields(workflow_id, fields)
+    record = record_of(workflow_id, fields, plan)
+    return replace(record, jobs=await _outcomes(store, record)) if jobs else record
+
+
+async def read_fields(store: Store, workflow_id: str) -> Mapping[bytes, bytes]:
+    """Return the fields of a workflow's record, which may be malformed.
+
+    Raises:
+        NotFound: no such workflow, or its retention is over.
+        MalformedRecord: the key of the record has another type.
+        BackendUnavailable: Redis did not answer in time.
+    """
     if not is_job_id(workflow_id):
         raise NotFound("workflow", workflow_id[:100])
     owner = store.keys.shard_of_id(workflow_id)
@@ -139,9 +153,7 @@ async def get(store: Store, workflow_id: str, *, jobs: bool = True) -> WorkflowR
     fields = dict(zip(items, items, strict=True))
     if not validate_workflow.exists(fields):  # also while an import stores it in portions
         raise NotFound("workflow", workflow_id)
-    plan = validate_workflow.check_fields(workflow_id, fields)
-    record = record_of(workflow_id, fields, plan)
-    return replace(record, jobs=await _outcomes(store, record)) if jobs else record
+    return fields
 
 
 async def list_workflows(

@@ -145,7 +145,8 @@ def _brief(error: bytes) -> bytes:
     if len(error) <= _MAX_ERROR_BYTES:
         return error
     known = raw_json.stored_members(error) or {}
-    kept = {name: known[name] for name in ("code", "type", "attempt") if name in known}
+    kept: dict[str, raw_json.Raw] = {}
+    kept |= {name: known[name] for name in ("code", "type", "attempt") if name in known}
     message = raw_json.string(known.get("message", b'""')) or ""
     kept["message"] = raw_json.Raw(orjson.dumps(message[:512]))
     return b"{%b}" % raw_json.join(kept)

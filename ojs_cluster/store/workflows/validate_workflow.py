@@ -8,7 +8,8 @@ scheduler checks a malformed workflow once an hour, so a repaired one continues.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from ojs_cluster.core import raw_json
@@ -67,8 +68,24 @@ def check_fields(workflow_id: str, fields: Mapping[bytes, bytes]) -> Plan:
     plan = parse_plan(workflow_id, fields[b"plan"])
     fault = _find_fault(fields, plan)
     if fault is not None:
-        raise MalformedRecord("workflow", workflow_id, fault)
+        raise MalformedRecord("workflow", workflow_id, fault.text)
     return plan
+
+
+def damaged_fields(workflow_id: str, fields: Mapping[bytes, bytes]) -> Sequence[bytes]:
+    """Return names of fields of which one is missing or damaged; none for a valid record.
+
+    The record stays malformed as long as none of these fields changes.
+    """
+    for name in _REQUIRED:
+        if name not in fields:
+            return (name,)
+    try:
+        plan = parse_plan(workflow_id, fields[b"plan"])
+    except MalformedRecord:
+        return (b"plan",)
+    fault = _find_fault(fields, plan)
+    return () if fault is None else fault.fields
 
 
 def check_statuses(workflow_id: str, plan: Plan, statuses: str) -> None:
@@ -91,26 +108,34 @@ def check_definitions(workflow_id: str, plan: Plan, definitions: Mapping[bytes, 
         raise MalformedRecord("workflow", workflow_id, "a definition is missing")
 
 
-def _find_fault(fields: Mapping[bytes, bytes], plan: Plan) -> str | None:
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """What is wrong with a record, and the fields of which one is damaged."""
+
+    text: str
+    fields: tuple[bytes, ...]
+
+
+def _find_fault(fields: Mapping[bytes, bytes], plan: Plan) -> _Fault | None:
     try:
         texts = {name: fields[name].decode() for name in _REQUIRED}
     except UnicodeDecodeError:
-        return "a field is no text"
+        return _Fault("a field is no text", _REQUIRED)
     if texts[b"state"] not in _STATES or texts[b"type"] not in INNER_KINDS:
-        return "state or type is unknown"
+        return _Fault("state or type is unknown", (b"state", b"type"))
     statuses = texts[b"node_statuses"]
     if len(statuses) != len(plan.jobs) or not _STATUSES.issuperset(statuses):
-        return "node_statuses do not match the plan"
+        return _Fault("node_statuses do not match the plan", (b"node_statuses", b"plan"))
     for name in (b"created", b"finished"):
         if name in fields and not _is_time(fields[name]):
-            return f"{name.decode()} is no time"
+            return _Fault(f"{name.decode()} is no time", (name,))
     for name, value in fields.items():
         if not name[1:].isdigit():
             continue
         if name[:1] == b"t" and not _are_times(value):
-            return f"{name.decode()} are no times"
+            return _Fault(f"{name.decode()} are no times", (name,))
         if name[:1] == b"e" and raw_json.stored_members(value) is None:
-            return f"{name.decode()} is no error"
+            return _Fault(f"{name.decode()} is no error", (name,))
     return None
 
 

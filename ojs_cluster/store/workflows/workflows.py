@@ -8,6 +8,8 @@ queues. Creation stores the record, with the ids of all jobs, and the effect tha
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -34,10 +36,17 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.limits import depth_bounds
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import after_first_write
+from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.tenants import admission
-from ojs_cluster.store.workflows import remove_malformed
-from ojs_cluster.store.workflows.read_workflows import JobOutcome, WorkflowRecord, get, record_of
+from ojs_cluster.store.workflows import remove_malformed, validate_workflow
+from ojs_cluster.store.workflows.read_workflows import (
+    JobOutcome,
+    WorkflowRecord,
+    get,
+    read_fields,
+    record_of,
+)
 from ojs_cluster.store.workflows.workflow_portions import is_large, store_portions
 
 MAX_PLAN_BYTES = 3 * 1024 * 1024
@@ -201,18 +210,55 @@ async def cancel(store: Store, workflow_id: str) -> WorkflowRecord:
 
 
 async def _remove(store: Store, workflow_id: str) -> WorkflowRecord:
-    """Remove a malformed workflow. If this process dies, the janitor does it."""
+    """Remove a malformed workflow, or cancel it if it is repaired meanwhile.
+
+    If this process dies after the record is marked for removal, the janitor removes it.
+    """
     owner = store.keys.shard_of_id(workflow_id)
+    # If the scripts can read the record, the ends of its jobs must not end the workflow otherwise.
+    cancelled = await end(store, workflow_id, CANCELLED, b"")
+    effects = cancelled[2] if cancelled[0] == b"ok" else []
     plan = await remove_malformed.read_plan(store, workflow_id)
     if plan is not None:
         await remove_malformed.cancel_jobs(store, plan)
-    await end(store, workflow_id, "removed", b"")
+    damaged: list[Arg] | None = []
+    try:
+        fields = await read_fields(store, workflow_id)
+    except MalformedRecord:
+        pass  # of a key of another type nothing is compared
+    else:
+        names = validate_workflow.damaged_fields(workflow_id, fields)
+        damaged = [part for name in names for part in (name, *_present(fields.get(name)))] or None
+    repaired = damaged is None
+    if damaged is not None:
+        reply = await end(store, workflow_id, "removed", b"", damaged)
+        repaired = reply[0] == b"repaired"
     with after_first_write():
+        if repaired:
+            record = await _cancel_repaired(store, workflow_id)
+            await deliver(store, owner, effects)
+            return record
         purged = await purge_ended(store, owner, 1)
+    await deliver(store, owner, effects)  # finds no workflow any more
     return remove_malformed.removed_record(workflow_id, plan, purged.now_ms)
 
 
-async def end(store: Store, workflow_id: str, state: str, data: bytes) -> list[Any]:
+async def _cancel_repaired(store: Store, workflow_id: str) -> WorkflowRecord:
+    with suppress(MalformedRecord):
+        record = await get(store, workflow_id)
+        if record.state == CANCELLED:
+            return record
+    return await cancel(store, workflow_id)
+
+
+def _present(value: bytes | None) -> tuple[Arg, Arg]:
+    """Return a field's value for ``workflow_end.lua``: whether it exists, and its value."""
+    return (0, b"") if value is None else (1, value)
+
+
+async def end(
+    store: Store, workflow_id: str, state: str, data: bytes, damaged: Sequence[Arg] = ()
+) -> list[Any]:
     """Run ``workflow_end.lua`` and return its reply.
 
     Args:
@@ -220,6 +266,8 @@ async def end(store: Store, workflow_id: str, state: str, data: bytes) -> list[A
         workflow_id: the workflow.
         state: its final state; ``removed`` for one that the next purge removes.
         data: members of the event's data, as JSON.
+        damaged: for ``removed``, fields that show the damage: name, 1 or 0 for a missing field, and
+            value of each; none if the key has another type.
     """
     owner = store.keys.shard_of_id(workflow_id)
     settings = store.settings
@@ -230,7 +278,7 @@ async def end(store: Store, workflow_id: str, state: str, data: bytes) -> list[A
             *(owner.workflow(workflow_id), owner.ended_workflows, owner.events),
             *(owner.outbox_due, owner.outbox, owner.running_workflows),
         ],
-        [store.events_arg, workflow_id, state, settings.retention_workflow_ms, data],
+        [store.events_arg, workflow_id, state, settings.retention_workflow_ms, data, *damaged],
         # Only one client may learn that it cancelled the workflow, so this is not repeated.
         idempotent=state != CANCELLED,
     )

@@ -28,8 +28,9 @@ from tests.store.workflow_jobs import (
     state_of,
     step,
 )
+from tests.support.moments import Moment, at_moments
 
-DAMAGES: tuple[dict[str, str], ...] = (
+DAMAGES: tuple[dict[str, str | None], ...] = (
     {"plan": "x"},
     {"plan": '[["group",-1]]'},
     {"plan": '[["group",-1],["job",0,[9],"success","","","t","q",0,"x"]]'},
@@ -145,6 +146,52 @@ async def test_a_job_of_a_cancelled_workflow_is_cancelled_when_the_workflow_is_r
     await drain_all(store, db)
     assert (await read_jobs.get(store, late)).state is State.CANCELLED
     assert_no_effects(store, db)
+
+
+REMOVED_FROM: tuple[dict[str, str | None] | None, ...] = (
+    *DAMAGES,
+    {"type": None},
+    {"name": None},
+    {"e0": "x"},
+    None,
+)
+
+
+@pytest.mark.parametrize("damage", REMOVED_FROM)
+@pytest.mark.parametrize("repaired", [False, True])
+async def test_a_cancellation_removes_it_unless_it_is_repaired_meanwhile(
+    store: Store, db: Any, damage: dict[str, str | None] | None, repaired: bool
+) -> None:
+    """``None`` for a key of another type."""
+    workflow = await make(store)
+    home = home_of(store, workflow)
+    key = home.workflow(workflow.id)
+    whole = db.dump(key)
+    if damage is None:
+        db.delete(key)
+        db.set(key, "x")
+    for field, value in (damage or {}).items():
+        if value is None:
+            db.hdel(key, field)
+        else:
+            db.hset(key, field, value)
+    ends = 0
+
+    async def repair(moment: Moment) -> None:
+        nonlocal ends
+        if (moment.when, moment.script) == ("before", "workflow_end"):
+            ends += 1
+            if repaired and ends == 2:
+                db.restore(key, 0, whole, replace=True)
+
+    cancelled = await workflows.cancel(at_moments(store, repair), workflow.id)
+    assert cancelled.state == "cancelled"
+    assert ends == 2 + repaired
+    if repaired:
+        assert await state_of(store, workflow) == "cancelled"
+        assert db.zrange(home.workflows, 0, -1) == [workflow.id.encode()]
+    else:
+        assert not db.exists(key, home.workflows, home.running_workflows)
 
 
 async def test_an_entry_that_is_no_id_leaves_the_index(store: Store, db: Any) -> None:
