@@ -233,8 +233,8 @@ async def _visible_names(
         )
         items = iter(flat)
         for name, score, queue, owner in zip(items, items, items, items, strict=True):
-            if (within is None or within.admits(queue.decode())) and (
-                tenant is None or owner.decode() == tenant
+            if (within is None or within.admits(queue.decode(errors="replace"))) and (
+                tenant is None or owner == tenant.encode()
             ):
                 found.append((int(float(score)), name.decode()))
         if len(flat) < 4 * _QUEUES_PER_CALL:
@@ -288,13 +288,12 @@ async def delete(store: Store, name: str) -> CronRecord:
     """
     meta = store.keys.meta
     if is_cron_name(name):
-        with _naming_wrong_type(name):
-            reply = await store.run_meta(
-                "cron_delete",
-                [meta.cron(name), meta.crons, meta.cron_names, meta.cron_history(name)],
-                [name],
-                idempotent=False,
-            )
+        reply = await store.run_meta(
+            "cron_delete",
+            [meta.cron(name), meta.crons, meta.cron_names, meta.cron_history(name)],
+            [name],
+            idempotent=False,
+        )
         if reply[0] == b"ok":
             record = parse_cron_record(name, reply[1], 0)
             return record if record.fault is None else CronRecord(name, _UNREADABLE)
@@ -349,9 +348,10 @@ async def history(store: Store, name: str, limit: int) -> list[PastOccurrence]:
     """
     await get(store, name)
     meta = store.keys.meta
-    lines: Any = await store.redis.call(
-        meta.slot, "LRANGE", meta.cron_history(name), 0, limit - 1, idempotent=True
-    )
+    with _naming_wrong_type(name):
+        lines: Any = await store.redis.call(
+            meta.slot, "LRANGE", meta.cron_history(name), 0, limit - 1, idempotent=True
+        )
     found = []
     for line in lines:
         with suppress(ValueError):  # a damaged line is left out
@@ -395,6 +395,10 @@ async def _put(
         )
     if reply[0] == b"stale":
         return None
+    if reply[0] == b"malformed":  # one script cannot remove a key and write it again
+        with suppress(NotFound):
+            await delete(store, definition.name)
+        return await _put(store, definition, version)
     return parse_cron_record(definition.name, reply[2], reply[3]), bool(reply[1])
 
 

@@ -64,7 +64,8 @@ else
 end
 redis.call('HSET', CRON, 'open_runs', table.concat(open_runs, ' '))
 local OUTCOMES = {skip = 'skip', refuse = 'error', fire = manual and 'manual' or 'fire'}
-redis.call('LPUSH', HISTORY, table.concat({OUTCOMES[decision], occurrence, format_ms(now), id_or_reason}, ' '))
-redis.call('LTRIM', HISTORY, 0, history_kept - 1)
+-- A key of another type must not stop the script, which has already written.
+redis.pcall('LPUSH', HISTORY, table.concat({OUTCOMES[decision], occurrence, format_ms(now), id_or_reason}, ' '))
+redis.pcall('LTRIM', HISTORY, 0, history_kept - 1)
 schedule_check(name)
 return {'ok', redis.call('HGETALL', CRON), now}

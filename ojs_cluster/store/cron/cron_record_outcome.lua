@@ -3,7 +3,8 @@
 --       'refused':    no job can be made. The firing is removed, and its history entry says why.
 --       'failed':     the job could not be stored, or the occurrence could not be decided. Unless the cron job has
 --                     another firing by now, the next check follows after a pause.
---       'unreadable': the cron job could not be read. The next check follows after a pause.
+--       'unreadable': the cron job could not be read, or its key has another type. The next check follows after a pause.
+--                     A deleted one is removed if its runs are damaged.
 --       'checked':    the given runs have ended, and the given held runs were released.
 -- Memory: allow-oom; adds 500 bytes.
 -- KEYS: 1 cron:<name>, 2 crons, 3 cron_history:<name>.
@@ -14,20 +15,30 @@
 local HISTORY = KEYS[3]
 local name, outcome, firing, ended, released = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local first_pause, longest_pause, reason = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
+if has_wrong_type() then
+    set_deadline(CRONS, name, now + longest_pause)
+    return 'ok'
+end
 local cron = load_cron()
 if not cron then return 'missing' end
+if cron.deleted and outcome == 'unreadable' and has_damaged_runs(cron) then
+    redis.call('DEL', CRON)
+    redis.call('ZREM', CRONS, name)
+    return 'ok'
+end
 -- Another process has delivered this firing before it was refused. So its run stays among the open runs.
 if outcome == 'refused' and cron.firing ~= firing then return 'ok' end
 if (outcome == 'delivered' or outcome == 'refused') and cron.firing == firing then
     if outcome == 'refused' then
-        for i, line in ipairs(redis.call('LRANGE', HISTORY, 0, -1)) do
+        for i, line in ipairs(redis.pcall('LRANGE', HISTORY, 0, -1)) do
             local times, id = string.match(line, '^%a+ (%d+ %d+) (%S+)$')
             if id == cron.firing then
                 redis.call('LSET', HISTORY, i - 1, 'error ' .. times .. ' ' .. reason)
                 break
             end
         end
-        increment(CRON, 'runs', -1)
+        -- A registration that found damaged fields has counted the runs from 0 again.
+        if (tonumber(redis.call('HGET', CRON, 'runs') or '') or 0) > 0 then increment(CRON, 'runs', -1) end
     end
     redis.call('HDEL', CRON, 'firing', 'firing_occurrence', 'firing_job', 'firing_cancels', 'firing_held',
         'next_maintenance', 'failures', 'not_before')

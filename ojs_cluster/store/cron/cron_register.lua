@@ -9,10 +9,12 @@
 --       one skips an occurrence that would be before the next occurrence (ms; '' none), then names and values of the
 --       definition's fields.
 -- Returns: {'ok', 1 for a new cron job or 0, fields, now} | {'full'} | {'stale'} for another version
+--          {'malformed'} when the key has another type
 --@include keys now set_deadline cron_record
 local NAMES = KEYS[3]
 local name, max_crons, expected = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local next_occurrence, anchor, gap = ARGV[4], ARGV[5], ARGV[6]
+if has_wrong_type() then return {'malformed'} end
 local cron = load_cron()
 local new = not cron or cron.deleted ~= nil
 local version = new and '-' or cron.version
@@ -25,12 +27,20 @@ for i = 7, #ARGV, 2 do
     definition[#definition + 1] = ARGV[i]
     definition[#definition + 1] = ARGV[i + 1]
 end
--- A registration repairs damaged times: it writes those that it would keep.
+-- A registration repairs damaged times and runs: it writes those that it would keep.
 local times = redis.call('HMGET', CRON, 'created', 'anchor', 'runs', 'last_run', 'next_occurrence')
+local runs_are_damaged = has_damaged_runs(cron)
 local damaged = not (times[1] and times[2])
-for i = 1, 5 do damaged = damaged or times[i] and not (string.find(times[i], '^%d+$') and #times[i] < 15) end
+for i = 1, 5 do
+    local pattern = i == 3 and '^%-?%d+$' or '^%d+$' -- an earlier version has counted runs below 0
+    damaged = damaged or times[i] and not (string.find(times[i], pattern) and #times[i] < 15)
+end
 redis.call('HSET', CRON, 'version', format_ms(math.max((tonumber(cron.version) or 0) + 1, now)), 'updated', now,
     unpack(definition))
+if runs_are_damaged then
+    redis.call('HDEL', CRON, 'open_runs', 'held_runs', 'firing', 'firing_occurrence', 'firing_job', 'firing_cancels',
+        'firing_held', 'next_maintenance')
+end
 if new or damaged then
     redis.call('HDEL', CRON, 'deleted', 'last_run')
     redis.call('HSET', CRON, 'created', now, 'runs', 0)

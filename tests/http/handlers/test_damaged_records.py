@@ -155,6 +155,38 @@ async def test_a_damaged_cron_job_is_registered_again_or_deleted(
     assert (await api.get(f"{V}/cron/c")).status == 404
 
 
+CRON: Final[dict[str, Any]] = {"name": "c", "cron": "0 0 1 1 *", "type": "t", "args": []}
+
+
+async def test_a_cron_job_whose_key_has_another_type_is_registered_again_or_deleted(
+    api: Api, db: Any
+) -> None:
+    meta = api.app.store.keys.meta
+    for again in (True, False):
+        assert (await api.post(f"{V}/cron", CRON)).status == 201
+        db.delete(meta.cron("c"))
+        db.set(meta.cron("c"), "x")
+        assert (await api.get(f"{V}/cron/c")).status == 409
+        if again:
+            assert (await api.post(f"{V}/cron", CRON)).status == 201
+            assert (await api.get(f"{V}/cron/c")).status == 200
+            continue
+        deleted = await api.delete(f"{V}/cron/c")
+        assert (deleted.status, deleted.json["name"]) == (200, "c")
+        assert (await api.get(f"{V}/cron/c")).status == 404
+    assert not db.exists(meta.cron("c"), meta.crons, meta.cron_names, meta.cron_history("c"))
+
+
+async def test_a_history_of_a_cron_job_whose_key_has_another_type(api: Api, db: Any) -> None:
+    key = api.app.store.keys.meta.cron_history("c")
+    assert (await api.post(f"{V}/cron", CRON)).status == 201
+    db.set(key, "x")
+    assert (await api.get(f"{V}/cron/c/history")).status == 409
+    assert (await api.post(f"{V}/cron/c/trigger")).status == 201
+    assert (await api.delete(f"{V}/cron/c")).status == 200
+    assert not db.exists(key)
+
+
 async def test_a_damaged_worker_is_shown_with_default_values(api: Api, db: Any) -> None:
     beat = {"worker_id": "w", "active_jobs": []}
     assert (await api.post(f"{V}/workers/heartbeat", beat)).status == 200

@@ -17,6 +17,28 @@ local CRON, CRONS = KEYS[1], KEYS[2]
 local SMALL_FIELDS = {'expression', 'timezone', 'queue', 'type', 'enabled', 'version', 'next_occurrence', 'open_runs',
     'held_runs', 'firing', 'next_maintenance', 'not_before', 'deleted', 'gap'}
 
+-- Returns whether the key of the cron job exists and has another type than a hash.
+local function has_wrong_type()
+    local kind = redis.call('TYPE', CRON).ok
+    return kind ~= 'hash' and kind ~= 'none'
+end
+
+-- Returns whether no check can finish the firing and the held runs, because one of their fields is missing or damaged.
+local function has_damaged_runs(cron)
+    if not (cron.firing or cron.held_runs) then return false end
+    local occurrence, cancels, held = unpack(redis.call('HMGET', CRON, 'firing_occurrence', 'firing_cancels',
+        'firing_held'))
+    local sound = string.find(cron.next_maintenance or '', '^%d+$') and #cron.next_maintenance < 15
+    for _, ids in ipairs({cron.firing or '', cancels or '', cron.open_runs or '', cron.held_runs or ''}) do
+        sound = sound and not string.find(ids, '[^%w%- ]')
+    end
+    if cron.firing then
+        sound = sound and string.find(occurrence or '', '^%d+$') and #occurrence < 15 and cancels and held
+            and redis.call('HEXISTS', CRON, 'firing_job') == 1
+    end
+    return not sound
+end
+
 -- Returns the SMALL_FIELDS, or nil when there is no cron job. Other fields may be large, so they are not read.
 local function load_cron()
     if redis.call('EXISTS', CRON) == 0 then return nil end
