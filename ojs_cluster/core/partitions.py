@@ -22,6 +22,8 @@ for up to 4 s, and a waiting fetch reads the copy every 5 s."""
 DRAIN_MS = 30_000
 """Time in ms after which no producer uses the old partitions. A process uses its copy of the
 partition table for up to 4 s, and a call to Redis takes up to 10 s."""
+_CLOCK_STEP_MS = 10_000
+"""Time in ms by which the clock may step back, because another master has the meta tag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class PartitionLayout:
 
     def producer_count(self, now_ms: int) -> int:
         """Return how many partitions producers may use now."""
+        if self.is_pinned:
+            return self.count
         return self.count if self.is_propagated(now_ms) else min(self.previous_count, self.count)
 
     def is_propagated(self, now_ms: int) -> bool:
@@ -133,9 +137,8 @@ class PartitionLayout:
 
         The limits of a queue are divided among its partitions, so their number must not change.
         """
-        # An earlier version uses ``previous_count`` until the change is propagated.
-        changed_at_ms = min(self.changed_at_ms, now_ms - PROPAGATION_MS)
-        return replace(self, previous_count=0, changed_at_ms=changed_at_ms)
+        changed_at_ms = 0 if self.open_count == self.count else _propagated_ms(now_ms)
+        return replace(self, previous_count=0, changed_at_ms=min(self.changed_at_ms, changed_at_ms))
 
     def without_announcement(self) -> PartitionLayout:
         """Return the layout that holds until the announced partitions are used."""
@@ -163,7 +166,8 @@ class PartitionLayout:
         open_count = max(self.count, live_count)
         if open_count == self.open_count or now_ms - self.changed_at_ms < DRAIN_MS:
             return self
-        return replace(self, previous_count=self.count, open_count=open_count, changed_at_ms=now_ms)
+        fewer = replace(self, open_count=open_count)
+        return fewer._changed(count=self.count, min_open=0, now_ms=now_ms)
 
     def needs_check(self, now_ms: int) -> bool:
         """Return whether old partitions must be checked for waiting or active jobs.
@@ -183,14 +187,20 @@ class PartitionLayout:
         return replace(self, previous_count=self.count)
 
     def equals_default(self, default: PartitionLayout) -> bool:
-        """Return whether the queue needs no entry, because the table's default has the same effect.
-
-        While old partitions of the default drain, the workers of such a queue also search them.
-        """
+        """Return whether the queue uses the same partitions as a queue without an entry."""
         return (
             self.count == self.previous_count == self.open_count == default.count
             and self.occupied_count <= default.occupied_count
         )
+
+    def is_replaced_by(self, default: PartitionLayout) -> bool:
+        """Return whether the queue does not need its entry any more.
+
+        It needs the entry while more partitions of the default are announced or old ones drain. The
+        default may use these soon, and they may lack the settings of the queue.
+        """
+        is_stable = default.open_count == default.count and not default.is_announced
+        return is_stable and self.equals_default(default)
 
     def can_close_partitions(self, now_ms: int) -> bool:
         """Return whether old partitions are open that may close as soon as they are empty."""
@@ -214,10 +224,19 @@ class PartitionLayout:
         )
 
     def _changed(self, *, count: int, min_open: int, now_ms: int) -> PartitionLayout:
+        stays_pinned = self.is_pinned and count == self.count
         return PartitionLayout(
             count=count,
-            previous_count=self.producer_count(now_ms),
+            previous_count=0 if stays_pinned else self.producer_count(now_ms),
             open_count=max(self.open_count, min_open),
             occupied_count=max(self.occupied_count, min_open),
-            changed_at_ms=now_ms,
+            changed_at_ms=_propagated_ms(now_ms) if stays_pinned else now_ms,
         )
+
+
+def _propagated_ms(now_ms: int) -> int:
+    """Return the time in ms of a change of a pinned queue.
+
+    An earlier version uses ``previous_count``, which is 0, until the change is propagated.
+    """
+    return now_ms - PROPAGATION_MS - _CLOCK_STEP_MS

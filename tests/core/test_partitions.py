@@ -90,3 +90,41 @@ def test_partitions_spread_over_the_masters(masters: int, count: int) -> None:
 def test_the_shards_of_partitions_never_change() -> None:
     """It is part of the layout of data that exists."""
     assert [shard.index for shard in Keyspace(64).partitions("mail", 6)] == [8, 47, 22, 61, 36, 11]
+
+
+ANNOUNCED = PartitionLayout.of_count(2).announced(4, 10**6).without_announcement()
+
+
+@pytest.mark.parametrize("behind_ms", [0, 60_000])
+def test_producers_use_all_partitions_of_a_pinned_queue_although_the_clock_steps_back(
+    behind_ms: int,
+) -> None:
+    now = 10**6 + PROPAGATION_MS
+    pinned = ANNOUNCED.pinned(now)
+    assert pinned.producer_count(now - behind_ms) == 2
+    # An earlier version uses the previous number, here 0, until the change is propagated.
+    assert pinned.is_propagated(now - behind_ms)
+
+
+def test_a_pinned_queue_stays_pinned_when_its_partitions_open_and_close() -> None:
+    now = 10**6 + PROPAGATION_MS
+    reserved = ANNOUNCED.pinned(now).reserved(8, now)
+    opened = reserved.with_open(8, now)
+    closed = opened.after_live_check(0, now + DRAIN_MS)
+    for layout, at_ms in ((reserved, now), (opened, now), (closed, now + DRAIN_MS)):
+        assert layout.is_pinned
+        assert layout.is_temporary, "it takes no place of the operators' entries"
+        assert (layout.producer_count(at_ms), layout.is_propagated(at_ms)) == (2, True)
+    assert (reserved.open_count, opened.open_count, closed.open_count) == (2, 8, 2)
+    assert opened.after_live_check(0, now) == opened, "a late producer may still use them"
+    assert not opened.resized(2, now).is_pinned
+
+
+def test_only_a_stable_default_replaces_an_entry() -> None:
+    """The partitions of another default may lack the settings of the queue."""
+    default = PartitionLayout.of_count(4).resized(1, 10**6)
+    own = PartitionLayout.of_count(1)
+    assert own.is_replaced_by(PartitionLayout.of_count(1))
+    assert not own.is_replaced_by(PartitionLayout.of_count(1).announced(4, 10**6))
+    assert not own.is_replaced_by(default), "a raised default uses its open partitions at once"
+    assert own.is_replaced_by(default.after_live_check(0, 10**6 + DRAIN_MS))

@@ -200,7 +200,7 @@ async def maintain_queue(store: Store, queue: str) -> None:
     if store.partitions.layout(queue).is_pinned:
         await _unpin(store, queue)
     checked, now_ms = store.partitions.layout(queue), store.partitions.now_ms()
-    if checked.settled(now_ms).equals_default(store.partitions.default):
+    if checked.settled(now_ms).is_replaced_by(store.partitions.default):
         await store.partitions.update(store, queue, PartitionLayout.settled)
     if checked.occupied_count == checked.count:
         return

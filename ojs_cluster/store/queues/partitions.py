@@ -369,9 +369,10 @@ class PartitionTable:
             await self.read(store)
             entry, old = self._entries.get(queue), self.layout(queue)
             new = change(old, self.now_ms())
-            # Each process has all entries in memory. So an entry that agrees with the default is
-            # removed.
-            redundant = queue != DEFAULT and new.equals_default(self.default)
+            # Each process has all entries in memory. So a queue that can follow the default gets no
+            # entry, or loses it.
+            can_follow = new.equals_default if entry is None else new.is_replaced_by
+            redundant = queue != DEFAULT and can_follow(self.default)
             if (entry is None) if redundant else (new == old):
                 return old
             limit = NO_ENTRY_LIMIT if max_entries is None else max_entries

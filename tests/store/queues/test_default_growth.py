@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.errors import QueueDraining, QueueFull, ValidationFailed
-from ojs_cluster.core.partitions import PROPAGATION_MS, PartitionLayout
+from ojs_cluster.core.partitions import DRAIN_MS, PROPAGATION_MS, PartitionLayout
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
@@ -288,6 +288,58 @@ async def test_a_default_that_was_lowered_and_raised_again_uses_the_open_partiti
     layout = store.partitions.layout(QUEUE)
     assert (layout.count, layout.open_count, layout.is_announced) == (4, 4, False)
     assert None not in field(store, db, "paused")
+
+
+async def test_a_queue_that_gets_the_default_number_during_the_growth_uses_no_partition_too_early(
+    store: Store, db: Any
+) -> None:
+    await put(store)
+    await spread(store, db, 2)
+    await pauses.pause_or_resume(store, QUEUE, "pause")
+    await start(store, 4)
+    await propagate(store, db)
+    assert await advance_growth(store, 1), "the round has passed the queue with its entry"
+    await set_partitions(store, QUEUE, 1)
+    await close_empty(store, db)
+    if store.partitions.has_entry(QUEUE):
+        await pass_time(store, db, DRAIN_MS)
+    await maintain_queue(store, QUEUE)
+    await grow(store, db)
+
+    await put_many(store)
+    assert await take(store, count=9) == []
+    assert sizes(store, db) == [401, 0, 0, 0]
+    assert store.partitions.layout("another").count == 4
+
+
+async def test_a_queue_follows_a_lowered_default_only_after_old_partitions_have_closed(
+    store: Store, db: Any
+) -> None:
+    await put(store)
+    await spread(store, db, 2)
+    await set_partitions(store, QUEUE, 1)
+    await store.partitions.update(store, DEFAULT, lambda *_: PartitionLayout.of_count(4))
+    await close_empty(store, db)
+    await forget_closed_partitions(store, QUEUE)
+    await pauses.pause_or_resume(store, QUEUE, "pause")
+    await start(store, 1)
+    await maintain_queue(store, QUEUE)
+
+    await start(store, 4)  # uses its open partitions at once
+    await propagate(store, db)
+    await put_many(store)
+    assert await take(store, count=9) == []
+
+
+async def test_a_retired_queue_gets_no_entry_while_more_partitions_are_announced(
+    store: Store, db: Any
+) -> None:
+    await put(store)
+    await start(store, 4)
+    await propagate(store, db)
+    await forget_closed_partitions(store, QUEUE)
+    await maintain_queue(store, QUEUE)
+    assert set(store.partitions.entries()) == {DEFAULT}
 
 
 async def test_a_scheduler_may_die_at_any_command_of_the_growth(store: Store, db: Any) -> None:
