@@ -17,8 +17,9 @@ if entry == wanted then return {'ok'} end
 if entry ~= expected or ARGV[5] == '1' and redis.call('ZCARD', KEYS[3]) > 0 then return {'changed'} end
 if entry == '' and redis.call('HLEN', table_key) > tonumber(ARGV[4]) then return {'full'} end
 local last = redis.call('ZRANGE', changes_key, -1, -1, 'WITHSCORES')[2]
--- Field '#' is the version of the table. No version is used twice, not even after the table was deleted.
-local version = math.max(now, (tonumber(old_version) or 0) + 1)
+-- Field '#' is the version of the table, a time in microseconds: no version is used twice, not even after the table was
+-- deleted or a failover has lost changes. Where it is ahead of the clock, the varying step makes the same very unlikely.
+local version = math.max(clock[1] * 1000000 + micros, (tonumber(old_version) or 0) + 1 + micros % 1000)
 local number = string.format('%.0f', version)
 redis.call('HSET', table_key, '#', number)
 if wanted == '' then redis.call('HDEL', table_key, queue)

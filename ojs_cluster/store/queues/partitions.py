@@ -65,6 +65,8 @@ MAX_SEPARATED = 1000
 _PAGE = 500
 """Number of entries or changes that one script reads, in about a millisecond."""
 _ONE_PARTITION = PartitionLayout.of_count(1)
+_MAX_ATTEMPTS = 3
+"""Number of times that a read of all pages is repeated because entries are missing."""
 # Cursors that ``read_partitions.lua`` returns.
 _LAST_CHANGE, _MORE_CHANGES, _LAST_PAGE = b"", b"+", b"0"
 # Equal entries share one object, because there may be as many entries as queues.
@@ -171,10 +173,10 @@ class PartitionTable:
         Raises:
             BackendUnavailable: Redis did not answer in time.
         """
-        has_read_pages = False
+        has_read_pages, attempts = False, 1
         while True:
             began, known = trio.current_time(), self._version
-            version, cursor, items = await self._read_part(store, known)
+            version, cursor, items, _ = reply = await self._read_part(store, known)
             if items is None:
                 self._end_read(began)
                 return
@@ -190,8 +192,12 @@ class PartitionTable:
             _apply(items, entries)
             is_one_page = cursor == _LAST_PAGE
             while cursor != _LAST_PAGE:
-                _, cursor, items = await self._read_part(store, known, cursor)
+                _, cursor, items, _ = reply = await self._read_part(store, known, cursor)
                 _apply(items or (), entries)
+            # After a failover between two pages, the cursor skips entries of the new master.
+            if not is_one_page and len(entries) + 1 != reply[-1] and attempts < _MAX_ATTEMPTS:
+                attempts += 1
+                continue
             # A reply with an older version is late if its request began before the newer version
             # arrived. Otherwise a failover has lost the newer version, and the older one holds.
             is_older = version and self._version and int(version) < int(self._version)
@@ -205,12 +211,13 @@ class PartitionTable:
 
     async def _read_part(
         self, store: Runtime, known: bytes, cursor: bytes = b""
-    ) -> tuple[bytes, bytes, list[bytes] | None]:
+    ) -> tuple[bytes, bytes, list[bytes] | None, int]:
         """Read changes since the version ``known``, or a page of the table.
 
         Returns:
-            The version, the cursor of the next page, and entries (see ``read_partitions.lua``).
-            The entries are None if ``known`` is the current version.
+            The version, the cursor of the next page, entries, and the number of fields of the table
+            (see ``read_partitions.lua``). The entries are None if ``known`` is the current version.
+            The number is 0 unless a page was read.
         """
         keys = [store.keys.meta.partitions, store.keys.meta.partition_changes]
         now_ms, version, *part = await store.run_meta(
@@ -220,8 +227,10 @@ class PartitionTable:
         # master's clock, but never ahead of it: producers must not use a new partition before
         # workers search it.
         self._clock_ahead_ms = now_ms - trio.current_time() * 1000
-        next_cursor, items = part or (b"", None)
-        return version, next_cursor, items
+        if not part:
+            return version, b"", None, 0
+        next_cursor, items, *field_count = part
+        return version, next_cursor, items, field_count[0] if field_count else 0
 
     def _set_version(self, version: bytes) -> None:
         self._version = version
@@ -365,6 +374,7 @@ class PartitionTable:
             InvalidRequest: the table has ``max_entries`` entries.
             BackendUnavailable: Redis did not answer in time.
         """
+        refused: list[PartitionLayout | None] = []
         while True:
             await self.read(store)
             entry, old = self._entries.get(queue), self.layout(queue)
@@ -389,6 +399,11 @@ class PartitionTable:
             if status == b"ok":
                 await self.read(store)
                 return new
+            if refused == [entry]:
+                # No change has been read since. A failover may have lost a change of this version,
+                # and another change got the same version. So the whole table must be read.
+                self._version = b""
+            refused = [entry]
 
     async def pin(self, store: Runtime, queue: str) -> None:
         """Let a queue with limits keep its number of partitions when an announced default grows.

@@ -6,8 +6,8 @@
 -- Returns: {now, version} when the caller has this version; the version is '' while there is no table
 --          {now, version, '', queues and entries, a queue without entry has ''}: the changes up to this version;
 --          '+' instead of '' if there are more
---          {now, version, next cursor ('0' after the last page), queues and entries, and '#' with the version}: a
---          page, when the log of changes does not have all changes since the caller's version
+--          {now, version, next cursor ('0' after the last page), queues and entries, and '#' with the version, number
+--          of fields of the table}: a page, when the log of changes does not have all changes since the caller's version
 --@include now
 local table_key, changes_key, known, limit, cursor = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local version = redis.call('HGET', table_key, '#') or ''
@@ -31,4 +31,4 @@ if cursor == '' then
     cursor = '0'
 end
 local page = redis.call('HSCAN', table_key, cursor, 'COUNT', limit)
-return {now, version, page[1], page[2]}
+return {now, version, page[1], page[2], redis.call('HLEN', table_key)}
