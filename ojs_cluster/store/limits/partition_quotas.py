@@ -63,6 +63,9 @@ async def set_limits(
     await _write_quota(store, first, queue, packed, 0, layout.open_count)
     with after_first_write():
         await update_quotas(store, queue)
+        if packed:
+            # A higher default may have been announced since, whose round has passed the queue.
+            await store.partitions.pin(store, queue)
     if packed and store.partitions.layout(queue).count != layout.count:
         with after_first_write():
             await _write_quota(store, first, queue, b"", 0, layout.open_count, expected=packed)

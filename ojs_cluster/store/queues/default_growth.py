@@ -5,7 +5,9 @@ The process that starts with the new number only announces it (``core/partitions
 a setting is also written to them. Then the janitor copies the settings of all queues once. A queue
 with limits gets an entry of its own: it keeps its number of partitions, because its limits are
 divided among them. After the last queue, the default grows. So no process uses a partition that
-lacks a copy, no matter which processes know which number.
+lacks a copy, no matter which processes know which number. There is one exception: a process that
+could not read the partition table for ``PROPAGATION_MS`` writes a setting only to the partitions
+that it knows. The janitor copies that setting in its next round over all queues.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import logging
 from contextlib import suppress
 from typing import Any
 
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
@@ -55,7 +58,16 @@ async def advance_growth(store: Store, limit: int) -> bool:
         with suppress(UnicodeDecodeError):  # a damaged name belongs to no queue
             await _prepare(store, raw.decode())
 
-    await run_concurrently(names, prepare)
+    try:
+        await run_concurrently(names, prepare)
+    except BackendUnavailable as error:
+        if not table.growing.is_delayed:
+            log.warning(
+                "queues get %d partitions only when all masters answer: %s",
+                *(layout.previous_count, error),
+            )
+            table.growing.is_delayed = True
+        raise
     if len(names) == limit:
         table.growing.after = names[-1]
         return True

@@ -94,10 +94,12 @@ class GrowingDefault:
     Args:
         layout: the default layout at the beginning of the round.
         after: the last queue that was handled, empty for none.
+        is_delayed: whether the round waits for a master that does not answer.
     """
 
     layout: PartitionLayout
     after: bytes = b""
+    is_delayed: bool = False
 
 
 class PartitionTable:

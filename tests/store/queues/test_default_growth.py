@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from ojs_cluster.core.errors import QueueDraining, QueueFull, ValidationFailed
+from ojs_cluster.core.errors import BackendUnavailable, QueueDraining, QueueFull, ValidationFailed
 from ojs_cluster.core.partitions import DRAIN_MS, PROPAGATION_MS, PartitionLayout
 from ojs_cluster.core.rate_limit import RateLimits
+from ojs_cluster.redis import Client, Reply
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
@@ -31,6 +32,7 @@ from ojs_cluster.store.tenants import fair_share
 from tests.store.hot_queues import close_empty, pass_time, put_into, spread
 from tests.store.shortcuts import QUEUE, nack, new_job, put, take
 from tests.support.failing_process import dies_at
+from tests.support.lossy import LossyClient
 
 LIMITS = RateLimits(concurrency=2)
 
@@ -229,6 +231,54 @@ async def test_limits_that_are_set_while_more_partitions_are_announced_hold(
     await put_many(store)
     assert sizes(store, db) == [401, 0, 0, 0]
     assert len(await take(store, count=9)) == 2
+
+
+async def test_limits_that_are_written_while_a_higher_default_is_announced_hold(
+    store: Store, other_store: Store, db: Any
+) -> None:
+    await put(store)
+    await put(store, "zz")
+    await other_store.partitions.read(other_store)
+
+    class Slow(LossyClient):
+        is_announced = False
+
+        async def script(self, slot: int, script: Any, *args: Any, **kind: Any) -> Reply:
+            if script.name == "limit_queue" and not self.is_announced:
+                self.is_announced = True
+                await start(store, 4)
+                await propagate(store, db)
+                assert await advance_growth(store, 1), "the round has passed the queue"
+            return await super().script(slot, script, *args, **kind)
+
+    slow = cast(Client, Slow(other_store.redis, lambda *_: False))
+    await rate_limits.set_queue_limits(replace(other_store, redis=slow), QUEUE, LIMITS)
+    while await advance_growth(store, 1):
+        pass
+    assert store.partitions.default.count == 4
+    assert store.partitions.layout(QUEUE).count == 1
+
+
+async def test_a_growth_that_waits_for_a_master_is_logged_once(
+    store: Store, db: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await put(store)
+    await start(store, 4)
+    await propagate(store, db)
+
+    class Away(LossyClient):
+        async def call(self, slot: int, command: Any, *args: Any, **kind: Any) -> Reply:
+            if command == "HMGET":
+                raise BackendUnavailable("no connection", outcome="not_applied")
+            return await self._client.call(slot, command, *args, **kind)
+
+    waiting = replace(store, redis=cast(Client, Away(store.redis, lambda *_: False)))
+    for _ in range(3):
+        with pytest.raises(BackendUnavailable):
+            await advance_growth(waiting, 100)
+    assert caplog.text.count("no connection") == 1
+    assert not await advance_growth(store, 100)
+    assert store.partitions.default.count == 4
 
 
 async def test_limits_that_are_set_before_the_growth_is_read_do_not_last(
