@@ -73,7 +73,6 @@ class BatchAttempt:
         self._jobs = jobs
         self._claims = claims or AliasClaims(store)
         self._fields = fields
-        self._store_before_ms = store_before_ms
         self.commit_before_ms = store_before_ms
         self._clock_known = False
         self._tombstone_tokens: set[str] = set()
@@ -118,7 +117,7 @@ class BatchAttempt:
             Duplicate: another job has one of the ids, or conflicts under the policy of a job.
             ClaimedElsewhere: other requests have claimed ids for other shards.
         """
-        await self._claim_aliases()
+        await self._claim_aliases(self._chosen)
         for shard in sorted(self._chosen, key=lambda shard: shard.index):
             chosen = self._chosen[shard]
             for start in range(0, len(chosen), PORTION_KEYS):
@@ -130,13 +129,20 @@ class BatchAttempt:
         for shard in sorted(by_shard, key=lambda shard: shard.index):
             await self._claim_locks(shard, by_shard[shard])
 
-    async def _claim_aliases(self) -> None:
+    async def _claim_aliases(self, chosen: Mapping[Shard, Sequence[int]]) -> None:
         """Claim the ids whose jobs will not live in their owner shards.
 
         The commit must come before the claims expire.
+
+        Args:
+            chosen: per shard, the positions of the jobs whose ids are claimed.
+
+        Raises:
+            Duplicate: another job has one of the ids.
+            ClaimedElsewhere: other requests have claimed ids for other shards.
         """
         elsewhere: list[ForeignAlias] = []
-        for shard, indexes in self._chosen.items():
+        for shard, indexes in chosen.items():
             pairs = [(self._ids[index], index) for index in indexes]
             foreign = [pair for pair in pairs if not is_owner_shard(self._store, shard, pair[0])]
             try:
@@ -146,8 +152,7 @@ class BatchAttempt:
             except ClaimedElsewhere as conflict:
                 elsewhere += conflict.ids
             else:
-                self._store_before_ms = earliest(self._store_before_ms, expires_at_ms)
-                self.commit_before_ms = self._store_before_ms
+                self.commit_before_ms = earliest(self.commit_before_ms, expires_at_ms)
         if elsewhere:
             raise ClaimedElsewhere(elsewhere)
 
@@ -166,6 +171,9 @@ class BatchAttempt:
             existing = record("", reply[2]).fields
             if f.TOMBSTONE in existing:
                 self._tombstone_tokens.add(existing[f.TOMBSTONE].decode())
+                # The request that wrote the tombstone may have taken the id over. A claim that is
+                # made after the tombstone was read fails then, or prevents that.
+                await self._claim_aliases({shard: [indexes[position]]})
             elif f.TRANSACTION in existing:
                 reserved = [ids[position], *ids]
                 transaction = existing[f.TRANSACTION].decode()
@@ -212,7 +220,7 @@ class BatchAttempt:
         """
         if shard is self._owner and not self._clock_known:
             self._clock_known = True
-            self.commit_before_ms = earliest(self._store_before_ms, now_ms + unique.CLAIM_MS)
+            self.commit_before_ms = earliest(self.commit_before_ms, now_ms + unique.CLAIM_MS)
 
     def _lock_request(self, fingerprint: str) -> LockRequest | None:
         last = self._decisions[fingerprint].last

@@ -283,36 +283,66 @@ async def test_an_id_with_a_tombstone_is_used_by_another_queue_at_once(
     consistent()
 
 
-@pytest.mark.parametrize("way", [WAYS["unique"], WAYS["batch"]], ids=["unique", "batch"])
+@pytest.mark.parametrize("valid_ms", [-1000, aliases.CLAIM_MS])
+@pytest.mark.parametrize("name", ["unique", "replacing", "batch"])
 async def test_a_late_request_stores_nothing_when_its_id_was_taken_over(
-    store: Store, db: Any, way: Way, monkeypatch: pytest.MonkeyPatch, consistent: Check
+    store: Store,
+    db: Any,
+    name: str,
+    valid_ms: int,
+    monkeypatch: pytest.MonkeyPatch,
+    consistent: Check,
 ) -> None:
-    """A request stalls between any two calls while another takes the id; its claim has expired."""
-    other = other_queue(store)
-    at, stalled = 0, True
+    """A request stalls between any two calls while another takes the id.
+
+    The claim of the first request has expired, or it is old enough to be taken over.
+    """
+    other, replaces = other_queue(store), name == "replacing"
+    way = WAYS["unique" if replaces else name]
+    at, stalled, taken_over = 0, True, 0
     while stalled:
         late = way.job(other, foreign_to_both(store, QUEUE, other))
-        job, taken = msgspec.structs.replace(late, queue=QUEUE), False
+        if replaces:
+            options: dict[str, Any] = {"unique": {"on_conflict": "replace"}}
+            options["type"] = f"type{next(_serial)}"
+            late = new_job(other, id=late.id, **options)
+            await enqueue(store, msgspec.structs.replace(late, id=None))
+        job, stalled, taken = msgspec.structs.replace(late, queue=QUEUE), False, False
 
         def good_for(ms: int) -> None:
             for module in ("enqueue", "batch_attempt"):
                 monkeypatch.setattr(f"ojs_cluster.store.enqueue.{module}.CLAIM_MS", ms)
 
         async def drop_if_unused() -> None:
-            nonlocal taken
+            nonlocal stalled, taken
+            stalled = True
             good_for(aliases.CLAIM_MS)
             age_claim(db, store.keys.shard_of_id(str(job.id)), str(job.id), aliases.IN_FLIGHT_MS)  # noqa: B023
-            taken = (await way.enqueue(store, job)).id == job.id  # noqa: B023
+            with suppress(Duplicate):
+                taken = (await way.enqueue(store, job)).id == job.id  # noqa: B023
 
-        good_for(-1000)
+        good_for(valid_ms)
         with suppress(OJSError):
             await way.enqueue(interrupted(store, drop_if_unused, before=at), late)
-        stalled = taken
-        if taken:
-            await assert_one(store, db, job)
+        if stalled:
+            await assert_one(store, db, job if taken else late)
+            taken_over += taken
         at += 1
-    assert at > 2
+    assert taken_over > 2
     consistent()
+
+
+async def test_a_batch_is_not_stored_after_the_claims_of_its_ids_have_expired(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ojs_cluster.store.enqueue.batch_attempt.CLAIM_MS", -1000)
+    job = new_job(id=foreign_to_both(store, QUEUE))
+
+    with pytest.raises(BackendUnavailable) as refused:
+        await with_one_of_another_queue(store, job)
+
+    assert refused.value.outcome == "not_applied"
+    assert places(store, db, str(job.id)) == []
 
 
 @pytest.mark.parametrize("repeats", [False, True])
