@@ -1,8 +1,9 @@
 -- Settles aliases of one shard whose jobs were looked up: keeps or removes each alias, or plans another check.
 -- Pre:  no producer claimed the id during the last `age` ms, or since its claim was read. A producer that has claimed
 --       the id may be about to store its job, so its alias is left alone and stays listed for the janitor.
--- Post: 'keep':  the alias stays, and its claim is no longer listed.
---       'drop':  the alias is removed, if it still points to the shard that was checked.
+-- Post: 'keep':  the alias stays, with the tombstone under it, and its claim is no longer listed.
+--       'drop':  the alias is removed, if it still points to the shard that was checked. Otherwise another request has
+--                claimed the id since, or a tombstone is there: both stay, and stay listed for the janitor.
 --       'later': the janitor checks the alias again after the same time.
 -- Memory: allow-oom; adds 100 bytes per alias that stands over a tombstone.
 -- KEYS: 1 alias_claims, then per alias the job hash of its id.
@@ -23,14 +24,15 @@ for i = 2, #KEYS do
         if decision == 'later' then
             redis.call('ZADD', alias_claims, 'XX', now, id)
         else
-            local is_free = true
-            if decision == 'drop' and redis.call('HGET', KEYS[i], '@') == shard then
-                is_free, removed = remove_alias(KEYS[i], alias_claims, id), removed + 1
+            local is_settled = true
+            if decision == 'keep' then
+                redis.call('HDEL', KEYS[i], '@c') -- the claimer must not release the alias any more
+            elseif redis.call('HGET', KEYS[i], '@') == shard then
+                is_settled, removed = remove_alias(KEYS[i], alias_claims, id), removed + 1
             else
-                -- The claimer must not release the alias any more, and no request stalls for so long.
-                redis.call('HDEL', KEYS[i], '@c', '@u')
+                is_settled = redis.call('EXISTS', KEYS[i]) == 0
             end
-            if is_free then settled[#settled + 1] = id end
+            if is_settled then settled[#settled + 1] = id end
         end
     end
 end

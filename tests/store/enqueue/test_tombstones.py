@@ -13,8 +13,10 @@ from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.aliases import CLAIM_MS, IN_FLIGHT_MS, AliasClaims
 from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many, enqueue_with_id
+from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.sweeps import retention
@@ -32,10 +34,17 @@ from tests.store.shortcuts import (
     shard_of,
     take,
 )
-from tests.store.unique_jobs import age_lock, assert_nothing_left, lock_of, once, recover
+from tests.store.unique_jobs import (
+    age_lock,
+    assert_nothing_left,
+    keys_there,
+    lock_of,
+    once,
+    recover,
+)
 from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
-from tests.support.timeshift import age_job
+from tests.support.timeshift import age_claim, age_job, age_references
 
 
 async def alone(store: Store, job: NewJob) -> JobRecord:
@@ -108,6 +117,81 @@ async def test_a_slow_producer_stays_kept_out_when_that_job_is_removed(
     age_job(db, shard, taken.id, MINUTE)
 
     await retention.purge_due(store, shard, 10)
+
+    assert not await enqueue_with_id(store, str(job.id), job, store_before_ms=expires_at_ms)
+
+
+async def remove(store: Store, db: Any, job: JobRecord) -> None:
+    """Run and remove a job whose id has another owner shard; let the janitor check it later."""
+    shard = shard_of(store, job.queue)
+    [taken] = await take(store, job.queue)
+    await ack(store, taken)
+    age_job(db, shard, job.id, 400 * 24 * HOUR)
+    age_claim(db, store.keys.shard_of_id(job.id), job.id, IN_FLIGHT_MS)
+    assert (await retention.purge_due(store, shard, 10)).done == 1
+
+
+async def test_a_tombstone_that_is_back_after_its_alias_is_removed_by_the_janitor(
+    store: Store, db: Any
+) -> None:
+    job_id, owner = home_id(store), shard_of(store)
+    queue = next(
+        name for name in queues_in_other_shards(store, 2) if shard_of(store, name) is not owner
+    )
+    await write_tombstone(store, owner, job_id)
+    await remove(store, db, await enqueue(store, new_job(queue, id=job_id)))
+    age_claim(db, owner, job_id, IN_FLIGHT_MS)
+    age_references(db, shard_of(store, queue), HOUR)
+    await remove_leftovers(store, shard_of(store, queue))
+    assert db.hget(owner.job(job_id), f.TOMBSTONE) is not None
+
+    age_claim(db, owner, job_id, HOUR)
+    await remove_leftovers(store, owner)
+
+    assert not [key for key in keys_there(db) if job_id.encode() in key]
+
+
+async def test_a_late_check_of_a_removed_job_leaves_the_claim_of_the_next_request(
+    store: Store, db: Any
+) -> None:
+    """The next request has claimed the id over a tombstone, and has not stored its job yet."""
+    job, owner = new_job(id=home_id(store), unique={}), shard_of(store)
+    first, second = [
+        name for name in queues_in_other_shards(store, 3) if shard_of(store, name) is not owner
+    ][:2]
+    await remove(store, db, await enqueue(store, new_job(first, id=job.id)))
+    _, expires_at_ms = await stalled(store, job)
+    await write_tombstone(store, owner, str(job.id))
+    claims = AliasClaims(store)
+    await claims.claim(shard_of(store, second), [(str(job.id), 0)], CLAIM_MS, total=1)
+    age_claim(db, owner, str(job.id), IN_FLIGHT_MS)
+    age_references(db, shard_of(store, first), HOUR)
+    await remove_leftovers(store, shard_of(store, first))
+
+    age_claim(db, owner, str(job.id), HOUR)
+    await remove_leftovers(store, owner)  # removes the alias, whose job was never stored
+
+    assert not await enqueue_with_id(store, str(job.id), job, store_before_ms=expires_at_ms)
+    age_claim(db, owner, str(job.id), HOUR)
+    await remove_leftovers(store, owner)
+    assert not [key for key in keys_there(db) if str(job.id).encode() in key]
+
+
+async def test_a_tombstone_under_an_alias_outlives_the_check_of_the_alias(
+    store: Store, db: Any
+) -> None:
+    """The tombstone may be much younger than the alias, so a late write is still possible."""
+    job, owner = new_job(id=home_id(store), unique={}), shard_of(store)
+    queue = next(
+        name for name in queues_in_other_shards(store, 2) if shard_of(store, name) is not owner
+    )
+    stored = await enqueue(store, new_job(queue, id=job.id))
+    _, expires_at_ms = await stalled(store, job)
+    await write_tombstone(store, owner, str(job.id))
+    age_claim(db, owner, str(job.id), HOUR)
+    await remove_leftovers(store, owner)
+
+    await remove(store, db, stored)
 
     assert not await enqueue_with_id(store, str(job.id), job, store_before_ms=expires_at_ms)
 
