@@ -411,9 +411,10 @@ async def _restore_references(
         await rate_tokens.handle_declaration(store, shard, payload)
     if line.holds_lock and f.UNIQUE in line.fields:
         fingerprint = line.fields[f.UNIQUE].decode().removesuffix("+")
-        # An existing job may be in any shard. The owner shard of its id has the job or an alias.
-        owner = store.keys.shard_of_id(line.id)
+        # A lock names the shard of its job, so that it leads to the job without the alias. An
+        # existing job may be in any shard. The owner shard of its id has the job or an alias.
+        stored_in = shard if outcome == "created" else store.keys.shard_of_id(line.id)
         retries = int(line.fields.get(f.REPLAYS, 0))
-        request = locks.LockRequest(fingerprint, line.id, owner.index, retries)
+        request = locks.LockRequest(fingerprint, line.id, stored_in.index, retries)
         await locks.try_claim(store, store.keys.shard_of_fingerprint(fingerprint), [request])
     return outcome

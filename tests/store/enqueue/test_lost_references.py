@@ -42,7 +42,7 @@ from tests.store.shortcuts import (
     shard_of,
     take,
 )
-from tests.store.unique_jobs import lock_of, locks_left, once
+from tests.store.unique_jobs import age_lock, lock_of, locks_left, once
 from tests.support.invariants import InvariantReport
 from tests.support.lossy import without
 from tests.support.servers import flush
@@ -332,6 +332,21 @@ async def test_a_dead_letter_that_is_retried_claims_its_lost_lock_again(
         await once(store, on_conflict="reject", **DEAD)
     assert refused.value.details["existing_job_id"] == job.id
     consistent()
+
+
+async def test_the_lock_of_an_imported_job_leads_to_it_though_the_alias_is_lost(
+    store: Store, db: Any, backend: Embedded
+) -> None:
+    job = await once(store, id=foreign_id(store), on_conflict="reject")
+    text = await export_text(store)
+    flush(backend)
+    await import_text(store, text)
+    lose_alias(store, db, job.id)
+    age_lock(db, store, lock_of(store, db), HOUR)
+
+    with pytest.raises(Duplicate) as refused:
+        await once(store, on_conflict="reject")
+    assert refused.value.details["existing_job_id"] == job.id
 
 
 async def test_an_imported_job_gets_its_lost_alias_and_lock_back(
