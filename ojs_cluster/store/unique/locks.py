@@ -170,7 +170,12 @@ async def alias_target(store: Store, job_id: str, shard: Shard) -> Shard:
 
 
 async def write_tombstone(
-    store: Store, shard: Shard, job_id: str, *, overridable: bool = True
+    store: Store,
+    shard: Shard,
+    job_id: str,
+    *,
+    overridable: bool = True,
+    follow_alias: bool = True,
 ) -> bool:
     """Prevent a late request from storing a job under an id.
 
@@ -185,6 +190,8 @@ async def write_tombstone(
         job_id: id of the job.
         overridable: whether a producer that reads the tombstone's token and then starts over may
             store the job (see ``enqueue``). A stalled producer does not know the token.
+        follow_alias: whether another tombstone is written in the shard to which an alias points;
+            not if that shard has a job of another request.
 
     Returns:
         False when the job is already stored.
@@ -192,7 +199,7 @@ async def write_tombstone(
     token = new_token() if overridable else ""
     while True:
         reply = await _write_tombstone(store, shard, job_id, token)
-        if reply[0] != b"moved":
+        if reply[0] != b"moved" or not follow_alias:
             return bool(reply[0] != b"stored")
         # An alias points to the shard of its job, so this repeats at most once.
         shard = store.keys.shard(int(reply[1]))

@@ -188,7 +188,10 @@ async def resolve_holder(store: Store, fingerprint: str, held: LockHeld) -> Lock
     knows only this shard, and in the shard to which an alias of the id points.
 
     If another request has stored a job under the id, that job is not the holder. But the missing
-    job could be stored after its removal. So the function waits until the claim has expired.
+    job could be stored after its removal. In the shard that the claim names, the other job takes
+    the place of a tombstone, so the function waits until the claim has expired. If the other job is
+    in another shard, tombstones are written in the shard that the claim names and in the owner
+    shard of the id.
 
     Args:
         store: the store.
@@ -218,13 +221,17 @@ async def resolve_holder(store: Store, fingerprint: str, held: LockHeld) -> Lock
             found = await find_job(store, target, holder.job_id)
     if found is not None and _fingerprint(found.job) == fingerprint:
         return replace(found, retries=int(lock.get(b"retries", 0)))
-    if age_ms < (GRACE_MS if found is None else _EXPIRED_MS):
+    is_in_place = found is not None and found.shard == holder.shard
+    if age_ms < (_EXPIRED_MS if is_in_place else GRACE_MS):
         await pause()
         return None
-    if found is None:
-        for shard in shards:
-            if not await write_tombstone(store, shard, holder.job_id):
-                return None
+    if is_in_place:
+        shards = []
+    elif found is not None:
+        shards = [shards[0], store.keys.shard_of_id(holder.job_id)]
+    for shard in dict.fromkeys(shards):
+        if not await write_tombstone(store, shard, holder.job_id, follow_alias=found is None):
+            return None
     # A producer that has read the tombstone may have claimed the lock again since. So only the
     # claim that was read is dropped. Claims that an earlier version has stored have no name.
     await settle(store, "drop", [replace(holder, claim=lock.get(b"claim", b"").decode())])

@@ -21,6 +21,7 @@ from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.aliases import IN_FLIGHT_MS
 from ojs_cluster.store.enqueue.enqueue import enqueue
+from ojs_cluster.store.enqueue.placement import enqueue_command, place
 from ojs_cluster.store.events.listing import EventFilter, read_events
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
@@ -243,6 +244,38 @@ async def test_a_producer_that_is_refused_leaves_the_lock_to_another_with_its_id
     with pytest.raises(Duplicate):
         await enqueue(store, new_job(unique={}))
     consistent()
+
+
+@pytest.mark.parametrize("make_id", [home_id, foreign_id])
+async def test_a_job_of_another_request_in_another_shard_does_not_delay_a_unique_job(
+    store: Store, db: Any, make_id: Callable[[Store], str]
+) -> None:
+    """A tombstone keeps the stalled producer out, also after that job is removed."""
+    job = new_job(id=make_id(store), unique={})
+    owner, shard = store.keys.shard_of_id(str(job.id)), shard_of(store)
+    queue = next(
+        name
+        for name in queues_in_other_shards(store, 3)
+        if shard_of(store, name) not in (owner, shard)
+    )
+    claim = await stale_claim(store, db, job)
+    used = await enqueue(store, new_job(queue, id=job.id))
+
+    mine = await enqueue(store, msgspec.structs.replace(job, id=None))
+
+    assert lock_of(store, db) == job.fingerprint
+    assert (await read_jobs.get(store, mine.id)).state is State.AVAILABLE
+    [taken] = await take(store, queue)
+    assert taken.id == used.id
+    await ack(store, taken)
+    age_job(db, shard_of(store, queue), used.id, 400 * 24 * HOUR)
+    age_claim(db, owner, used.id, IN_FLIGHT_MS)
+    assert (await retention.purge_due(store, shard_of(store, queue), 10)).done == 1
+    for place_of_id in (shard, owner):
+        keys, args = enqueue_command(
+            store, place_of_id, [place(used.id, job)], store_before_ms=claim.expires_at_ms
+        )
+        assert (await store.run(place_of_id, "enqueue", keys, args))[0] == b"exists"
 
 
 Act = Callable[[], Awaitable[None]]
