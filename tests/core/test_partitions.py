@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,6 +104,7 @@ def test_producers_use_all_partitions_of_a_pinned_queue_although_the_clock_steps
     now = 10**6 + PROPAGATION_MS
     pinned = ANNOUNCED.pinned(now)
     assert pinned.producer_count(now - behind_ms) == 2
+    assert replace(pinned, changed_at_ms=now).producer_count(now - behind_ms) == 2
     # An earlier version uses the previous number, here 0, until the change is propagated.
     assert pinned.is_propagated(now - behind_ms)
 
