@@ -545,4 +545,5 @@ async def test_one_fetch_at_a_time_tries_a_shard_that_was_away(
     assert known.any_unreachable(shards), "one fetch tries it now"
     held.gate.release()
     assert await find(shards) == others
+    await trio.testing.wait_all_tasks_blocked()
     assert await find(shards) == shards

@@ -86,6 +86,7 @@ class FullRedis:
         self.refused: Counter[str] = Counter()
         self.wrote: Counter[str] = Counter()
         self.outcomes: set[str] = set()
+        self.hashes: dict[str, bytes] = {}
         self._admins = [
             redis_py.Redis(host="127.0.0.1", port=node.port) for node in backend.masters()
         ]
@@ -104,8 +105,8 @@ class FullRedis:
         return await self._run(str(args[0]), self._client.call, slot, *args, **options)
 
     async def read_each(self, reads: Any, **options: Any) -> Any:
-        for name, script in SCRIPTS.items():
-            if any(script.sha in read.payload for read in reads):
+        for name, sha in self.hashes.items():
+            if any(sha in read.payload for read in reads):
                 return await self._run(name, self._client.read_each, reads, **options)
         return await self._client.read_each(reads, **options)
 
@@ -160,6 +161,7 @@ async def full(
     # A store that opens writes the copies of the layout behind its first calls. Waits for them.
     await store.background.once("schema", _nothing, LONG_S)
     redis = FullRedis(store.redis, backend)
+    redis.hashes = {name: script.sha for name, script in store.scripts.items()}
     yield replace(store, redis=cast(Client, redis)), redis
     redis.close()
 

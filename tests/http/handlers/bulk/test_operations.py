@@ -176,6 +176,7 @@ async def test_a_search_chooses_the_jobs(any_api: Api) -> None:
     given = {"action": "cancel", "filter": {"query": " tag:new since:1h  queue:mail"}}
 
     counting = await any_api.post(BULK, {**given, "dry_run": True})
+    await carry_out(any_api)
     made = await any_api.post(BULK, {**given, "confirm": True})
     await carry_out(any_api)
 
