@@ -72,8 +72,8 @@ class HttpSettings:
         host_names,
         "",
         "Names by which clients may reach a server without API keys, comma separated, such as "
-        "jobs.example.com or *.example.com. Addresses, localhost, names without a dot, *.svc and "
-        "*.svc.cluster.local are always allowed. Servers with API keys allow every name.",
+        "jobs.example.com or *.example.com. Addresses, localhost, names without a dot, *.internal, "
+        "*.local, *.test and *.svc are always allowed. Servers with API keys allow every name.",
         empty=(),
     )
     push_subscribers: int = variable(

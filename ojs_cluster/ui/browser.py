@@ -23,7 +23,7 @@ SIGN_ON: Final = "ojs_ui_sign_on"
 NOTE: Final = "ojs_ui_note"
 _HOST_PREFIX: Final = "__Host-"
 """Browsers accept a cookie with this prefix from this host alone, and over TLS only. So no other
-host of the domain, and nobody in the network, can give the browser a session of their choice."""
+host of the domain, and no attacker in the network, can give the browser a session."""
 STRICT_TRANSPORT: Final = ("Strict-Transport-Security", "max-age=31536000")
 """Makes browsers use TLS for this host from now on."""
 _HTML: Final = "text/html; charset=utf-8"

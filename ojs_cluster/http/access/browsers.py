@@ -8,7 +8,7 @@ something.
 
 A page can also point its own name at the server's address (DNS rebinding). The browser then counts
 the server as the page's own site, and only ``Host`` discloses the page's name. Such a name needs a
-dot and a public registration, so names that nobody can register pass. With TLS and client
+dot and a public registration, so names without a registry pass. With TLS and client
 certificates the browser refuses the server's certificate, and with API keys the page has none.
 """
 
@@ -25,8 +25,9 @@ from ojs_cluster.http.request_body.decode import is_json
 
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
-_LOCAL_SUFFIXES: Final = (".localhost", ".svc", ".svc.cluster.local")
-"""Ends of names that no public registry has: of the machine itself, and of Kubernetes."""
+_LOCAL_SUFFIXES: Final = (".localhost", ".internal", ".local", ".test", ".svc")
+"""Ends of names that public registries do not have: of the machine itself (RFC 6761), of private
+networks such as ``host.docker.internal``, of the local link (RFC 6762), and of Kubernetes."""
 
 
 def check_host(request: Request, allowed: tuple[str, ...]) -> None:
@@ -108,7 +109,7 @@ def _is_own(origin: str | None, request: Request) -> bool:
 
 
 def _is_local(host: str) -> bool:
-    """Return whether a value of ``Host`` is an address, or a name that nobody can register."""
+    """Return whether a value of ``Host`` is an address, or a name without a registry."""
     name = _name_of(host)
     if name.startswith("["):
         return _is_address(name[1:-1])
