@@ -64,6 +64,7 @@ class Dashboard:
     Attributes:
         logins: the logins.
         responses: makes the responses.
+        visits: reads what a browser's request says about itself.
     """
 
     def __init__(
@@ -76,9 +77,9 @@ class Dashboard:
         self._app = app
         self._settings = settings
         redaction = Redaction(settings.redact, settings.redactor)
-        self._visits = Visits(app, settings, proxies, redaction)
-        self.responses = Responses(self._visits, redaction, has_oidc=oidc is not None)
-        self.logins = Logins(app, settings, proxies, self._visits, self.responses, oidc)
+        self.visits = Visits(app, settings, proxies, redaction)
+        self.responses = Responses(self.visits, redaction, has_oidc=oidc is not None)
+        self.logins = Logins(app, settings, proxies, self.visits, self.responses, oidc)
 
     async def answer(
         self,
@@ -96,7 +97,7 @@ class Dashboard:
             **params: the parameters of the path.
         """
         head = request.head
-        visit = await self._visits.read(head, request.scheme)
+        visit = await self.visits.read(head, request.scheme)
         try:
             if self._app.access.is_open:
                 check_host(head, self._app.settings.allowed_hosts)
@@ -140,6 +141,6 @@ class Dashboard:
             return self.responses.send(visit, Page("error.html", context, 500))
 
     def _refusal_of_form(self, visit: Visit, page: PageRoute) -> Page | None:
-        if not is_own_form(visit.head.headers, self._visits.hosts(visit.head)):
+        if not is_own_form(visit.head.headers, self.visits.hosts(visit.head)):
             return foreign_form()
         return read_only() if self._settings.mode == "read" and not page.is_own else None

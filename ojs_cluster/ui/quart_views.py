@@ -71,7 +71,7 @@ def add_dashboard(
     quart.config["BODY_TIMEOUT"] = app.settings.bodies.timeout_s
     quart.page_prefixes = settings.prefixes
     quart.url_map.merge_slashes = False  # Quart would redirect to a name that the client chooses
-    quart.after_request(partial(_add_headers, quart))
+    quart.after_request(partial(_add_headers, quart, dashboard))
     quart.add_url_rule("/", "root", _redirect)
     for name, base in {"ui": "", "ui_of_base": settings.base}.items():
         if name == "ui" or base:
@@ -84,12 +84,15 @@ def add_dashboard(
             quart.add_url_rule(f"{base}{PREFIX}", f"{name}_start", _redirect)
 
 
-async def _add_headers(quart: OJSQuart, response: TrioResponse) -> TrioResponse:
+async def _add_headers(
+    quart: OJSQuart, dashboard: Dashboard, response: TrioResponse
+) -> TrioResponse:
     """Add the security headers to responses that Quart makes itself, such as to OPTIONS."""
-    if quart.is_dashboard(read_head(request.scope).path):
+    head = read_head(request.scope)
+    if quart.is_dashboard(head.path):
         for name, value in browser.SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
-        if request.scheme == "https":
+        if dashboard.visits.has_own_tls(head, request.scheme):
             response.headers.setdefault(*browser.STRICT_TRANSPORT)
     return response
 
@@ -108,14 +111,16 @@ def _blueprint(
         view = partial(dashboard.answer, page)
         endpoint = add(page.method, page.rule, view)
         if page.method == "GET" and page.handler is not events.stream:
-            quart.views[endpoint] = partial(_secured, view)
+            quart.views[endpoint] = partial(_secured, dashboard, view)
     add("POST", "/login", dashboard.logins.log_in)
     if oidc is not None:
         add("GET", "/oidc/login", partial(dashboard.logins.begin_sign_on, oidc))
         add("GET", "/oidc/callback", partial(dashboard.logins.finish_sign_on, oidc))
     add("POST", "/logout", partial(dashboard.answer, LOGOUT))
     send_file = partial(_send_file, dashboard)
-    quart.views[add("GET", "/static/<path:name>", send_file)] = partial(_secured, send_file)
+    quart.views[add("GET", "/static/<path:name>", send_file)] = partial(
+        _secured, dashboard, send_file
+    )
     unknown = partial(_serve, partial(dashboard.answer, UNKNOWN))
     blueprint.add_url_rule(UNKNOWN.rule, "unknown", unknown, methods=["GET", "POST"])
     return blueprint
@@ -131,11 +136,17 @@ async def _redirect() -> TrioResponse:
 
 
 async def _secured(
-    view: Callable[..., Awaitable[Response]], asked: BrowserRequest, **more: Any
+    dashboard: Dashboard,
+    view: Callable[..., Awaitable[Response]],
+    asked: BrowserRequest,
+    **more: Any,
 ) -> Response:
-    """Return the response of a view. Over its own TLS the server makes browsers keep to TLS."""
+    """Return the response of a view. Over its own TLS the server makes browsers keep to TLS.
+
+    The host of a proxy is not the server's alone, so there the proxy decides.
+    """
     response = await view(asked, **more)
-    if asked.scheme != "https":
+    if not dashboard.visits.has_own_tls(asked.head, asked.scheme):
         return response
     headers = (*response.headers, browser.STRICT_TRANSPORT)
     return structs.replace(response, headers=headers)

@@ -7,12 +7,14 @@ import dataclasses
 import socket
 from collections.abc import Iterator
 from functools import partial
+from ipaddress import ip_network
 from typing import Any
 
 import httpx
 import pytest
 import trio
 
+from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.core.access.scopes import PRESETS, Keyring, Principal, digest
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.hypercorn.quart_app import create_quart_app
@@ -466,6 +468,28 @@ def test_without_api_keys_a_page_that_has_rebound_its_name_sees_no_page(
                     listed = httpx.get(f"{it.url}/ojs/v1/queues", timeout=60)
                     assert listed.status_code == 200
                     assert f"rebound-{lane}" not in listed.text
+
+
+@pytest.mark.parametrize("lane", [False, True], ids=["hypercorn", "lane"])
+async def test_a_trusted_proxy_decides_whether_its_host_keeps_to_tls(
+    standalone: Embedded, certificates: Certificates, lane: bool
+) -> None:
+    tls = {name[4:].lower(): path for name, path in certificates.env.items()}
+    async with open_app(standalone, access=AccessControl(KEYRING)) as app:
+        quart = create_quart_app(app)
+        add_dashboard(
+            quart, app, UiSettings(mode="full"), TrustedProxies([ip_network("127.0.0.1")])
+        )
+        async with (
+            serving(app, quart=quart, lane=lane, listening=tls) as port,
+            httpx.AsyncClient(
+                base_url=f"https://127.0.0.1:{port}", verify=certificates.client(), timeout=60
+            ) as browser,
+        ):
+            for path in ("/ui", "/ui/login", "/ui/static/app.js"):
+                page = await browser.get(path)
+                assert page.status_code in {200, 308}, path
+                assert "strict-transport-security" not in page.headers, path
 
 
 @pytest.mark.parametrize("lane", [False, True], ids=["hypercorn", "lane"])
