@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ojs_cluster.server.config.settings import ListenSettings, TelemetrySettings
-from ojs_cluster.server.processes.child_process import ChildProcess, StartRefused
+from ojs_cluster.server.supervision.child_process import ChildProcess, StartRefused
 
 if TYPE_CHECKING:
     from ojs_cluster.http.tracing.request_spans import OtelTracing

@@ -13,7 +13,7 @@ from ojs_cluster.core.config.parsers import one_of, words
 from ojs_cluster.core.config.variable import variable
 from ojs_cluster.ui.redaction.function import Function, load_function
 from ojs_cluster.ui.redaction.rules import parse_rules
-from ojs_cluster.ui.sign_on.user_roles import group_roles
+from ojs_cluster.ui.user_roles import group_roles
 
 _is_header: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]{2,63}").fullmatch
 _RESERVED: Final = frozenset(

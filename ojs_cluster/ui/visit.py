@@ -18,11 +18,11 @@ from ojs_cluster.http.messages import BodyStream, PageRequest, Request, Response
 from ojs_cluster.redis.server_clock import ServerClock
 from ojs_cluster.ui.languages.language import ENGLISH, Language
 from ojs_cluster.ui.languages.translate import _
-from ojs_cluster.ui.pages.queues.workers_by_queue import WorkersByQueue
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.redaction.redaction import NOTHING, Redaction
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.snapshots import Aged, Snapshots
+from ojs_cluster.ui.workers_by_queue import WorkersByQueue
 
 _MAX_PAGE_DIGITS: Final = 4
 _MAX_TARGET: Final = 4000  # characters

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ojs_cluster.core.access.client_address import Network
-from ojs_cluster.core.config.parsers import boolean, durations, integer, networks, seconds
+from ojs_cluster.core.access.client_address import Network, networks
+from ojs_cluster.core.config.parsers import boolean, durations, integer, seconds
 from ojs_cluster.core.config.variable import variable
 
 

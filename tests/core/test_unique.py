@@ -7,7 +7,7 @@ import pytest
 
 from ojs_cluster.core.errors import ValidationFailed
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.core.unique import UniquePolicy, parse_unique
+from ojs_cluster.core.jobs.unique import UniquePolicy, parse_unique
 
 
 @pytest.mark.parametrize(

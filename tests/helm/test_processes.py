@@ -30,7 +30,7 @@ import trio
 from ojs_cluster.keys import Keyspace
 from ojs_cluster.server.embedded.ports import PortReservation, reserve_any
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.server.processes.process_spawner import spawn
+from ojs_cluster.server.supervision.process_spawner import spawn
 from tests.helm.chart import CHART, Chart, Manifest, Rendering, container
 from tests.helm.test_metrics import names, queries
 from tests.server.test_serve import serve

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from ojs_cluster.server.embedded.servers import Embedded, ServerBinary
-from ojs_cluster.server.processes.process_spawner import spawn
+from ojs_cluster.server.supervision.process_spawner import spawn
 from tests.helm.chart import CHART, Chart, Rendering
 from tests.helm.test_valkey_cluster import has_a_replica_each, read
 from tests.helm.valkey_pods import CLI, PATIENCE_S, Pods, pods

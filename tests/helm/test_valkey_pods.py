@@ -16,7 +16,7 @@ import redis
 
 from ojs_cluster.server.embedded.ports import reserve_any
 from ojs_cluster.server.embedded.servers import ServerBinary
-from ojs_cluster.server.processes.process_spawner import spawn
+from ojs_cluster.server.supervision.process_spawner import spawn
 from tests.helm.chart import CHART, Chart, Rendering
 from tests.helm.valkey_pods import CLI, PATIENCE_S, SHELL, pods
 from tests.support.servers import wait_until

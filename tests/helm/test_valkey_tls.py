@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ojs_cluster.server.embedded.ports import PortReservation, reserve_any
-from ojs_cluster.server.processes.process_spawner import spawn
+from ojs_cluster.server.supervision.process_spawner import spawn
 from tests.helm.chart import CHART, Chart, Manifest, Rendering, container
 from tests.support.certificates import Certificates
 from tests.support.servers import wait_until

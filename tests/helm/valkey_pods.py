@@ -23,7 +23,7 @@ import redis
 
 from ojs_cluster.server.embedded.ports import PortReservation, reserve_any
 from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode, ServerBinary
-from ojs_cluster.server.processes.process_spawner import spawn
+from ojs_cluster.server.supervision.process_spawner import spawn
 from tests.helm.chart import Rendering
 from tests.support.servers import wait_until
 

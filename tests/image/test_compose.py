@@ -16,8 +16,7 @@ import pytest
 import redis
 from ruamel.yaml import YAML
 
-from ojs_cluster.core.access.client_address import TrustedProxies
-from ojs_cluster.core.config.parsers import networks
+from ojs_cluster.core.access.client_address import TrustedProxies, networks
 from ojs_cluster.server.config.all_variables import VARIABLES
 from ojs_cluster.server.embedded.binaries import find_server
 from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode

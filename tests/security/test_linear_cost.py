@@ -21,13 +21,13 @@ from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.cron.schedule import parse_schedule
 from ojs_cluster.core.durations import parse_duration_ms
-from ojs_cluster.core.fingerprint import fingerprint
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.failure import parse_failure
+from ojs_cluster.core.jobs.fingerprint import fingerprint
+from ojs_cluster.core.jobs.unique import UniquePolicy
 from ojs_cluster.core.json_scan import scan
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from ojs_cluster.core.timestamps import parse_timestamp
-from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.http import query
 from ojs_cluster.http.fast_lane.parser import read_head

@@ -6,8 +6,9 @@ import logging
 
 import pytest
 
-from ojs_cluster.server.commands.serve import check_serving, log_unusual_settings
+from ojs_cluster.server.commands.serve import check_serving
 from ojs_cluster.server.config.load import ConfigError, load
+from ojs_cluster.server.start_log import log_unusual_settings
 
 STRONG = "0123456789abcdef" * 2
 WEAK = STRONG[:31]

@@ -16,7 +16,11 @@ from typing import Any
 import trio
 
 from ojs_cluster.server.http.http_server import drain_times, hypercorn_config, serve
-from ojs_cluster.server.processes.child_process import ChildProcess, StartRefused, run_child_process
+from ojs_cluster.server.supervision.child_process import (
+    ChildProcess,
+    StartRefused,
+    run_child_process,
+)
 
 BIG = 64 * 1024 * 1024
 

@@ -10,10 +10,11 @@ import sys
 
 import trio
 
-from ojs_cluster.server.commands.serve import make_supervisor, start_logging
+from ojs_cluster.server.commands.serve import make_supervisor
 from ojs_cluster.server.config.load import load
 from ojs_cluster.server.http.listener import open_listener
-from ojs_cluster.server.processes.supervisor import ChildSpec
+from ojs_cluster.server.start_log import start_logging
+from ojs_cluster.server.supervision.supervisor import ChildSpec
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ import sys
 
 from ojs_cluster.core.schemas.cost import Cost
 from ojs_cluster.server.processes.api_process import work
-from ojs_cluster.server.processes.child_process import run_child_process
+from ojs_cluster.server.supervision.child_process import run_child_process
 
 
 def _nothing(_self: Cost, args: bytes) -> int:

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from ojs_cluster.server.processes.child_process import ChildProcess, run_child_process
+from ojs_cluster.server.supervision.child_process import ChildProcess, run_child_process
 
 
 async def work(child: ChildProcess) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ojs_cluster.server.commands import serve
+from ojs_cluster.server import start_log
 from ojs_cluster.server.config.load import load
 from ojs_cluster.server.interpreter import is_slow, rank, runs_on_slow_build
 
@@ -93,9 +93,9 @@ def test_a_debug_build_is_slow_wherever_it_came_from() -> None:
 def test_the_start_says_in_one_line_that_python_is_slow(
     slow: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(serve, "runs_on_slow_build", lambda: slow)
+    monkeypatch.setattr(start_log, "runs_on_slow_build", lambda: slow)
     with caplog.at_level(logging.INFO):
-        serve.log_warnings(load({"OJS_API_KEY": "0123456789abcdef" * 2}))
+        start_log.log_warnings(load({"OJS_API_KEY": "0123456789abcdef" * 2}))
     said = [r.getMessage() for r in caplog.records if "profile-guided" in r.getMessage()]
     assert len(said) == slow
 

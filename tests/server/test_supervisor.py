@@ -17,8 +17,8 @@ import trio
 from trio.testing import MockClock
 
 from ojs_cluster.server.http.http_server import report
-from ojs_cluster.server.processes import supervisor
-from ojs_cluster.server.processes.supervisor import STABLE_AFTER_S, ChildSpec, Supervisor
+from ojs_cluster.server.supervision import supervisor
+from ojs_cluster.server.supervision.supervisor import STABLE_AFTER_S, ChildSpec, Supervisor
 from tests.server.echo_child import BIG
 from tests.server.programs import Program, clean_environment, get, pid_exists, program
 from tests.support.servers import wait_until

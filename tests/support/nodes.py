@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ojs_cluster.server.embedded.ports import PortReservation, reserve_any
-from ojs_cluster.server.processes.process_spawner import spawn
+from ojs_cluster.server.supervision.process_spawner import spawn
 from tests.support.servers import wait_until
 
 HOST = "127.0.0.1"

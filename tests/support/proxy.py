@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ojs_cluster.server.embedded.ports import reserve_any
-from ojs_cluster.server.processes.process_spawner import spawn
+from ojs_cluster.server.supervision.process_spawner import spawn
 from tests.support.servers import wait_until
 
 HOST = "127.0.0.1"

@@ -15,11 +15,12 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.operations.metrics import ClusterMetrics, QueueMetrics
 from ojs_cluster.store.queues.queues import QueueStats
 from ojs_cluster.store.workers import workers
-from ojs_cluster.ui.pages.queues import lists, serving, workers_by_queue
-from ojs_cluster.ui.pages.queues.workers_by_queue import WorkersByQueue
+from ojs_cluster.ui import serving, workers_by_queue
+from ojs_cluster.ui.pages.queues import lists
 from ojs_cluster.ui.pages.shared import held_jobs
 from ojs_cluster.ui.problems.of_jobs import problems_of_metrics
 from ojs_cluster.ui.settings import UiSettings
+from ojs_cluster.ui.workers_by_queue import WorkersByQueue
 from tests.support.servers import wait_until
 from tests.ui.conftest import FULL
 from tests.ui.dashboard import Running, dashboard

@@ -14,11 +14,14 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
+from ojs_cluster.core.config.parsers import words
+
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 MAX_HOPS: Final = 32
 """Maximum number of entries of ``X-Forwarded-For`` that are read, from the right."""
+_MAX_NETWORKS: Final = 100
 _MAX_HOP_LENGTH: Final = 64
 """Maximum number of characters of an entry. The longest address with a port has 53."""
 _MAPPED_BITS: Final = 96
@@ -73,6 +76,20 @@ class TrustedProxies:
 
     def _is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Accept comma separated addresses and CIDR blocks."""
+    try:
+        found = tuple(parse_network(word) for word in words(text))
+    except ValueError:
+        found = ()
+    if not 0 < len(found) <= _MAX_NETWORKS:
+        raise ValueError(
+            f"at most {_MAX_NETWORKS} addresses or networks such as 10.0.0.0/8, 192.0.2.7 or "
+            "fd00::/8, none of which contains every address"
+        )
+    return found
 
 
 def parse_network(text: str) -> Network:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import re
 
-from ojs_cluster.core.access.client_address import Network, parse_network
 from ojs_cluster.core.config.variable import Parser
 
-_MAX_NETWORKS = 100
 _MAX_HOST_NAME = 255  # characters
 _UNITS_NS = {
     "ns": 1,
@@ -125,20 +123,6 @@ def host_names(text: str) -> tuple[str, ...]:
     found = words(text.lower())
     if not all(len(word) <= _MAX_HOST_NAME and _HOST_NAME.fullmatch(word) for word in found):
         raise ValueError("names such as jobs.example.com or *.example.com, separated by commas")
-    return found
-
-
-def networks(text: str) -> tuple[Network, ...]:
-    """Accept comma separated addresses and CIDR blocks."""
-    try:
-        found = tuple(parse_network(word) for word in words(text))
-    except ValueError:
-        found = ()
-    if not 0 < len(found) <= _MAX_NETWORKS:
-        raise ValueError(
-            f"at most {_MAX_NETWORKS} addresses or networks such as 10.0.0.0/8, 192.0.2.7 or "
-            "fd00::/8, none of which contains every address"
-        )
     return found
 
 

@@ -20,12 +20,13 @@ from ojs_cluster.core.errors import (
     PayloadTooLarge,
     Unsupported,
 )
-from ojs_cluster.core.fingerprint import fingerprint
+from ojs_cluster.core.jobs.fingerprint import fingerprint
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.options import DEFAULT_OPTIONS, TOP_LEVEL, parse_options
 from ojs_cluster.core.jobs.retry import RetryPolicy
 from ojs_cluster.core.jobs.tenant import add_tenant, tenant_of
 from ojs_cluster.core.jobs.trace_context import add_trace
+from ojs_cluster.core.jobs.unique import UniquePolicy
 from ojs_cluster.core.json_scan import has_more_items
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS, PayloadLimits
 from ojs_cluster.core.rate_limit import RateLimitPolicy
@@ -39,7 +40,6 @@ from ojs_cluster.core.raw_json import (
     string,
 )
 from ojs_cluster.core.timestamps import TimePoint
-from ojs_cluster.core.unique import UniquePolicy
 
 MAX_TYPE_LENGTH: Final = 255
 # The text of the spec has no hyphen here. Its OpenAPI document has it, and the conformance suites

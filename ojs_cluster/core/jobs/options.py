@@ -17,10 +17,10 @@ import msgspec
 from ojs_cluster.core.durations import MAX_DURATION_MS, parse_duration_ms
 from ojs_cluster.core.errors import InvalidRequest, ValidationFailed
 from ojs_cluster.core.jobs.retry import DEFAULT_RETRY, RetryPolicy, parse_retry
+from ojs_cluster.core.jobs.unique import UniquePolicy, parse_unique
 from ojs_cluster.core.rate_limit import RateLimitPolicy, parse_rate_limit
 from ojs_cluster.core.raw_json import Raw, array_items, show, string, value
 from ojs_cluster.core.timestamps import TimePoint, parse_timestamp
-from ojs_cluster.core.unique import UniquePolicy, parse_unique
 
 MAX_QUEUE_LENGTH: Final = 128
 MAX_PRIORITY: Final = 100

@@ -20,7 +20,7 @@ from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.redis.errors import AuthenticationFailed, NoSuchDatabase, RedisReplyError
 from ojs_cluster.server.commands.progress import Progress
 from ojs_cluster.server.config.load import EXIT_CONFIG, Settings
-from ojs_cluster.server.processes.child_process import leaf_exceptions
+from ojs_cluster.server.supervision.child_process import leaf_exceptions
 from ojs_cluster.store.archive import import_archive, import_workflows
 from ojs_cluster.store.archive.archive import VERSION, parse
 from ojs_cluster.store.archive.archive_results import restore_results

@@ -21,9 +21,7 @@ from ojs_cluster.server.commands.serve import (
     SCHEDULER_MODULE,
     api_specs,
     check_serving,
-    log_warnings,
     make_supervisor,
-    start_logging,
 )
 from ojs_cluster.server.config.load import ConfigError, Settings, load
 from ojs_cluster.server.embedded.servers import (
@@ -40,8 +38,9 @@ from ojs_cluster.server.private_files import (
     private_folder,
     stored_password,
 )
-from ojs_cluster.server.processes.stop_signals import stop_signals
-from ojs_cluster.server.processes.supervisor import ChildSpec, Supervisor
+from ojs_cluster.server.start_log import log_warnings, start_logging
+from ojs_cluster.server.supervision.stop_signals import stop_signals
+from ojs_cluster.server.supervision.supervisor import ChildSpec, Supervisor
 
 log = logging.getLogger("ojs.dev")
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ojs_cluster.core.access.client_address import Network
+from ojs_cluster.core.access.client_address import Network, networks
 from ojs_cluster.core.config.parsers import (
     boolean,
     integer,
-    networks,
     non_empty,
     one_of,
     seconds,

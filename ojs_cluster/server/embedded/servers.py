@@ -35,7 +35,7 @@ from ojs_cluster.server.embedded.binaries import (
 from ojs_cluster.server.embedded.node import HOST, EmbeddedError, EmbeddedNode
 from ojs_cluster.server.embedded.ports import reserve, reserve_any
 from ojs_cluster.server.private_files import open_private
-from ojs_cluster.server.processes.process_spawner import spawn
+from ojs_cluster.server.supervision.process_spawner import spawn
 
 __all__ = [
     "CHOICES",

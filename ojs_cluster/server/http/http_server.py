@@ -33,7 +33,7 @@ from ojs_cluster.server.http.hypercorn_connection import (
 )
 from ojs_cluster.server.http.resumed_streams import resume
 from ojs_cluster.server.http.send_timeouts import SendTimeouts, TimedConnection
-from ojs_cluster.server.processes.child_process import leaf_exceptions
+from ojs_cluster.server.supervision.child_process import leaf_exceptions
 from ojs_cluster.server.tls import Tls, TlsStream
 
 log = logging.getLogger("ojs.http")

@@ -29,7 +29,7 @@ from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.config.load import Settings
 from ojs_cluster.server.http.http_server import DrainTimes, hypercorn_config, serve
 from ojs_cluster.server.http.listener import open_listener
-from ojs_cluster.server.processes.child_process import StartRefused
+from ojs_cluster.server.supervision.child_process import StartRefused
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operations import health
 from ojs_cluster.store.operations.metrics import CachedMetrics

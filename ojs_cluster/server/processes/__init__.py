@@ -1,1 +1,1 @@
-"""The supervisor and the processes that it starts."""
+"""The processes of a server: API and scheduler."""

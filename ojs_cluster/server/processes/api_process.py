@@ -38,12 +38,12 @@ from ojs_cluster.server.config.load import Settings, shown_variables
 from ojs_cluster.server.config.settings import ListenSettings
 from ojs_cluster.server.http.connections import ConnectionLimits, max_connections_possible
 from ojs_cluster.server.http.http_server import drain_times, hypercorn_config, lifespan, serve
-from ojs_cluster.server.processes.child_process import (
+from ojs_cluster.server.processes.store_opening import open_store_when_ready
+from ojs_cluster.server.supervision.child_process import (
     ChildProcess,
     StartRefused,
     run_child_process,
 )
-from ojs_cluster.server.processes.store_opening import open_store_when_ready
 from ojs_cluster.server.telemetry import tracing
 from ojs_cluster.server.tls import Tls
 from ojs_cluster.store.context import Store

@@ -12,10 +12,11 @@ import trio
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.api_keys import ApiKeys
 from ojs_cluster.server.audit import make_audit
-from ojs_cluster.server.commands.serve import log_warnings, start_logging
 from ojs_cluster.server.config.load import EXIT_CONFIG, Settings
 from ojs_cluster.server.http.scheduler_http import SchedulerEntryPoint
-from ojs_cluster.server.processes.child_process import (
+from ojs_cluster.server.processes.store_opening import open_store_when_ready
+from ojs_cluster.server.start_log import log_warnings, start_logging
+from ojs_cluster.server.supervision.child_process import (
     ChildProcess,
     StartRefused,
     ignore_hangup_until_keys_watch,
@@ -23,7 +24,6 @@ from ojs_cluster.server.processes.child_process import (
     run_child_process,
     set_at_stop_signal,
 )
-from ojs_cluster.server.processes.store_opening import open_store_when_ready
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.migrations.layout import wait_until_outdated
 from scheduler.main import run_scheduler

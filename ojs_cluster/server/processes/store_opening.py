@@ -11,7 +11,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.errors import AuthenticationFailed, NoSuchDatabase, RedisReplyError
 from ojs_cluster.server.config.load import Settings
-from ojs_cluster.server.processes.child_process import StartRefused, leaf_exceptions
+from ojs_cluster.server.supervision.child_process import StartRefused, leaf_exceptions
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.migrations.layout import UnusableBackend
 from ojs_cluster.store.open import open_store

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.ids import new_job_id
+from ojs_cluster.core.jobs.unique import UniquePolicy
 from ojs_cluster.core.raw_json import join, object_members
-from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.store.context import Store

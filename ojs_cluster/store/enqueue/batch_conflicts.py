@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.core.unique import UniquePolicy
+from ojs_cluster.core.jobs.unique import UniquePolicy
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.unique.locks import LockHolder

@@ -30,7 +30,7 @@ from ojs_cluster.core.errors import (
 )
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import TERMINAL
-from ojs_cluster.core.unique import UniquePolicy
+from ojs_cluster.core.jobs.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ojs_cluster.core.unique import UniquePolicy
+from ojs_cluster.core.jobs.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import fields as f

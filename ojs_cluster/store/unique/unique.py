@@ -28,7 +28,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, OJSError
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import TERMINAL
-from ojs_cluster.core.unique import UniquePolicy
+from ojs_cluster.core.jobs.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.store.context import Store

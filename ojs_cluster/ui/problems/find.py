@@ -12,7 +12,6 @@ from ojs_cluster.store.operations.health import Health
 from ojs_cluster.store.operations.metrics import ClusterMetrics
 from ojs_cluster.ui.cluster_status import cluster_status, scheduler_group
 from ojs_cluster.ui.languages.translate import _
-from ojs_cluster.ui.pages.queues.serving import read_unserved, read_workers_by_queue
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.problems.of_cluster import problems_of_cluster
 from ojs_cluster.ui.problems.of_jobs import (
@@ -22,6 +21,7 @@ from ojs_cluster.ui.problems.of_jobs import (
     problems_of_workers,
 )
 from ojs_cluster.ui.problems.problem import Problem
+from ojs_cluster.ui.serving import read_unserved, read_workers_by_queue
 from ojs_cluster.ui.visit import Visit
 
 

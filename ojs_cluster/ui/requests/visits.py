@@ -14,12 +14,12 @@ from ojs_cluster.http.messages import Request
 from ojs_cluster.ui import browser
 from ojs_cluster.ui.languages.catalogs import language_of, with_texts
 from ojs_cluster.ui.languages.language import speak
-from ojs_cluster.ui.pages.queues.workers_by_queue import WorkersByQueue
 from ojs_cluster.ui.pages.shared import language, times
 from ojs_cluster.ui.redaction.redaction import Redaction
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.snapshots import Snapshots
 from ojs_cluster.ui.visit import Page, Visit
+from ojs_cluster.ui.workers_by_queue import WorkersByQueue
 
 PREFIX: Final = "/ui"
 ANONYMOUS: Final = Principal("", frozenset())

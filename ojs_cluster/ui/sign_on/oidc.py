@@ -25,7 +25,7 @@ from ojs_cluster.ui.sign_on.id_token import verified_claims
 from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings
 from ojs_cluster.ui.sign_on.provider import Provider, error_code
 from ojs_cluster.ui.sign_on.signed_text import sign, signed_content
-from ojs_cluster.ui.sign_on.user_roles import VOUCHED_S, is_user_name, principal_of, roles_of
+from ojs_cluster.ui.user_roles import VOUCHED_S, is_user_name, principal_of, roles_of
 
 _MAX_CODE: Final = 2048  # characters
 _MAX_AT_ONCE: Final = 8

@@ -16,7 +16,7 @@ from ojs_cluster.core.config.parsers import seconds
 from ojs_cluster.core.config.variable import variable
 from ojs_cluster.outgoing.url import HttpUrl, parse_http_url
 from ojs_cluster.ui.settings import UiSettings
-from ojs_cluster.ui.sign_on.user_roles import group_roles
+from ojs_cluster.ui.user_roles import group_roles
 
 CALLBACK: Final = "/ui/oidc/callback"
 """The end of the path to which the provider sends the browser back."""

@@ -15,7 +15,7 @@ from ojs_cluster.core.access.scopes import Principal
 from ojs_cluster.core.errors import Unauthenticated
 from ojs_cluster.http.pages import RawHeaders
 from ojs_cluster.ui.settings import UiSettings
-from ojs_cluster.ui.sign_on.user_roles import (
+from ojs_cluster.ui.user_roles import (
     EVERY_GROUP,
     VOUCHED_S,
     is_user_name,

@@ -16,7 +16,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, Duplicate, QueueFull
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.core.unique import UniquePolicy
+from ojs_cluster.core.jobs.unique import UniquePolicy
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.aliases import IN_FLIGHT_MS

@@ -17,7 +17,7 @@ from ojs_cluster.server.config.load import ConfigError, load
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.ui.settings import UiSettings, header_name
 from ojs_cluster.ui.sign_on.proxy_users import ProxyUsers
-from ojs_cluster.ui.sign_on.user_roles import group_roles
+from ojs_cluster.ui.user_roles import group_roles
 from tests.support.servers import wait_until
 from tests.ui.dashboard import KEYRING, OWN, Running, dashboard
 from tests.ui.demo import Demo

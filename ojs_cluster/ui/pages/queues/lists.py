@@ -15,12 +15,12 @@ from ojs_cluster.store.statistics.recent_minutes import recent_minutes
 from ojs_cluster.ui.drawings.sparkline import sparkline
 from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.overview import series
-from ojs_cluster.ui.pages.queues.serving import read_workers_by_queue
 from ojs_cluster.ui.pages.queues.settings import FORMS, QueueForms, read_settings
-from ojs_cluster.ui.pages.queues.workers_by_queue import RECENT_MINUTES
 from ojs_cluster.ui.pages.shared.marks import may_mark, read_marks
 from ojs_cluster.ui.pages.workers import workers_of
+from ojs_cluster.ui.serving import read_workers_by_queue
 from ojs_cluster.ui.visit import Answer, Page, Visit
+from ojs_cluster.ui.workers_by_queue import RECENT_MINUTES
 
 _PER_PAGE: Final = 50
 _MINUTES: Final = 60

@@ -23,8 +23,8 @@ from math import inf
 import trio
 
 from ojs_cluster.server.config.load import EXIT_CONFIG
-from ojs_cluster.server.processes.stop_signals import stop_signals
-from ojs_cluster.server.processes.supervisor_link import HEARTBEAT, READY
+from ojs_cluster.server.supervision.stop_signals import stop_signals
+from ojs_cluster.server.supervision.supervisor_link import HEARTBEAT, READY
 
 log = logging.getLogger("ojs.supervisor")
 

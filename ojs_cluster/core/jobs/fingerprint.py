@@ -24,9 +24,9 @@ from typing import Any, Final
 import rfc8785
 
 from ojs_cluster.core.errors import ValidationFailed
+from ojs_cluster.core.jobs.unique import UniquePolicy
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from ojs_cluster.core.raw_json import Raw, array_items, object_members
-from ojs_cluster.core.unique import UniquePolicy
 
 _MAX_EXACT: Final = 2**53 - 1
 _NUMBER_PREFIX: Final = "\x00number:"

@@ -19,10 +19,10 @@ from ojs_cluster.store.queues.queues import get_stats
 from ojs_cluster.store.search.merged_indexes import walk_index
 from ojs_cluster.store.search.small_fields import read_matching
 from ojs_cluster.store.workers.lists import list_workers
-from ojs_cluster.ui.pages.queues.workers_by_queue import RECENT_MINUTES, WorkersByQueue
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.redaction.redaction import Value
 from ojs_cluster.ui.visit import Visit
+from ojs_cluster.ui.workers_by_queue import RECENT_MINUTES, WorkersByQueue
 
 _KEPT_S: Final = 15.0
 """Maximum age of the numbers in seconds. Each reads a record per worker, so it is expensive."""

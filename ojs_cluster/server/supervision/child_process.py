@@ -17,8 +17,8 @@ import trio
 
 from ojs_cluster.server.config.load import EXIT_CONFIG, ConfigError, Settings, load
 from ojs_cluster.server.logs import configure_logging
-from ojs_cluster.server.processes.stop_signals import stop_signals
-from ojs_cluster.server.processes.supervisor_link import HEARTBEAT_S, SupervisorLink
+from ojs_cluster.server.supervision.stop_signals import stop_signals
+from ojs_cluster.server.supervision.supervisor_link import HEARTBEAT_S, SupervisorLink
 
 log = logging.getLogger("ojs.process")
 
