@@ -18,8 +18,8 @@ from ojs_cluster.http.common_headers import OJS_VERSION
 from ojs_cluster.http.cors import PREFLIGHT, is_preflight
 from ojs_cluster.http.errors import AmbiguousLength
 from ojs_cluster.http.messages import Request
+from ojs_cluster.http.routes.all_routes import ROUTES, router_for
 from ojs_cluster.http.routing.router import Route
-from ojs_cluster.http.routing.routes import ROUTES, router_for
 from ojs_cluster.http.settings import HttpSettings
 
 TENANT_HEADER: Final = "x-ojs-tenant"

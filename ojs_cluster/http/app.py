@@ -18,7 +18,7 @@ from ojs_cluster.http.blocking import BlockedRequests
 from ojs_cluster.http.exposition import ClusterExposition
 from ojs_cluster.http.maintenance import MaintenanceFlag
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.push.state import PushState
+from ojs_cluster.http.push_state import PushState
 from ojs_cluster.http.request_body.memory import BodyMemoryBudget
 from ojs_cluster.http.routing.router import Route
 from ojs_cluster.http.settings import HttpSettings

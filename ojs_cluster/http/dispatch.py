@@ -25,9 +25,9 @@ from ojs_cluster.core.errors import (
     Unauthenticated,
 )
 from ojs_cluster.http import durability
-from ojs_cluster.http.access.queue_scope import check_path_access
 from ojs_cluster.http.admission import Admission, admit
 from ojs_cluster.http.app import App, RequestSpan
+from ojs_cluster.http.authorization.queue_scope import check_path_access
 from ojs_cluster.http.common_headers import add_common_headers
 from ojs_cluster.http.errors import (
     BodyTimeout,
@@ -38,8 +38,8 @@ from ojs_cluster.http.errors import (
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import undeclared_json
 from ojs_cluster.http.request_ids import request_id_for
+from ojs_cluster.http.routes.all_routes import router_for
 from ojs_cluster.http.routing.router import Route
-from ojs_cluster.http.routing.routes import router_for
 from ojs_cluster.redis.acl_errors import AclDenied
 from ojs_cluster.redis.deadline import Deadline, start_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task

@@ -20,8 +20,8 @@ from ojs_cluster.http.dispatch import PreparedRequest, run
 from ojs_cluster.http.errors import entry_for, error_response
 from ojs_cluster.http.messages import PageRequest, Response
 from ojs_cluster.http.request_ids import new_request_id
+from ojs_cluster.http.routes.all_routes import router_for
 from ojs_cluster.http.routing.router import Route
-from ojs_cluster.http.routing.routes import router_for
 
 _CHANGE_S: Final = 60.0
 """Maximum time in seconds of a change after its client has disconnected."""

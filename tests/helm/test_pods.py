@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.http.routing.routes import ROUTES
+from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.server.config.load import load
 from tests.helm.chart import CHART, CI, NEWEST, OLDEST, Chart, Rendering, container

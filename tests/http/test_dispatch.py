@@ -25,9 +25,9 @@ from ojs_cluster.http.hypercorn.asgi import read_head
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.limits import BodyLimits
 from ojs_cluster.http.request_ids import request_id_for
+from ojs_cluster.http.routes.all_routes import DOCUMENT_ROUTE, ROUTES
 from ojs_cluster.http.routing import tables as route_tables
 from ojs_cluster.http.routing.router import HttpRouter, Route
-from ojs_cluster.http.routing.routes import DOCUMENT_ROUTE, ROUTES
 from ojs_cluster.http.starting import starting_response
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import OJS_TYPE, Api, open_app

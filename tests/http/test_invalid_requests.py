@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.http.routing.routes import ROUTES
+from ojs_cluster.http.routes.all_routes import ROUTES
 from tests.http.api import OJS_TYPE, Api
 
 NASTY: list[Any] = [

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from ojs_cluster.http import exposition as http_exposition
 from ojs_cluster.http.exposition import exposition
 from ojs_cluster.http.messages import Request
-from ojs_cluster.http.routing.routes import ROUTES
+from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.traffic import BOUNDS_S, Traffic
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.http.scheduler_http import scheduler_families

@@ -14,8 +14,8 @@ import h11
 import pytest
 import trio
 
+from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.routing.router import Route
-from ojs_cluster.http.routing.routes import ROUTES
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app, serving

@@ -14,7 +14,7 @@ from opentelemetry.trace import StatusCode
 
 from ojs_cluster.http.app import App
 from ojs_cluster.http.request_body.limits import BodyLimits
-from ojs_cluster.http.routing.routes import ROUTES
+from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.tracing.request_spans import OtelTracing
 from ojs_cluster.http.tracing.traced_jobs import OPERATIONS
 from ojs_cluster.server.embedded.servers import Embedded

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ojs_cluster.http.openapi.document import build_document
+from ojs_cluster.http.routes.all_routes import FAMILIES
 from ojs_cluster.http.routing.router import Route
-from ojs_cluster.http.routing.routes import FAMILIES
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "api.md"
 _INTRODUCTION: Final = """\

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.http.routing.routes import ROUTES
+from ojs_cluster.http.routes.all_routes import ROUTES
 from tests.readme.test_readme import BLOCKS
 
 V1 = "/ojs/v1"

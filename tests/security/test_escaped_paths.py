@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ojs_cluster.core.errors import NotFound
+from ojs_cluster.http.routes.all_routes import ROUTES, router_for
 from ojs_cluster.http.routing.router import Route
-from ojs_cluster.http.routing.routes import ROUTES, router_for
 from tests.http.api import Api
 
 UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")

@@ -31,8 +31,8 @@ from ojs_cluster.core.timestamps import parse_timestamp
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.http import query
 from ojs_cluster.http.fast_lane.parser import read_head
+from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.routing.router import HttpRouter
-from ojs_cluster.http.routing.routes import ROUTES
 from ojs_cluster.store.off_loop import LARGE
 
 TIMES = 8

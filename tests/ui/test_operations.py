@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from ojs_cluster.core.access.scopes import Keyring, digest
-from ojs_cluster.http.routing.routes import ROUTES
+from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.ui.pages import audit, webhooks
 from ojs_cluster.ui.pages.shared.audited_changes import changes_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ojs_cluster.http.routing.routes import ROUTES
+from ojs_cluster.http.routes.all_routes import ROUTES
 
 _FAST: Final = [(route.method, route.template) for route in ROUTES if route.fast]
 _EXACT: Final = frozenset(pair for pair in _FAST if "{" not in pair[1])

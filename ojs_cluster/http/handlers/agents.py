@@ -24,8 +24,8 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import between, keywords
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.keywords import between, keywords
 from ojs_cluster.store.agents import agents
 
 MAX_TEXT: Final = 2000

@@ -7,8 +7,8 @@ from functools import partial
 from ojs_cluster.core.errors import Duplicate, QueueFull
 from ojs_cluster.core.jobs.envelope import parse_batch
 from ojs_cluster.http import fields, replies
-from ojs_cluster.http.access.queue_scope import check_new_job, hide_existing
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.queue_scope import check_new_job, hide_existing
 from ojs_cluster.http.hooks import validate_if_marked
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json

@@ -14,8 +14,8 @@ from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http import query, replies
-from ojs_cluster.http.access.queue_scope import check_cron, check_new_job, check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.queue_scope import check_cron, check_new_job, check_queues
 from ojs_cluster.http.cursor_kinds import CRONS
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json

@@ -10,11 +10,11 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.timestamps import parse_timestamp
 from ojs_cluster.http import replies
-from ojs_cluster.http.access.queue_scope import check_new_job
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.queue_scope import check_new_job
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.cron import cron as store_cron
 from ojs_cluster.store.cron.backfill import MAX_OCCURRENCES, backfill, occurrences
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import fields, query, replies
-from ojs_cluster.http.access.principals import cause_of
-from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.principals import cause_of
+from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.cursor_kinds import DEAD_LETTERS
 from ojs_cluster.http.handlers.jobs import list_matching
 from ojs_cluster.http.messages import Request, Response

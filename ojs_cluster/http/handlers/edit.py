@@ -6,9 +6,9 @@ from functools import partial
 
 from ojs_cluster.core.jobs.edit import parse_edit
 from ojs_cluster.http import fields, replies
-from ojs_cluster.http.access.principals import cause_of
-from ojs_cluster.http.access.queue_scope import check_read_job
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.principals import cause_of
+from ojs_cluster.http.authorization.queue_scope import check_read_job
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
 from ojs_cluster.store.jobs.edit import edit

@@ -10,8 +10,8 @@ from ojs_cluster.core.errors import StreamRefused
 from ojs_cluster.core.events import JOB_PROGRESS
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import fields, query
-from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.errors import UpgradeRequired
 from ojs_cluster.http.handlers import progress
 from ojs_cluster.http.messages import Headers, Request, Response

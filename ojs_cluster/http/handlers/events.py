@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.http import fields, query, replies
-from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.events.listing import (
     MAX_NUMBERED,

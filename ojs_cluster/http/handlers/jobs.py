@@ -12,9 +12,9 @@ from ojs_cluster.core.jobs.options import check_queue, is_queue
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.search import parse_search
 from ojs_cluster.http import fields, query, replies
-from ojs_cluster.http.access.principals import cause_of
-from ojs_cluster.http.access.queue_scope import check_new_job, check_queues, hide_existing
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.principals import cause_of
+from ojs_cluster.http.authorization.queue_scope import check_new_job, check_queues, hide_existing
 from ojs_cluster.http.handlers.job_order import with_order
 from ojs_cluster.http.handlers.rate_limits import headers_of
 from ojs_cluster.http.hooks import validate_if_marked

@@ -10,12 +10,12 @@ import msgspec
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http import fields
-from ojs_cluster.http.access.queue_scope import check_job
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.queue_scope import check_job
 from ojs_cluster.http.handlers.workers.settle import lease_of, named_job, raw_or_none
 from ojs_cluster.http.messages import Headers, Request, Response
-from ojs_cluster.http.openapi.keywords import between, keywords
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.keywords import between, keywords
 from ojs_cluster.store.jobs import read_jobs as store_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.progress.progress import Report, report_progress

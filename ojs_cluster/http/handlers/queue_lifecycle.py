@@ -10,15 +10,15 @@ import orjson
 from ojs_cluster.core.errors import Conflict, InvalidRequest
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import replies
-from ojs_cluster.http.access.principals import principal_of
-from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.principals import principal_of
+from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.handlers.admin import queue_config, queue_config_changes
 from ojs_cluster.http.handlers.admin.queue_config_changes import QueueConfigBody
 from ojs_cluster.http.handlers.bulk.operations import new_operation_id
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.bulk.execution import REQUEST_LEASE_MS, run_for
 from ojs_cluster.store.bulk.operation import BulkOperation, BulkState

@@ -19,8 +19,8 @@ from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.cursor_kinds import RATE_LIMITS
 from ojs_cluster.http.messages import Headers, Request, Response
-from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.limits import rate_limits as store_limits
 from ojs_cluster.store.limits.rate_limits import QueueRateLimits, RateLimitKeyStatus, RateLimitUsage
 

@@ -18,8 +18,8 @@ from ojs_cluster.core.workflow import (
 )
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.http import fields, query, replies
-from ojs_cluster.http.access.queue_scope import check_new_workflow
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.queue_scope import check_new_workflow
 from ojs_cluster.http.cursor_kinds import WORKFLOWS
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json

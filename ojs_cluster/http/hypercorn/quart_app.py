@@ -44,12 +44,12 @@ from ojs_cluster.http.hypercorn.asgi import read_head, send_body, send_response,
 from ojs_cluster.http.hypercorn.refreshes import RefreshConnection, is_refresh
 from ojs_cluster.http.messages import BodyStream, Request, Response
 from ojs_cluster.http.pages import FoundPage, PageView
-from ojs_cluster.http.push import websocket
 from ojs_cluster.http.request_body.memory import (
     MAX_SMALL_BODY,
     BodyReservation,
     body_memory_exhausted,
 )
+from ojs_cluster.http.websocket import connection as websocket
 
 
 def create_quart_app(app: App) -> OJSQuart:

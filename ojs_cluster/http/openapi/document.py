@@ -16,8 +16,8 @@ from ojs_cluster.http.openapi.operation_objects import (
 from ojs_cluster.http.openapi.operations.all_operations import OPERATIONS
 from ojs_cluster.http.openapi.responses import error_components
 from ojs_cluster.http.openapi.schemas import Schemas
-from ojs_cluster.http.openapi.shapes.common import Error
 from ojs_cluster.http.routing.router import Route
+from ojs_cluster.http.shapes.common import Error
 
 _DESCRIPTION: Final = """\
 The API of ojs-cluster, a job server for [OpenJobSpec](https://openjobspec.org).

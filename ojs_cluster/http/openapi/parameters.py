@@ -11,8 +11,8 @@ from ojs_cluster.core.jobs.tenant import MAX_TENANT_LENGTH
 from ojs_cluster.core.rate_limit import MAX_KEY_LENGTH
 from ojs_cluster.http.fields import MAX_WORKER_ID
 from ojs_cluster.http.openapi.described import Parameter
-from ojs_cluster.http.openapi.shapes.common import JOB_ID_PATTERN, QUEUE_PATTERN
 from ojs_cluster.http.query import MAX_OFFSET
+from ojs_cluster.http.shapes.common import JOB_ID_PATTERN, QUEUE_PATTERN
 
 _QUEUE: Final = {"type": "string", "pattern": QUEUE_PATTERN, "maxLength": MAX_QUEUE_LENGTH}
 _JOB_ID: Final = {"type": "string", "pattern": JOB_ID_PATTERN}

@@ -9,8 +9,8 @@ from typing import Final
 from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import fields
-from ojs_cluster.http.access.queue_scope import check_job, check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.queue_scope import check_job, check_queues
 from ojs_cluster.http.messages import Request
 from ojs_cluster.http.query import names
 from ojs_cluster.keys import Meta, Shard

@@ -24,7 +24,7 @@ from ojs_cluster.http.exposition import ClusterExposition, Families, counter, ga
 from ojs_cluster.http.hypercorn.asgi import read_head, send_response
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_ids import request_id_for
-from ojs_cluster.http.routing.routes import ROUTES
+from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.config.load import Settings
 from ojs_cluster.server.http.http_server import DrainTimes, hypercorn_config, serve

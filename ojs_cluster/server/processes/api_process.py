@@ -28,7 +28,7 @@ from ojs_cluster.http.app import App, body_memory_budget_for
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.hypercorn.asgi import read_head, send_response
 from ojs_cluster.http.hypercorn.quart_app import create_quart_app
-from ojs_cluster.http.routing.routes import ROUTES
+from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.http.starting import starting_response
 from ojs_cluster.http.traffic import Traffic

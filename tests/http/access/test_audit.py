@@ -24,8 +24,8 @@ from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.bulk.operations import new_operation_id
+from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.routing.router import Route
-from ojs_cluster.http.routing.routes import ROUTES
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.api_keys import ApiKeys
 from ojs_cluster.server.config.settings import AccessSettings

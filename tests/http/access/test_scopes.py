@@ -20,8 +20,8 @@ from ojs_cluster.core.access.scopes import (
     digest,
 )
 from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.routing.router import QueueAccess
-from ojs_cluster.http.routing.routes import ROUTES
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app, serving
 

@@ -13,8 +13,8 @@ import trio
 from ojs_cluster.core.access.scopes import Keyring, Principal, digest
 from ojs_cluster.core.jobs.tenant import MAX_TENANT_LENGTH
 from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.routing.router import Route, TenantAccess
-from ojs_cluster.http.routing.routes import ROUTES
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, Reply, open_app, until
 from tests.http.test_request_deadline import body_of

@@ -15,7 +15,7 @@ import pytest
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.http.dispatch import dispatch
 from ojs_cluster.http.messages import Request
-from ojs_cluster.http.routing.routes import ROUTES
+from ojs_cluster.http.routes.all_routes import ROUTES
 from tests.http.api import OJS_TYPE, Api, Reply
 from tests.support.driven import driven
 

@@ -19,7 +19,7 @@ from ojs_cluster.http.fast_lane import connection, driver
 from ojs_cluster.http.fast_lane.parser import HeadCache
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.request_body.limits import BodyLimits
-from ojs_cluster.http.routing.routes import ROUTES
+from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, Stream, dial, open_app, serving, until
 from tests.http.test_entry_points import exchange, raw, request

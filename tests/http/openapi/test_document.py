@@ -14,8 +14,8 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.openapi import docstrings
 from ojs_cluster.http.openapi.document import Family, Undescribed, build_document, details_of
 from ojs_cluster.http.openapi.parameters import UnknownParameter
+from ojs_cluster.http.routes.all_routes import FAMILIES, ROUTES
 from ojs_cluster.http.routing.router import Route
-from ojs_cluster.http.routing.routes import FAMILIES, ROUTES
 from tests.http.openapi.answers import document, references
 
 SERVED = [route for route in ROUTES if not route.test_hook]

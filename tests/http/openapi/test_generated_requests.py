@@ -23,8 +23,8 @@ from schemathesis import Case, GenerationMode
 from schemathesis.core.result import Ok
 
 from ojs_cluster.http.messages import Response
+from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.routing.router import Route
-from ojs_cluster.http.routing.routes import ROUTES
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import open_app, serving
 from tests.http.openapi.answers import check_response, document

@@ -13,9 +13,10 @@ import trio
 
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.app import App
-from ojs_cluster.http.push import sse, ws_session
+from ojs_cluster.http.push import sse
 from ojs_cluster.http.push.frames import FrameEncoder
-from ojs_cluster.http.push.ws_messages import EventMessages
+from ojs_cluster.http.websocket import session as ws_session
+from ojs_cluster.http.websocket.messages import EventMessages
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.events import replay
 from ojs_cluster.store.events.shard_reader import ShardReader

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from ojs_cluster.http.push import sse, ws_session
+from ojs_cluster.http.push import sse
+from ojs_cluster.http.websocket import session as ws_session
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.events import hub
 from ojs_cluster.store.events.entries import Position

@@ -10,10 +10,10 @@ import pytest
 import trio
 
 from ojs_cluster.http.access.authentication import AccessControl
-from ojs_cluster.http.push import ws_session
 from ojs_cluster.http.push.announcements import Announcement
 from ojs_cluster.http.push.channels import ALL
-from ojs_cluster.http.push.ws_messages import MAX_CHANNELS, MAX_TYPES, EventMessages
+from ojs_cluster.http.websocket import session as ws_session
+from ojs_cluster.http.websocket.messages import MAX_CHANNELS, MAX_TYPES, EventMessages
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.http import http_server
 from ojs_cluster.store.events.subscriber import (

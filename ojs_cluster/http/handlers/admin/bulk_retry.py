@@ -16,14 +16,14 @@ from ojs_cluster.core.errors import InvalidRequest, Unsupported
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, replies
-from ojs_cluster.http.access.principals import cause_of
-from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.principals import cause_of
+from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.handlers.jobs import state_of
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import keywords
-from ojs_cluster.http.openapi.shapes.common import Moment, QueueName
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.common import Moment, QueueName
+from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.dead_letters.bulk_retry import retry_matching
 from ojs_cluster.store.jobs.listing import JobFilter
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, query, replies
-from ojs_cluster.http.access.principals import cause_of
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.principals import cause_of
 from ojs_cluster.http.cursor_kinds import DEAD_LETTERS
 from ojs_cluster.http.handlers.admin.jobs import listed, within
 from ojs_cluster.http.handlers.jobs import filter_of

@@ -6,8 +6,8 @@ from typing import Any
 
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import query, replies
-from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.cursor_kinds import ERRORS
 from ojs_cluster.http.handlers.bulk.bodies import older_than_ms
 from ojs_cluster.http.messages import Request, Response

@@ -12,8 +12,8 @@ from ojs_cluster.core.jobs.envelope import MAX_TYPE_LENGTH
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.timestamps import parse_timestamp
 from ojs_cluster.http import query, replies
-from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.queues import queues as store_queues
 from ojs_cluster.store.statistics.job_counts import RUN_BUCKETS, WAIT_BUCKETS

@@ -12,8 +12,8 @@ from dataclasses import replace
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, query, replies
-from ojs_cluster.http.access.principals import cause_of
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.principals import cause_of
 from ojs_cluster.http.handlers import jobs
 from ojs_cluster.http.handlers.job_order import with_order
 from ojs_cluster.http.messages import Request, Response

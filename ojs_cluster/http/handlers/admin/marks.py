@@ -9,13 +9,13 @@ import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.http import fields, query, replies
-from ojs_cluster.http.access.principals import principal_of
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.principals import principal_of
 from ojs_cluster.http.handlers.bulk.bodies import older_than_ms
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import keywords
-from ojs_cluster.http.openapi.shapes.common import Moment
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.common import Moment
+from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.dashboard.marks import (
     KEPT_MS,
     MAX_LABEL,

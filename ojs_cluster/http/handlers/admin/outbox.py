@@ -10,8 +10,8 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.outbox import outbox_dead_letters
 from ojs_cluster.store.outbox.outbox_dead_letters import MAX_RETRIED, OutboxDeadLetter
 

@@ -12,8 +12,8 @@ from typing import Any
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import query, replies
-from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.cursor_kinds import QUEUES
 from ojs_cluster.http.handlers.queues import counts
 from ojs_cluster.http.messages import Request, Response

@@ -24,12 +24,12 @@ from ojs_cluster.core.pools.pool import (
     new_pool,
 )
 from ojs_cluster.http import replies
-from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import between, keywords
-from ojs_cluster.http.openapi.shapes.common import QueueName
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.common import QueueName
+from ojs_cluster.http.shapes.keywords import between, keywords
 from ojs_cluster.store.pools import pools as store_pools
 from ojs_cluster.store.pools.pool_table import read_counts
 

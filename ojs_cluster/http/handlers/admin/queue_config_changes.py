@@ -17,7 +17,7 @@ from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.core.queue_defaults import MEMBERS as DEFAULTS
 from ojs_cluster.core.queue_defaults import QueueDefaults, changed
 from ojs_cluster.core.rate_limit import RateLimits
-from ojs_cluster.http.openapi.keywords import between, keywords
+from ojs_cluster.http.shapes.keywords import between, keywords
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import exhaustion
 from ojs_cluster.store.limits import depth_bounds, partition_quotas, rate_limits

@@ -9,11 +9,11 @@ import msgspec
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.search import MAX_CHARACTERS, parse_search
 from ojs_cluster.http import replies
-from ojs_cluster.http.access.principals import principal_of
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.principals import principal_of
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.dashboard.searches import (
     MAX_NAME,
     SavedSearch,

@@ -33,9 +33,9 @@ from ojs_cluster.http.handlers.admin.jobs import listed
 from ojs_cluster.http.handlers.job_order import with_order
 from ojs_cluster.http.handlers.jobs import filter_of
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import between, keywords
-from ojs_cluster.http.openapi.shapes.common import Duration
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.common import Duration
+from ojs_cluster.http.shapes.keywords import between, keywords
 from ojs_cluster.store.tenants import changes
 from ojs_cluster.store.tenants import tenants as store_tenants
 from ojs_cluster.store.tenants.admission import WAITING

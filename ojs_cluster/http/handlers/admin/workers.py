@@ -14,8 +14,8 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.cursor_kinds import WORKERS_BY_ID, WORKERS_BY_TIME
 from ojs_cluster.http.handlers.workers.list_workers import worker_json
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.fanout import run_concurrently
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord

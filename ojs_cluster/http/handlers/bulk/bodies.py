@@ -21,10 +21,10 @@ from ojs_cluster.core.jobs.options import check_priority, check_queue, is_queue
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.search import Search, parse_search
 from ojs_cluster.http import fields
-from ojs_cluster.http.access.queue_scope import check_queues
+from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.handlers.jobs import state_of
 from ojs_cluster.http.messages import Request
-from ojs_cluster.http.openapi.shapes.common import Priority, QueueName
+from ojs_cluster.http.shapes.common import Priority, QueueName
 from ojs_cluster.store.bulk.operations import MAX_IDS
 
 _SHORT_AGE: Final = re.compile(r"([0-9]{1,9})(ms|s|m|h|d|w)")

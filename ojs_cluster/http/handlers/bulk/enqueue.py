@@ -20,9 +20,9 @@ from ojs_cluster.core.errors import (
 )
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.http import fields, replies
-from ojs_cluster.http.access.principals import principal_of
-from ojs_cluster.http.access.queue_scope import check_new_job, hide_existing
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.principals import principal_of
+from ojs_cluster.http.authorization.queue_scope import check_new_job, hide_existing
 from ojs_cluster.http.errors import is_retryable, item_error
 from ojs_cluster.http.hooks import validate_if_marked
 from ojs_cluster.http.messages import Request, Response

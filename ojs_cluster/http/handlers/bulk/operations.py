@@ -19,8 +19,8 @@ from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.options import check_priority
 from ojs_cluster.http import query, replies
-from ojs_cluster.http.access.principals import principal_of
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.principals import principal_of
 from ojs_cluster.http.handlers.bulk.bodies import (
     FilterBody,
     check_may_delete,
@@ -30,9 +30,9 @@ from ojs_cluster.http.handlers.bulk.bodies import (
     selection_of,
 )
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import keywords
-from ojs_cluster.http.openapi.shapes.common import JobId
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.common import JobId
+from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.bulk import operations as store_bulk
 from ojs_cluster.store.bulk.operation import BulkOperation, BulkState
 

@@ -21,9 +21,9 @@ from ojs_cluster.core.bulk.selection import BulkAction, Selection
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound, OJSError, Unsupported
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import query, replies
-from ojs_cluster.http.access.principals import cause_of, principal_of
-from ojs_cluster.http.access.queue_scope import access_errors
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.principals import cause_of, principal_of
+from ojs_cluster.http.authorization.queue_scope import access_errors
 from ojs_cluster.http.handlers.bulk.bodies import (
     FilterBody,
     is_unconditional,
@@ -35,9 +35,9 @@ from ojs_cluster.http.handlers.bulk.bodies import (
 )
 from ojs_cluster.http.handlers.bulk.operations import audit_text, new_operation_id
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import keywords
-from ojs_cluster.http.openapi.shapes.common import JobId, QueueName
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.common import JobId, QueueName
+from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.bulk import operations as store_bulk
 from ojs_cluster.store.bulk.by_ids import change_jobs

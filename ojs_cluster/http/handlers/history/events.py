@@ -14,7 +14,7 @@ from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.history.timeline import history_of
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.shapes.history import HistoryEvent
+from ojs_cluster.http.shapes.history import HistoryEvent
 from ojs_cluster.store.history import clear_history
 from ojs_cluster.store.jobs import read_jobs as store_jobs
 

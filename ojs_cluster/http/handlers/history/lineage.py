@@ -13,7 +13,7 @@ from ojs_cluster.http import fields, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.history.workflow_graph import WorkflowGraph
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.shapes.history import JobLineage, LineageChild
+from ojs_cluster.http.shapes.history import JobLineage, LineageChild
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs as store_jobs
 from ojs_cluster.store.off_loop import off_loop

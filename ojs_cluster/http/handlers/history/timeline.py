@@ -18,7 +18,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import object_members
 from ojs_cluster.core.timestamps import parse_timestamp
 from ojs_cluster.http import replies
-from ojs_cluster.http.openapi.shapes.history import HistoryActor, HistoryEvent, HistoryType
+from ojs_cluster.http.shapes.history import HistoryActor, HistoryEvent, HistoryType
 from ojs_cluster.store.history.entries import Entry, recorded
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord

@@ -16,8 +16,8 @@ from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.cursor_kinds import SUBSCRIPTIONS
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store import listed
 from ojs_cluster.store.webhooks import subscriptions
 from ojs_cluster.store.webhooks.counts import DeliveryCounts, read_counts

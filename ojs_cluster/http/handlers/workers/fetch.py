@@ -13,12 +13,12 @@ from ojs_cluster.core.errors import InvalidRequest, MalformedJob
 from ojs_cluster.core.jobs.tenant import check_tenant
 from ojs_cluster.core.pools.pool import check_pool_name
 from ojs_cluster.http import fields
-from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import keywords
-from ojs_cluster.http.openapi.shapes.common import QueueName, VisibilityTimeout
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.common import QueueName, VisibilityTimeout
+from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.fetch.fetch import fetch_unless_quiet, release
 from ojs_cluster.store.fetch.long_poll import FetchNow, fetch_or_wait

@@ -14,13 +14,13 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.raw_json import join
 from ojs_cluster.http import fields, replies
-from ojs_cluster.http.access.queue_scope import accessible_jobs
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.queue_scope import accessible_jobs
 from ojs_cluster.http.hooks import find_test_directive
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import between, keywords
-from ojs_cluster.http.openapi.shapes.common import VisibilityTimeout
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.common import VisibilityTimeout
+from ojs_cluster.http.shapes.keywords import between, keywords
 from ojs_cluster.store.workers.deregister import deregister_terminated
 from ojs_cluster.store.workers.heartbeat import Heartbeat, WorkerState, heartbeat
 

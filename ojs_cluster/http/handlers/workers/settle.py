@@ -12,11 +12,11 @@ from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http import fields
-from ojs_cluster.http.access.queue_scope import check_job
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.queue_scope import check_job
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode_large
+from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.jobs import ack as store_ack
 from ojs_cluster.store.jobs import nack as store_nack
 from ojs_cluster.store.jobs import read_jobs

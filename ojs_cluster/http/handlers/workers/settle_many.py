@@ -19,8 +19,8 @@ from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.json_scan import has_more_items
 from ojs_cluster.core.raw_json import array_items, object_members, string
 from ojs_cluster.http import fields, replies
-from ojs_cluster.http.access.queue_scope import access_errors
 from ojs_cluster.http.app import App
+from ojs_cluster.http.authorization.queue_scope import access_errors
 from ojs_cluster.http.errors import entry_for, item_error
 from ojs_cluster.http.handlers.workers.settle import (
     AckBody,
@@ -30,8 +30,8 @@ from ojs_cluster.http.handlers.workers.settle import (
     releases,
 )
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.openapi.keywords import keywords
 from ojs_cluster.http.request_body.decode import decode_error, decode_large
+from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.jobs import ack as store_ack
 from ojs_cluster.store.jobs import nack as store_nack
 from ojs_cluster.store.jobs.by_ids import JobOutcome

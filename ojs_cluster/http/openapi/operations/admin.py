@@ -22,12 +22,12 @@ from ojs_cluster.http.handlers.admin import (
 )
 from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import Answer, OperationDetails
-from ojs_cluster.http.openapi.shapes import jobs as job_shapes
-from ojs_cluster.http.openapi.shapes import queues as queue_shapes
-from ojs_cluster.http.openapi.shapes import system as shapes
-from ojs_cluster.http.openapi.shapes.bulk import AuditList
-from ojs_cluster.http.openapi.shapes.job_requests import JobEditBody
 from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.http.shapes import jobs as job_shapes
+from ojs_cluster.http.shapes import queues as queue_shapes
+from ojs_cluster.http.shapes import system as shapes
+from ojs_cluster.http.shapes.bulk import AuditList
+from ojs_cluster.http.shapes.job_requests import JobEditBody
 
 _AGE: Final = "A time, or an age such as `24h`."
 _CHANGED_JOB: Final = OperationDetails({200: job_shapes.AdminJob}, errors=(409,))

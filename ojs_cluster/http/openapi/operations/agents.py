@@ -7,8 +7,8 @@ from typing import Final
 
 from ojs_cluster.http.handlers import agents
 from ojs_cluster.http.openapi.described import OperationDetails
-from ojs_cluster.http.openapi.shapes import agents as shapes
 from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.http.shapes import agents as shapes
 
 OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     agents.pause: OperationDetails(

@@ -9,11 +9,11 @@ from ojs_cluster.http.handlers.admin import bulk_retry
 from ojs_cluster.http.handlers.bulk import enqueue, operations, views
 from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import Answer, OperationDetails
-from ojs_cluster.http.openapi.shapes import bulk as shapes
-from ojs_cluster.http.openapi.shapes.common import Error
-from ojs_cluster.http.openapi.shapes.job_requests import BulkEnqueueBody
-from ojs_cluster.http.openapi.shapes.jobs import BulkEnqueueResult
 from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.http.shapes import bulk as shapes
+from ojs_cluster.http.shapes.common import Error
+from ojs_cluster.http.shapes.job_requests import BulkEnqueueBody
+from ojs_cluster.http.shapes.jobs import BulkEnqueueResult
 
 _BATCH_SIZE: Final = {"X-OJS-Batch-Size": "The number of items of the request."}
 _CONTINUES: Final = Answer(

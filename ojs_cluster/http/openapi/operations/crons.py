@@ -8,9 +8,9 @@ from typing import Final
 from ojs_cluster.http.handlers import cron, cron_backfill
 from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import Answer, OperationDetails, Parameter
-from ojs_cluster.http.openapi.shapes import crons as shapes
-from ojs_cluster.http.openapi.shapes.job_requests import CronBody, CronChange
 from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.http.shapes import crons as shapes
+from ojs_cluster.http.shapes.job_requests import CronBody, CronChange
 from ojs_cluster.store.cron.cron_store import HISTORY_KEPT
 
 _CRON: Final = OperationDetails({200: shapes.CronAnswer}, errors=(409,))

@@ -8,8 +8,8 @@ from typing import Final
 from ojs_cluster.http.handlers.admin import marks, searches
 from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import OperationDetails
-from ojs_cluster.http.openapi.shapes import dashboard as shapes
 from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.http.shapes import dashboard as shapes
 
 _AGE: Final = "A time, or an age such as `24h`."
 

@@ -8,9 +8,9 @@ from typing import Final
 from ojs_cluster.http.handlers import event_streams, events
 from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import Answer, OperationDetails
-from ojs_cluster.http.openapi.shapes import events as shapes
 from ojs_cluster.http.query import MAX_OFFSET
 from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.http.shapes import events as shapes
 
 _STREAM: Final = Answer(
     str, "Server-sent events, until the client disconnects.", "text/event-stream"

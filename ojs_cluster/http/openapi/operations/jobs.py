@@ -19,16 +19,16 @@ from ojs_cluster.http.handlers.history import events as history
 from ojs_cluster.http.handlers.history import lineage
 from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import Answer, OperationDetails
-from ojs_cluster.http.openapi.shapes import jobs as shapes
-from ojs_cluster.http.openapi.shapes.common import Deleted
-from ojs_cluster.http.openapi.shapes.history import (
+from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.http.shapes import jobs as shapes
+from ojs_cluster.http.shapes.common import Deleted
+from ojs_cluster.http.shapes.history import (
     HistoryDeleted,
     JobHistory,
     JobLineage,
     StateHistory,
 )
-from ojs_cluster.http.openapi.shapes.job_requests import BatchBody, EnqueueBody, JobEditBody
-from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.http.shapes.job_requests import BatchBody, EnqueueBody, JobEditBody
 
 _LOCATION: Final = {"Location": "The path of the job."}
 _SETTLED: Final = (404, 409)

@@ -7,8 +7,8 @@ from typing import Final
 
 from ojs_cluster.http.handlers.admin import pools
 from ojs_cluster.http.openapi.described import OperationDetails
-from ojs_cluster.http.openapi.shapes import pools as shapes
 from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.http.shapes import pools as shapes
 
 OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     pools.list_pools: OperationDetails({200: shapes.PoolList}),

@@ -8,10 +8,10 @@ from typing import Final
 from ojs_cluster.http.handlers import dead_letters, queue_lifecycle, queues, rate_limits
 from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import OperationDetails
-from ojs_cluster.http.openapi.shapes import queues as shapes
-from ojs_cluster.http.openapi.shapes.common import Deleted
-from ojs_cluster.http.openapi.shapes.jobs import JobAnswer
 from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.http.shapes import queues as shapes
+from ojs_cluster.http.shapes.common import Deleted
+from ojs_cluster.http.shapes.jobs import JobAnswer
 
 _LIMIT_KEY: Final = OperationDetails({200: shapes.RateLimitKey})
 _QUEUE_LIMITS: Final = OperationDetails({200: shapes.QueueLimits})

@@ -9,8 +9,8 @@ from ojs_cluster.http.handlers.schemas import by_uri, by_version
 from ojs_cluster.http.handlers.schemas.views import SchemaBody
 from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import OperationDetails
-from ojs_cluster.http.openapi.shapes import schemas as shapes
 from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.http.shapes import schemas as shapes
 
 _DELETED: Final = OperationDetails({200: shapes.JobSchemaDeleted})
 _VERSIONS: Final = OperationDetails({200: shapes.JobSchemaVersionList})

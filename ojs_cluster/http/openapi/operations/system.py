@@ -9,8 +9,8 @@ from ojs_cluster.http.handlers import metrics, system
 from ojs_cluster.http.openapi.described import Answer, OperationDetails
 from ojs_cluster.http.openapi.endpoint import DocumentEndpoint
 from ojs_cluster.http.openapi.parameters import IF_NONE_MATCH, text
-from ojs_cluster.http.openapi.shapes import system as shapes
 from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.http.shapes import system as shapes
 
 _HEALTH: Final = OperationDetails(
     {200: shapes.HealthAnswer, 503: Answer(shapes.HealthAnswer, "No master of Redis responds.")}

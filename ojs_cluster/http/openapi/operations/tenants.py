@@ -8,9 +8,9 @@ from typing import Final
 from ojs_cluster.http.handlers.admin import tenants
 from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import OperationDetails
-from ojs_cluster.http.openapi.shapes import jobs as job_shapes
-from ojs_cluster.http.openapi.shapes import tenants as shapes
 from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.http.shapes import jobs as job_shapes
+from ojs_cluster.http.shapes import tenants as shapes
 
 OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     tenants.list_tenants: OperationDetails(

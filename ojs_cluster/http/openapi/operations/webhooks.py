@@ -8,8 +8,8 @@ from typing import Final
 from ojs_cluster.http.handlers.webhooks import deliveries, subscriptions
 from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import Answer, OperationDetails
-from ojs_cluster.http.openapi.shapes import events as shapes
 from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.http.shapes import events as shapes
 from ojs_cluster.store.webhooks.deliveries import STATES
 
 OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {

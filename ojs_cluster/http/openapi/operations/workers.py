@@ -15,9 +15,9 @@ from ojs_cluster.http.handlers.workers import (
 )
 from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import Answer, OperationDetails
-from ojs_cluster.http.openapi.shapes import workers as shapes
-from ojs_cluster.http.openapi.shapes.common import Error
 from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.http.shapes import workers as shapes
+from ojs_cluster.http.shapes.common import Error
 
 _REFUSED: Final = (404, 409)
 

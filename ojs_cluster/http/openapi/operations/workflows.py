@@ -8,9 +8,9 @@ from typing import Final
 from ojs_cluster.http.handlers import workflows
 from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import Answer, OperationDetails
-from ojs_cluster.http.openapi.shapes import workflows as shapes
-from ojs_cluster.http.openapi.shapes.job_requests import WorkflowBody
 from ojs_cluster.http.routing.router import Handler
+from ojs_cluster.http.shapes import workflows as shapes
+from ojs_cluster.http.shapes.job_requests import WorkflowBody
 
 _STATE: Final = p.text(
     "state",

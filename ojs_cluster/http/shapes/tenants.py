@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
-from ojs_cluster.http.openapi.shapes.common import Count, Duration, Moment, Pagination
-from ojs_cluster.http.openapi.shapes.queues import StateCounts
+from ojs_cluster.http.shapes.common import Count, Duration, Moment, Pagination
+from ojs_cluster.http.shapes.queues import StateCounts
 
 
 class TenantEnqueueRate(TypedDict):

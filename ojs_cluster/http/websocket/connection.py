@@ -17,8 +17,8 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.dispatch import PreparedRequest, refusal_response
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.push.access import STREAM_SCOPE, StreamAccess
-from ojs_cluster.http.push.ws_session import WebSocketSession
 from ojs_cluster.http.routing.router import Route
+from ojs_cluster.http.websocket.session import WebSocketSession
 from ojs_cluster.redis.deadline import start_deadline
 
 PATH: Final = "/ojs/v1/ws"

@@ -37,7 +37,7 @@ from ojs_cluster.http.push.sse import (
     REPLAY_CHUNK,
     initial_positions,
 )
-from ojs_cluster.http.push.ws_messages import (
+from ojs_cluster.http.websocket.messages import (
     MAX_CHANNELS,
     MAX_TYPES,
     ClientMessage,

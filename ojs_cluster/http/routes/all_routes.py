@@ -1,4 +1,4 @@
-"""The route table that both entry points serve: the tables of ``routing.tables``, joined.
+"""The route table that both entry points serve: the tables of ``routes``, joined.
 
 The document of the API describes all of them. So its route is added here.
 """
@@ -14,8 +14,7 @@ from typing import Final
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.openapi.document import Family, build_document
 from ojs_cluster.http.openapi.endpoint import DocumentEndpoint
-from ojs_cluster.http.routing.router import HttpRouter, QueueAccess, Route, TenantAccess
-from ojs_cluster.http.routing.tables import (
+from ojs_cluster.http.routes import (
     admin,
     agents,
     crons,
@@ -31,6 +30,7 @@ from ojs_cluster.http.routing.tables import (
     workers,
     workflows,
 )
+from ojs_cluster.http.routing.router import HttpRouter, QueueAccess, Route, TenantAccess
 
 _TABLES: Final = (
     *(system, jobs, workers, queues, workflows, crons, events, webhooks, schemas, pools, admin),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from ojs_cluster.http.openapi.keywords import between
-from ojs_cluster.http.openapi.shapes.common import Count, JobId, Moment, Pagination, QueueName
+from ojs_cluster.http.shapes.common import Count, JobId, Moment, Pagination, QueueName
+from ojs_cluster.http.shapes.keywords import between
 
 
 class StepCounts(TypedDict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-from ojs_cluster.http.openapi.shapes.common import Count, JobType, Moment, Pagination
+from ojs_cluster.http.shapes.common import Count, JobType, Moment, Pagination
 
 Mode = Literal["strict", "warn", "off"]
 SchemaCompatibility = Literal["backward", "forward", "full", "none"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, NotRequired, Required, TypedDict
 
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.http.openapi.keywords import between, keywords
-from ojs_cluster.http.openapi.shapes.common import (
+from ojs_cluster.http.shapes.common import (
     Count,
     ItemError,
     JobId,
@@ -17,6 +16,7 @@ from ojs_cluster.http.openapi.shapes.common import (
     Priority,
     QueueName,
 )
+from ojs_cluster.http.shapes.keywords import between, keywords
 
 
 class AttemptError(TypedDict, total=False):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NotRequired, TypedDict
 
-from ojs_cluster.http.openapi.keywords import keywords
-from ojs_cluster.http.openapi.shapes.common import Count, Milliseconds, Moment, Pagination
-from ojs_cluster.http.openapi.shapes.queues import QueueDurations, QueueThroughput, StateCounts
+from ojs_cluster.http.shapes.common import Count, Milliseconds, Moment, Pagination
+from ojs_cluster.http.shapes.keywords import keywords
+from ojs_cluster.http.shapes.queues import QueueDurations, QueueThroughput, StateCounts
 
 
 class ManifestImplementation(TypedDict):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired, TypedDict
 
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.http.openapi.shapes.common import Count, ItemError, JobId, Moment, Pagination
-from ojs_cluster.http.openapi.shapes.jobs import Job, LeasedJob
+from ojs_cluster.http.shapes.common import Count, ItemError, JobId, Moment, Pagination
+from ojs_cluster.http.shapes.jobs import Job, LeasedJob
 
 
 class FetchedJobs(TypedDict):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-from ojs_cluster.http.openapi.shapes.common import Count, JobId, JobType, Moment, Pagination
-from ojs_cluster.http.openapi.shapes.jobs import Job
+from ojs_cluster.http.shapes.common import Count, JobId, JobType, Moment, Pagination
+from ojs_cluster.http.shapes.jobs import Job
 
 
 class CronMembers(TypedDict):

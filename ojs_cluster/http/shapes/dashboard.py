@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from ojs_cluster.http.openapi.shapes.common import Count, Moment
+from ojs_cluster.http.shapes.common import Count, Moment
 
 
 class Mark(TypedDict):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NotRequired, TypedDict
 
-from ojs_cluster.http.openapi.keywords import between
-from ojs_cluster.http.openapi.shapes.common import Count, Moment
+from ojs_cluster.http.shapes.common import Count, Moment
+from ojs_cluster.http.shapes.keywords import between
 
 Ratio = Annotated[float, between(0, 1)]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from ojs_cluster.http.openapi.keywords import between, keywords
-from ojs_cluster.http.openapi.shapes.common import (
+from ojs_cluster.http.shapes.common import (
     Count,
     JobId,
     Milliseconds,
@@ -13,7 +12,8 @@ from ojs_cluster.http.openapi.shapes.common import (
     Pagination,
     QueueName,
 )
-from ojs_cluster.http.openapi.shapes.jobs import Job
+from ojs_cluster.http.shapes.jobs import Job
+from ojs_cluster.http.shapes.keywords import between, keywords
 
 QueueStatus = Literal["active", "paused", "draining"]
 

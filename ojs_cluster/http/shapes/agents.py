@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
-from ojs_cluster.http.openapi.shapes.common import Count
+from ojs_cluster.http.shapes.common import Count
 
 
 class AgentDecision(TypedDict):

@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Required, TypedDict
 
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.http.openapi.keywords import keywords
-from ojs_cluster.http.openapi.shapes.common import (
+from ojs_cluster.http.shapes.common import (
     Duration,
     JobId,
     JobType,
     Priority,
     QueueName,
 )
+from ojs_cluster.http.shapes.keywords import keywords
 
 Time = Annotated[str, keywords(examples=["2030-01-01T12:00:00Z", "+PT30S"])]
 Text = Annotated[str, keywords(minLength=1)]

@@ -1,0 +1,1 @@
+"""What a request may reach: queues, tenants, and in whose name it acts."""
