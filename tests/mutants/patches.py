@@ -44,7 +44,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tenants": ("tenant",),
     "webhooks": ("webhook", "/deliver_event."),
     "archive": ("archive",),
-    "http/push": ("/http/push/", "/store/events/"),
+    "http/push": ("/http/push", "/http/websocket/", "/store/events/"),
     "http": ("/http/",),
     "server": ("ojs_cluster/server/",),
     "ui": ("ojs_cluster/ui/",),
