@@ -77,7 +77,10 @@ class Process:
 
     def kill_all(self) -> None:
         """Send SIGKILL to the command and to its children, and wait until all are gone."""
-        children = self.children() if self.is_alive() else []
+        children: list[int] = []
+        if self.is_alive():
+            os.kill(self.pid, signal.SIGSTOP)  # or it may start a child that is not in the list
+            children = self.children()
         self.kill()
         for child in children:
             with contextlib.suppress(ProcessLookupError):
