@@ -430,7 +430,7 @@ class Meta:
     webhook_channel: bytes = b"ojs:{meta}:webhook_channel"
     """Channel: the version of changed webhook subscriptions."""
     job_schemas: bytes = b"ojs:{meta}:job_schemas"
-    """Hash: the index of schemas of job args (store/schemas). The field '#' is the version."""
+    """Hash: the index of schemas of job args (store/features/schemas). Field '#' is the version."""
     job_schema_documents: bytes = b"ojs:{meta}:job_schema_documents"
     """Hash: the documents of these schemas, by the field of the index."""
     job_schema_channel: bytes = b"ojs:{meta}:job_schema_channel"

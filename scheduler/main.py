@@ -9,8 +9,8 @@ import trio
 
 from ojs_cluster.keys import META
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.operations.leader import RedisLeaderLock
-from ojs_cluster.store.operations.processes import (
+from ojs_cluster.store.operators.operations.leader import RedisLeaderLock
+from ojs_cluster.store.operators.operations.processes import (
     describe_process,
     new_identity,
     report_process,

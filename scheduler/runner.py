@@ -16,7 +16,7 @@ import trio
 
 from ojs_cluster.keys import META
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.operations.leader import LeaderLease
+from ojs_cluster.store.operators.operations.leader import LeaderLease
 from scheduler.loops import (
     bulk,
     cron,

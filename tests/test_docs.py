@@ -146,7 +146,7 @@ def test_each_guarantee_names_the_test_that_shows_it() -> None:
 SAMPLE = """\
 # One `heading`, twice: read
 See [a](#one-heading-twice-read), [b](#two), [c](tests/test_docs.py), [d](nowhere.md),
-[e](https://example.org/x), `tests/test_docs.py`, `core/no.py`, `store/jobs/*.lua`,
+[e](https://example.org/x), `tests/test_docs.py`, `core/no.py`, `store/engine/jobs/*.lua`,
 `store/*.no.lua`, `store/`, `none/`, `/ojs/v1/jobs/`, `GET /health`, `[f](gone.md)`,
 `test_docs.py::test_no_such_thing`, `tests/test_docs.py::test_damage_is_named`.
 ```

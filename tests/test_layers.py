@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ojs_cluster.store.scripts import read_transitions
+from ojs_cluster.store.ground.scripts import read_transitions
 
 ROOT = Path(__file__).parent.parent
 

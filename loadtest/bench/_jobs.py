@@ -8,9 +8,9 @@ import trio
 
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.fetch.fetch import fetch
-from ojs_cluster.store.jobs.ack import ack
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.engine.jobs.ack import ack
 
 CHUNK = 1000
 """Jobs per script while filling."""

@@ -28,8 +28,8 @@ import trio
 from loadtest.bench._table import print_setting, print_table
 from ojs_cluster.redis.client import Client
 from ojs_cluster.server.embedded.servers import Embedded, find_server
+from ojs_cluster.store.ground.scripts import load_scripts
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.scripts import load_scripts
 from tests.store.largest_inputs import INPUTS
 from tests.store.scripts.test_one_tag import one_life_of_everything
 from tests.support.largest import LargestJobs

@@ -29,15 +29,15 @@ from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded, ServerBinary, find_server
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.fetch.fetch import fetch
-from ojs_cluster.store.jobs.ack import ack
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.nack import nack
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.engine.jobs.ack import ack
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.nack import nack
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues.queues import get_stats
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.queues.queues import get_stats
-from ojs_cluster.store.settings import StoreSettings
 
 QUEUE = "probe"
 SHALLOW = 1000

@@ -50,8 +50,8 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode, find_server
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.ground import job_fields as f
 from ojs_cluster.store.open import open_store
 
 SHARDS = 64

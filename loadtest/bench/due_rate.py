@@ -27,7 +27,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded, find_server
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.open import open_store
 
 SHARDS = 64

@@ -31,11 +31,11 @@ from loadtest.bench._table import print_setting, print_table, ratio
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded, ServerBinary, find_server
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch.fetch import fetch
-from ojs_cluster.store.jobs.ack import ack
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.engine.jobs.ack import ack
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.settings import StoreSettings
 
 SETTING = "hash-max-listpack-value"
 VALUES = ("64", "1024", "8192")

@@ -32,9 +32,9 @@ from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded, find_server
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.fetch.fetch import fetch
-from ojs_cluster.store.jobs.ack import ack
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.engine.jobs.ack import ack
 from ojs_cluster.store.open import open_store
 from tests.support.lossy import LossyClient
 

@@ -32,12 +32,12 @@ from ojs_cluster.keys import Keyspace, Shard
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded, find_server
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.aliases import remove_expired_jobs
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.fetch.fetch import fetch
-from ojs_cluster.store.jobs import ack as acks
+from ojs_cluster.store.engine.aliases import remove_expired_jobs
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.engine.jobs import ack as acks
+from ojs_cluster.store.features.retention.retention import purge_due
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.sweeps.retention import purge_due
 
 SHARDS = 64
 BATCH = 200

@@ -37,15 +37,15 @@ from ojs_cluster.core.tenants.settings import TenantLimits, TenantSettings
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded, find_server
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.fetch.fetch import fetch
-from ojs_cluster.store.jobs.nack import nack
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.engine.jobs.nack import nack
+from ojs_cluster.store.features.tenants.changes import change
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.ground.process_state.pools import MAX_POOLS, set_pool
+from ojs_cluster.store.ground.process_state.tenants import MAX_TENANTS
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.pools.pools import MAX_POOLS, set_pool
-from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.tenants.changes import change
-from ojs_cluster.store.tenants.tenants import MAX_TENANTS
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 
 VIEWERS = 50
 REFRESH_S = 5.0

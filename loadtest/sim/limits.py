@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from loadtest.sim.costs import Costs
 from loadtest.sim.predict import apis_for
-from ojs_cluster.store.operations.metrics import CACHED_S
-from ojs_cluster.store.queues.partitions import REFRESH_S
-from ojs_cluster.store.queues.registry import LONGEST_RENEWAL_S
+from ojs_cluster.store.ground.process_state.partitions import REFRESH_S
+from ojs_cluster.store.ground.process_state.registry import LONGEST_RENEWAL_S
+from ojs_cluster.store.operators.operations.metrics import CACHED_S
 from scheduler.settings import SchedulerSettings
 
 SCRAPE_S = 15.0

@@ -24,10 +24,10 @@ from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.node import EmbeddedNode
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.fetch.fetch import fetch
-from ojs_cluster.store.jobs.ack import ack
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.engine.jobs.ack import ack
+from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
 
 GET = hiredis.pack_command(("GET", "x"))  # type: ignore[arg-type]

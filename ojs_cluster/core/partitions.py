@@ -7,7 +7,7 @@ processes that know different stages work together correctly:
   ``PROPAGATION_MS``, when every worker has read the change.
 * A higher default is announced first. No process uses the new partitions, but each process that
   changes a setting of a queue copies it to them. The janitor then copies the settings of all
-  queues, and only after that the default grows (``store/queues/default_growth.py``).
+  queues, and only after that the default grows (``store/engine/queues/default_growth.py``).
 * Fewer partitions: producers stop using the old ones at once. Workers fetch from them until they
   are empty, and for at least ``DRAIN_MS``, when every producer has read the change.
 """

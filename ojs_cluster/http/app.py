@@ -23,12 +23,12 @@ from ojs_cluster.http.request_body.memory import BodyMemoryBudget
 from ojs_cluster.http.routing.router import Route
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.http.traffic import Traffic
-from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch.long_poll import Waiters
-from ojs_cluster.store.operations.health import Health, check
-from ojs_cluster.store.operations.metrics import CachedMetrics
-from ojs_cluster.store.operations.overview import Overview, cached_overview
+from ojs_cluster.store.engine.fetch.long_poll import Waiters
+from ojs_cluster.store.ground.cached import Cached
+from ojs_cluster.store.operators.operations.health import Health, check
+from ojs_cluster.store.operators.operations.metrics import CachedMetrics
+from ojs_cluster.store.operators.operations.overview import Overview, cached_overview
 from ojs_cluster.webhooks.client import WebhookClient
 
 _HEALTH_CACHED_S = 0.25

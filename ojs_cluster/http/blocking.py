@@ -25,7 +25,7 @@ from ojs_cluster.http.request_body.memory import BodyMemoryBudget
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.limits.depth_bounds import check_bounds
+from ojs_cluster.store.engine.limits.depth_bounds import check_bounds
 
 T = TypeVar("T")
 

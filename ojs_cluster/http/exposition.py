@@ -25,8 +25,12 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.traffic import BOUNDS_S, Traffic
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.operations.metrics import CachedMetrics, ClusterMetrics, QueueMetrics
-from ojs_cluster.store.statistics.job_counts import RUN_BUCKETS, WAIT_BUCKETS
+from ojs_cluster.store.ground.process_state.job_counts import RUN_BUCKETS, WAIT_BUCKETS
+from ojs_cluster.store.operators.operations.metrics import (
+    CachedMetrics,
+    ClusterMetrics,
+    QueueMetrics,
+)
 
 Families = list[Metric]
 _Tenants = Mapping[str, Mapping[str, int]]

@@ -14,7 +14,7 @@ from ojs_cluster.core.errors import NotFound, ValidationFailed
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.engine.jobs import read_jobs
 
 _DIRECTIVES: Final = frozenset({"quiet", "terminate"})
 

@@ -18,7 +18,7 @@ from ojs_cluster.http import replies
 from ojs_cluster.http.exposition import gauge
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.maintenance.maintenance import (
+from ojs_cluster.store.features.maintenance.maintenance import (
     REFUSABLE,
     Maintenance,
     read_maintenance,

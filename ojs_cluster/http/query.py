@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.http import replies
 from ojs_cluster.http.cursor_kinds import CursorKind
-from ojs_cluster.store import cursor as cursors
-from ojs_cluster.store.listed import Position
+from ojs_cluster.store.ground import cursor as cursors
+from ojs_cluster.store.ground.listed import Position
 
 MAX_OFFSET = 100_000
 _MAX_CURSOR = 4096  # characters; the longest position is a group of errors

@@ -14,8 +14,8 @@ import orjson
 
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http.messages import Headers, Response
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.ground import job_fields as f
 
 dumps: Final = orjson.dumps
 

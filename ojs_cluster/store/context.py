@@ -9,25 +9,28 @@ from typing import cast
 from ojs_cluster.core.jobs.ids import OrderedIds
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.client import Client
-from ojs_cluster.store.fetch.depth_cache import LimitedQueues, QueueDepthCache
-from ojs_cluster.store.fetch.depth_reader import DepthReader
-from ojs_cluster.store.fetch.unanswered_fetches import UnansweredFetches
-from ojs_cluster.store.limits.limit_keys import RateLimitKeyCounts
-from ojs_cluster.store.limits.rejections import Rejections
-from ojs_cluster.store.limits.room_groups import RoomGroups
-from ojs_cluster.store.migrations.migration import LayoutState
-from ojs_cluster.store.outbox.unreachable_shards import EffectClient, UnreachableShards
-from ojs_cluster.store.pools.pool_table import PoolTable
-from ojs_cluster.store.pressure.noticed import NoticedPressure
-from ojs_cluster.store.queue_defaults.table import QueueDefaultsTable
-from ojs_cluster.store.queues.partitions import PartitionTable
-from ojs_cluster.store.queues.registry import QueueRegistry
-from ojs_cluster.store.runtime import Arg, Runtime
-from ojs_cluster.store.schemas.schema_table import SchemaTable
-from ojs_cluster.store.statistics.job_counts import JobCounts
-from ojs_cluster.store.tenants.tenant_table import TenantTable
-from ojs_cluster.store.webhooks.webhook_table import WebhookTable
-from ojs_cluster.store.workers.touch import FetchTouches
+from ojs_cluster.store.ground.process_state.depth_cache import LimitedQueues, QueueDepthCache
+from ojs_cluster.store.ground.process_state.depth_reader import DepthReader
+from ojs_cluster.store.ground.process_state.job_counts import JobCounts
+from ojs_cluster.store.ground.process_state.limit_keys import RateLimitKeyCounts
+from ojs_cluster.store.ground.process_state.migration import LayoutState
+from ojs_cluster.store.ground.process_state.noticed import NoticedPressure
+from ojs_cluster.store.ground.process_state.partitions import PartitionTable
+from ojs_cluster.store.ground.process_state.pool_table import PoolTable
+from ojs_cluster.store.ground.process_state.queue_defaults_table import QueueDefaultsTable
+from ojs_cluster.store.ground.process_state.registry import QueueRegistry
+from ojs_cluster.store.ground.process_state.rejections import Rejections
+from ojs_cluster.store.ground.process_state.room_groups import RoomGroups
+from ojs_cluster.store.ground.process_state.schema_table import SchemaTable
+from ojs_cluster.store.ground.process_state.tenant_table import TenantTable
+from ojs_cluster.store.ground.process_state.touch import FetchTouches
+from ojs_cluster.store.ground.process_state.unanswered_fetches import UnansweredFetches
+from ojs_cluster.store.ground.process_state.unreachable_shards import (
+    EffectClient,
+    UnreachableShards,
+)
+from ojs_cluster.store.ground.process_state.webhook_table import WebhookTable
+from ojs_cluster.store.ground.runtime import Arg, Runtime
 
 EffectHandler = Callable[["Store", Shard, bytes], Awaitable[None]]
 """Takes the store, the shard of the outbox, and the payload of the effect.

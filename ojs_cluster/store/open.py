@@ -18,18 +18,18 @@ from ojs_cluster.keys import Keyspace
 from ojs_cluster.redis.acl_errors import AclDenied
 from ojs_cluster.redis.client import open_client
 from ojs_cluster.redis.settings import Address, ClientSettings
-from ojs_cluster.store.background import Background
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.nack import release_unanswered
-from ojs_cluster.store.migrations.layout import UnusableBackend, check_layout
-from ojs_cluster.store.migrations.migration import LAYOUTS, Layouts, LayoutState
-from ojs_cluster.store.operations import coverage, rights
-from ojs_cluster.store.outbox.effects import EFFECTS
-from ojs_cluster.store.pressure.noticed import NoticedPressure
-from ojs_cluster.store.pressure.pressure import check_pressure
-from ojs_cluster.store.scripts import load_scripts
-from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.transactions import transactions
+from ojs_cluster.store.effects import EFFECTS
+from ojs_cluster.store.engine.jobs.nack import release_unanswered
+from ojs_cluster.store.engine.transactions import transactions
+from ojs_cluster.store.ground.background import Background
+from ojs_cluster.store.ground.process_state.migration import LAYOUTS, Layouts, LayoutState
+from ojs_cluster.store.ground.process_state.noticed import NoticedPressure
+from ojs_cluster.store.ground.scripts import load_scripts
+from ojs_cluster.store.ground.settings import StoreSettings
+from ojs_cluster.store.operators.migrations.layout import UnusableBackend, check_layout
+from ojs_cluster.store.operators.operations import coverage, rights
+from ojs_cluster.store.operators.pressure.pressure import check_pressure
 
 log = logging.getLogger("ojs.store")
 

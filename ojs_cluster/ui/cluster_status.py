@@ -7,7 +7,7 @@ from typing import Any, Final
 import orjson
 
 from ojs_cluster.http.app import App
-from ojs_cluster.store.operations.nodes import read_cluster
+from ojs_cluster.store.operators.operations.nodes import read_cluster
 from ojs_cluster.ui.visit import Visit
 
 SLOTS: Final = 16384

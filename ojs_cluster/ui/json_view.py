@@ -16,7 +16,7 @@ from typing import Final
 from markupsafe import Markup, escape
 
 from ojs_cluster.core.raw_json import Raw
-from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.store.ground.off_loop import off_loop
 from ojs_cluster.ui.languages.translate import _
 
 MAX_SHOWN: Final = 64 * 1024

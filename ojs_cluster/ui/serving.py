@@ -13,12 +13,12 @@ import trio
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
-from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.jobs.listing import JobFilter, ListingPosition
-from ojs_cluster.store.queues.queues import get_stats
-from ojs_cluster.store.search.merged_indexes import walk_index
-from ojs_cluster.store.search.small_fields import read_matching
-from ojs_cluster.store.workers.lists import list_workers
+from ojs_cluster.store.engine.jobs.listing import JobFilter, ListingPosition
+from ojs_cluster.store.engine.queues.queues import get_stats
+from ojs_cluster.store.features.search.merged_indexes import walk_index
+from ojs_cluster.store.features.search.small_fields import read_matching
+from ojs_cluster.store.features.workers.lists import list_workers
+from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.redaction.redaction import Value
 from ojs_cluster.ui.visit import Visit

@@ -8,9 +8,9 @@ from typing import Final
 import trio
 
 from ojs_cluster.core.errors import OJSError
-from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.operations.session_secret import session_secret
+from ojs_cluster.store.ground.cached import Cached
+from ojs_cluster.store.operators.operations.session_secret import session_secret
 
 _KEPT_S: Final = 60.0
 _PATIENCE_S: Final = 0.5

@@ -7,7 +7,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 import trio
 
-from ojs_cluster.store.cached import Cached
+from ojs_cluster.store.ground.cached import Cached
 
 T = TypeVar("T")
 KEPT_S: Final = 2.0

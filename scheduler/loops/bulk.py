@@ -7,8 +7,8 @@ has stopped.
 
 from __future__ import annotations
 
-from ojs_cluster.store.bulk.execution import run_due
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.features.bulk.execution import run_due
 from scheduler.pacing import Step, StepResult
 
 

@@ -7,10 +7,10 @@ The loop sleeps until the next occurrence is due, so a job is enqueued within a 
 from __future__ import annotations
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.cron.firing import fire_due
-from ojs_cluster.store.maintenance.maintenance import read_maintenance
-from ojs_cluster.store.sweeps.sweep_result import SweepResult
+from ojs_cluster.store.features.cron.cron_store import RedisCronStore
+from ojs_cluster.store.features.cron.firing import fire_due
+from ojs_cluster.store.features.maintenance.maintenance import read_maintenance
+from ojs_cluster.store.ground.sweep_result import SweepResult
 from scheduler.pacing import Step, StepResult
 
 # Time in ms after which the loop reads again whether maintenance mode is on. Occurrences that are

@@ -29,9 +29,9 @@ from typing import Final, Protocol
 import trio
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.sweeps.sweep_result import SweepResult
-from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.workers import DeadWorker
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.features.workers.workers import DeadWorker
+from ojs_cluster.store.ground.sweep_result import SweepResult
 from scheduler.pacing import Step, StepLimiter, StepResult
 
 log = logging.getLogger("ojs.scheduler")

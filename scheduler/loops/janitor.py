@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.engine.queues.default_growth import advance_growth
+from ojs_cluster.store.engine.queues.partition_maintenance import STEP_ENTRIES, advance_changes
+from ojs_cluster.store.features.retention.retention import (
+    purge_due,
+    remove_leftovers,
+    retire_queues,
+)
+from ojs_cluster.store.features.tenants.weights import WeightsCheck
+from ojs_cluster.store.features.workflows.progress_check import WorkflowCheck
+from ojs_cluster.store.features.workflows.workflows import purge_ended
+from ojs_cluster.store.ground.sweep_result import SweepResult
 from ojs_cluster.store.open import check_eviction
-from ojs_cluster.store.queues.default_growth import advance_growth
-from ojs_cluster.store.queues.partition_maintenance import STEP_ENTRIES, advance_changes
-from ojs_cluster.store.sweeps.retention import purge_due, remove_leftovers, retire_queues
-from ojs_cluster.store.sweeps.sweep_result import SweepResult
-from ojs_cluster.store.tenants.weights import WeightsCheck
-from ojs_cluster.store.workflows.progress_check import WorkflowCheck
-from ojs_cluster.store.workflows.workflows import purge_ended
 from scheduler.pacing import Step, StepResult
 
 # A sweep reads the list of queue names in pages, with a pause between two pages, so that 100 000

@@ -6,7 +6,7 @@ The record of the layout is under the meta tag, so only the leader of the meta t
 from __future__ import annotations
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.migrations.execution import migrate
+from ojs_cluster.store.operators.migrations.execution import migrate
 from scheduler.pacing import Step, StepResult
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.outbox.outbox import OnBlocked, drain, drain_blocked
-from ojs_cluster.store.sweeps.sweep_result import SweepResult
+from ojs_cluster.store.engine.outbox.outbox import OnBlocked, drain, drain_blocked
+from ojs_cluster.store.ground.sweep_result import SweepResult
 from scheduler.pacing import Step
 
 

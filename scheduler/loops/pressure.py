@@ -6,7 +6,7 @@ These queues are listed under the meta tag, so only its leader runs this loop.
 from __future__ import annotations
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.pressure.pressure import check_due
+from ojs_cluster.store.operators.pressure.pressure import check_due
 from scheduler.pacing import Step, StepResult
 
 

@@ -7,7 +7,7 @@ until a job becomes available, and for requests that show jobs or statistics.
 from __future__ import annotations
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.sweeps.deadlines import promote
+from ojs_cluster.store.engine.queues.deadlines import promote
 from scheduler.pacing import Step, StepResult
 
 

@@ -6,7 +6,7 @@ One step does both. The two sorted sets that it reads are nearly always empty, s
 from __future__ import annotations
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.limits.rate_limits import sweep_rate_limits
+from ojs_cluster.store.features.rate_limits.rate_limits import sweep_rate_limits
 from scheduler.pacing import Step, StepResult
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.sweeps.deadlines import reap
+from ojs_cluster.store.engine.queues.deadlines import reap
 from scheduler.pacing import Step, StepResult
 
 

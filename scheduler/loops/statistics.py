@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.statistics.job_counts import WIDTH
-from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
-from ojs_cluster.store.statistics.type_hours import HourRollUp
-from ojs_cluster.store.sweeps.sweep_result import SweepResult
+from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
+from ojs_cluster.store.features.statistics.type_hours import HourRollUp
+from ojs_cluster.store.ground.process_state.job_counts import WIDTH
+from ojs_cluster.store.ground.sweep_result import SweepResult
 from scheduler.pacing import Step, StepResult
 
 _RETRY_MS = 5_000

@@ -27,9 +27,10 @@ from ojs_cluster.core.errors import InvalidRequest, NotFound, OJSError
 from ojs_cluster.core.webhooks import Subscription
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.sweeps.sweep_result import SweepResult
-from ojs_cluster.store.webhooks import deliveries, subscriptions
-from ojs_cluster.store.webhooks.deliveries import Delivery, Outcome
+from ojs_cluster.store.features.webhooks import deliveries
+from ojs_cluster.store.features.webhooks.deliveries import Delivery, Outcome
+from ojs_cluster.store.ground.process_state import subscriptions
+from ojs_cluster.store.ground.sweep_result import SweepResult
 from ojs_cluster.webhooks.addresses import parse_url
 from ojs_cluster.webhooks.client import AttemptResult, WebhookClient
 from ojs_cluster.webhooks.settings import WebhookSettings

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.ground.settings import StoreSettings
 from tests.clients import test_go as go
 from tests.clients import test_python as python
 from tests.clients.wire import Answer, Wire

@@ -9,9 +9,9 @@ from typing import Literal
 from ojs_cluster.core.agents.record import HumanDecision
 from ojs_cluster.core.errors import Conflict
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.agents import agents
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.features.agents import agents
 from tests.crash.harness import World
 from tests.store.shortcuts import put
 

@@ -9,11 +9,11 @@ from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selectio
 from ojs_cluster.core.errors import BackendUnavailable, NotFound
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.bulk import operations
-from ojs_cluster.store.bulk.execution import run_due
-from ojs_cluster.store.bulk.operation import BulkOperation
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import read_jobs as jobs
+from ojs_cluster.store.engine.jobs import read_jobs as jobs
+from ojs_cluster.store.features.bulk.execution import run_due
+from ojs_cluster.store.features.bulk_records import operations
+from ojs_cluster.store.features.bulk_records.operation import BulkOperation
 from tests.crash.harness import World
 from tests.store.shortcuts import HOUR, ack, foreign_id, nack, put, queues_in_other_shards, take
 

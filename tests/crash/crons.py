@@ -12,12 +12,12 @@ from ojs_cluster.core.cron.cron_job import CronDefinition, parse_cron
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.cron.firing import fire_due
-from ojs_cluster.store.cron.firing_store import OccurrenceDecision
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.cron.cron_store import RedisCronStore
+from ojs_cluster.store.features.cron.firing import fire_due
+from ojs_cluster.store.features.cron.firing_store import OccurrenceDecision
 from tests.crash.harness import World
 from tests.store.shortcuts import DAY, ack, take
 from tests.support.timeshift import age_cron

@@ -9,18 +9,18 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.partitions import DRAIN_MS, PROPAGATION_MS
-from ojs_cluster.store.bulk import operations
-from ojs_cluster.store.bulk.execution import run_due
-from ojs_cluster.store.bulk.operation import BulkOperation, BulkState
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.queue_deletion.deletion import begin_deletion
-from ojs_cluster.store.queues import queues
-from ojs_cluster.store.queues.partition_maintenance import (
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.queues import queues
+from ojs_cluster.store.engine.queues.partition_maintenance import (
     advance_changes,
     maintain_queue,
     set_partitions,
 )
+from ojs_cluster.store.features.bulk.execution import run_due
+from ojs_cluster.store.features.bulk_records import operations
+from ojs_cluster.store.features.bulk_records.operation import BulkOperation, BulkState
+from ojs_cluster.store.features.queue_deletion.deletion import begin_deletion
 from tests.crash.harness import World
 from tests.store.hot_queues import pass_time, put_into
 

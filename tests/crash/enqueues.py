@@ -13,20 +13,20 @@ from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import idempotency
-from ojs_cluster.store.enqueue.aliases import AliasClaims
-from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.jobs import read_jobs as jobs
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.limits import depth_bounds
-from ojs_cluster.store.limits.depth_bounds import DepthBound
-from ojs_cluster.store.portions import PORTION_BYTES
-from ojs_cluster.store.pressure.pressure import check_pressure
-from ojs_cluster.store.search.index_values import value_key
-from ojs_cluster.store.transactions import transactions
-from ojs_cluster.store.unique import locks
-from ojs_cluster.store.unique.locks import LockRequest
+from ojs_cluster.store.engine import unique_locks as locks
+from ojs_cluster.store.engine.aliases import AliasClaims
+from ojs_cluster.store.engine.enqueue import idempotency
+from ojs_cluster.store.engine.enqueue.batch_attempt import BatchAttempt
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.jobs import read_jobs as jobs
+from ojs_cluster.store.engine.jobs.index_values import value_key
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.limits import depth_bounds
+from ojs_cluster.store.engine.limits.depth_bounds import DepthBound
+from ojs_cluster.store.engine.transactions import transactions
+from ojs_cluster.store.engine.unique_locks import LockRequest
+from ojs_cluster.store.ground.portions import PORTION_BYTES
+from ojs_cluster.store.operators.pressure.pressure import check_pressure
 from tests.crash.harness import World
 from tests.store.hot_queues import spread
 from tests.store.indexed_jobs import CUSTOMER, job_of, with_index

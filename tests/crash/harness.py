@@ -25,12 +25,12 @@ from ojs_cluster.core.errors import Conflict
 from ojs_cluster.core.jobs.states import TERMINAL
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.cron.firing import fire_due
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.sweeps.retention import purge_due
-from ojs_cluster.store.workflows.workflows import purge_ended
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.features.cron.cron_store import RedisCronStore
+from ojs_cluster.store.features.cron.firing import fire_due
+from ojs_cluster.store.features.retention.retention import purge_due
+from ojs_cluster.store.features.workflows.workflows import purge_ended
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.shortcuts import HOUR, ack, take
 from tests.store.unique_jobs import keys_there, recover
 from tests.support.failing_process import Mode, fail_at

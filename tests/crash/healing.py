@@ -11,13 +11,13 @@ import pytest
 from ojs_cluster.core.errors import MalformedJob, NotFound
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import references
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.sweeps.retention import purge_due
-from ojs_cluster.store.workflows.progress_check import WorkflowCheck
-from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
+from ojs_cluster.store.engine.enqueue import references
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.features.retention.retention import purge_due
+from ojs_cluster.store.features.workflows.progress_check import WorkflowCheck
+from ojs_cluster.store.features.workflows.read_workflows import WorkflowRecord
+from ojs_cluster.store.ground import job_fields as f
 from tests.crash.harness import YEAR, World
 from tests.store.shortcuts import (
     HOUR,

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch.lease_ids import PREFIX_BYTES
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.nack import release_unanswered
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.nack import release_unanswered
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.ground.lease_ids import PREFIX_BYTES
 from tests.crash.harness import World
 from tests.store.limit_jobs import key_in, keyed, token_counts
 from tests.store.shortcuts import ack, nack, shard_of, take

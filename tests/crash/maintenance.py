@@ -10,15 +10,15 @@ from typing import Literal
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.jobs import read_jobs as jobs
-from ojs_cluster.store.progress import checkpoints
-from ojs_cluster.store.queues import purges
-from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
-from ojs_cluster.store.statistics.records import MINUTES, parse_record
-from ojs_cluster.store.sweeps.retention import purge_due
-from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.jobs import read_jobs as jobs
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.progress import checkpoints
+from ojs_cluster.store.features.retention.retention import purge_due
+from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
+from ojs_cluster.store.features.statistics.records import MINUTES, parse_record
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
 from tests.crash.harness import YEAR, World
 from tests.store.shortcuts import HOUR, ack, foreign_id, nack, put, queues_in_other_shards, take
 from tests.support.timeshift import age_job, age_worker

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.migrations.layout import report
+from ojs_cluster.store.operators.migrations.layout import report
 from tests.crash.harness import World
 from tests.store.migrations.renaming import AFTER, BEFORE, MIGRATES, migrate_all, of_version
 from tests.store.shortcuts import put, queues_in_other_shards

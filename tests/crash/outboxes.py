@@ -12,16 +12,16 @@ from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.limits import rate_limits
-from ojs_cluster.store.outbox.outbox import drain
-from ojs_cluster.store.queues import pauses
-from ojs_cluster.store.queues.partition_maintenance import (
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.outbox.outbox import drain
+from ojs_cluster.store.engine.queues import pauses
+from ojs_cluster.store.engine.queues.partition_maintenance import (
     advance_changes,
     get_partitions,
     set_partitions,
 )
-from ojs_cluster.store.sweeps.retention import retire_queues
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.retention.retention import retire_queues
 from tests.crash.harness import World
 from tests.store.hot_queues import pass_time
 from tests.store.shortcuts import HOUR, ack, new_job, put, shard_of, take

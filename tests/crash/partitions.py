@@ -10,22 +10,22 @@ from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.partitions import DRAIN_MS, PROPAGATION_MS, PartitionLayout
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import exhaustion
-from ojs_cluster.store.limits import depth_bounds, rate_limits
-from ojs_cluster.store.limits.depth_bounds import DepthBound
-from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
-from ojs_cluster.store.queue_deletion.unfinished import end_unfinished_deletion
-from ojs_cluster.store.queues import lifecycle, pauses, queues
-from ojs_cluster.store.queues.copied_settings import ensure_open
-from ojs_cluster.store.queues.default_growth import advance_growth
-from ojs_cluster.store.queues.partition_maintenance import (
+from ojs_cluster.store.engine.limits import depth_bounds
+from ojs_cluster.store.engine.limits.depth_bounds import DepthBound
+from ojs_cluster.store.engine.queues import exhaustion, fair_share, pauses, queues
+from ojs_cluster.store.engine.queues.copied_settings import ensure_open
+from ojs_cluster.store.engine.queues.default_growth import advance_growth
+from ojs_cluster.store.engine.queues.partition_maintenance import (
     advance_changes,
     get_partitions,
     maintain_queue,
     set_partitions,
 )
-from ojs_cluster.store.queues.partitions import DEFAULT, PartitionTable
-from ojs_cluster.store.tenants import fair_share
+from ojs_cluster.store.features.queue_drains.unfinished import end_unfinished_deletion
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.retention import lifecycle
+from ojs_cluster.store.ground.process_state.partitions import DEFAULT, PartitionTable
+from ojs_cluster.store.ground.process_state.queue_defaults import change_defaults, get_defaults
 from tests.crash.harness import World
 from tests.store.hot_queues import pass_time, put_into, sum_of_quotas
 from tests.store.shortcuts import DAY, HOUR, ack, put, take

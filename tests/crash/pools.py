@@ -10,9 +10,9 @@ from typing import Literal
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.pools.pool import new_pool
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.pools import pools
-from ojs_cluster.store.pools.pool_table import read_counts
-from ojs_cluster.store.queue_defaults import records
+from ojs_cluster.store.ground.process_state import pools
+from ojs_cluster.store.ground.process_state import queue_defaults as records
+from ojs_cluster.store.ground.process_state.pool_table import read_counts
 from tests.crash.harness import World
 from tests.store.pools.shortcuts import allow, make_pool
 

@@ -9,9 +9,9 @@ from typing import Literal
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.dead_letters import dead_letters
 from tests.crash.harness import World
 from tests.store.shortcuts import foreign_id, middle_queue, nack, queues_in_other_shards, take
 from tests.store.unique_jobs import once, without_unlock

@@ -10,8 +10,9 @@ from typing import Literal
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.tenants.settings import TenantLimits, TenantSettings
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.tenants import changes, tenants
-from ojs_cluster.store.tenants.weights import WeightsCheck
+from ojs_cluster.store.features.tenants import changes
+from ojs_cluster.store.features.tenants.weights import WeightsCheck
+from ojs_cluster.store.ground.process_state import tenants
 from tests.crash.harness import World
 from tests.store.tenants.shortcuts import limit, weigh
 

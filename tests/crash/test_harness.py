@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
 from tests.crash.enqueues import Batch, Wanted
 from tests.crash.harness import World, failing_at_every_command
 from tests.store.shortcuts import new_job

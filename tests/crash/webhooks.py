@@ -10,7 +10,8 @@ import trio
 
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.webhooks import deliveries, subscriptions
+from ojs_cluster.store.features.webhooks import deliveries
+from ojs_cluster.store.ground.process_state import subscriptions
 from ojs_cluster.webhooks.client import AttemptResult, WebhookClient
 from scheduler.loops.webhooks import WebhookSender
 from tests.crash.harness import World

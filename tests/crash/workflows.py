@@ -9,14 +9,14 @@ from typing import Literal
 
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.outbox import outbox_dead_letters
-from ojs_cluster.store.sweeps.deadlines import reap
-from ojs_cluster.store.workflows import read_workflows, workflows
-from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.outbox import outbox_dead_letters
+from ojs_cluster.store.engine.queues.deadlines import reap
+from ojs_cluster.store.features.workflows import read_workflows, workflows
+from ojs_cluster.store.features.workflows.read_workflows import WorkflowRecord
+from ojs_cluster.store.ground import job_fields as f
 from tests.crash.harness import World
 from tests.store.shortcuts import HOUR, ack, nack, queues_in_other_shards, take
 from tests.store.workflow_jobs import batch, chain, group, job_ids, parents, state_of, step

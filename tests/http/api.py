@@ -30,8 +30,8 @@ from ojs_cluster.server.http.http_server import DrainTimes, hypercorn_config, se
 from ojs_cluster.server.http.listener import open_listener
 from ojs_cluster.server.processes.api_process import Gate, connection_limits
 from ojs_cluster.server.tls import Tls
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.settings import StoreSettings
 from tests.http.openapi.answers import check_answer
 from tests.support.certificates import Certificates
 from tests.support.driven import driven

@@ -13,8 +13,8 @@ import trio
 from ojs_cluster.core.access.scopes import Keyring, Principal, QueuePatterns, Scope, digest
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.app import App
-from ojs_cluster.store.operations import audit
-from ojs_cluster.store.operations.audit import AuditFilter
+from ojs_cluster.store.operators.operations import audit
+from ojs_cluster.store.operators.operations.audit import AuditFilter
 from tests.http.api import OJS_TYPE, until
 
 PRINCIPALS = {

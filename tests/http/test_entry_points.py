@@ -19,7 +19,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.request_body.limits import BodyLimits
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.fetch.long_poll import fetch_or_wait
+from ojs_cluster.store.engine.fetch.long_poll import fetch_or_wait
 from tests.http.api import OJS_TYPE, Api, Stream, dial, entry_points, open_app, serving, until
 
 

@@ -19,9 +19,9 @@ from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.traffic import BOUNDS_S, Traffic
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.http.scheduler_http import scheduler_families
-from ojs_cluster.store.operations import metrics
-from ojs_cluster.store.outbox.outbox import ATTEMPTS
-from ojs_cluster.store.webhooks import deliveries
+from ojs_cluster.store.engine.outbox.outbox import ATTEMPTS
+from ojs_cluster.store.features.webhooks import deliveries
+from ojs_cluster.store.operators.operations import metrics
 from scheduler.stats import Stats
 from tests.http.api import Api, Reply, open_app
 from tests.store.webhook_jobs import subscribe

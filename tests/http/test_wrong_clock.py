@@ -14,8 +14,8 @@ from ojs_cluster.core.access.scopes import PRESETS, Keyring, Principal, digest
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
+from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.webhooks.settings import WebhookSettings
 from tests.http.api import SHARDS, Api, open_app
 from tests.http.handlers.admin.test_bulk_retry import DEADLY

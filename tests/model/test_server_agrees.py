@@ -33,20 +33,20 @@ from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.fetch.fetch import fetch
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.ack import ack
-from ojs_cluster.store.jobs.activate import activate
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.nack import nack
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.limits import rate_limits
-from ojs_cluster.store.queues import pauses, queues
-from ojs_cluster.store.sweeps.deadlines import promote, reap
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
-from ojs_cluster.store.workflows import read_workflows, workflows
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.ack import ack
+from ojs_cluster.store.engine.jobs.activate import activate
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.nack import nack
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues import pauses, queues
+from ojs_cluster.store.engine.queues.deadlines import promote, reap
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.features.workflows import read_workflows, workflows
 from tests.model.coordination import STEADY, CoordinatedModel, Step
 from tests.model.jobs import JobView, outcome
 from tests.model.lifecycle import UNIT

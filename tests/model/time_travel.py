@@ -13,7 +13,7 @@ import redis
 
 from ojs_cluster.keys import Keyspace
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.ground import job_fields as f
 
 _INDEXES = ("due", "active", "execution_deadlines", "expiring")
 _TIMES = (f.DUE, f.EXPIRES, f.DEADLINE, f.STARTED)

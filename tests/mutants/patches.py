@@ -4,7 +4,7 @@ One TOML file per area beside this module holds entries of this form::
 
     [[patch]]
     name = "an ack does not check the lease"
-    file = "ojs_cluster/store/jobs/ack.lua"
+    file = "ojs_cluster/store/engine/jobs/ack.lua"
     before = '''text that occurs once in the file'''
     after = '''text that replaces it'''
     tests = ["tests/store/jobs/test_lease.py::test_stale_worker_cannot_ack"]
@@ -39,12 +39,12 @@ AREAS = (
 )
 ROOMS: dict[str, tuple[str, ...]] = {
     "Lua": (".lua",),
-    "queue deletion": ("/store/queue_deletion/", "/queues/lifecycle.", "/queues/delete_queue."),
-    "bulk": ("/store/bulk/", "/http/handlers/bulk/", "/core/bulk/"),
+    "queue deletion": ("/queue_deletion/", "/queue_drains/", "lifecycle.", "/delete_queue."),
+    "bulk": ("/features/bulk", "/http/handlers/bulk/", "/core/bulk/"),
     "tenants": ("tenant",),
     "webhooks": ("webhook", "/deliver_event."),
     "archive": ("archive",),
-    "http/push": ("/http/push", "/http/websocket/", "/store/events/"),
+    "http/push": ("/http/push", "/http/websocket/", "/features/events/"),
     "http": ("/http/",),
     "server": ("ojs_cluster/server/",),
     "ui": ("ojs_cluster/ui/",),

@@ -15,10 +15,10 @@ from ojs_cluster.redis.acl_errors import AclDenied
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.ground.scripts import load_scripts
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.operations import rights
-from ojs_cluster.store.operations.rights import MissingRights
-from ojs_cluster.store.scripts import load_scripts
+from ojs_cluster.store.operators.operations import rights
+from ojs_cluster.store.operators.operations.rights import MissingRights
 from tests.operations.test_operations import GUIDE
 from tests.store.scripts.test_one_tag import one_life_of_everything, one_life_without_backup
 from tests.store.shortcuts import ack, put, take

@@ -18,8 +18,8 @@ from ojs_cluster.core.cron.cron_job import CronDefinition, occurrence_job_id
 from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import TERMINAL, State
-from ojs_cluster.store.cron.cron_record import CronRecord
-from ojs_cluster.store.cron.firing_store import DueCrons, FiringOutcome, OccurrenceDecision
+from ojs_cluster.store.features.cron.cron_record import CronRecord
+from ojs_cluster.store.features.cron.firing_store import DueCrons, FiringOutcome, OccurrenceDecision
 
 _serial = itertools.count()
 

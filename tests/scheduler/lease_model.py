@@ -1,7 +1,7 @@
 """An in-memory lease with a network in front of it, for elections in virtual time.
 
-It does what `store/operations/lead.lua` says: it notes candidates, prefers one, and announces that
-it is free.
+It does what `store/operators/operations/lead.lua` says: it notes candidates, prefers one, and
+announces that it is free.
 
 It stands in for the seam (``scheduler.election.LeaderLock``), not for Redis: what Redis really
 does is asserted by the tests on real servers.

@@ -22,10 +22,10 @@ from unittest.mock import patch
 import trio
 
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.store.bulk import execution
-from ojs_cluster.store.bulk.apply import apply
+from ojs_cluster.store.features.bulk import execution
+from ojs_cluster.store.features.bulk.apply import apply
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.settings import StoreSettings
 from scheduler.main import run_scheduler
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import Stats

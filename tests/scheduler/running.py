@@ -17,10 +17,10 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import META
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.jobs.read_jobs import get
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs.read_jobs import get
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.settings import StoreSettings
 from tests.support.patience import LONG_S
 
 POLL_S = 0.01

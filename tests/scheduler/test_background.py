@@ -16,12 +16,12 @@ from ojs_cluster.http.messages import Request
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.http.scheduler_http import scheduler_families
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch.fetch import fetch
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.ack import ack
-from ojs_cluster.store.jobs.read_jobs import get
-from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.engine.jobs.ack import ack
+from ojs_cluster.store.engine.jobs.read_jobs import get
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.ground.settings import StoreSettings
 from scheduler.main import run_scheduler
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import ElectionStats, Stats

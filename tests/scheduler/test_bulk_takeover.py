@@ -11,11 +11,11 @@ from ojs_cluster.core.bulk.selection import BulkAction, Selection
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.bulk import operations
-from ojs_cluster.store.bulk.operation import BulkState
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.queues.queues import get_stats
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.queues.queues import get_stats
+from ojs_cluster.store.features.bulk_records import operations
+from ojs_cluster.store.features.bulk_records.operation import BulkState
 from tests.scheduler.running import eventually, schedulers, store_at
 from tests.store.shortcuts import new_job
 

@@ -13,7 +13,7 @@ from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import META
-from ojs_cluster.store.cron.firing import fire_due
+from ojs_cluster.store.features.cron.firing import fire_due
 from scheduler.pacing import Pace, ShardLoop, StepLimiter, StepResult
 from scheduler.stats import LoopStats
 from tests.scheduler.cron_model import InMemoryCronStore, Redis, work

@@ -8,8 +8,8 @@ from datetime import datetime
 from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.fetch.fetch import fetch
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.features.cron import cron
 from tests.scheduler.running import eventually, leader_of, schedulers, store_at
 
 BODY = {

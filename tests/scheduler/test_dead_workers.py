@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from ojs_cluster.store.workers.workers import DeadWorker
+from ojs_cluster.store.features.workers.workers import DeadWorker
 from scheduler.loops.dead_workers import (
     FAILED_SHARD_PAUSE_S,
     WALK_INTERVAL_S,

@@ -17,8 +17,8 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import META, Keyspace
 from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch.fetch import fetch
-from ojs_cluster.store.jobs.ack import ack
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.engine.jobs.ack import ack
 from tests.scheduler.running import (
     all_in,
     eventually,

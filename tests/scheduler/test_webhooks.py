@@ -20,10 +20,11 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.sweeps.sweep_result import SweepResult
-from ojs_cluster.store.webhooks import deliveries, subscriptions
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.webhooks import deliveries
+from ojs_cluster.store.ground.process_state import subscriptions
+from ojs_cluster.store.ground.settings import StoreSettings
+from ojs_cluster.store.ground.sweep_result import SweepResult
 from ojs_cluster.webhooks.client import AttemptResult, WebhookClient
 from ojs_cluster.webhooks.settings import WebhookSettings
 from scheduler.loops import webhooks

@@ -10,11 +10,11 @@ from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.keys import Shard
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch.fetch import fetch
-from ojs_cluster.store.jobs.ack import ack
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.workflows import read_workflows, workflows
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.engine.jobs.ack import ack
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.workflows import read_workflows, workflows
+from ojs_cluster.store.ground.settings import StoreSettings
 from scheduler.settings import SchedulerSettings
 from tests.scheduler.running import eventually
 from tests.scheduler.test_background import served

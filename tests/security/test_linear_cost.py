@@ -33,7 +33,7 @@ from ojs_cluster.http import query
 from ojs_cluster.http.fast_lane.parser import read_head
 from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.routing.router import HttpRouter
-from ojs_cluster.store.off_loop import LARGE
+from ojs_cluster.store.ground.off_loop import LARGE
 
 TIMES = 8
 SMALL = raw_json.MAX_SMALL_BYTES - 512

@@ -19,9 +19,9 @@ from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.server.config.all_variables import SECTIONS, VARIABLES
 from ojs_cluster.server.config.load import ConfigError, Settings, load, report, shown_variables
 from ojs_cluster.server.config.parsers import usable_cpus
-from ojs_cluster.store.archive import import_archive
-from ojs_cluster.store.enqueue import aliases
-from ojs_cluster.store.unique import unique
+from ojs_cluster.store.engine import aliases
+from ojs_cluster.store.engine.unique import unique
+from ojs_cluster.store.operators.archive import import_archive
 from scheduler.settings import SchedulerSettings
 from tests.support.certificates import OPENSSL, make_certificates
 

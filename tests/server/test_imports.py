@@ -17,7 +17,7 @@ STORE = {
     "croniter",
     "prometheus_client",
     "scheduler.main",
-    "ojs_cluster.store.jobs.read_jobs",
+    "ojs_cluster.store.engine.jobs.read_jobs",
 }
 
 

@@ -12,16 +12,16 @@ from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.server.commands.archive import ImportCounts, import_lines
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.archive.export_archive import export
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.fetch.fetch import release
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.limits import rate_limits
+from ojs_cluster.store.engine.fetch.fetch import release
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.queues import pauses
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.workflows import workflow_progress
+from ojs_cluster.store.ground.portions import PORTION_BYTES
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.portions import PORTION_BYTES
-from ojs_cluster.store.queues import pauses
-from ojs_cluster.store.workflows import workflow_progress
+from ojs_cluster.store.operators.archive.export_archive import export
 from tests.store.shortcuts import ack, active, foreign_id, home_id, nack, put, take
 from tests.store.unique_jobs import once
 from tests.store.workflow_jobs import batch, chain, run_one, step

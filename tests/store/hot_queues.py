@@ -12,8 +12,8 @@ from ojs_cluster.core.rate_limit import unpack_limits
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues.partition_maintenance import advance_changes, set_partitions
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues.partition_maintenance import advance_changes, set_partitions
 from tests.store.shortcuts import QUEUE, id_in, put
 from tests.support.lossy import LossyClient
 from tests.support.timeshift import age_partitions

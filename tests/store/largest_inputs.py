@@ -31,49 +31,50 @@ from ojs_cluster.core.search import parse_search
 from ojs_cluster.core.tenants.settings import EnqueueRate, TenantLimits, TenantSettings
 from ojs_cluster.core.tenants.settings import encode as encode_tenant
 from ojs_cluster.core.workflow_request import parse_workflow
-from ojs_cluster.store.archive.archive_results import portions, restore_results
-from ojs_cluster.store.archive.import_workflows import restore_workflow
-from ojs_cluster.store.archive.line_values import ResultsLine, WorkflowLine
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.cron.firing import fire_due
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.enqueue.placement import enqueue_command, place
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.ack import Ack, ack_many
-from ojs_cluster.store.jobs.listing import JobFilter
-from ojs_cluster.store.jobs.nack import Nack, nack_many
-from ojs_cluster.store.limits import depth_bounds, rate_tokens
-from ojs_cluster.store.limits.depth_bounds import DepthBound
-from ojs_cluster.store.operations import processes
-from ojs_cluster.store.outbox.outbox import drain
-from ojs_cluster.store.pools.pool_fetch import fetch_for_pool
-from ojs_cluster.store.pools.pools import MAX_POOLS
-from ojs_cluster.store.queue_defaults.records import MAX_QUEUES, change_defaults
-from ojs_cluster.store.queues.purges import purge
-from ojs_cluster.store.queues.queue_sums import sum_queues
-from ojs_cluster.store.queues.queues import get_stats
-from ojs_cluster.store.schemas.schema_index import SchemaRecord, encode
-from ojs_cluster.store.search.index_values import value_key, with_digests
-from ojs_cluster.store.search.lists import list_jobs
-from ojs_cluster.store.statistics.job_counts import WIDTH
-from ojs_cluster.store.statistics.type_hours import HourRollUp
-from ojs_cluster.store.statistics.type_minutes import (
+from ojs_cluster.store.engine.changes.purges import purge
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
+from ojs_cluster.store.engine.jobs.index_values import value_key, with_digests
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
+from ojs_cluster.store.engine.limits import depth_bounds
+from ojs_cluster.store.engine.limits.depth_bounds import DepthBound
+from ojs_cluster.store.engine.outbox.outbox import drain
+from ojs_cluster.store.engine.placement import enqueue_command, place
+from ojs_cluster.store.engine.queues.fair_share import remove_idle_turns, set_fair_share
+from ojs_cluster.store.engine.queues.queue_sums import sum_queues
+from ojs_cluster.store.engine.queues.queues import get_stats
+from ojs_cluster.store.engine.tenants.tenant_counts import read_many
+from ojs_cluster.store.engine.transactions import purge_notes
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.cron.cron_store import RedisCronStore
+from ojs_cluster.store.features.cron.firing import fire_due
+from ojs_cluster.store.features.pools.pool_fetch import fetch_for_pool
+from ojs_cluster.store.features.rate_limits import rate_tokens
+from ojs_cluster.store.features.retention.retention import remove_leftovers
+from ojs_cluster.store.features.search.lists import list_jobs
+from ojs_cluster.store.features.statistics.type_hours import HourRollUp
+from ojs_cluster.store.features.tenants import changes
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.features.workflows import workflows
+from ojs_cluster.store.features.workflows.progress_check import WorkflowCheck
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.ground.process_state.job_counts import WIDTH
+from ojs_cluster.store.ground.process_state.pools import MAX_POOLS
+from ojs_cluster.store.ground.process_state.queue_defaults import MAX_QUEUES, change_defaults
+from ojs_cluster.store.ground.process_state.schema_index import SchemaRecord, encode
+from ojs_cluster.store.ground.process_state.type_minutes import (
     KEPT_MINUTES,
     MAX_TYPES,
     add_type_minutes,
     list_types,
 )
-from ojs_cluster.store.sweeps.retention import remove_leftovers
-from ojs_cluster.store.tenants import changes
-from ojs_cluster.store.tenants.fair_share import remove_idle_turns, set_fair_share
-from ojs_cluster.store.tenants.tenant_counts import read_many
-from ojs_cluster.store.transactions import purge_notes
-from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
-from ojs_cluster.store.workflows import workflows
-from ojs_cluster.store.workflows.progress_check import WorkflowCheck
+from ojs_cluster.store.operators.archive.archive_results import portions, restore_results
+from ojs_cluster.store.operators.archive.import_workflows import restore_workflow
+from ojs_cluster.store.operators.archive.line_values import ResultsLine, WorkflowLine
+from ojs_cluster.store.operators.operations import processes
 from tests.store.indexed_jobs import TAG, job_of, with_index
 from tests.store.pools.shortcuts import make_pool
 from tests.store.registered_schemas import delete, register

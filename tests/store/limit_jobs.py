@@ -8,11 +8,11 @@ from typing import Any
 
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.fetch.depth_cache import LimitedQueues
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.limits import rate_limits, rate_tokens
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.rate_limits import rate_limits, rate_tokens
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.ground.process_state.depth_cache import LimitedQueues
 from tests.store.shortcuts import QUEUE, new_job, shard_of
 from tests.store.unique_jobs import keys_there, recover
 from tests.support.timeshift import age_limits

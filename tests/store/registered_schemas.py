@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from ojs_cluster.core.schemas.versions import SchemaVersion
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.schemas import registry
-from ojs_cluster.store.schemas.registry import NewSchema
-from ojs_cluster.store.schemas.schema_index import SchemaRecord, field_of
+from ojs_cluster.store.features.schemas import registry
+from ojs_cluster.store.features.schemas.registry import NewSchema
+from ojs_cluster.store.ground.process_state.schema_index import SchemaRecord, field_of
 
 
 async def register(

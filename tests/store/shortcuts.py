@@ -13,14 +13,14 @@ from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.jobs.failure import Failure, parse_failure
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.fetch.fetch import fetch
-from ojs_cluster.store.jobs import ack as acks
-from ojs_cluster.store.jobs import nack as nacks
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.operations.leader import LeaderLease, RedisLeaderLock
-from ojs_cluster.store.sweeps.deadlines import promote, reap
-from ojs_cluster.store.sweeps.sweep_result import SweepResult
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.engine.jobs import ack as acks
+from ojs_cluster.store.engine.jobs import nack as nacks
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues.deadlines import promote, reap
+from ojs_cluster.store.ground.sweep_result import SweepResult
+from ojs_cluster.store.operators.operations.leader import LeaderLease, RedisLeaderLock
 
 T = TypeVar("T")
 QUEUE = "mail"

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.queues.partitions import PartitionTable
+from ojs_cluster.store.ground.process_state.partitions import PartitionTable
 from tests.store.shortcuts import until
 from tests.support.driven import driven
 

@@ -7,8 +7,8 @@ import trio
 import trio.testing
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.store.background import Background
-from ojs_cluster.store.cached import Cached
+from ojs_cluster.store.ground.background import Background
+from ojs_cluster.store.ground.cached import Cached
 
 KEPT_S, MAX_AGE_S, TAKES_S = 10.0, 30.0, 2.0
 

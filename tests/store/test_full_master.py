@@ -14,11 +14,11 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client, Script
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.batch import enqueue_all
-from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
-from ojs_cluster.store.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.enqueue.batch import enqueue_all
+from ojs_cluster.store.engine.enqueue.batch_attempt import BatchAttempt
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.transactions import transactions
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.transactions import transactions
 from tests.store.shortcuts import id_in, new_job, take
 from tests.support.invariants import check_invariants
 from tests.support.lossy import LossyClient

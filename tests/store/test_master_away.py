@@ -24,18 +24,18 @@ from ojs_cluster.redis.deadline import start_deadline
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.fetch.fetch import fetch
-from ojs_cluster.store.fetch.long_poll import Waiters, fetch_or_wait
-from ojs_cluster.store.jobs.ack import ack
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.engine.fetch.long_poll import Waiters, fetch_or_wait
+from ojs_cluster.store.engine.jobs.ack import ack
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.outbox import outbox
+from ojs_cluster.store.engine.queues import pauses, queues
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.ground.process_state.registry import QueueRegistry
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.operations import health, metrics
-from ojs_cluster.store.outbox import outbox
-from ojs_cluster.store.queues import pauses, queues
-from ojs_cluster.store.queues.registry import QueueRegistry
-from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.operators.operations import health, metrics
 from tests.scheduler.running import eventually
 from tests.support.lossy import without
 from tests.support.prelude import PRELUDE

@@ -8,10 +8,10 @@ from typing import Any
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.outbox.outbox import drain, drain_blocked
-from ojs_cluster.store.sweeps.retention import remove_leftovers
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.outbox.outbox import drain, drain_blocked
+from ojs_cluster.store.features.retention.retention import remove_leftovers
 from tests.store.shortcuts import QUEUE, new_job
 
 _POLICY = ("keys", "states", "period", "on_conflict", "args_keys", "meta_keys")

@@ -6,8 +6,9 @@ from typing import Any
 
 from ojs_cluster.core.webhooks import Secret, Subscription
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.webhooks import deliveries, subscriptions
-from ojs_cluster.store.webhooks.counts import remove_old_counts
+from ojs_cluster.store.features.webhooks import deliveries
+from ojs_cluster.store.features.webhooks.counts import remove_old_counts
+from ojs_cluster.store.ground.process_state import subscriptions
 from tests.store.shortcuts import ack, active, shard_of
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -8,10 +8,10 @@ from typing import Any
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.outbox.outbox import drain
-from ojs_cluster.store.workflows import read_workflows, workflows
-from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.outbox.outbox import drain
+from ojs_cluster.store.features.workflows import read_workflows, workflows
+from ojs_cluster.store.features.workflows.read_workflows import WorkflowRecord
 from tests.store.shortcuts import QUEUE, ack, shard_of, take
 from tests.store.unique_jobs import drain_waiting_now
 

@@ -9,12 +9,12 @@ from typing import Any, Literal, cast
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, Reply
-from ojs_cluster.store.background import Background
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.outbox.unreachable_shards import UnreachableShards
-from ojs_cluster.store.queues.partitions import PartitionTable
-from ojs_cluster.store.queues.registry import QueueRegistry
-from ojs_cluster.store.workers.touch import FetchTouches
+from ojs_cluster.store.ground.background import Background
+from ojs_cluster.store.ground.process_state.partitions import PartitionTable
+from ojs_cluster.store.ground.process_state.registry import QueueRegistry
+from ojs_cluster.store.ground.process_state.touch import FetchTouches
+from ojs_cluster.store.ground.process_state.unreachable_shards import UnreachableShards
 
 Mode = Literal["killed", "applied", "deaf"]
 MODES: tuple[Mode, ...] = ("killed", "applied", "deaf")

@@ -36,8 +36,8 @@ from dataclasses import dataclass, field
 from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.keys import META_TAG, Keyspace, Shard
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.operations.audit import RETENTION_MS, AuditStream
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.operators.operations.audit import RETENTION_MS, AuditStream
 from tests.support.servers import clients_of_masters
 
 COUNTED = ("scheduled", "pending", "active", "retryable", "completed", "cancelled", "discarded")

@@ -15,9 +15,9 @@ import trio
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.script import Script
-from ojs_cluster.store.history.entries import MAX_BYTES as HISTORY_BYTES
-from ojs_cluster.store.progress.progress import MAX_BYTES
-from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.engine.jobs.history_entries import MAX_BYTES as HISTORY_BYTES
+from ojs_cluster.store.features.progress.progress import MAX_BYTES
+from ojs_cluster.store.ground.settings import StoreSettings
 
 _ERRORS = StoreSettings().errors_kept
 _RESULT_BYTES = StoreSettings().result_max_bytes

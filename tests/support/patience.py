@@ -17,21 +17,28 @@ from ojs_cluster.http.access import audit
 from ojs_cluster.redis import client, connection, router
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store import background
 from ojs_cluster.store import open as opening
-from ojs_cluster.store.cron import firing
-from ojs_cluster.store.events import hub, replay
-from ojs_cluster.store.fetch import fetch, long_poll, partition_fetch, ranked_fetch
-from ojs_cluster.store.limits import limit_keys
-from ojs_cluster.store.operations import health, metrics, nodes, processes
-from ojs_cluster.store.outbox import outbox, unreachable_shards
-from ojs_cluster.store.pools import pool_table
-from ojs_cluster.store.queues import partitions, queues, registry
-from ojs_cluster.store.search import lists
-from ojs_cluster.store.statistics import job_counts
-from ojs_cluster.store.tenants import admission, tenant_table, weights
-from ojs_cluster.store.unique import unique
-from ojs_cluster.store.workers import touch
+from ojs_cluster.store.engine.fetch import fetch, long_poll, partition_fetch, ranked_fetch
+from ojs_cluster.store.engine.outbox import outbox
+from ojs_cluster.store.engine.queues import queues
+from ojs_cluster.store.engine.tenants import admission
+from ojs_cluster.store.engine.unique import unique
+from ojs_cluster.store.features.cron import firing
+from ojs_cluster.store.features.events import hub, replay
+from ojs_cluster.store.features.search import lists
+from ojs_cluster.store.features.tenants import weights
+from ojs_cluster.store.ground import background
+from ojs_cluster.store.ground.process_state import (
+    job_counts,
+    limit_keys,
+    partitions,
+    pool_table,
+    registry,
+    tenant_table,
+    touch,
+    unreachable_shards,
+)
+from ojs_cluster.store.operators.operations import health, metrics, nodes, processes
 from ojs_cluster.ui import session_secret
 
 LONG_S: Final = 60.0

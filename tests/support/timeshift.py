@@ -12,7 +12,7 @@ from typing import Any
 
 from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.keys import Meta, Shard
-from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.ground import job_fields as f
 
 _FIELDS = (f.CREATED, f.ENQUEUED, f.STARTED, f.FINISHED, f.DUE, f.DEADLINE, f.EXPIRES, f.EXTENDED)
 _INDEXES = ("due", "active", "execution_deadlines", "expiring", "pending", "finished", "dead")

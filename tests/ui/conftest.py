@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.statistics.job_counts import TIMES, WIDTH
-from ojs_cluster.store.statistics.records import GROWING, MINUTES, TOTALS
-from ojs_cluster.store.statistics.type_hours import KEPT_HOURS
+from ojs_cluster.store.features.statistics.records import GROWING, MINUTES, TOTALS
+from ojs_cluster.store.features.statistics.type_hours import KEPT_HOURS
+from ojs_cluster.store.ground.process_state.job_counts import TIMES, WIDTH
 from ojs_cluster.ui.settings import UiSettings
 from tests.support.patience import be_patient
 from tests.support.servers import own_server

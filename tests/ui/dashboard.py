@@ -20,7 +20,7 @@ from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.app import App
 from ojs_cluster.http.hypercorn.quart_app import create_quart_app
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.ui.quart_views import add_dashboard
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings

@@ -10,8 +10,8 @@ import httpx
 import orjson
 import pytest
 
-from ojs_cluster.store.operations import processes
-from ojs_cluster.store.operations.processes import describe_process
+from ojs_cluster.store.operators.operations import processes
+from ojs_cluster.store.operators.operations.processes import describe_process
 from tests.support.servers import wait_until
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.bulk.execution import run_due
+from ojs_cluster.store.features.bulk.execution import run_due
 from tests.support.servers import observer, wait_until
 from tests.support.timeshift import age_job
 from tests.ui.dashboard import Running

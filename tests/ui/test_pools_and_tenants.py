@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from ojs_cluster.store.pools.pool_table import read_counts
+from ojs_cluster.store.ground.process_state.pool_table import read_counts
 from ojs_cluster.ui.pages import pools
 from tests.support.servers import wait_until
 from tests.ui.dashboard import Running

@@ -11,7 +11,7 @@ import pytest
 from ojs_cluster.core.indexed_fields import parse_indexed_fields
 from ojs_cluster.core.search import parse_search
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.ui.pages.audit import _reasons_in
 from ojs_cluster.ui.redaction import searches
 from ojs_cluster.ui.redaction.redaction import Redaction

@@ -11,8 +11,8 @@ import pytest
 
 from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS
 from ojs_cluster.core.timestamps import format_ms
-from ojs_cluster.store.statistics.job_counts import RUN_BUCKETS, WIDTH
-from ojs_cluster.store.statistics.type_minutes import TypeStatistics
+from ojs_cluster.store.ground.process_state.job_counts import RUN_BUCKETS, WIDTH
+from ojs_cluster.store.ground.process_state.type_minutes import TypeStatistics
 from ojs_cluster.ui.drawings.histogram import paired_histogram
 from ojs_cluster.ui.formats import NONE
 from ojs_cluster.ui.pages.shared.comparison import begin_after

@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.operations.metrics import ClusterMetrics, QueueMetrics
-from ojs_cluster.store.queues.queues import QueueStats
-from ojs_cluster.store.workers import workers
+from ojs_cluster.store.engine.queues.queues import QueueStats
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.operators.operations.metrics import ClusterMetrics, QueueMetrics
 from ojs_cluster.ui import serving, workers_by_queue
 from ojs_cluster.ui.pages.queues import lists
 from ojs_cluster.ui.pages.shared import held_jobs

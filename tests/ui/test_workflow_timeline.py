@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.store.jobs.read_jobs import get_history
-from ojs_cluster.store.outbox.outbox import drain
-from ojs_cluster.store.workflows.read_workflows import JobOutcome, WorkflowRecord
+from ojs_cluster.store.engine.jobs.read_jobs import get_history
+from ojs_cluster.store.engine.outbox.outbox import drain
+from ojs_cluster.store.features.workflows.read_workflows import JobOutcome, WorkflowRecord
 from ojs_cluster.ui.drawings.dag import Box, Step
 from ojs_cluster.ui.drawings.time_axis import Span, TimeAxis
 from ojs_cluster.ui.drawings.workflow_chart import MAX_BARS, Lane, workflow_chart

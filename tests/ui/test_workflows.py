@@ -11,8 +11,12 @@ import pytest
 
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.workflow import STATUS_ENQUEUED, Plan, WorkflowNode, evaluate
-from ojs_cluster.store.queues.queues import QueueStats
-from ojs_cluster.store.workflows.read_workflows import JobOutcome, WaitingJob, WorkflowRecord
+from ojs_cluster.store.engine.queues.queues import QueueStats
+from ojs_cluster.store.features.workflows.read_workflows import (
+    JobOutcome,
+    WaitingJob,
+    WorkflowRecord,
+)
 from ojs_cluster.ui.formats import NONE
 from ojs_cluster.ui.pages.timelines.workflow_waits import Queues, wait_of
 from tests.support.servers import wait_until

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.operations.processes import _send, describe_process
+from ojs_cluster.store.operators.operations.processes import _send, describe_process
 from ojs_cluster.ui.problems.of_cluster import problems_of_cluster
 from ojs_cluster.ui.settings import UiSettings
 from tests.ui.dashboard import dashboard

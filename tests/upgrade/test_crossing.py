@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from ojs_cluster.keys import SHARD_KEYS
-from ojs_cluster.store.outbox.effects import EFFECTS
-from ojs_cluster.store.scripts import read_includes
+from ojs_cluster.store.effects import EFFECTS
+from ojs_cluster.store.ground.scripts import read_includes
 from tests.support.deployment import TOPOLOGIES, backend_of, unavailable
 from tests.support.load import new_id
 from tests.support.nodes import NOTHING, ApiNode, Environment, Process, scheduler
@@ -32,8 +32,8 @@ NAMES = """
 import json
 import re
 from ojs_cluster.keys import SHARD_KEYS
-from ojs_cluster.store.outbox.effects import EFFECTS
-from ojs_cluster.store.scripts import read_includes
+from ojs_cluster.store.effects import EFFECTS
+from ojs_cluster.store.ground.scripts import read_includes
 print(json.dumps([read_includes()["fields"], sorted(EFFECTS), sorted(SHARD_KEYS)]))
 """
 

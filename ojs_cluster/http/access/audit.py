@@ -1,8 +1,8 @@
 """The audit of administrative changes, refused requests, and reloads of the API keys.
 
-Each event is one log line and one entry of a stream in Redis (``store/operations/audit.py``). The
-logger ``ojs.audit`` writes the line at once. The entry waits in a bounded queue, and a task of the
-process writes the queue a few times per second. So no request waits for the audit, and the master
+Each event is one log line and one entry of a stream in Redis (``operators/operations/audit.py``).
+The logger ``ojs.audit`` writes the line at once. The entry waits in a bounded queue, and a task of
+the process writes the queue a few times per second. So no request waits for the audit, and the master
 of the stream gets a bounded number of calls. If that master is unavailable for long, the queue
 fills. Further entries are then counted as dropped, but the log still has their lines.
 
@@ -37,7 +37,7 @@ from ojs_cluster.http.routing.router import Route
 from ojs_cluster.http.traffic import Traffic, TrafficEvent
 from ojs_cluster.redis.errors import RedisReplyError, ReplyTooLarge
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.operations.audit import MAX_BATCH, AuditStream, append_entries
+from ojs_cluster.store.operators.operations.audit import MAX_BATCH, AuditStream, append_entries
 from ojs_cluster.wall_clock import wall_s
 
 log = logging.getLogger("ojs.audit")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ojs_cluster.core.access.scopes import Principal
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import PageRequest, Request
-from ojs_cluster.store.history.entries import Cause
+from ojs_cluster.store.engine.jobs.history_entries import Cause
 
 
 def principal_of(app: App, request: Request) -> Principal:

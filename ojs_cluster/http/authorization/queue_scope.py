@@ -34,12 +34,12 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request
 from ojs_cluster.http.routing.router import QueueAccess, Route
 from ojs_cluster.redis.driven_coroutines import ensure_task
-from ojs_cluster.store.cron import cron as store_cron
-from ojs_cluster.store.cron.cron_record import CronRecord
-from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.jobs import read_jobs as store_jobs
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.workflows import read_workflows
+from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.cron import cron as store_cron
+from ojs_cluster.store.features.cron.cron_record import CronRecord
+from ojs_cluster.store.features.workflows import read_workflows
+from ojs_cluster.store.ground.fanout import run_concurrently
 
 
 async def check_path_access(

@@ -26,7 +26,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.keywords import between, keywords
-from ojs_cluster.store.agents import agents
+from ojs_cluster.store.features.agents import agents
 
 MAX_TEXT: Final = 2000
 """Maximum number of characters of a reason, a comment or an error."""

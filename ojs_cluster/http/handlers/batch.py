@@ -12,9 +12,9 @@ from ojs_cluster.http.authorization.queue_scope import check_new_job, hide_exist
 from ojs_cluster.http.hooks import validate_if_marked
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
-from ojs_cluster.store.enqueue import enqueue as store_enqueue
-from ojs_cluster.store.off_loop import off_loop
-from ojs_cluster.store.schemas.validation import check_all
+from ojs_cluster.store.engine.args_validation import check_all
+from ojs_cluster.store.engine.enqueue import enqueue as store_enqueue
+from ojs_cluster.store.ground.off_loop import off_loop
 
 
 async def enqueue_many(app: App, request: Request) -> Response:

@@ -10,7 +10,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.workers.settle import lease_of
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode_large
-from ojs_cluster.store.progress import checkpoints
+from ojs_cluster.store.features.progress import checkpoints
 
 
 class CheckpointBody(msgspec.Struct, frozen=True):

@@ -19,12 +19,12 @@ from ojs_cluster.http.authorization.queue_scope import check_cron, check_new_job
 from ojs_cluster.http.cursor_kinds import CRONS
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
-from ojs_cluster.store.cron import cron as store_cron
-from ojs_cluster.store.cron.cron_record import CronRecord
-from ojs_cluster.store.cron.cron_store import HISTORY_KEPT
-from ojs_cluster.store.cron.firing import QUEUE_FULL, TENANT_LIMIT
-from ojs_cluster.store.off_loop import off_loop
-from ojs_cluster.store.schemas.validation import check_args
+from ojs_cluster.store.engine.args_validation import check_args
+from ojs_cluster.store.features.cron import cron as store_cron
+from ojs_cluster.store.features.cron.cron_record import CronRecord
+from ojs_cluster.store.features.cron.cron_store import HISTORY_KEPT
+from ojs_cluster.store.features.cron.firing import QUEUE_FULL, TENANT_LIMIT
+from ojs_cluster.store.ground.off_loop import off_loop
 
 _OUTCOMES = {
     "fire": ("triggered", "schedule"),

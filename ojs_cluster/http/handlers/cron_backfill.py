@@ -15,8 +15,8 @@ from ojs_cluster.http.authorization.queue_scope import check_new_job
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.keywords import keywords
-from ojs_cluster.store.cron import cron as store_cron
-from ojs_cluster.store.cron.backfill import MAX_OCCURRENCES, backfill, occurrences
+from ojs_cluster.store.features.cron import cron as store_cron
+from ojs_cluster.store.features.cron.backfill import MAX_OCCURRENCES, backfill, occurrences
 
 _MAX_ERRORS: Final = 10
 Time = Annotated[str, keywords(format="date-time")]

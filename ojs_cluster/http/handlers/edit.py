@@ -11,9 +11,9 @@ from ojs_cluster.http.authorization.principals import cause_of
 from ojs_cluster.http.authorization.queue_scope import check_read_job
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
-from ojs_cluster.store.jobs.edit import edit
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.store.engine.changes.edit import edit
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.ground.off_loop import off_loop
 
 
 async def change(app: App, request: Request, job_id: str) -> Response:

@@ -26,9 +26,9 @@ from ojs_cluster.http.push.channels import (
 )
 from ojs_cluster.http.push.progress_stream import ProgressStream
 from ojs_cluster.http.push.sse import EventStream, has_ended, initial_positions
-from ojs_cluster.store.events.positions import EventId, decode_id
-from ojs_cluster.store.events.subscriber import Channel, Subscription
-from ojs_cluster.store.jobs import read_jobs as store_jobs
+from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
+from ojs_cluster.store.features.events.positions import EventId, decode_id
+from ojs_cluster.store.features.events.subscriber import Channel, Subscription
 
 _PROGRESS: Final = frozenset({JOB_PROGRESS})
 _HEADERS: Final[Headers] = (

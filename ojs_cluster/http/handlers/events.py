@@ -9,7 +9,7 @@ from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.events.listing import (
+from ojs_cluster.store.features.events.listing import (
     MAX_NUMBERED,
     EventFilter,
     read_events,

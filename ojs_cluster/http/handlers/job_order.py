@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ojs_cluster.core.errors import InvalidRequest
-from ojs_cluster.store.jobs.listing import JobFilter, JobOrder
+from ojs_cluster.store.engine.jobs.listing import JobFilter, JobOrder
 
 
 def with_order(wanted: JobFilter, given: Mapping[str, str]) -> JobFilter:

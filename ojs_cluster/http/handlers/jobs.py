@@ -20,16 +20,16 @@ from ojs_cluster.http.handlers.rate_limits import headers_of
 from ojs_cluster.http.hooks import validate_if_marked
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
-from ojs_cluster.store.enqueue import enqueue as store_enqueue
-from ojs_cluster.store.jobs import activate as store_activate
-from ojs_cluster.store.jobs import cancel as store_cancel
-from ojs_cluster.store.jobs import read_jobs as store_jobs
-from ojs_cluster.store.jobs.listing import JobFilter
-from ojs_cluster.store.off_loop import LARGE, off_loop
-from ojs_cluster.store.queues import queues as store_queues
-from ojs_cluster.store.schemas.validation import check_args
-from ojs_cluster.store.search import lists
-from ojs_cluster.store.search.lists import JobPage
+from ojs_cluster.store.engine.args_validation import check_args
+from ojs_cluster.store.engine.enqueue import enqueue as store_enqueue
+from ojs_cluster.store.engine.jobs import activate as store_activate
+from ojs_cluster.store.engine.jobs import cancel as store_cancel
+from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.engine.queues import queues as store_queues
+from ojs_cluster.store.features.search import lists
+from ojs_cluster.store.features.search.lists import JobPage
+from ojs_cluster.store.ground.off_loop import LARGE, off_loop
 
 MAX_OFFSET = 10_000
 """Maximum offset of a page. An offset costs reading all jobs before the page, a cursor does not."""

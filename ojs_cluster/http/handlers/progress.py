@@ -16,9 +16,9 @@ from ojs_cluster.http.handlers.workers.settle import lease_of, named_job, raw_or
 from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.keywords import between, keywords
-from ojs_cluster.store.jobs import read_jobs as store_jobs
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.progress.progress import Report, report_progress
+from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.progress.progress import Report, report_progress
 
 _NO_CACHE: Final = ("Cache-Control", "no-cache")
 

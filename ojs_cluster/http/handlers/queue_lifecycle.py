@@ -20,12 +20,12 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.redis.deadline import extend_deadline
-from ojs_cluster.store.bulk.execution import REQUEST_LEASE_MS, run_for
-from ojs_cluster.store.bulk.operation import BulkOperation, BulkState
-from ojs_cluster.store.partial_failures import after_first_write
-from ojs_cluster.store.queue_deletion.deletion import begin_deletion
-from ojs_cluster.store.queues import lifecycle
-from ojs_cluster.store.queues.queues import get_stats
+from ojs_cluster.store.engine.queues.queues import get_stats
+from ojs_cluster.store.features.bulk.execution import REQUEST_LEASE_MS, run_for
+from ojs_cluster.store.features.bulk_records.operation import BulkOperation, BulkState
+from ojs_cluster.store.features.queue_deletion.deletion import begin_deletion
+from ojs_cluster.store.features.retention import lifecycle
+from ojs_cluster.store.ground.partial_failures import after_first_write
 
 
 class QueueBody(QueueConfigBody, frozen=True):

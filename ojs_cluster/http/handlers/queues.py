@@ -15,12 +15,13 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.cursor_kinds import QUEUES
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
-from ojs_cluster.store.queues import pauses, purges
-from ojs_cluster.store.queues import queues as store_queues
-from ojs_cluster.store.queues.pauses import QueueAction
-from ojs_cluster.store.queues.priority_counts import count_by_priority
-from ojs_cluster.store.queues.queues import QueueStats
-from ojs_cluster.store.tenants.tenant_counts import read_queue_counts
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.queues import pauses
+from ojs_cluster.store.engine.queues import queues as store_queues
+from ojs_cluster.store.engine.queues.pauses import QueueAction
+from ojs_cluster.store.engine.queues.priority_counts import count_by_priority
+from ojs_cluster.store.engine.queues.queues import QueueStats
+from ojs_cluster.store.engine.tenants.tenant_counts import read_queue_counts
 
 
 class QueuePurgeBody(msgspec.Struct, frozen=True):

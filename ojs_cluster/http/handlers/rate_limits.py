@@ -21,8 +21,12 @@ from ojs_cluster.http.cursor_kinds import RATE_LIMITS
 from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.keywords import keywords
-from ojs_cluster.store.limits import rate_limits as store_limits
-from ojs_cluster.store.limits.rate_limits import QueueRateLimits, RateLimitKeyStatus, RateLimitUsage
+from ojs_cluster.store.features.rate_limits import rate_limits as store_limits
+from ojs_cluster.store.features.rate_limits.rate_limits import (
+    QueueRateLimits,
+    RateLimitKeyStatus,
+    RateLimitUsage,
+)
 
 _RATE: Final = keywords(
     type=["object", "integer", "null"],

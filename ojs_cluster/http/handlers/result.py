@@ -11,8 +11,8 @@ from ojs_cluster.http import fields, query
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.redis.deadline import extend_deadline
-from ojs_cluster.store.jobs import read_jobs as store_jobs
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.5

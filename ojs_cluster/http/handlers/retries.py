@@ -12,9 +12,9 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs as store_jobs
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.ground import job_fields as f
 
 
 async def list_retries(app: App, _request: Request, job_id: str) -> Response:

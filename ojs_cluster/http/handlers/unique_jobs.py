@@ -8,7 +8,7 @@ from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.cursor_kinds import LOCKS
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.unique.list_locks import HeldLock, list_locks
+from ojs_cluster.store.engine.unique.list_locks import HeldLock, list_locks
 
 
 async def list_unique_jobs(app: App, request: Request) -> Response:

@@ -23,12 +23,12 @@ from ojs_cluster.http.authorization.queue_scope import check_new_workflow
 from ojs_cluster.http.cursor_kinds import WORKFLOWS
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
-from ojs_cluster.store.off_loop import off_loop
-from ojs_cluster.store.schemas.validation import check_workflow
-from ojs_cluster.store.workflows import read_workflows
-from ojs_cluster.store.workflows import workflows as store_workflows
-from ojs_cluster.store.workflows.read_workflows import JobOutcome, WorkflowRecord
-from ojs_cluster.store.workflows.visible_workflows import list_visible
+from ojs_cluster.store.engine.args_validation import check_workflow
+from ojs_cluster.store.features.workflows import read_workflows
+from ojs_cluster.store.features.workflows import workflows as store_workflows
+from ojs_cluster.store.features.workflows.read_workflows import JobOutcome, WorkflowRecord
+from ojs_cluster.store.features.workflows.visible_workflows import list_visible
+from ojs_cluster.store.ground.off_loop import off_loop
 
 _STATES: Final = {
     RUNNING: RUNNING,

@@ -9,10 +9,10 @@ import orjson
 
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.timestamps import format_ms
-from ojs_cluster.store.events.new_event import STATE_CHANGED, Gap
-from ojs_cluster.store.events.positions import part_of
-from ojs_cluster.store.events.subscriber import Dropped, Item, Subscription
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.events.new_event import STATE_CHANGED, Gap
+from ojs_cluster.store.features.events.positions import part_of
+from ojs_cluster.store.features.events.subscriber import Dropped, Item, Subscription
 
 GRACE_S: Final = 1.0
 """Time in seconds from ``server.shutdown`` to the end of a stream."""

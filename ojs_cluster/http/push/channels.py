@@ -15,9 +15,9 @@ from ojs_cluster.http.messages import Request
 from ojs_cluster.http.query import names
 from ojs_cluster.keys import Meta, Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.events.subscriber import Channel
-from ojs_cluster.store.jobs import read_jobs as store_jobs
-from ojs_cluster.store.queues import queues as store_queues
+from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
+from ojs_cluster.store.engine.queues import queues as store_queues
+from ojs_cluster.store.features.events.subscriber import Channel
 
 ALL: Final = Channel("all", "all")
 """The channel of all events."""

@@ -8,9 +8,9 @@ from typing import Final
 import orjson
 
 from ojs_cluster.http.push.announcements import DROPPED, announce, dropped_data
-from ojs_cluster.store.events.new_event import NewEvent
-from ojs_cluster.store.events.positions import id_of
-from ojs_cluster.store.events.subscriber import Dropped, Item, Subscriber, Subscription
+from ojs_cluster.store.features.events.new_event import NewEvent
+from ojs_cluster.store.features.events.positions import id_of
+from ojs_cluster.store.features.events.subscriber import Dropped, Item, Subscriber, Subscription
 
 RETRY: Final = b"retry: 3000\n"
 """Tells the client to reconnect 3000 ms after the end of a connection."""

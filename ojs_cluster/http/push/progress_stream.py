@@ -23,10 +23,10 @@ from ojs_cluster.http.push.access import StreamAccess
 from ojs_cluster.http.push.announcements import SHUTDOWN, shutdown_data
 from ojs_cluster.http.push.frames import HEARTBEAT, RETRY
 from ojs_cluster.http.push.sse import CHECK_S
-from ojs_cluster.store.events.hub import Readers
-from ojs_cluster.store.events.subscriber import Subscription
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.progress.progress_fields import read_progress_fields
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.events.hub import Readers
+from ojs_cluster.store.features.events.subscriber import Subscription
+from ojs_cluster.store.features.progress.progress_fields import read_progress_fields
 
 READ_EVERY_S: Final = 0.25
 """Shortest time in seconds between two reads of the job by one stream."""

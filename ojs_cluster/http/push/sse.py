@@ -19,12 +19,12 @@ from ojs_cluster.http.push.announcements import (
 )
 from ojs_cluster.http.push.channels import shards_of
 from ojs_cluster.http.push.frames import HEARTBEAT, RETRY, FrameEncoder
-from ojs_cluster.store.events.hub import Readers
-from ojs_cluster.store.events.new_event import STATE_CHANGED, Gap
-from ojs_cluster.store.events.positions import Start, part_of
-from ojs_cluster.store.events.replay import Found, replay
-from ojs_cluster.store.events.subscriber import Subscription
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.events.hub import Readers
+from ojs_cluster.store.features.events.new_event import STATE_CHANGED, Gap
+from ojs_cluster.store.features.events.positions import Start, part_of
+from ojs_cluster.store.features.events.replay import Found, replay
+from ojs_cluster.store.features.events.subscriber import Subscription
 
 Send = Callable[[bytes], Awaitable[None]]
 

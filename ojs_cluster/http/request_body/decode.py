@@ -16,7 +16,7 @@ from ojs_cluster.core.errors import InvalidPayload, InvalidRequest, OJSError, Pa
 from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.core.raw_json import check_text
 from ojs_cluster.http.messages import Request
-from ojs_cluster.store.off_loop import LARGE, off_loop
+from ojs_cluster.store.ground.off_loop import LARGE, off_loop
 
 T = TypeVar("T")
 

@@ -93,7 +93,7 @@ class Route:
         fast: whether the fast lane serves the route. It serves those that workers and producers use
             most.
         request_class: the class of requests that maintenance mode may refuse
-            (``store/maintenance``); empty for a request that it never refuses.
+            (``store/features/maintenance``); empty for a request that it never refuses.
         action: the name of an administrative change in the audit; empty if there is none. Responses
             with ``audited=False`` are not recorded.
     """

@@ -14,8 +14,8 @@ from ojs_cluster.core.errors import InvalidRequest, OJSError
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http.errors import entry_for
 from ojs_cluster.http.push.announcements import Announcement
-from ojs_cluster.store.events.positions import EventId, decode_id, id_of
-from ojs_cluster.store.events.subscriber import Dropped, Subscriber, Subscription
+from ojs_cluster.store.features.events.positions import EventId, decode_id, id_of
+from ojs_cluster.store.features.events.subscriber import Dropped, Subscriber, Subscription
 
 MAX_CHANNELS: Final = 100
 """Maximum number of channels of one connection."""

@@ -49,12 +49,12 @@ from ojs_cluster.http.websocket.messages import (
     unknown_event_id,
     warning,
 )
-from ojs_cluster.store.events.hub import Readers
-from ojs_cluster.store.events.new_event import STATE_CHANGED
-from ojs_cluster.store.events.positions import Start
-from ojs_cluster.store.events.replay import Found, replay
-from ojs_cluster.store.events.subscriber import Channel, Subscription
-from ojs_cluster.store.jobs import read_jobs as store_jobs
+from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
+from ojs_cluster.store.features.events.hub import Readers
+from ojs_cluster.store.features.events.new_event import STATE_CHANGED
+from ojs_cluster.store.features.events.positions import Start
+from ojs_cluster.store.features.events.replay import Found, replay
+from ojs_cluster.store.features.events.subscriber import Channel, Subscription
 
 SendText = Callable[[str], Awaitable[None]]
 Receive = Callable[[], Awaitable[Any]]

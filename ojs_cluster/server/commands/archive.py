@@ -21,12 +21,16 @@ from ojs_cluster.redis.errors import AuthenticationFailed, NoSuchDatabase, Redis
 from ojs_cluster.server.commands.progress import Progress
 from ojs_cluster.server.config.load import EXIT_CONFIG, Settings
 from ojs_cluster.server.supervision.child_process import leaf_exceptions
-from ojs_cluster.store.archive import import_archive, import_workflows
-from ojs_cluster.store.archive.archive import VERSION, parse
-from ojs_cluster.store.archive.archive_results import restore_results
-from ojs_cluster.store.archive.dashboard_lines import restore_mark, restore_search
-from ojs_cluster.store.archive.export_archive import ClusterChanged, export
-from ojs_cluster.store.archive.line_values import (
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.features.tenants.weights import mirror_weights
+from ojs_cluster.store.ground.fanout import run_concurrently
+from ojs_cluster.store.open import open_store
+from ojs_cluster.store.operators.archive import import_archive, import_workflows
+from ojs_cluster.store.operators.archive.archive import VERSION, parse
+from ojs_cluster.store.operators.archive.archive_results import restore_results
+from ojs_cluster.store.operators.archive.dashboard_lines import restore_mark, restore_search
+from ojs_cluster.store.operators.archive.export_archive import ClusterChanged, export
+from ojs_cluster.store.operators.archive.line_values import (
     ArchiveFooter,
     ArchiveHeader,
     ArchiveLine,
@@ -42,15 +46,11 @@ from ojs_cluster.store.archive.line_values import (
     TenantLine,
     WorkflowLine,
 )
-from ojs_cluster.store.archive.schema_lines import restore_schema
-from ojs_cluster.store.archive.settings_lines import restore_pool, restore_tenant
-from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.migrations.layout import UnusableBackend
-from ojs_cluster.store.open import open_store
-from ojs_cluster.store.operations.overview import overview
-from ojs_cluster.store.operations.rights import MissingRights
-from ojs_cluster.store.tenants.weights import mirror_weights
+from ojs_cluster.store.operators.archive.schema_lines import restore_schema
+from ojs_cluster.store.operators.archive.settings_lines import restore_pool, restore_tenant
+from ojs_cluster.store.operators.migrations.layout import UnusableBackend
+from ojs_cluster.store.operators.operations.overview import overview
+from ojs_cluster.store.operators.operations.rights import MissingRights
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 _KINDS: Final = {

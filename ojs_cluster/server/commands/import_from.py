@@ -29,10 +29,10 @@ from ojs_cluster.server.import_from.import_report import ImportReport
 from ojs_cluster.server.import_from.names import Names
 from ojs_cluster.server.import_from.source import InvalidUrl, Source
 from ojs_cluster.server.import_from.systems import READERS
-from ojs_cluster.store.archive.import_archive import restore_job, restore_queue
-from ojs_cluster.store.archive.line_values import InvalidLine, QueueLine
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import run_concurrently
+from ojs_cluster.store.ground.fanout import run_concurrently
+from ojs_cluster.store.operators.archive.import_archive import restore_job, restore_queue
+from ojs_cluster.store.operators.archive.line_values import InvalidLine, QueueLine
 
 _WINDOW_ITEMS = 256
 """Number of jobs that are read together and then stored concurrently."""

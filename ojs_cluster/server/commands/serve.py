@@ -21,7 +21,7 @@ from ojs_cluster.server.read_api_keys import key_file_problems
 from ojs_cluster.server.start_log import log_unusual_settings, start_logging
 from ojs_cluster.server.supervision.supervisor import ChildSpec, Supervisor
 from ojs_cluster.server.tls import TlsFilesError, make_context
-from ojs_cluster.store.schemas.suspect_schemas import SuspectSchemas
+from ojs_cluster.store.ground.process_state.suspect_schemas import SuspectSchemas
 
 log = logging.getLogger("ojs.server")
 

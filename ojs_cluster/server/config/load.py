@@ -29,7 +29,7 @@ from ojs_cluster.server.config.settings import (
     ShardSettings,
     TelemetrySettings,
 )
-from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.sign_on import oidc_settings, proxy_users
 from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings

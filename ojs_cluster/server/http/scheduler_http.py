@@ -31,8 +31,8 @@ from ojs_cluster.server.http.http_server import DrainTimes, hypercorn_config, se
 from ojs_cluster.server.http.listener import open_listener
 from ojs_cluster.server.supervision.child_process import StartRefused
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.operations import health
-from ojs_cluster.store.operations.metrics import CachedMetrics
+from ojs_cluster.store.operators.operations import health
+from ojs_cluster.store.operators.operations.metrics import CachedMetrics
 from scheduler.stats import ElectionStats, LoopStats, Stats
 
 _TIMEOUT_S = 2.0

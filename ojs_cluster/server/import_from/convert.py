@@ -19,11 +19,11 @@ from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.core.raw_json import Raw, join, object_members
 from ojs_cluster.server.import_from.foreign_job import ForeignError, ForeignJob
 from ojs_cluster.server.import_from.names import Names, default_queue_name
-from ojs_cluster.store.archive.line_values import JobLine
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.placement import place
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.unique.unique import lock_fields
+from ojs_cluster.store.engine.placement import place
+from ojs_cluster.store.engine.unique.unique import lock_fields
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.operators.archive.line_values import JobLine
 
 _RANDOM_BYTES = 10
 """Size of the random part of a job id."""

@@ -47,10 +47,10 @@ from ojs_cluster.server.supervision.child_process import (
 from ojs_cluster.server.telemetry import tracing
 from ojs_cluster.server.tls import Tls
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch.long_poll import Waiters
-from ojs_cluster.store.migrations.layout import wait_until_outdated
-from ojs_cluster.store.operations.processes import describe_process, report_process
-from ojs_cluster.store.schemas.suspect_schemas import SuspectSchemas
+from ojs_cluster.store.engine.fetch.long_poll import Waiters
+from ojs_cluster.store.ground.process_state.suspect_schemas import SuspectSchemas
+from ojs_cluster.store.operators.migrations.layout import wait_until_outdated
+from ojs_cluster.store.operators.operations.processes import describe_process, report_process
 
 log = logging.getLogger("ojs.http")
 

@@ -25,7 +25,7 @@ from ojs_cluster.server.supervision.child_process import (
     set_at_stop_signal,
 )
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.migrations.layout import wait_until_outdated
+from ojs_cluster.store.operators.migrations.layout import wait_until_outdated
 from scheduler.main import run_scheduler
 from scheduler.stats import Stats
 

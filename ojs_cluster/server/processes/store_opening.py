@@ -13,9 +13,9 @@ from ojs_cluster.redis.errors import AuthenticationFailed, NoSuchDatabase, Redis
 from ojs_cluster.server.config.load import Settings
 from ojs_cluster.server.supervision.child_process import StartRefused, leaf_exceptions
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.migrations.layout import UnusableBackend
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.operations.rights import MissingRights
+from ojs_cluster.store.operators.migrations.layout import UnusableBackend
+from ojs_cluster.store.operators.operations.rights import MissingRights
 
 log = logging.getLogger("ojs.process")
 

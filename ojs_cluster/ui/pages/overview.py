@@ -8,8 +8,8 @@ from typing import Any, Final
 import orjson
 
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.operations.overview import QUEUES_TO_WAIT_FOR
+from ojs_cluster.store.ground.fanout import run_concurrently
+from ojs_cluster.store.operators.operations.overview import QUEUES_TO_WAIT_FOR
 from ojs_cluster.ui.languages.translate import later
 from ojs_cluster.ui.pages.shared.marks import may_mark, read_marks
 from ojs_cluster.ui.problems.find import Condition, find_problems, read_condition

@@ -18,8 +18,8 @@ from ojs_cluster.core.pools.pool import (
 )
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.pools import pools as store_pools
-from ojs_cluster.store.pools.pool_table import read_counts
+from ojs_cluster.store.ground.process_state import pools as store_pools
+from ojs_cluster.store.ground.process_state.pool_table import read_counts
 from ojs_cluster.ui.forms.form import (
     MAX_DIGITS,
     Form,

@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.store.tenants.admission import WAITING
+from ojs_cluster.store.engine.tenants.admission import WAITING
 from ojs_cluster.ui.forms.form import Form, confirmation, is_confirmed, number_or_text, refused
 from ojs_cluster.ui.forms.limits import per_period, period_in_words, period_of
 from ojs_cluster.ui.languages.translate import _

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import orjson
 
-from ojs_cluster.store.statistics.job_counts import WIDTH
-from ojs_cluster.store.statistics.type_hours import list_types_by_hour
-from ojs_cluster.store.statistics.type_minutes import MAX_TYPES, list_types
+from ojs_cluster.store.features.statistics.type_hours import list_types_by_hour
+from ojs_cluster.store.ground.process_state.job_counts import WIDTH
+from ojs_cluster.store.ground.process_state.type_minutes import MAX_TYPES, list_types
 from ojs_cluster.ui.drawings.histogram import histogram
 from ojs_cluster.ui.formats import epoch_s
 from ojs_cluster.ui.languages.translate import _, later

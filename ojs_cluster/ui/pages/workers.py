@@ -12,7 +12,7 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.http import replies
 from ojs_cluster.http.handlers.workers.list_workers import worker_json
-from ojs_cluster.store.workers.lists import read_workers
+from ojs_cluster.store.features.workers.lists import read_workers
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
 from ojs_cluster.ui.json_view import HIDDEN, show_json

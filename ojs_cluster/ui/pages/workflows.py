@@ -18,11 +18,11 @@ from ojs_cluster.core.jobs.states import TERMINAL
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.core.workflow import FAILED, WorkflowNode
 from ojs_cluster.core.workflow_copy import copy_request
-from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.jobs.read_jobs import get as get_job
-from ojs_cluster.store.off_loop import off_loop
-from ojs_cluster.store.workflows import read_workflows
-from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
+from ojs_cluster.store.engine.jobs.read_jobs import get as get_job
+from ojs_cluster.store.features.workflows import read_workflows
+from ojs_cluster.store.features.workflows.read_workflows import WorkflowRecord
+from ojs_cluster.store.ground.fanout import run_concurrently
+from ojs_cluster.store.ground.off_loop import off_loop
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.drawings.dag import HEIGHT, MAX_BOXES, WIDTH, Drawing, Step, draw
 from ojs_cluster.ui.drawings.workflow_chart import LEFT, MIDDLE

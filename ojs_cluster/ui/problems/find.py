@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ojs_cluster.core.errors import OJSError
-from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.operations.health import Health
-from ojs_cluster.store.operations.metrics import ClusterMetrics
+from ojs_cluster.store.ground.fanout import run_concurrently
+from ojs_cluster.store.operators.operations.health import Health
+from ojs_cluster.store.operators.operations.metrics import ClusterMetrics
 from ojs_cluster.ui.cluster_status import cluster_status, scheduler_group
 from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.patience import await_while_healthy

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from ojs_cluster.store.operations.metrics import ClusterMetrics
+from ojs_cluster.store.operators.operations.metrics import ClusterMetrics
 from ojs_cluster.ui.formats import duration, number
 from ojs_cluster.ui.json_view import readable
 from ojs_cluster.ui.languages.translate import _, ngettext

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from ojs_cluster.core.raw_json import Raw
-from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.store.ground.off_loop import off_loop
 from ojs_cluster.ui.redaction.function import Function, Redactor
 from ojs_cluster.ui.redaction.rules import ALIASES, ANY, HIDDEN_JSON, Path, parse_rules
 

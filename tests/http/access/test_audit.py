@@ -30,13 +30,14 @@ from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.api_keys import ApiKeys
 from ojs_cluster.server.config.settings import AccessSettings
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.bulk import operations as bulks
-from ojs_cluster.store.dashboard.marks import Mark, add_mark
-from ojs_cluster.store.dashboard.searches import SavedSearch, save_search
-from ojs_cluster.store.operations import audit as store_audit
-from ojs_cluster.store.operations.audit import AuditStream
-from ojs_cluster.store.queues.lifecycle import create_queue
-from ojs_cluster.store.webhooks import deliveries, subscriptions
+from ojs_cluster.store.features.bulk_records import operations as bulks
+from ojs_cluster.store.features.retention.lifecycle import create_queue
+from ojs_cluster.store.features.webhooks import deliveries
+from ojs_cluster.store.ground.process_state import subscriptions
+from ojs_cluster.store.operators.dashboard.marks import Mark, add_mark
+from ojs_cluster.store.operators.dashboard.searches import SavedSearch, save_search
+from ojs_cluster.store.operators.operations import audit as store_audit
+from ojs_cluster.store.operators.operations.audit import AuditStream
 from tests.http.api import Api, open_app, serving, until
 from tests.http.audits import access, await_entries, capture_audit_lines, entries, lines_of, send
 from tests.http.test_metrics import scrape
@@ -390,7 +391,7 @@ async def test_a_handler_that_is_cut_off_leaves_an_entry(
             waits.set()
             await trio.sleep_forever()
 
-        monkeypatch.setattr("ojs_cluster.store.queues.pauses.pause_or_resume", hang)
+        monkeypatch.setattr("ojs_cluster.store.engine.queues.pauses.pause_or_resume", hang)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Api(app).post, "/ojs/v1/queues/q/pause")
             await waits.wait()

@@ -9,10 +9,10 @@ import trio
 
 from ojs_cluster.http.blocking import MAX_BLOCKED
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.enqueue import enqueue as store_enqueue
-from ojs_cluster.store.limits.depth_bounds import check_bounds
-from ojs_cluster.store.maintenance.maintenance import Maintenance
-from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.engine.enqueue import enqueue as store_enqueue
+from ojs_cluster.store.engine.limits.depth_bounds import check_bounds
+from ojs_cluster.store.features.maintenance.maintenance import Maintenance
+from ojs_cluster.store.ground.settings import StoreSettings
 from tests.http.api import Api, Reply, open_app, serving, until
 from tests.http.test_entry_points import exchange, request
 from tests.store.hot_queues import spread

@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.cron.firing_store import OccurrenceDecision
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.cron.cron_store import RedisCronStore
+from ojs_cluster.store.features.cron.firing_store import OccurrenceDecision
 from tests.http.api import Api
 
 CRON = "/ojs/v1/cron"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.store.cron.backfill import MAX_OCCURRENCES
+from ojs_cluster.store.features.cron.backfill import MAX_OCCURRENCES
 from tests.http.api import Api
 
 CRON = "/ojs/v1/cron"

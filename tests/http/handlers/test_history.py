@@ -13,7 +13,7 @@ from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.handlers.history.workflow_graph import WorkflowGraph
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.ground.settings import StoreSettings
 from tests.http.api import Api, Reply, open_app
 from tests.store.shortcuts import clock_ms
 

@@ -9,7 +9,7 @@ import pytest
 
 from ojs_cluster.core.errors import ValidationBusy
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.ground.settings import StoreSettings
 from tests.http.api import Api, open_app
 from tests.http.handlers.test_schemas import registered
 from tests.support.longest_step import measured_steps

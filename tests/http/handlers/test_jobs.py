@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.http.handlers import jobs
-from ojs_cluster.store.search import lists
+from ojs_cluster.store.features.search import lists
 from tests.http.api import Api
 
 UNKNOWN = "/ojs/v1/jobs/01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee"

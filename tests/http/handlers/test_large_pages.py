@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.store.search import lists
+from ojs_cluster.store.features.search import lists
 from tests.http.api import Api
 from tests.support.patience import LONG_S
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.store import cursor as cursors
+from ojs_cluster.store.ground import cursor as cursors
 from tests.http.api import Api
 from tests.http.handlers.admin.test_bulk_retry import DEADLY
 from tests.http.handlers.admin.test_jobs import discarded

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.cron.firing import fire_due
-from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.features.cron.cron_store import RedisCronStore
+from ojs_cluster.store.features.cron.firing import fire_due
+from ojs_cluster.store.ground.settings import StoreSettings
 from tests.http.access.test_scopes import access_of, bearer
 from tests.http.api import Api, open_app
 from tests.support.servers import observer

@@ -75,7 +75,7 @@ async def test_a_repeated_bulk_request_shows_the_jobs_that_are_stored(
 
     await put(api, "acme/limits", {"max_queue_depth": 2})
     with monkeypatch.context() as patched:
-        patched.setattr("ojs_cluster.store.enqueue.idempotency.end", die)
+        patched.setattr("ojs_cluster.store.engine.enqueue.idempotency.end", die)
         assert await repeat(2, "k1") == (503, [])
     assert await repeat(2, "k1") == (201, ["created", "created"])
     await put(api, "acme/limits", {"max_queue_depth": 3})

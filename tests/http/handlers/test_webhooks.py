@@ -13,9 +13,9 @@ import trio
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.webhooks import MAX_METADATA
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.webhooks import deliveries
-from ojs_cluster.store.webhooks.subscriptions import MAX_SUBSCRIPTIONS
+from ojs_cluster.store.features.webhooks import deliveries
+from ojs_cluster.store.ground.process_state.subscriptions import MAX_SUBSCRIPTIONS
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.webhooks.settings import WebhookSettings
 from tests.http.access.test_scopes import access_of, bearer
 from tests.http.api import Api, open_app

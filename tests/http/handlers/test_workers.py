@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.ground.settings import StoreSettings
 from tests.http.api import Api, open_app
 
 FETCH = "/ojs/v1/workers/fetch"

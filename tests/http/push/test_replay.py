@@ -18,9 +18,9 @@ from ojs_cluster.http.push.frames import FrameEncoder
 from ojs_cluster.http.websocket import session as ws_session
 from ojs_cluster.http.websocket.messages import EventMessages
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.events import replay
-from ojs_cluster.store.events.shard_reader import ShardReader
-from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.features.events import replay
+from ojs_cluster.store.features.events.shard_reader import ShardReader
+from ojs_cluster.store.ground.settings import StoreSettings
 from tests.http.api import Api, open_app, serving, until
 from tests.http.push.reading import Event, events
 from tests.http.push.sockets import websocket

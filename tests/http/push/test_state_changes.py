@@ -8,8 +8,8 @@ from typing import Any
 from ojs_cluster.core.jobs.states import TRANSITIONS, State
 from ojs_cluster.http.app import App
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.sweeps.deadlines import promote, reap
+from ojs_cluster.store.engine.queues.deadlines import promote, reap
+from ojs_cluster.store.ground import job_fields as f
 from tests.http.api import Api, open_app, serving
 from tests.http.push.reading import events
 

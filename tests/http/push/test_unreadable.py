@@ -8,9 +8,9 @@ import trio
 from ojs_cluster.http.push import sse
 from ojs_cluster.http.websocket import session as ws_session
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.events import hub
-from ojs_cluster.store.events.entries import Position
-from ojs_cluster.store.events.shard_reader import ShardReader
+from ojs_cluster.store.features.events import hub
+from ojs_cluster.store.features.events.entries import Position
+from ojs_cluster.store.features.events.shard_reader import ShardReader
 from tests.http.api import Api, open_app, serving
 from tests.http.push.reading import events
 from tests.http.push.sockets import websocket

@@ -16,13 +16,13 @@ from ojs_cluster.http.websocket import session as ws_session
 from ojs_cluster.http.websocket.messages import MAX_CHANNELS, MAX_TYPES, EventMessages
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.http import http_server
-from ojs_cluster.store.events.subscriber import (
+from ojs_cluster.store.features.events.subscriber import (
     BufferBudget,
     Channel,
     Subscriber,
     Subscription,
 )
-from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.ground.settings import StoreSettings
 from tests.http.api import Api, open_app, serving, until
 from tests.http.push.sockets import DEADLINE_S, websocket
 from tests.http.push.test_sse import complete, principals

@@ -15,10 +15,10 @@ from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from ojs_cluster.server.commands.import_from import ImportOptions, import_from
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch.fetch import fetch
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues import queues
-from ojs_cluster.store.queues.partition_maintenance import set_partitions
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues import queues
+from ojs_cluster.store.engine.queues.partition_maintenance import set_partitions
 from tests.server.import_from.recorded import everything, load
 from tests.server.programs import clean_environment
 from tests.store.archives import content, emptied, export_text

@@ -13,14 +13,14 @@ from ojs_cluster.core.agents.record import HumanDecision
 from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.agents import agents
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.activate import activate
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.nack import release
-from ojs_cluster.store.progress import checkpoints
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.activate import activate
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.nack import release
+from ojs_cluster.store.features.agents import agents
+from ojs_cluster.store.features.progress import checkpoints
 from tests.store.shortcuts import HOUR, QUEUE, ack, nack, promote_all, put, reap_all, shard_of, take
 from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_job

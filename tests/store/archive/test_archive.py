@@ -21,21 +21,21 @@ from ojs_cluster.redis import Client
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.server.commands.archive import NotAnArchive
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.archive import export_archive, import_archive
-from ojs_cluster.store.archive.archive import encode, parse
-from ojs_cluster.store.archive.line_values import InvalidLine, JobLine, QueueLine
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.fetch.fetch import fetch
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.limits import depth_bounds, rate_limits
-from ojs_cluster.store.limits.depth_bounds import DepthBound
-from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
-from ojs_cluster.store.queues import pauses, queues
-from ojs_cluster.store.queues.registry import QueueRegistry
-from ojs_cluster.store.tenants import fair_share
-from ojs_cluster.store.workflows import read_workflows
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.limits import depth_bounds
+from ojs_cluster.store.engine.limits.depth_bounds import DepthBound
+from ojs_cluster.store.engine.queues import fair_share, pauses, queues
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.workflows import read_workflows
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.ground.process_state.queue_defaults import change_defaults, get_defaults
+from ojs_cluster.store.ground.process_state.registry import QueueRegistry
+from ojs_cluster.store.operators.archive import export_archive, import_archive
+from ojs_cluster.store.operators.archive.archive import encode, parse
+from ojs_cluster.store.operators.archive.line_values import InvalidLine, JobLine, QueueLine
 from tests.store.archives import (
     DEAD,
     as_restored,

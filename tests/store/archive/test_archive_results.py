@@ -11,12 +11,12 @@ import trio
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.commands import archive
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.archive.archive import encode, parse
-from ojs_cluster.store.archive.line_values import InvalidLine, ResultsLine
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.features.workflows import read_workflows, workflows
+from ojs_cluster.store.features.workflows.read_workflows import WorkflowRecord
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.workflows import read_workflows, workflows
-from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
+from ojs_cluster.store.operators.archive.archive import encode, parse
+from ojs_cluster.store.operators.archive.line_values import InvalidLine, ResultsLine
 from tests.store.archives import emptied, export_text, import_text
 from tests.store.shortcuts import DAY, id_in, take
 from tests.store.workflow_jobs import batch, parents, run_one, state_of, step

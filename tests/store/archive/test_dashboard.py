@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.store.archive.archive import parse
-from ojs_cluster.store.archive.dashboard_lines import restore_mark, restore_search
-from ojs_cluster.store.archive.line_values import InvalidLine
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dashboard import searches
-from ojs_cluster.store.dashboard.marks import KEPT_MS, Mark, add_mark, read_marks
-from ojs_cluster.store.dashboard.searches import SavedSearch, read_searches, save_search
+from ojs_cluster.store.operators.archive.archive import parse
+from ojs_cluster.store.operators.archive.dashboard_lines import restore_mark, restore_search
+from ojs_cluster.store.operators.archive.line_values import InvalidLine
+from ojs_cluster.store.operators.dashboard import searches
+from ojs_cluster.store.operators.dashboard.marks import KEPT_MS, Mark, add_mark, read_marks
+from ojs_cluster.store.operators.dashboard.searches import SavedSearch, read_searches, save_search
 from tests.store.archives import export_text, import_text
 
 NOW_MS = time.time_ns() // 1_000_000

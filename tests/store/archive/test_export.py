@@ -11,12 +11,12 @@ import trio
 
 from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.archive import export_archive
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.enqueue.batch import enqueue_all
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.limits import rate_limits
+from ojs_cluster.store.engine.enqueue.batch import enqueue_all
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.operators.archive import export_archive
 from tests.store.archives import DEAD, counted, emptied, export_text
 from tests.store.cron.test_cron import definition
 from tests.store.hot_queues import spread

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.archive import import_archive
-from ojs_cluster.store.archive.archive import parse
-from ojs_cluster.store.archive.import_archive import restore_job, target_shard
-from ojs_cluster.store.archive.line_values import InvalidLine, JobLine
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.progress.progress import Report, report_progress
-from ojs_cluster.store.queues.partition_maintenance import set_partitions
-from ojs_cluster.store.tenants.tenant_counts import read_states
-from ojs_cluster.store.workflows import read_workflows
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.queues.partition_maintenance import set_partitions
+from ojs_cluster.store.engine.tenants.tenant_counts import read_states
+from ojs_cluster.store.features.progress.progress import Report, report_progress
+from ojs_cluster.store.features.workflows import read_workflows
+from ojs_cluster.store.operators.archive import import_archive
+from ojs_cluster.store.operators.archive.archive import parse
+from ojs_cluster.store.operators.archive.import_archive import restore_job, target_shard
+from ojs_cluster.store.operators.archive.line_values import InvalidLine, JobLine
 from tests.store.archives import emptied, export_text, import_text
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import QUEUE, active, foreign_id, id_in, put, shard_of, take, until

@@ -11,8 +11,9 @@ from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.limits import depth_bounds, rate_limits
-from ojs_cluster.store.queues.partitions import DEFAULT
+from ojs_cluster.store.engine.limits import depth_bounds
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.ground.process_state.partitions import DEFAULT
 from tests.store.archives import emptied, export_text, import_text
 from tests.store.shortcuts import QUEUE, put, take
 from tests.support.failing_process import dies_at

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ojs_cluster.store.archive.archive import parse
-from ojs_cluster.store.archive.line_values import InvalidLine
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.schemas import registry
-from ojs_cluster.store.schemas.schema_index import read_changed, read_documents
+from ojs_cluster.store.features.schemas import registry
+from ojs_cluster.store.ground.process_state.schema_index import read_changed, read_documents
+from ojs_cluster.store.operators.archive.archive import parse
+from ojs_cluster.store.operators.archive.line_values import InvalidLine
 from tests.store.archives import export_text, import_text
 from tests.store.registered_schemas import register
 

@@ -12,15 +12,16 @@ from ojs_cluster.core.agents.record import HumanDecision
 from ojs_cluster.core.pools.pool import new_pool
 from ojs_cluster.core.tenants.settings import EnqueueRate, TenantLimits, TenantSettings
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.agents import agents
-from ojs_cluster.store.archive.archive import parse
-from ojs_cluster.store.archive.line_values import InvalidLine
-from ojs_cluster.store.archive.settings_lines import restore_pool, restore_tenant
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.pools import pools
-from ojs_cluster.store.queue_deletion import drains
-from ojs_cluster.store.queues import lifecycle, pauses, queues
-from ojs_cluster.store.tenants import changes, tenants
+from ojs_cluster.store.engine.queues import pauses, queues
+from ojs_cluster.store.features.agents import agents
+from ojs_cluster.store.features.queue_drains import drains
+from ojs_cluster.store.features.retention import lifecycle
+from ojs_cluster.store.features.tenants import changes
+from ojs_cluster.store.ground.process_state import pools, tenants
+from ojs_cluster.store.operators.archive.archive import parse
+from ojs_cluster.store.operators.archive.line_values import InvalidLine
+from ojs_cluster.store.operators.archive.settings_lines import restore_pool, restore_tenant
 from tests.store.archives import emptied, export_text, import_text
 from tests.store.shortcuts import put, take
 

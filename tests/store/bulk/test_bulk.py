@@ -14,14 +14,15 @@ from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selectio
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError, RateLimited
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.bulk import candidates, execution, operations, updates
-from ojs_cluster.store.bulk.apply import apply
-from ojs_cluster.store.bulk.operation import BulkOperation, BulkState, Target
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.jobs import read_jobs as jobs
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues.queues import get_stats
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs import read_jobs as jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues.queues import get_stats
+from ojs_cluster.store.features.bulk import candidates, execution
+from ojs_cluster.store.features.bulk.apply import apply
+from ojs_cluster.store.features.bulk_records import operations, updates
+from ojs_cluster.store.features.bulk_records.operation import BulkOperation, BulkState, Target
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import (
     ack,

@@ -8,12 +8,12 @@ import pytest
 
 from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.bulk import choosing, execution
-from ojs_cluster.store.bulk.operation import BulkState
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.error_groups.error_groups import read_error_groups
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.bulk import choosing, execution
+from ojs_cluster.store.features.bulk_records.operation import BulkState
+from ojs_cluster.store.features.error_groups.error_groups import read_error_groups
 from tests.store.bulk.test_bulk import WAITING, begin, carry_out
 from tests.store.shortcuts import (
     HOUR,

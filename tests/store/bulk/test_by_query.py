@@ -10,12 +10,12 @@ import pytest
 from ojs_cluster.core.bulk.selection import BulkAction, Selection
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.bulk import candidates, choosing, execution
-from ojs_cluster.store.bulk.operation import BulkState
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.bulk import candidates, choosing, execution
+from ojs_cluster.store.features.bulk_records.operation import BulkState
 from tests.store.bulk.test_bulk import WAITING, begin, carry_out
 from tests.store.shortcuts import active, nack, put, queues_in_other_shards, take
 

@@ -9,14 +9,14 @@ import pytest
 from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction
 from ojs_cluster.core.errors import Conflict
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.bulk import candidates, choosing
-from ojs_cluster.store.bulk.apply import apply
-from ojs_cluster.store.bulk.operation import Target, read_operation
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.jobs import fields
-from ojs_cluster.store.jobs import read_jobs as jobs
-from ojs_cluster.store.jobs.delete_finished import delete_finished
+from ojs_cluster.store.engine.changes.delete_finished import delete_finished
+from ojs_cluster.store.engine.jobs import read_jobs as jobs
+from ojs_cluster.store.features.bulk import candidates, choosing
+from ojs_cluster.store.features.bulk.apply import apply
+from ojs_cluster.store.features.bulk_records.operation import Target, read_operation
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.ground import job_fields as fields
 from tests.store.bulk.test_bulk import WAITING, begin, carry_out, dead
 from tests.store.shortcuts import ack, foreign_id, home_id, nack, put, shard_of, take
 

@@ -9,10 +9,15 @@ import pytest
 from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.bulk import candidates, execution, operations
-from ojs_cluster.store.bulk.operation import BulkOperation, BulkState, DamagedOperation
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.features.bulk import candidates, execution
+from ojs_cluster.store.features.bulk_records import operations
+from ojs_cluster.store.features.bulk_records.operation import (
+    BulkOperation,
+    BulkState,
+    DamagedOperation,
+)
 from tests.store.bulk.test_bulk import WAITING, begin, carry_out
 from tests.store.shortcuts import put
 

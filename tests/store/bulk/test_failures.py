@@ -10,11 +10,12 @@ import pytest
 from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.errors import BackendUnavailable, Conflict
 from ojs_cluster.redis.errors import RedisReplyError
-from ojs_cluster.store.bulk import candidates, choosing, execution, failures, operations
-from ojs_cluster.store.bulk.operation import BulkOperation, BulkState
-from ojs_cluster.store.bulk.updates import PAUSE_MS
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.engine.queues import queues
+from ojs_cluster.store.features.bulk import candidates, choosing, execution, failures
+from ojs_cluster.store.features.bulk_records import operations
+from ojs_cluster.store.features.bulk_records.operation import BulkOperation, BulkState
+from ojs_cluster.store.features.bulk_records.updates import PAUSE_MS
 from tests.store.bulk.test_bulk import WAITING, begin
 from tests.store.queue_deletion.test_deletion import begin as begin_deletion
 from tests.store.shortcuts import QUEUE, put

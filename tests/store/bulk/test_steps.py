@@ -9,13 +9,14 @@ import pytest
 from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.bulk import apply as applying
-from ojs_cluster.store.bulk import execution, operations
-from ojs_cluster.store.bulk.apply import apply
-from ojs_cluster.store.bulk.operation import MAX_FAILURES, Target
-from ojs_cluster.store.bulk.updates import PAUSE_MS
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.features.bulk import apply as applying
+from ojs_cluster.store.features.bulk import execution
+from ojs_cluster.store.features.bulk.apply import apply
+from ojs_cluster.store.features.bulk_records import operations
+from ojs_cluster.store.features.bulk_records.operation import MAX_FAILURES, Target
+from ojs_cluster.store.features.bulk_records.updates import PAUSE_MS
 from tests.store.bulk.test_bulk import WAITING, begin, carry_out
 from tests.store.shortcuts import QUEUE, active, clock_ms, nack, put, shard_of
 

@@ -8,10 +8,10 @@ import pytest
 import trio
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.cron.backfill import backfill, occurrences
-from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.cron.backfill import backfill, occurrences
+from ojs_cluster.store.features.cron.cron_store import RedisCronStore
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.cron.test_cron import QUEUE, definition
 from tests.store.shortcuts import take
 

@@ -19,14 +19,14 @@ from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron, firing, overlap
-from ojs_cluster.store.cron.cron_record import CronRecord
-from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.cron.firing import fire_due
-from ojs_cluster.store.events.listing import EventFilter, read_events
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.sweeps.sweep_result import SweepResult
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.cron import cron, firing, overlap
+from ojs_cluster.store.features.cron.cron_record import CronRecord
+from ojs_cluster.store.features.cron.cron_store import RedisCronStore
+from ojs_cluster.store.features.cron.firing import fire_due
+from ojs_cluster.store.features.events.listing import EventFilter, read_events
+from ojs_cluster.store.ground.sweep_result import SweepResult
 from tests.store.shortcuts import DAY, HOUR, ack, envelope, take
 from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_cron

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from ojs_cluster.core.jobs.envelope import NewJob
-from ojs_cluster.store.cron import occurrence_job
-from ojs_cluster.store.cron.occurrence_job import UnusableDefinition, make_job
+from ojs_cluster.store.features.cron import occurrence_job
+from ojs_cluster.store.features.cron.occurrence_job import UnusableDefinition, make_job
 
 
 async def test_a_process_without_threads_does_not_call_a_definition_unusable(

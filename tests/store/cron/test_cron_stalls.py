@@ -11,12 +11,12 @@ from ojs_cluster.core.errors import Conflict
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.cron.cron_record import CronRecord
-from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.cron.firing import deliver, fire_due, run_manually
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.sweeps.retention import purge_due
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.cron.cron_record import CronRecord
+from ojs_cluster.store.features.cron.cron_store import RedisCronStore
+from ojs_cluster.store.features.cron.firing import deliver, fire_due, run_manually
+from ojs_cluster.store.features.retention.retention import purge_due
 from tests.store.cron.test_cron import definition, look
 from tests.store.shortcuts import DAY, MINUTE, ack, clock_ms, shard_of, take
 from tests.support.failing_process import dies_at

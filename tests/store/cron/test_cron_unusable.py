@@ -12,9 +12,9 @@ from ojs_cluster.core.errors import NotFound, ValidationFailed
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.events.listing import EventFilter, read_events
-from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.events.listing import EventFilter, read_events
 from ojs_cluster.store.open import open_store
 from tests.store.cron.test_cron import QUEUE, definition, look
 from tests.store.cron.test_cron_stalls import die_owing

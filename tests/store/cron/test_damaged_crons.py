@@ -9,8 +9,8 @@ import pytest
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.cron.cron_store import RedisCronStore
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.cron.cron_store import RedisCronStore
 from tests.store.cron.test_cron import QUEUE, definition, look
 from tests.store.cron.test_cron_stalls import die_owing
 from tests.store.shortcuts import HOUR, take

@@ -11,9 +11,9 @@ import pytest
 from ojs_cluster.core.errors import Internal, OJSError
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.cron.firing import fire_due
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.cron.cron_store import RedisCronStore
+from ojs_cluster.store.features.cron.firing import fire_due
 from ojs_cluster.store.open import open_store
 from tests.store.cron.test_cron import QUEUE, definition, look
 from tests.store.shortcuts import DAY, take

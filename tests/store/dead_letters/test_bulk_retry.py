@@ -12,14 +12,14 @@ from ojs_cluster.core.errors import Conflict, InvalidRequest
 from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import bulk_retry, dead_letters
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.history.entries import Cause
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.listing import JobFilter
-from ojs_cluster.store.jobs.nack import Nack, nack_many
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.history_entries import Cause
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.dead_letters import bulk_retry, dead_letters
 from tests.store.shortcuts import (
     HOUR,
     QUEUE,

@@ -12,12 +12,12 @@ from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues import queues
-from ojs_cluster.store.sweeps import retention
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues import queues
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.retention import retention
 from tests.store.shortcuts import (
     DAY,
     HOUR,

@@ -11,11 +11,11 @@ import pytest
 from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.dead_letters.exhaustion import get_on_exhaustion, set_on_exhaustion
-from ojs_cluster.store.jobs.nack import Nack, nack_many
-from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.workers import DeadWorker
+from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
+from ojs_cluster.store.engine.queues.exhaustion import get_on_exhaustion, set_on_exhaustion
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.features.workers.workers import DeadWorker
 from tests.store.archives import emptied, export_text, import_text
 from tests.store.shortcuts import HOUR, QUEUE, active, nack, reap_all, shard_of
 from tests.support.invariants import InvariantReport

@@ -14,14 +14,14 @@ from ojs_cluster.core.errors import BackendUnavailable, Duplicate
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.enqueue.placement import enqueue_command
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues import queues
-from ojs_cluster.store.sweeps.retention import purge_due
-from ojs_cluster.store.transactions import contents, purge_notes, transactions
+from ojs_cluster.store.engine.enqueue.batch_attempt import BatchAttempt
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.placement import enqueue_command
+from ojs_cluster.store.engine.queues import queues
+from ojs_cluster.store.engine.transactions import contents, purge_notes, transactions
+from ojs_cluster.store.features.retention.retention import purge_due
 from tests.store.shortcuts import (
     DAY,
     HOUR,

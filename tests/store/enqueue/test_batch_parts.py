@@ -11,8 +11,8 @@ from ojs_cluster.core.errors import Duplicate, TooManyQueues
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs import read_jobs
 from tests.store.shortcuts import (
     QUEUE,
     home_id,

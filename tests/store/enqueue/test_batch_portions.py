@@ -12,12 +12,12 @@ from ojs_cluster.core.errors import BackendUnavailable, Duplicate
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.enqueue.batch_attempt import BatchAttempt
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.transactions import transactions
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.transactions import transactions
 from tests.store.enqueue.test_batch import Away
 from tests.store.shortcuts import HOUR, home_id, new_job, shard_of, take
 from tests.store.unique_jobs import assert_nothing_left, recover

@@ -20,17 +20,17 @@ from ojs_cluster.core.errors import BackendUnavailable, Duplicate, OJSError
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import aliases
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.enqueue.placement import enqueue_command, place
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues.partitions import PartitionTable
-from ojs_cluster.store.runtime import Runtime
-from ojs_cluster.store.unique import unique
-from ojs_cluster.store.unique.locks import LockRequest, try_claim
-from ojs_cluster.store.unique.unique_steps import enqueue_step
+from ojs_cluster.store.engine import aliases
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.placement import enqueue_command, place
+from ojs_cluster.store.engine.unique import unique
+from ojs_cluster.store.engine.unique_locks import LockRequest, try_claim
+from ojs_cluster.store.features.workflows.unique_steps import enqueue_step
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.ground.process_state.partitions import PartitionTable
+from ojs_cluster.store.ground.runtime import Runtime
 from tests.store.hot_queues import close_empty, put_into, spread
 from tests.store.shortcuts import (
     HOUR,
@@ -335,7 +335,7 @@ async def test_a_late_request_stores_nothing_when_its_id_was_taken_over(
 async def test_a_batch_is_not_stored_after_the_claims_of_its_ids_have_expired(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ojs_cluster.store.enqueue.batch_attempt.CLAIM_MS", -1000)
+    monkeypatch.setattr("ojs_cluster.store.engine.enqueue.batch_attempt.CLAIM_MS", -1000)
     job = new_job(id=foreign_to_both(store, QUEUE))
 
     with pytest.raises(BackendUnavailable) as refused:

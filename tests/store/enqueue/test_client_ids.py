@@ -13,20 +13,20 @@ from ojs_cluster.core.errors import BackendUnavailable, Duplicate, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.enqueue import aliases
-from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.enqueue.placement import enqueue_command, place
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.activate import activate
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.queues import purges
-from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.unique import locks
-from ojs_cluster.store.unique.locks import LockRequest
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.engine import aliases
+from ojs_cluster.store.engine import unique_locks as locks
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.enqueue.batch_attempt import BatchAttempt
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.activate import activate
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.placement import enqueue_command, place
+from ojs_cluster.store.engine.unique_locks import LockRequest
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.shortcuts import (
     DAY,
     HOUR,
@@ -405,7 +405,7 @@ async def test_a_claim_of_the_same_producer_may_be_used_again(
 async def test_an_expired_claim_stores_nothing(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch, consistent: Check
 ) -> None:
-    monkeypatch.setattr("ojs_cluster.store.enqueue.enqueue.CLAIM_MS", -1000)
+    monkeypatch.setattr("ojs_cluster.store.engine.enqueue.enqueue.CLAIM_MS", -1000)
     with pytest.raises(BackendUnavailable, match="expired") as failure:
         await put(store, id=foreign_id(store))
 
@@ -418,11 +418,11 @@ async def test_a_request_whose_claim_expired_claims_its_id_again(
     store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Check
 ) -> None:
     """The first claim expires before the job is stored, as when the call waits too long."""
-    monkeypatch.setattr("ojs_cluster.store.enqueue.enqueue.CLAIM_MS", -1000)
+    monkeypatch.setattr("ojs_cluster.store.engine.enqueue.enqueue.CLAIM_MS", -1000)
 
     async def in_time(moment: Moment) -> None:
         if moment == Moment("before", "claim_alias", 2):
-            monkeypatch.setattr("ojs_cluster.store.enqueue.enqueue.CLAIM_MS", 60_000)
+            monkeypatch.setattr("ojs_cluster.store.engine.enqueue.enqueue.CLAIM_MS", 60_000)
 
     job = await put(at_moments(store, in_time), id=foreign_id(store))
 
@@ -434,7 +434,7 @@ async def test_a_request_whose_claim_expired_claims_its_id_again(
 async def test_an_expired_claim_after_a_lost_reply_has_an_unknown_outcome(
     store: Store, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("ojs_cluster.store.enqueue.enqueue.CLAIM_MS", -1000)
+    monkeypatch.setattr("ojs_cluster.store.engine.enqueue.enqueue.CLAIM_MS", -1000)
     lossy_store, _ = lossy(store, "enqueue", times=1)
     with pytest.raises(BackendUnavailable) as failure:
         await put(lossy_store, id=foreign_id(store), **options)

@@ -13,15 +13,15 @@ import pytest
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import bulk_retry, dead_letters
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_with_id
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.listing import JobFilter
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues import purges
-from ojs_cluster.store.search.lists import list_jobs
-from ojs_cluster.store.sweeps import retention
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_with_id
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.dead_letters import bulk_retry, dead_letters
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.features.search.lists import list_jobs
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.archives import counted, export_text
 from tests.store.shortcuts import MINUTE, QUEUE, home_id, nack, new_job, reap_all, shard_of, take
 from tests.store.workflow_jobs import chain, step

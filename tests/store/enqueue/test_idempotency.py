@@ -10,7 +10,7 @@ import pytest
 from ojs_cluster.core.errors import Conflict
 from ojs_cluster.core.jobs.ids import shard_of
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import idempotency
+from ojs_cluster.store.engine.enqueue import idempotency
 from tests.store.shortcuts import home_id, new_job
 
 BODY = b'{"jobs":[]}'

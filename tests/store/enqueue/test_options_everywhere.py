@@ -12,14 +12,14 @@ from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.activate import activate
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.workflows import read_workflows
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.activate import activate
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.workflows import read_workflows
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.shortcuts import (
     HOUR,
     ack,

@@ -13,14 +13,16 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis.client import Client
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.limits import depth_bounds, rate_limits
-from ojs_cluster.store.queues import pauses, purges
-from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
-from ojs_cluster.store.workflows import workflows
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.limits import depth_bounds
+from ojs_cluster.store.engine.queues import pauses
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.features.workflows import workflows
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import QUEUE, active, home_id, nack, new_job, put, take
 from tests.store.workflow_jobs import chain, step

@@ -13,16 +13,16 @@ from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.aliases import CLAIM_MS, IN_FLIGHT_MS, AliasClaims
-from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many, enqueue_with_id
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.sweeps.retention import remove_leftovers
-from ojs_cluster.store.unique import unique
-from ojs_cluster.store.unique.locks import LockRequest, write_tombstone
+from ojs_cluster.store.engine.aliases import CLAIM_MS, IN_FLIGHT_MS, AliasClaims
+from ojs_cluster.store.engine.enqueue.batch_attempt import BatchAttempt
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many, enqueue_with_id
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.unique import unique
+from ojs_cluster.store.engine.unique_locks import LockRequest, write_tombstone
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.features.retention.retention import remove_leftovers
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.shortcuts import (
     HOUR,
     MINUTE,

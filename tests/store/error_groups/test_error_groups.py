@@ -13,12 +13,16 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.error_groups.error_groups import KEPT_MS, ErrorGroup, read_error_groups
-from ojs_cluster.store.jobs.nack import Nack, nack_many
+from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
+from ojs_cluster.store.features.error_groups.error_groups import (
+    KEPT_MS,
+    ErrorGroup,
+    read_error_groups,
+)
+from ojs_cluster.store.features.retention.retention import remove_leftovers
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.features.workers.workers import DeadWorker
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.sweeps.retention import remove_leftovers
-from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.workers import DeadWorker
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import (
     HOUR,

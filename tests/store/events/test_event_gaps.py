@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.events.listing import EventFilter, EventPage, read_events
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.features.events.listing import EventFilter, EventPage, read_events
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import QUEUE, new_job, put, shard_of, take
 
 

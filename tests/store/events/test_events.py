@@ -13,19 +13,20 @@ import trio
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.events import NAMES
-from ojs_cluster.store import cursor as cursors
-from ojs_cluster.store.agents import agents
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.events.listing import EventFilter, read_events, read_newest
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.nack import Nack, nack_many
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.progress import checkpoints
-from ojs_cluster.store.progress.progress import Report, report_progress
-from ojs_cluster.store.queues import lifecycle, pauses
-from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues import pauses
+from ojs_cluster.store.features.agents import agents
+from ojs_cluster.store.features.events.listing import EventFilter, read_events, read_newest
+from ojs_cluster.store.features.progress import checkpoints
+from ojs_cluster.store.features.progress.progress import Report, report_progress
+from ojs_cluster.store.features.retention import lifecycle
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.ground import cursor as cursors
 from tests.store.shortcuts import (
     HOUR,
     QUEUE,

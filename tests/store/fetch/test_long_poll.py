@@ -17,16 +17,16 @@ from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis import Client
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.fetch import long_poll
-from ojs_cluster.store.fetch.fetch import release
-from ojs_cluster.store.fetch.long_poll import Waiters, fetch_or_wait
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.activate import activate
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.limits import rate_limits
-from ojs_cluster.store.queues import pauses
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.fetch import long_poll
+from ojs_cluster.store.engine.fetch.fetch import release
+from ojs_cluster.store.engine.fetch.long_poll import Waiters, fetch_or_wait
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.activate import activate
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues import pauses
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     HOUR,
     QUEUE,

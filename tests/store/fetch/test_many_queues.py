@@ -19,16 +19,17 @@ from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.keys import Keyspace, Shard
 from ojs_cluster.redis.client import Client
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.fanout import WIDTH
-from ojs_cluster.store.fetch import depth_reader, long_poll, ranked_fetch
-from ojs_cluster.store.fetch import fetch as fetches
-from ojs_cluster.store.fetch.depth_reader import DepthReader
-from ojs_cluster.store.fetch.long_poll import Waiters, fetch_or_wait
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.limits import partition_quotas
-from ojs_cluster.store.queues import pauses
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.fetch import fetch as fetches
+from ojs_cluster.store.engine.fetch import long_poll, ranked_fetch
+from ojs_cluster.store.engine.fetch.long_poll import Waiters, fetch_or_wait
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.limits import partition_quotas
+from ojs_cluster.store.engine.queues import pauses
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.ground.fanout import WIDTH
+from ojs_cluster.store.ground.process_state import depth_reader
+from ojs_cluster.store.ground.process_state.depth_reader import DepthReader
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import HOUR, new_job, put, queues_in_other_shards, shard_of, take
 from tests.support.invariants import InvariantReport

@@ -18,13 +18,13 @@ from ojs_cluster.keys import Keyspace
 from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch import unanswered_fetches
-from ojs_cluster.store.fetch.fetch import release
-from ojs_cluster.store.fetch.unanswered_fetches import UnansweredFetches
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.nack import release_unanswered
+from ojs_cluster.store.engine.fetch.fetch import release
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.nack import release_unanswered
+from ojs_cluster.store.ground.process_state import partitions, unanswered_fetches
+from ojs_cluster.store.ground.process_state.job_counts import JobCounts
+from ojs_cluster.store.ground.process_state.unanswered_fetches import UnansweredFetches
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.statistics.job_counts import JobCounts
 from tests.store.shortcuts import (
     HOUR,
     active,
@@ -110,7 +110,7 @@ async def test_a_walk_over_many_active_jobs_finds_all_of_them(
     store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Check
 ) -> None:
     """In slices, many of one deadline, more than one call releases."""
-    monkeypatch.setattr("ojs_cluster.store.jobs.nack.JOBS_PER_WALK", 7)
+    monkeypatch.setattr("ojs_cluster.store.engine.jobs.nack.JOBS_PER_WALK", 7)
     for _ in range(160):
         await put(store)
     kept = await take(store, count=20, worker="other", lease_ms=HOUR)
@@ -167,7 +167,7 @@ async def test_a_fetch_that_a_stopped_server_carries_out_late_is_undone(
         async with open_store(patient_client(server, reply_timeout_s=5.0)) as store:
             job = await put(store, max_attempts=1)
             await take(store, "empty")
-            monkeypatch.setattr("ojs_cluster.store.queues.partitions._MAX_WAIT_S", 0.5)
+            monkeypatch.setattr(partitions, "_MAX_WAIT_S", 0.5)
             pid = server.nodes[0].pid
             assert pid is not None
             os.kill(pid, signal.SIGSTOP)

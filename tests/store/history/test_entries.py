@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.jobs.failure import parse_failure
-from ojs_cluster.store.archive.job_lines import job_pieces, parse_job_line
-from ojs_cluster.store.archive.line_values import InvalidLine, JobLine
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.history.clear_history import clear_history
-from ojs_cluster.store.history.entries import MAX_BYTES, Cause, Entry, recorded
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import nack as nacks
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.activate import activate
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.change_priority import change_priority
-from ojs_cluster.store.jobs.nack import Nack, nack_many
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.jobs import nack as nacks
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.activate import activate
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.change_priority import change_priority
+from ojs_cluster.store.engine.jobs.history_entries import MAX_BYTES, Cause, Entry, recorded
+from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.history.clear_history import clear_history
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.operators.archive.job_lines import job_pieces, parse_job_line
+from ojs_cluster.store.operators.archive.line_values import InvalidLine, JobLine
 from tests.store.shortcuts import (
     ack,
     active,

@@ -18,7 +18,7 @@ from ojs_cluster.core.jobs.retry import (
     RetryPolicy,
 )
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.scripts import read_includes
+from ojs_cluster.store.ground.scripts import read_includes
 from tests.model.retries import backoff_ms, matches_pattern
 from tests.support.servers import observer
 

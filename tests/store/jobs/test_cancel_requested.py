@@ -10,13 +10,13 @@ import pytest
 from ojs_cluster.core.errors import Conflict
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.fetch.fetch import release
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
-from ojs_cluster.store.workflows import workflows
+from ojs_cluster.store.engine.fetch.fetch import release
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.features.workflows import workflows
 from tests.store.shortcuts import HOUR, QUEUE, nack, promote_all, reap_all, shard_of, take
 from tests.store.workflow_jobs import assert_no_effects, chain, state_of, step, step_states
 from tests.support.invariants import InvariantReport

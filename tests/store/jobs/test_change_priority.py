@@ -10,8 +10,8 @@ import pytest
 from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import read_jobs as jobs
-from ojs_cluster.store.jobs.change_priority import change_priority
+from ojs_cluster.store.engine.jobs import read_jobs as jobs
+from ojs_cluster.store.engine.jobs.change_priority import change_priority
 from tests.store.shortcuts import HOUR, ack, active, foreign_id, promote_all, put, shard_of, take
 from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_job

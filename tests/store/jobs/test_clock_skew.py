@@ -11,9 +11,9 @@ import pytest
 from ojs_cluster.keys import Shard
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     HOUR,
     MINUTE,

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dashboard.marks import Mark, add_mark, read_marks
-from ojs_cluster.store.operations.audit import (
+from ojs_cluster.store.features.search.last_ended import read_last_ended
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.operators.dashboard.marks import Mark, add_mark, read_marks
+from ojs_cluster.store.operators.operations.audit import (
     AuditFilter,
     AuditStream,
     append_entries,
     read_entries,
 )
-from ojs_cluster.store.search.last_ended import read_last_ended
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     DAY,
     HOUR,

@@ -21,10 +21,10 @@ from ojs_cluster.core.jobs.edit import parse_edit
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.edit import edit
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues import purges
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.changes.edit import edit
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
 from tests.store.shortcuts import HOUR, ack, active, home_id, nack, promote_all, put, shard_of, take
 from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_job

@@ -12,12 +12,12 @@ import pytest
 from ojs_cluster.core.errors import PayloadTooLarge
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.events.listing import EventFilter, read_events
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.events.listing import EventFilter, read_events
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     DAY,
     HOUR,

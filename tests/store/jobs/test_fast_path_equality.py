@@ -18,16 +18,16 @@ from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.ids import OrderedIds, new_job_id
 from ojs_cluster.keys import Keyspace, Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.enqueue.placement import PlacedJob
-from ojs_cluster.store.fetch.depth_cache import LimitedQueues, QueueDepthCache
-from ojs_cluster.store.fetch.depth_reader import DepthReader
-from ojs_cluster.store.fetch.lease_ids import shard_of_lease
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues.pauses import pause_or_resume
-from ojs_cluster.store.scripts import load_scripts
-from ojs_cluster.store.workers.touch import FetchTouches
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.placement import PlacedJob
+from ojs_cluster.store.engine.queues.pauses import pause_or_resume
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.ground.lease_ids import shard_of_lease
+from ojs_cluster.store.ground.process_state.depth_cache import LimitedQueues, QueueDepthCache
+from ojs_cluster.store.ground.process_state.depth_reader import DepthReader
+from ojs_cluster.store.ground.process_state.touch import FetchTouches
+from ojs_cluster.store.ground.scripts import load_scripts
 from tests.store.limit_jobs import EveryQueueLimited
 from tests.store.shortcuts import (
     HOUR,
@@ -248,7 +248,7 @@ async def one_way(store: Store, db: Any, seed: int, steps: int, *, general: bool
 
     scripts = dict(load_scripts(CLOCK + PRELUDE))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ojs_cluster.store.fetch.fetch.new_prefix", prefix)
+        patch.setattr("ojs_cluster.store.engine.fetch.fetch.new_prefix", prefix)
         if general:
             patch.setattr(PlacedJob, "plain", False)
             scripts["ack"] = scripts["ack_full"]

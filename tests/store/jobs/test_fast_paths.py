@@ -15,14 +15,14 @@ from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.enqueue.placement import PlacedJob
-from ojs_cluster.store.fetch import long_poll
-from ojs_cluster.store.fetch.depth_cache import LimitedQueues
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.limits import rate_limits
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.fetch import long_poll
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.placement import PlacedJob
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.ground.process_state.depth_cache import LimitedQueues
 from tests.store.fetch.test_long_poll import waiting
 from tests.store.limit_jobs import EveryQueueLimited, key_in, keyed
 from tests.store.shortcuts import (
@@ -298,7 +298,7 @@ async def test_an_ack_that_is_to_be_confirmed_is_one_call(
 ) -> None:
     """The reply of the fast path would wait for a confirmation before the full path runs."""
     monkeypatch.setattr(
-        "ojs_cluster.store.jobs.ack.required_durability", lambda _: Durability.REPLICA
+        "ojs_cluster.store.engine.jobs.ack.required_durability", lambda _: Durability.REPLICA
     )
     job = await active(store)
     seen, client = lossy(store)

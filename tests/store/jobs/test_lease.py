@@ -10,11 +10,11 @@ import pytest
 from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch.fetch import release
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.nack import release as release_strictly
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.engine.fetch.fetch import release
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.nack import release as release_strictly
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     HOUR,
     MINUTE,

@@ -8,14 +8,14 @@ import pytest
 
 from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.listing import JobFilter
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.search.lists import list_jobs
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.search.lists import list_jobs
+from ojs_cluster.store.ground import cursor as cursors
 from tests.store.shortcuts import (
     HOUR,
     QUEUE,
@@ -149,7 +149,7 @@ async def test_an_empty_server_lists_nothing(store: Store) -> None:
 async def test_a_page_looks_at_a_bounded_number_of_jobs(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ojs_cluster.store.search.lists.SCAN_BUDGET", 50)
+    monkeypatch.setattr("ojs_cluster.store.features.search.lists.SCAN_BUDGET", 50)
     oldest = await put(store, type="needle.only")
     await enqueue_many(store, [new_job() for _ in range(200)])
 

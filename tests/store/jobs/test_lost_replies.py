@@ -13,15 +13,15 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import META
 from ojs_cluster.redis.client import Client
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.fetch.fetch import release
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.operations.leader import RedisLeaderLock
-from ojs_cluster.store.queues import queues
-from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.fetch.fetch import release
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.queues import queues
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.operators.operations.leader import RedisLeaderLock
 from tests.store.shortcuts import (
     DAY,
     HOUR,

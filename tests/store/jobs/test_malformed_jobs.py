@@ -14,26 +14,27 @@ from ojs_cluster.core.errors import MalformedJob, NotFound, OJSError
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.archive.export_archive import export
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import bulk_retry, dead_letters
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.ack import Ack, ack_many
-from ojs_cluster.store.jobs.activate import activate
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.listing import JobFilter
-from ojs_cluster.store.jobs.nack import Nack, nack_many
-from ojs_cluster.store.jobs.record import JobRecord, split_values
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
+from ojs_cluster.store.engine.jobs.activate import activate
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
+from ojs_cluster.store.engine.jobs.record import JobRecord, split_values
+from ojs_cluster.store.engine.queues import queues
+from ojs_cluster.store.engine.queues.deadlines import reap
+from ojs_cluster.store.engine.queues.partition_maintenance import set_partitions
+from ojs_cluster.store.features.dead_letters import bulk_retry, dead_letters
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.features.search.lists import list_jobs
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.ground import job_fields as f
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.queues import purges, queues
-from ojs_cluster.store.queues.partition_maintenance import set_partitions
-from ojs_cluster.store.search.lists import list_jobs
-from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.sweeps.deadlines import reap
-from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.operators.archive.export_archive import export
 from tests.store.hot_queues import close_empty, put_into, spread
 from tests.store.shortcuts import (
     HOUR,

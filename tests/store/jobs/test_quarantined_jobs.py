@@ -11,12 +11,12 @@ import pytest
 from ojs_cluster.core.errors import MalformedJob
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.nack import Nack, nack_many
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.shortcuts import (
     HOUR,
     QUEUE,

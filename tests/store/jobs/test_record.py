@@ -10,9 +10,9 @@ from ojs_cluster.core.jobs.envelope import SYSTEM_FIELDS, parse_job
 from ojs_cluster.core.jobs.options import TOP_LEVEL
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.shortcuts import home_id
 
 OF_THE_HEAD = {"specversion", "id", "type", "queue", "priority", "max_attempts"}

@@ -9,12 +9,13 @@ import pytest
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.limits import rate_limits
-from ojs_cluster.store.operations import metrics
-from ojs_cluster.store.queues import purges, queues
-from ojs_cluster.store.sweeps import retention
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.queues import queues
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.operators.operations import metrics
 from tests.store.hot_queues import put_into, spread
 from tests.store.shortcuts import HOUR, MINUTE, QUEUE, ack, nack, put, shard_of, take
 from tests.support.lossy import lossy

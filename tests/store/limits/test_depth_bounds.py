@@ -18,22 +18,22 @@ from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.redis.client import Client
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.cron.cron_record import CronRecord
-from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.cron.firing import deliver, fire_due
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.activate import activate
-from ojs_cluster.store.limits import depth_bounds
-from ojs_cluster.store.limits.depth_bounds import DepthBound
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.activate import activate
+from ojs_cluster.store.engine.limits import depth_bounds
+from ojs_cluster.store.engine.limits.depth_bounds import DepthBound
+from ojs_cluster.store.engine.queues import queues
+from ojs_cluster.store.engine.queues.queues import get_stats
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.cron.cron_record import CronRecord
+from ojs_cluster.store.features.cron.cron_store import RedisCronStore
+from ojs_cluster.store.features.cron.firing import deliver, fire_due
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.retention.retention import retire_queues
+from ojs_cluster.store.features.workflows import read_workflows, workflows
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.queues import queues
-from ojs_cluster.store.queues.queues import get_stats
-from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.sweeps.retention import retire_queues
-from ojs_cluster.store.workflows import read_workflows, workflows
 from tests.store.cron.test_cron import definition
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import (

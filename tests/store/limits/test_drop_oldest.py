@@ -13,13 +13,14 @@ from ojs_cluster.core.errors import QueueFull, TenantLimitExceeded
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import exhaustion
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.limits import depth_bounds, rejections
-from ojs_cluster.store.limits.depth_bounds import DepthBound
-from ojs_cluster.store.queues.queues import get_stats
-from ojs_cluster.store.workflows import read_workflows, workflows
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.limits import depth_bounds
+from ojs_cluster.store.engine.limits.depth_bounds import DepthBound
+from ojs_cluster.store.engine.queues import exhaustion
+from ojs_cluster.store.engine.queues.queues import get_stats
+from ojs_cluster.store.features.workflows import read_workflows, workflows
+from ojs_cluster.store.ground.process_state import rejections
 from tests.http.api import until
 from tests.store.limits.test_depth_bounds import a_workflow
 from tests.store.shortcuts import (

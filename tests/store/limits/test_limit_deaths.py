@@ -10,8 +10,8 @@ import pytest
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.queues import queues
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.queues import queues
 from tests.store.limit_jobs import (
     assert_no_token_left,
     expire_grants,

@@ -13,9 +13,10 @@ from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.limits import limit_keys, rate_limits
-from ojs_cluster.store.workflows import workflows
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.workflows import workflows
+from ojs_cluster.store.ground.process_state import limit_keys
 from tests.store.limit_jobs import key_in, keyed, settle
 from tests.store.shortcuts import HOUR, MINUTE, ack, new_job, put, take
 

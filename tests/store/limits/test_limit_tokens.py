@@ -21,18 +21,19 @@ from ojs_cluster.core.events import (
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.events.listing import EventFilter, read_events
-from ojs_cluster.store.fetch import fetch, long_poll
-from ojs_cluster.store.fetch.long_poll import Waiters, fetch_or_wait
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.listing import JobFilter
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.limits import rate_limits, rate_tokens
-from ojs_cluster.store.queues import purges, queues
-from ojs_cluster.store.search.lists import list_jobs
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.fetch import fetch, long_poll
+from ojs_cluster.store.engine.fetch.long_poll import Waiters, fetch_or_wait
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues import queues
+from ojs_cluster.store.features.events.listing import EventFilter, read_events
+from ojs_cluster.store.features.rate_limits import rate_limits, rate_tokens
+from ojs_cluster.store.features.search.lists import list_jobs
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.limit_jobs import (
     age_key,
     assert_no_token_left,

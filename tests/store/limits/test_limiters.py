@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.scripts import read_includes
+from ojs_cluster.store.ground.scripts import read_includes
 from tests.support.servers import observer
 
 PIECES = ("validate_job", "rate_limiter", "create_limiters")

@@ -13,15 +13,16 @@ import trio
 from ojs_cluster.core.errors import ValidationFailed
 from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.limits import partition_quotas, rate_limits
-from ojs_cluster.store.queues.copied_settings import ensure_open
-from ojs_cluster.store.queues.partition_maintenance import (
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.limits import partition_quotas
+from ojs_cluster.store.engine.queues.copied_settings import ensure_open
+from ojs_cluster.store.engine.queues.partition_maintenance import (
     advance_changes,
     get_partitions,
     set_partitions,
 )
-from ojs_cluster.store.sweeps import retention
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.retention import retention
 from tests.store.archives import export_text, import_text
 from tests.store.hot_queues import close_empty, put_into, spread, sum_of_quotas
 from tests.store.shortcuts import HOUR, QUEUE, ack, put, take

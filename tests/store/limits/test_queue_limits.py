@@ -14,14 +14,14 @@ import trio
 
 from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.fetch import long_poll
-from ojs_cluster.store.fetch.depth_cache import LimitedQueues
-from ojs_cluster.store.fetch.long_poll import Waiters, fetch_or_wait
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.limits import rate_limits
-from ojs_cluster.store.queues import queues
-from ojs_cluster.store.sweeps import retention
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.fetch import long_poll
+from ojs_cluster.store.engine.fetch.long_poll import Waiters, fetch_or_wait
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues import queues
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.ground.process_state.depth_cache import LimitedQueues
 from tests.store.shortcuts import (
     HOUR,
     MINUTE,
@@ -74,7 +74,7 @@ async def test_a_fetch_remembers_for_a_while_that_its_queue_is_limited(
     consistent()
 
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits())
-    monkeypatch.setattr("ojs_cluster.store.fetch.depth_cache.LIMITED_S", -1.0)
+    monkeypatch.setattr("ojs_cluster.store.ground.process_state.depth_cache.LIMITED_S", -1.0)
     process = replace(process, limited_queues=LimitedQueues())
     assert len(await take(process, count=9)) == 2
     assert client.calls["fetch_full"] == 2, "it has no limits any more"

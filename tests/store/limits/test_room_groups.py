@@ -10,7 +10,7 @@ import trio.testing
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.deadline import start_deadline
-from ojs_cluster.store.limits.room_groups import Drop, RoomGroups
+from ojs_cluster.store.ground.process_state.room_groups import Drop, RoomGroups
 
 KEY = (3, "mail")
 

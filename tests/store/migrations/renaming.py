@@ -8,16 +8,16 @@ from typing import Any, Final
 from ojs_cluster.keys import Meta, Shard
 from ojs_cluster.redis.script import Script
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.migrations.execution import migrate
-from ojs_cluster.store.migrations.layout_record import LayoutRecord
-from ojs_cluster.store.migrations.migration import (
+from ojs_cluster.store.ground.process_state.layout_record import LayoutRecord
+from ojs_cluster.store.ground.process_state.migration import (
     Layouts,
     LayoutState,
     Migration,
     MigrationStep,
 )
-from ojs_cluster.store.migrations.scan import scan_keys
-from ojs_cluster.store.runtime import Runtime
+from ojs_cluster.store.ground.runtime import Runtime
+from ojs_cluster.store.operators.migrations.execution import migrate
+from ojs_cluster.store.operators.migrations.scan import scan_keys
 
 BEFORE: Final = b"former_name"
 AFTER: Final = b"new_name"

@@ -25,13 +25,13 @@ from ojs_cluster.core.tenants.settings import EnqueueRate, TenantLimits, TenantS
 from ojs_cluster.core.webhooks import Secret, Subscription
 from ojs_cluster.core.workflow import WorkflowNode
 from ojs_cluster.keys import SHARD_KEYS, Meta
-from ojs_cluster.store.dashboard.marks import Mark
-from ojs_cluster.store.dashboard.searches import SavedSearch
-from ojs_cluster.store.history.entries import Cause, Entry
-from ojs_cluster.store.jobs import fields as job_fields
-from ojs_cluster.store.outbox.effects import EFFECTS
-from ojs_cluster.store.schemas.schema_index import SchemaRecord, TypePolicy
-from ojs_cluster.store.transactions.contents import ManualRetry, Plan, Replacement
+from ojs_cluster.store.effects import EFFECTS
+from ojs_cluster.store.engine.jobs.history_entries import Cause, Entry
+from ojs_cluster.store.engine.transactions.contents import ManualRetry, Plan, Replacement
+from ojs_cluster.store.ground import job_fields
+from ojs_cluster.store.ground.process_state.schema_index import SchemaRecord, TypePolicy
+from ojs_cluster.store.operators.dashboard.marks import Mark
+from ojs_cluster.store.operators.dashboard.searches import SavedSearch
 
 _KEY: Final = re.compile(rb"ojs:\{([^}]*)\}:([^:]*)")
 _PREFIX: Final = re.compile(r'b"(?:%b|ojs:\{meta\}:)([a-z_]+:?)(?:%|")')

@@ -9,11 +9,15 @@ import trio
 
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.migrations import layout
-from ojs_cluster.store.migrations.layout import UnusableBackend, report, wait_until_outdated
-from ojs_cluster.store.migrations.layout_record import LayoutRecord
-from ojs_cluster.store.migrations.migration import Layouts
+from ojs_cluster.store.ground.process_state.layout_record import LayoutRecord
+from ojs_cluster.store.ground.process_state.migration import Layouts
 from ojs_cluster.store.open import open_store
+from ojs_cluster.store.operators.migrations import layout
+from ojs_cluster.store.operators.migrations.layout import (
+    UnusableBackend,
+    report,
+    wait_until_outdated,
+)
 from tests.store.migrations.renaming import (
     EARLIER,
     LATER,

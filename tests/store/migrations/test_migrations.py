@@ -9,9 +9,9 @@ import trio
 
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.migrations.execution import GRACE_MS, migrate
-from ojs_cluster.store.migrations.layout import report
-from ojs_cluster.store.migrations.scan import scan_keys
+from ojs_cluster.store.operators.migrations.execution import GRACE_MS, migrate
+from ojs_cluster.store.operators.migrations.layout import report
+from ojs_cluster.store.operators.migrations.scan import scan_keys
 from tests.store.migrations.renaming import (
     AFTER,
     BEFORE,

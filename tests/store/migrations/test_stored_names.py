@@ -19,7 +19,7 @@ import pytest
 
 from ojs_cluster.redis.client import Client
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.migrations.migration import LAYOUTS
+from ojs_cluster.store.ground.process_state.migration import LAYOUTS
 from tests.store.migrations.stored_names import Names, StoredNames, declared_names
 from tests.store.scripts.test_one_tag import one_life_of_everything
 

@@ -10,9 +10,9 @@ import trio
 from ojs_cluster.keys import SHARD_KEYS, Meta, Shard
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.migrations import layout, unnumbered
-from ojs_cluster.store.migrations.layout import UnusableBackend
 from ojs_cluster.store.open import open_store
+from ojs_cluster.store.operators.migrations import layout, unnumbered
+from ojs_cluster.store.operators.migrations.layout import UnusableBackend
 from tests.store.shortcuts import put
 from tests.support.patience import patient_client
 

@@ -10,10 +10,15 @@ import orjson
 import pytest
 
 from ojs_cluster.core.errors import InvalidRequest
-from ojs_cluster.store import cursor
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.operations import audit
-from ojs_cluster.store.operations.audit import RETENTION_MS, AuditFilter, AuditPage, AuditStream
+from ojs_cluster.store.ground import cursor
+from ojs_cluster.store.operators.operations import audit
+from ojs_cluster.store.operators.operations.audit import (
+    RETENTION_MS,
+    AuditFilter,
+    AuditPage,
+    AuditStream,
+)
 from tests.support.invariants import InvariantReport
 
 EVERYTHING = AuditFilter()

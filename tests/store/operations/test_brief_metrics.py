@@ -6,10 +6,10 @@ from typing import Any
 
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.operations.metrics import BriefCalls, QueueMetrics, collect
-from ojs_cluster.store.operations.overview import overview
-from ojs_cluster.store.queues.pauses import pause_or_resume
-from ojs_cluster.store.queues.queue_sums import SumCalls
+from ojs_cluster.store.engine.queues.pauses import pause_or_resume
+from ojs_cluster.store.engine.queues.queue_sums import SumCalls
+from ojs_cluster.store.operators.operations.metrics import BriefCalls, QueueMetrics, collect
+from ojs_cluster.store.operators.operations.overview import overview
 from tests.store.hot_queues import put_into, spread
 from tests.store.shortcuts import HOUR, put, shard_of, take
 from tests.support.timeshift import age_job

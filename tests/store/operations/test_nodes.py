@@ -12,9 +12,9 @@ import trio
 from ojs_cluster.keys import META
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.operations.leader import RedisLeaderLock
-from ojs_cluster.store.operations.nodes import read_cluster
-from ojs_cluster.store.operations.processes import (
+from ojs_cluster.store.operators.operations.leader import RedisLeaderLock
+from ojs_cluster.store.operators.operations.nodes import read_cluster
+from ojs_cluster.store.operators.operations.processes import (
     SILENT_MS,
     _send,
     describe_process,

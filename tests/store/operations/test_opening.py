@@ -14,11 +14,11 @@ from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store import open as opening
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.migrations.layout import UnusableBackend
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.operations import admin, coverage, health
-from ojs_cluster.store.operations.leader import LeaderLease, RedisLeaderLock
-from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.operators.migrations.layout import UnusableBackend
+from ojs_cluster.store.operators.operations import admin, coverage, health
+from ojs_cluster.store.operators.operations.leader import LeaderLease, RedisLeaderLock
 from tests.store.shortcuts import active, foreign_id, lock_of, put, take, until
 from tests.support.invariants import InvariantReport
 from tests.support.patience import patient_client

@@ -14,9 +14,9 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
 from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.store.context import EffectHandler, Store
-from ojs_cluster.store.fanout import WIDTH
-from ojs_cluster.store.outbox import unreachable_shards as unreachable_shards
-from ojs_cluster.store.outbox.outbox import deliver, drain, drain_blocked
+from ojs_cluster.store.engine.outbox.outbox import deliver, drain, drain_blocked
+from ojs_cluster.store.ground.fanout import WIDTH
+from ojs_cluster.store.ground.process_state import unreachable_shards
 from tests.store.shortcuts import clock_ms
 from tests.support.lossy import AbsentClient, lossy
 

@@ -14,14 +14,15 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
 from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import WIDTH
-from ojs_cluster.store.jobs import ack as acks
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.jobs import ack as acks
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.outbox import outbox
+from ojs_cluster.store.engine.outbox.outbox import drain, drain_blocked
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.ground.fanout import WIDTH
+from ojs_cluster.store.ground.process_state import unreachable_shards
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.outbox import outbox, unreachable_shards
-from ojs_cluster.store.outbox.outbox import drain, drain_blocked
-from ojs_cluster.store.workers import workers
 from tests.store.shortcuts import HOUR, QUEUE, nack, new_job, reap_all, take
 from tests.store.unique_jobs import once
 from tests.support.lossy import LossyClient

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ojs_cluster.core.pools.pool import Pool, new_pool
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.pools import pools
-from ojs_cluster.store.pools.pool_fetch import fetch_for_pool
+from ojs_cluster.store.features.pools.pool_fetch import fetch_for_pool
+from ojs_cluster.store.ground.process_state import pools
 from tests.store.shortcuts import put
 
 

@@ -11,14 +11,14 @@ import trio
 from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.fetch.fetch import WorkerIsQuiet
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.pools import pool_table, pools
-from ojs_cluster.store.pools.pool_fetch import fetch_for_pool
-from ojs_cluster.store.pools.pool_table import read_counts
-from ojs_cluster.store.queues.pauses import pause_or_resume
-from ojs_cluster.store.workers import workers
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.fetch.fetch import WorkerIsQuiet
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues.pauses import pause_or_resume
+from ojs_cluster.store.features.pools.pool_fetch import fetch_for_pool
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.ground.process_state import pool_table, pools
+from ojs_cluster.store.ground.process_state.pool_table import read_counts
 from tests.store.hot_queues import spread
 from tests.store.pools.shortcuts import allow, make_pool
 from tests.store.shortcuts import new_job, put, take
@@ -159,7 +159,7 @@ async def test_a_pool_fetches_from_all_partitions(store: Store, db: Any) -> None
 
 async def test_paused_and_limited_queues_do_not_stop_the_others(store: Store) -> None:
     from ojs_cluster.core.rate_limit import RateLimits
-    from ojs_cluster.store.limits import rate_limits
+    from ojs_cluster.store.features.rate_limits import rate_limits
 
     await make_pool(store, "round-robin", a=1, b=1, c=1)
     await fill(store, a=5, b=5, c=5)

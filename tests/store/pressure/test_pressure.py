@@ -11,12 +11,12 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.events.listing import EventFilter, read_events
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.limits import depth_bounds
-from ojs_cluster.store.limits.depth_bounds import DepthBound
-from ojs_cluster.store.pressure import noticed
-from ojs_cluster.store.pressure.pressure import check_due, check_pressure
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.limits import depth_bounds
+from ojs_cluster.store.engine.limits.depth_bounds import DepthBound
+from ojs_cluster.store.features.events.listing import EventFilter, read_events
+from ojs_cluster.store.ground.process_state import noticed
+from ojs_cluster.store.operators.pressure.pressure import check_due, check_pressure
 from tests.store.hot_queues import put_into, spread
 from tests.store.shortcuts import QUEUE, active, nack, put, take, until
 from tests.store.workflow_jobs import group, step

@@ -9,15 +9,15 @@ import pytest
 
 from ojs_cluster.core.errors import Conflict, MalformedJob, NotFound, PayloadTooLarge
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.events.listing import EventFilter, read_events
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.progress import checkpoints
-from ojs_cluster.store.progress.checkpoints import MAX_BYTES, Checkpoint, read_checkpoint
-from ojs_cluster.store.queues import purges
-from ojs_cluster.store.sweeps import retention
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.events.listing import EventFilter, read_events
+from ojs_cluster.store.features.progress import checkpoints
+from ojs_cluster.store.features.progress.checkpoints import MAX_BYTES, Checkpoint, read_checkpoint
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.archives import export_text
 from tests.store.shortcuts import (
     DAY,

@@ -10,14 +10,14 @@ import pytest
 from ojs_cluster.core.errors import Conflict, MalformedJob, NotFound, PayloadTooLarge
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.events.listing import EventFilter, read_events
-from ojs_cluster.store.fetch.fetch import release
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.progress.progress import MAX_BYTES, Report, report_progress
-from ojs_cluster.store.progress.stored_progress import Progress
+from ojs_cluster.store.engine.fetch.fetch import release
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.jobs.stored_progress import Progress
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.events.listing import EventFilter, read_events
+from ojs_cluster.store.features.progress.progress import MAX_BYTES, Report, report_progress
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.archives import export_text, import_text
 from tests.store.shortcuts import (
     HOUR,

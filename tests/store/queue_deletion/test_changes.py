@@ -9,20 +9,23 @@ import pytest
 
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.bulk import operations
-from ojs_cluster.store.bulk.operation import BulkState, QueueDeletion, Walk
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.limits import depth_bounds
-from ojs_cluster.store.limits.depth_bounds import DepthBound
-from ojs_cluster.store.queue_deletion import deletion
-from ojs_cluster.store.queue_deletion.change_job import discard_job, move_job
-from ojs_cluster.store.queue_deletion.deletion import DeletionStep, begin_deletion, open_target
-from ojs_cluster.store.queue_deletion.drains import restore_defaults_of
-from ojs_cluster.store.queue_deletion.unfinished import end_unfinished_deletion
-from ojs_cluster.store.queue_deletion.walks import after_walk
-from ojs_cluster.store.queues import pauses
-from ojs_cluster.store.tenants import fair_share
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.limits import depth_bounds
+from ojs_cluster.store.engine.limits.depth_bounds import DepthBound
+from ojs_cluster.store.engine.queues import fair_share, pauses
+from ojs_cluster.store.features.bulk_records import operations
+from ojs_cluster.store.features.bulk_records.operation import BulkState, QueueDeletion, Walk
+from ojs_cluster.store.features.queue_deletion import deletion
+from ojs_cluster.store.features.queue_deletion.change_job import discard_job, move_job
+from ojs_cluster.store.features.queue_deletion.deletion import (
+    DeletionStep,
+    begin_deletion,
+    open_target,
+)
+from ojs_cluster.store.features.queue_deletion.walks import after_walk
+from ojs_cluster.store.features.queue_drains.drains import restore_defaults_of
+from ojs_cluster.store.features.queue_drains.unfinished import end_unfinished_deletion
 from tests.store.queue_deletion.test_deletion import begin
 from tests.store.shortcuts import QUEUE, active, home_id, put, queues_in_other_shards, shard_of
 

@@ -11,25 +11,30 @@ import pytest
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, InvalidRequest, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.rate_limit import RateLimits
-from ojs_cluster.store.bulk import execution, operations
-from ojs_cluster.store.bulk.operation import BulkOperation, BulkState, Position, Walk
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import exhaustion
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.limits import rate_limits
-from ojs_cluster.store.queue_deletion.deletion import (
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.queues import exhaustion, fair_share, pauses, queues
+from ojs_cluster.store.engine.queues.partition_maintenance import get_partitions, set_partitions
+from ojs_cluster.store.features.bulk import execution
+from ojs_cluster.store.features.bulk_records import operations
+from ojs_cluster.store.features.bulk_records.operation import (
+    BulkOperation,
+    BulkState,
+    Position,
+    Walk,
+)
+from ojs_cluster.store.features.queue_deletion.deletion import (
     DeletionStep,
     abandon,
     begin_deletion,
     open_target,
 )
-from ojs_cluster.store.queue_deletion.walks import after_walk
-from ojs_cluster.store.queues import lifecycle, pauses, queues
-from ojs_cluster.store.queues.partition_maintenance import get_partitions, set_partitions
-from ojs_cluster.store.sweeps.retention import retire
-from ojs_cluster.store.tenants import fair_share
+from ojs_cluster.store.features.queue_deletion.walks import after_walk
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.retention import lifecycle
+from ojs_cluster.store.features.retention.retention import retire
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.hot_queues import close_empty, put_into, spread
 from tests.store.queues.test_lifecycle import before
 from tests.store.shortcuts import (

@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.store.bulk import execution, operations
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
-from ojs_cluster.store.queue_deletion import deletion, drains
-from ojs_cluster.store.queue_deletion.unfinished import MAX_REQUEST_MS
-from ojs_cluster.store.queues import lifecycle, pauses, queues
-from ojs_cluster.store.sweeps.retention import retire_queues
+from ojs_cluster.store.engine.queues import pauses, queues
+from ojs_cluster.store.features.bulk import execution
+from ojs_cluster.store.features.bulk_records import operations
+from ojs_cluster.store.features.queue_deletion import deletion
+from ojs_cluster.store.features.queue_drains import drains
+from ojs_cluster.store.features.queue_drains.unfinished import MAX_REQUEST_MS
+from ojs_cluster.store.features.retention import lifecycle
+from ojs_cluster.store.features.retention.retention import retire_queues
+from ojs_cluster.store.ground.process_state.queue_defaults import change_defaults, get_defaults
 from tests.store.hot_queues import spread
 from tests.store.queue_deletion.test_deletion import begin, lose
 from tests.store.queues.test_lifecycle import before

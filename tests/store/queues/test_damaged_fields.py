@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters.exhaustion import get_on_exhaustion, set_on_exhaustion
-from ojs_cluster.store.limits.depth_bounds import get_bound, set_bound
-from ojs_cluster.store.queues import queues
-from ojs_cluster.store.queues.partition_maintenance import maintain_queue
-from ojs_cluster.store.sweeps.retention import retire_queues
+from ojs_cluster.store.engine.limits.depth_bounds import get_bound, set_bound
+from ojs_cluster.store.engine.queues import queues
+from ojs_cluster.store.engine.queues.exhaustion import get_on_exhaustion, set_on_exhaustion
+from ojs_cluster.store.engine.queues.partition_maintenance import maintain_queue
+from ojs_cluster.store.features.retention.retention import retire_queues
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import QUEUE, put
 

@@ -15,20 +15,19 @@ from ojs_cluster.core.partitions import DRAIN_MS, PROPAGATION_MS, PartitionLayou
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis import Client, Reply
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import exhaustion
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.limits import depth_bounds, rate_limits
-from ojs_cluster.store.queues import pauses
-from ojs_cluster.store.queues.copied_settings import ensure_open
-from ojs_cluster.store.queues.default_growth import advance_growth
-from ojs_cluster.store.queues.partition_maintenance import (
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.limits import depth_bounds
+from ojs_cluster.store.engine.queues import exhaustion, fair_share, pauses
+from ojs_cluster.store.engine.queues.copied_settings import ensure_open
+from ojs_cluster.store.engine.queues.default_growth import advance_growth
+from ojs_cluster.store.engine.queues.partition_maintenance import (
     advance_changes,
     forget_closed_partitions,
     maintain_queue,
     set_partitions,
 )
-from ojs_cluster.store.queues.partitions import DEFAULT, PartitionTable
-from ojs_cluster.store.tenants import fair_share
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.ground.process_state.partitions import DEFAULT, PartitionTable
 from tests.store.hot_queues import close_empty, pass_time, put_into, spread
 from tests.store.shortcuts import QUEUE, nack, new_job, put, take
 from tests.support.failing_process import dies_at

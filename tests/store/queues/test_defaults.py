@@ -10,11 +10,12 @@ import trio
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import exhaustion
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.queue_defaults import records
-from ojs_cluster.store.queues import lifecycle, purges
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.queues import exhaustion
+from ojs_cluster.store.features.retention import lifecycle
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.ground.process_state import queue_defaults as records
 from tests.store.shortcuts import DAY, HOUR, QUEUE, ack, active, nack, put, shard_of, until
 from tests.support.invariants import InvariantReport
 

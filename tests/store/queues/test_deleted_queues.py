@@ -8,10 +8,10 @@ import pytest
 
 from ojs_cluster.core.errors import BackendUnavailable, NotFound
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.queue_deletion.drains import begin_drain
-from ojs_cluster.store.queues import lifecycle, pauses
-from ojs_cluster.store.queues.partition_maintenance import get_partitions, set_partitions
-from ojs_cluster.store.tenants import fair_share
+from ojs_cluster.store.engine.queues import fair_share, pauses
+from ojs_cluster.store.engine.queues.partition_maintenance import get_partitions, set_partitions
+from ojs_cluster.store.features.queue_drains.drains import begin_drain
+from ojs_cluster.store.features.retention import lifecycle
 from tests.store.shortcuts import QUEUE, ack, put, shard_of, take
 from tests.store.tenants.shortcuts import put_many
 

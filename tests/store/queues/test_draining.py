@@ -12,13 +12,13 @@ from ojs_cluster.core.errors import QueueDraining
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.cron.firing import fire_due
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.queues import pauses
-from ojs_cluster.store.queues.queues import get_stats
-from ojs_cluster.store.workflows import workflows
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.queues import pauses
+from ojs_cluster.store.engine.queues.queues import get_stats
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.cron.cron_store import RedisCronStore
+from ojs_cluster.store.features.cron.firing import fire_due
+from ojs_cluster.store.features.workflows import workflows
 from tests.store.cron.test_cron import definition
 from tests.store.hot_queues import put_into, spread
 from tests.store.shortcuts import (

@@ -15,14 +15,19 @@ from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis import Client
 from ojs_cluster.redis.deadline import current_deadline, start_deadline
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import exhaustion
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.limits import depth_bounds, rate_limits
-from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults, remove_record
-from ojs_cluster.store.queue_deletion import drains
-from ojs_cluster.store.queues import lifecycle, pauses, queues
-from ojs_cluster.store.queues.partition_maintenance import get_partitions
-from ojs_cluster.store.sweeps.retention import purge_due, retire_queues
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.limits import depth_bounds
+from ojs_cluster.store.engine.queues import exhaustion, pauses, queues
+from ojs_cluster.store.engine.queues.partition_maintenance import get_partitions
+from ojs_cluster.store.features.queue_drains import drains
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.retention import lifecycle
+from ojs_cluster.store.features.retention.retention import purge_due, retire_queues
+from ojs_cluster.store.ground.process_state.queue_defaults import (
+    change_defaults,
+    get_defaults,
+    remove_record,
+)
 from tests.store.hot_queues import put_into, spread
 from tests.store.shortcuts import HOUR, QUEUE, ack, active, new_job, put, shard_of, take
 from tests.support.invariants import InvariantReport

@@ -19,20 +19,21 @@ from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis import Client, Reply
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.limits import rate_limits
-from ojs_cluster.store.open import open_store
-from ojs_cluster.store.operations import admin
-from ojs_cluster.store.queues import partitions, pauses, queues
-from ojs_cluster.store.queues.partition_maintenance import (
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.queues import pauses, queues
+from ojs_cluster.store.engine.queues.partition_maintenance import (
     advance_changes,
     get_partitions,
     set_partitions,
 )
-from ojs_cluster.store.queues.partitions import DEFAULT
-from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.sweeps import retention
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.ground.process_state import partitions
+from ojs_cluster.store.ground.process_state.partitions import DEFAULT
+from ojs_cluster.store.ground.settings import StoreSettings
+from ojs_cluster.store.open import open_store
+from ojs_cluster.store.operators.operations import admin
 from tests.store.hot_queues import close_empty, pass_time, put_into, spread
 from tests.store.shortcuts import DAY, HOUR, QUEUE, ack, nack, new_job, put, take, until
 from tests.store.workflow_jobs import chain, run_one, state_of, step

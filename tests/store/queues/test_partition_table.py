@@ -11,10 +11,10 @@ import trio
 from ojs_cluster.core.partitions import DRAIN_MS, PartitionLayout
 from ojs_cluster.redis import Client, Reply
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.queues import partitions
-from ojs_cluster.store.queues.partition_maintenance import set_partitions
-from ojs_cluster.store.queues.partitions import DEFAULT, PartitionTable
-from ojs_cluster.store.sweeps import retention
+from ojs_cluster.store.engine.queues.partition_maintenance import set_partitions
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.ground.process_state import partitions
+from ojs_cluster.store.ground.process_state.partitions import DEFAULT, PartitionTable
 from tests.store.hot_queues import pass_time, put_into
 from tests.store.shortcuts import QUEUE, ack, take
 from tests.support.lossy import LossyClient

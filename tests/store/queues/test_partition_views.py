@@ -12,18 +12,19 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.events.listing import EventFilter, read_events
-from ojs_cluster.store.fetch import long_poll
-from ojs_cluster.store.fetch.long_poll import Waiters
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.listing import JobFilter
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.operations import metrics
-from ojs_cluster.store.queues import pauses, purges, queues
-from ojs_cluster.store.queues.partition_maintenance import set_partitions
-from ojs_cluster.store.search.lists import list_jobs
-from ojs_cluster.store.sweeps.deadlines import reap
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.fetch import long_poll
+from ojs_cluster.store.engine.fetch.long_poll import Waiters
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues import pauses, queues
+from ojs_cluster.store.engine.queues.deadlines import reap
+from ojs_cluster.store.engine.queues.partition_maintenance import set_partitions
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.events.listing import EventFilter, read_events
+from ojs_cluster.store.features.search.lists import list_jobs
+from ojs_cluster.store.operators.operations import metrics
 from tests.store.hot_queues import close_empty, put_into, spread
 from tests.store.shortcuts import HOUR, QUEUE, ack, foreign_id, nack, put, take, until
 from tests.support.invariants import InvariantReport

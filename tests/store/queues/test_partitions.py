@@ -17,12 +17,12 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.fetch import depth_cache, partition_fetch
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues import partitions
-from ojs_cluster.store.queues.partition_maintenance import set_partitions
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.fetch import partition_fetch
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues.partition_maintenance import set_partitions
+from ojs_cluster.store.ground.process_state import depth_cache, partitions
 from tests.store.hot_queues import failing, put_into, spread
 from tests.store.shortcuts import (
     HOUR,

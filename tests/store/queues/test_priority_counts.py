@@ -6,8 +6,8 @@ from typing import Any
 
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.queues.priority_counts import count_by_priority
-from ojs_cluster.store.queues.queues import get_stats
+from ojs_cluster.store.engine.queues.priority_counts import count_by_priority
+from ojs_cluster.store.engine.queues.queues import get_stats
 from tests.store.hot_queues import put_into, spread
 from tests.store.limit_jobs import keyed
 from tests.store.shortcuts import QUEUE, put, shard_of, take

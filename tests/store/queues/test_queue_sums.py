@@ -11,9 +11,9 @@ import pytest
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.queues import pauses, queue_sums, queues
-from ojs_cluster.store.queues.queue_sums import sum_queues
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.queues import pauses, queue_sums, queues
+from ojs_cluster.store.engine.queues.queue_sums import sum_queues
 from tests.store.hot_queues import put_into, spread
 from tests.store.shortcuts import HOUR, ack, active, nack, put, reap_all, shard_of, take
 from tests.support.invariants import InvariantReport

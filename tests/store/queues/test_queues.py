@@ -12,8 +12,8 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import TooManyQueues
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.queues import pauses, queues
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.queues import pauses, queues
 from tests.store.shortcuts import (
     HOUR,
     QUEUE,

@@ -13,8 +13,8 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.deadline import start_deadline
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.queues import registry as module
-from ojs_cluster.store.queues.registry import QueueRegistry
+from ojs_cluster.store.ground.process_state import registry as module
+from ojs_cluster.store.ground.process_state.registry import QueueRegistry
 from tests.support.lossy import LossyClient
 from tests.support.patience import cancelled_after_turns
 

@@ -15,13 +15,14 @@ from ojs_cluster.core.partitions import DRAIN_MS
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.queues import partitions, queues
-from ojs_cluster.store.queues.partition_maintenance import (
+from ojs_cluster.store.engine.queues import queues
+from ojs_cluster.store.engine.queues.partition_maintenance import (
     advance_changes,
     remove_unused_entries,
     set_partitions,
 )
-from ojs_cluster.store.sweeps import retention
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.ground.process_state import partitions
 from tests.store.hot_queues import pass_time, put_into, spread
 from tests.store.shortcuts import DAY, HOUR, QUEUE, put, shard_of, take
 from tests.support.invariants import InvariantReport

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ojs_cluster.core.schemas.compiled import CompiledSchema, Problem
-from ojs_cluster.store.schemas import validation_child
+from ojs_cluster.store.ground.process_state import validation_child
 
 SLOW: Final = "slow"
 """A part of schemas that take ``SLOW_S`` to compile."""

@@ -14,9 +14,11 @@ from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.schemas.compiled import CompiledSchema
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.schemas import registry, schema_index, schema_table, validation
-from ojs_cluster.store.schemas.schema_table import StoredSchema
-from ojs_cluster.store.schemas.validation import check_args, check_each
+from ojs_cluster.store.engine import args_validation as validation
+from ojs_cluster.store.engine.args_validation import check_args, check_each
+from ojs_cluster.store.features.schemas import registry
+from ojs_cluster.store.ground.process_state import schema_index, schema_table
+from ojs_cluster.store.ground.process_state.schema_table import StoredSchema
 from tests.scheduler.running import eventually
 from tests.store.registered_schemas import delete, register
 from tests.support.failing_process import MODES, Died, FailingClient, Mode, process_of

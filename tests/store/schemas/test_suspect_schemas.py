@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ojs_cluster.store.schemas import suspect_schemas
-from ojs_cluster.store.schemas.suspect_schemas import SuspectSchemas, digest_of
+from ojs_cluster.store.ground.process_state import suspect_schemas
+from ojs_cluster.store.ground.process_state.suspect_schemas import SuspectSchemas, digest_of
 
 
 def test_a_schema_is_suspect_in_all_processes_after_one_has_ended() -> None:

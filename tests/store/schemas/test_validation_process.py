@@ -15,8 +15,8 @@ import pytest
 import trio
 
 from ojs_cluster.core.errors import ValidationBusy
-from ojs_cluster.store.schemas import validation_child, validation_process
-from ojs_cluster.store.schemas.validation_process import Outcome, ValidationProcess
+from ojs_cluster.store.ground.process_state import validation_child, validation_process
+from ojs_cluster.store.ground.process_state.validation_process import Outcome, ValidationProcess
 from tests.scheduler.running import eventually
 from tests.server.programs import pid_exists
 from tests.store.schemas import bad_machine_child

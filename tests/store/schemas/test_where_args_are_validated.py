@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from ojs_cluster.core.errors import ArgsRefused, ValidationBusy
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.schemas.schema_table import StoredSchema
-from ojs_cluster.store.schemas.suspect_schemas import SUSPECT_S
-from ojs_cluster.store.schemas.validation import check_args
+from ojs_cluster.store.engine.args_validation import check_args
+from ojs_cluster.store.features.cron.cron_store import RedisCronStore
+from ojs_cluster.store.ground.process_state.schema_table import StoredSchema
+from ojs_cluster.store.ground.process_state.suspect_schemas import SUSPECT_S
 from tests.store.registered_schemas import register
 from tests.store.schemas.test_registry import STRINGS, job, limited
 

@@ -14,8 +14,8 @@ from redis.crc import key_slot
 import ojs_cluster
 from ojs_cluster.keys import MAX_SHARDS, META, SHARD_KEYS, Keyspace, Shard
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.jobs import fields
-from ojs_cluster.store.scripts import read_includes, read_transitions
+from ojs_cluster.store.ground import job_fields as fields
+from ojs_cluster.store.ground.scripts import read_includes, read_transitions
 from tests.support.servers import observer
 
 SCRIPTS = read_transitions()

@@ -15,8 +15,8 @@ import pytest
 from ojs_cluster.redis.client import Client
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.ground.scripts import load_scripts
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.scripts import load_scripts
 from tests.store.largest_inputs import INPUTS, Inputs
 from tests.store.scripts.test_one_tag import one_life_of_everything
 from tests.store.shortcuts import ack, take

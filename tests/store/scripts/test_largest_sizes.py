@@ -17,16 +17,16 @@ from ojs_cluster.core.payload_limits import MAX_BATCH_JOBS
 from ojs_cluster.keys import Shard
 from ojs_cluster.server.embedded.servers import Embedded, ServerNotFound, find_server
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine import unique_locks as locks
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.outbox import outbox, outbox_dead_letters
+from ojs_cluster.store.engine.queues.deadlines import promote, reap
+from ojs_cluster.store.engine.transactions import transactions
+from ojs_cluster.store.engine.unique_locks import LockRequest
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.outbox import outbox, outbox_dead_letters
-from ojs_cluster.store.queues import purges
-from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.sweeps.deadlines import promote, reap
-from ojs_cluster.store.transactions import transactions
-from ojs_cluster.store.unique import locks
-from ojs_cluster.store.unique.locks import LockRequest
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import QUEUE, home_id, new_job, shard_of, take
 from tests.support.invariants import check_invariants
 from tests.support.patience import patient_client

@@ -18,11 +18,11 @@ from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.script import Script
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.jobs.ack import Ack, ack_many
-from ojs_cluster.store.jobs.nack import Nack, nack_many
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.scripts import _shebangs, load_scripts
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
+from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.ground.scripts import _shebangs, load_scripts
 from tests.store.scripts.test_one_tag import one_life_of_everything
 from tests.store.shortcuts import HOUR, new_job, promote_all, reap_all, shard_of, take
 from tests.support.patience import LONG_S
@@ -147,7 +147,7 @@ class FullRedis:
 @pytest.fixture
 def counts_only_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """The store's own task must not write its counts between two looks at the masters' changes."""
-    monkeypatch.setattr("ojs_cluster.store.statistics.job_counts.FLUSH_S", 86_400.0)
+    monkeypatch.setattr("ojs_cluster.store.ground.process_state.job_counts.FLUSH_S", 86_400.0)
 
 
 async def _nothing() -> None:

@@ -22,21 +22,21 @@ from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound
 from ojs_cluster.keys import Shard
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.fetch.fetch import release
-from ojs_cluster.store.fetch.lease_ids import PREFIX_BYTES
-from ojs_cluster.store.jobs.activate import activate
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.nack import release_unanswered
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.fetch.fetch import release
+from ojs_cluster.store.engine.jobs.activate import activate
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.nack import release_unanswered
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues import pauses, queues
+from ojs_cluster.store.engine.queues.deadlines import promote, reap
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.ground.lease_ids import PREFIX_BYTES
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.queues import pauses, queues
-from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.sweeps.deadlines import promote, reap
-from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.redis.helpers import in_thread
 from tests.redis.slots import Mover
 from tests.store.shortcuts import (

@@ -26,69 +26,71 @@ from ojs_cluster.core.search import parse_search
 from ojs_cluster.keys import META
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.agents import agents
-from ojs_cluster.store.background import Background
-from ojs_cluster.store.bulk import execution, failures
-from ojs_cluster.store.bulk import operations as bulks
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.cron.cron_store import RedisCronStore
-from ojs_cluster.store.cron.firing import fire_due
-from ojs_cluster.store.dashboard.marks import Mark, add_mark, remove_mark
-from ojs_cluster.store.dashboard.searches import SavedSearch, delete_search, save_search
-from ojs_cluster.store.dead_letters import dead_letters as dead_letter
-from ojs_cluster.store.dead_letters import exhaustion
-from ojs_cluster.store.enqueue import idempotency, placement
-from ojs_cluster.store.enqueue.aliases import check_old_claims
-from ojs_cluster.store.enqueue.batch_attempt import BatchAttempt
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.events.listing import EventFilter, read_events
-from ojs_cluster.store.fetch.fetch import release
-from ojs_cluster.store.history.clear_history import clear_history
-from ojs_cluster.store.jobs.ack import Ack, ack_many
-from ojs_cluster.store.jobs.activate import activate
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.change_priority import change_priority
-from ojs_cluster.store.jobs.delete_finished import delete_finished
-from ojs_cluster.store.jobs.edit import edit
-from ojs_cluster.store.jobs.listing import JobFilter
-from ojs_cluster.store.jobs.nack import Nack, nack_many, release_unanswered
-from ojs_cluster.store.limits import depth_bounds, rate_limits, rejections
-from ojs_cluster.store.limits.depth_bounds import DepthBound
-from ojs_cluster.store.maintenance.maintenance import set_maintenance
-from ojs_cluster.store.migrations.execution import migrate
-from ojs_cluster.store.migrations.layout import check_layout, raise_copy, report
-from ojs_cluster.store.migrations.migration import Layouts, LayoutState
-from ojs_cluster.store.operations import audit, metrics, rights
-from ojs_cluster.store.operations.leader import RedisLeaderLock
-from ojs_cluster.store.operations.processes import _send
-from ojs_cluster.store.operations.session_secret import session_secret
-from ojs_cluster.store.outbox import outbox_dead_letters
-from ojs_cluster.store.outbox.outbox import drain
-from ojs_cluster.store.pressure.pressure import check_due, check_pressure
-from ojs_cluster.store.progress.checkpoints import MAX_BYTES, delete, read_checkpoint, save
-from ojs_cluster.store.progress.progress import Report, report_progress
-from ojs_cluster.store.queue_defaults.records import change_defaults
-from ojs_cluster.store.queue_deletion.deletion import begin_deletion
-from ojs_cluster.store.queues import lifecycle, pauses, purges, queues
-from ojs_cluster.store.queues.priority_counts import count_by_priority
-from ojs_cluster.store.queues.queue_sums import sum_queues
-from ojs_cluster.store.runtime import Arg
-from ojs_cluster.store.scripts import load_scripts
-from ojs_cluster.store.search.lists import list_jobs
-from ojs_cluster.store.statistics.job_counts import WIDTH
-from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
-from ojs_cluster.store.statistics.type_hours import HourRollUp, list_types_by_hour
-from ojs_cluster.store.statistics.type_minutes import add_type_minutes, list_types
-from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.tenants import fair_share
-from ojs_cluster.store.transactions import transactions
-from ojs_cluster.store.unique.locks import write_tombstone
-from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.deregister import deregister
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
-from ojs_cluster.store.workflows import workflows
-from ojs_cluster.store.workflows.progress_check import WorkflowCheck
+from ojs_cluster.store.engine import placement
+from ojs_cluster.store.engine.aliases import check_old_claims
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.changes.delete_finished import delete_finished
+from ojs_cluster.store.engine.changes.edit import edit
+from ojs_cluster.store.engine.enqueue import idempotency
+from ojs_cluster.store.engine.enqueue.batch_attempt import BatchAttempt
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.fetch.fetch import release
+from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
+from ojs_cluster.store.engine.jobs.activate import activate
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.change_priority import change_priority
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.engine.jobs.nack import Nack, nack_many, release_unanswered
+from ojs_cluster.store.engine.limits import depth_bounds
+from ojs_cluster.store.engine.limits.depth_bounds import DepthBound
+from ojs_cluster.store.engine.outbox import outbox_dead_letters
+from ojs_cluster.store.engine.outbox.outbox import drain
+from ojs_cluster.store.engine.queues import exhaustion, fair_share, pauses, queues
+from ojs_cluster.store.engine.queues.priority_counts import count_by_priority
+from ojs_cluster.store.engine.queues.queue_sums import sum_queues
+from ojs_cluster.store.engine.transactions import transactions
+from ojs_cluster.store.engine.unique_locks import write_tombstone
+from ojs_cluster.store.features.agents import agents
+from ojs_cluster.store.features.bulk import execution, failures
+from ojs_cluster.store.features.bulk_records import operations as bulks
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.cron.cron_store import RedisCronStore
+from ojs_cluster.store.features.cron.firing import fire_due
+from ojs_cluster.store.features.dead_letters import dead_letters as dead_letter
+from ojs_cluster.store.features.events.listing import EventFilter, read_events
+from ojs_cluster.store.features.history.clear_history import clear_history
+from ojs_cluster.store.features.maintenance.maintenance import set_maintenance
+from ojs_cluster.store.features.progress.checkpoints import MAX_BYTES, delete, read_checkpoint, save
+from ojs_cluster.store.features.progress.progress import Report, report_progress
+from ojs_cluster.store.features.queue_deletion.deletion import begin_deletion
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.retention import lifecycle, retention
+from ojs_cluster.store.features.search.lists import list_jobs
+from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
+from ojs_cluster.store.features.statistics.type_hours import HourRollUp, list_types_by_hour
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.features.workers.deregister import deregister
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.features.workflows import workflows
+from ojs_cluster.store.features.workflows.progress_check import WorkflowCheck
+from ojs_cluster.store.ground.background import Background
+from ojs_cluster.store.ground.process_state import rejections
+from ojs_cluster.store.ground.process_state.job_counts import WIDTH
+from ojs_cluster.store.ground.process_state.migration import Layouts, LayoutState
+from ojs_cluster.store.ground.process_state.queue_defaults import change_defaults
+from ojs_cluster.store.ground.process_state.type_minutes import add_type_minutes, list_types
+from ojs_cluster.store.ground.runtime import Arg
+from ojs_cluster.store.ground.scripts import load_scripts
+from ojs_cluster.store.operators.dashboard.marks import Mark, add_mark, remove_mark
+from ojs_cluster.store.operators.dashboard.searches import SavedSearch, delete_search, save_search
+from ojs_cluster.store.operators.migrations.execution import migrate
+from ojs_cluster.store.operators.migrations.layout import check_layout, raise_copy, report
+from ojs_cluster.store.operators.operations import audit, metrics, rights
+from ojs_cluster.store.operators.operations.leader import RedisLeaderLock
+from ojs_cluster.store.operators.operations.processes import _send
+from ojs_cluster.store.operators.operations.session_secret import session_secret
+from ojs_cluster.store.operators.pressure.pressure import check_due, check_pressure
 from tests.store.archives import export_text, import_text
 from tests.store.hot_queues import spread
 from tests.store.indexed_jobs import job_of, with_index

@@ -14,15 +14,15 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.ack import Ack, ack_many
-from ojs_cluster.store.jobs.nack import Nack, nack_many
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
+from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.features.workflows.read_workflows import read_inputs
+from ojs_cluster.store.ground import job_fields as f
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.queues import purges
-from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.workflows.read_workflows import read_inputs
 from tests.store.shortcuts import QUEUE, failure, home_id, put, reap_all, shard_of, take
 from tests.support.budget import OVER, budget
 from tests.support.patience import patient_client

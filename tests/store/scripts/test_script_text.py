@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ojs_cluster.store.scripts import _trimmed, load_scripts, read_transitions
+from ojs_cluster.store.ground.scripts import _trimmed, load_scripts, read_transitions
 
 TEXTS = read_transitions()
 

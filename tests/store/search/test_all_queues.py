@@ -9,12 +9,12 @@ import pytest
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.jobs.listing import JobFilter
-from ojs_cluster.store.search import all_queues
-from ojs_cluster.store.search.lists import list_jobs
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.features.search import all_queues
+from ojs_cluster.store.features.search.lists import list_jobs
+from ojs_cluster.store.ground import cursor as cursors
 from tests.store.hot_queues import spread
 from tests.store.search.test_lists import pages, wanted_by
 from tests.store.shortcuts import new_job, put, shard_of

@@ -27,13 +27,14 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.edit import edit
-from ojs_cluster.store.jobs.listing import JobFilter, JobOrder
-from ojs_cluster.store.search import index_values, indexed
-from ojs_cluster.store.search.index_values import value_key
-from ojs_cluster.store.search.lists import list_jobs
+from ojs_cluster.store.engine.changes.edit import edit
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.jobs import index_values
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.index_values import value_key
+from ojs_cluster.store.engine.jobs.listing import JobFilter, JobOrder
+from ojs_cluster.store.features.search import indexed
+from ojs_cluster.store.features.search.lists import list_jobs
 from tests.redis.helpers import eventually
 from tests.store.archives import emptied, export_text, import_text
 from tests.store.hot_queues import spread

@@ -8,9 +8,9 @@ import pytest
 
 from ojs_cluster.core.queue_defaults import POLICY
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.queue_defaults.records import change_defaults
-from ojs_cluster.store.search import last_ended
-from ojs_cluster.store.search.last_ended import read_last_ended
+from ojs_cluster.store.features.search import last_ended
+from ojs_cluster.store.features.search.last_ended import read_last_ended
+from ojs_cluster.store.ground.process_state.queue_defaults import change_defaults
 from tests.store.shortcuts import DAY, QUEUE, ack, nack, put, shard_of, take
 from tests.support.timeshift import age_job
 

@@ -14,13 +14,13 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.search import Search, parse_search
 from ojs_cluster.core.searched_content import SearchedJob
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.listing import JobFilter
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.search import lists
-from ojs_cluster.store.search.lists import JobPage, list_jobs
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.search import lists
+from ojs_cluster.store.features.search.lists import JobPage, list_jobs
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import (
     HOUR,

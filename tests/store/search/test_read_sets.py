@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.sorted_sets import read_sets
-from ojs_cluster.store.sorted_sets.read_sets import read_members, read_sizes
+from ojs_cluster.store.engine import read_sets
+from ojs_cluster.store.engine.read_sets import read_members, read_sizes
 from tests.store.shortcuts import shard_of
 
 

@@ -10,10 +10,10 @@ import pytest
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.listing import JobFilter, JobOrder
-from ojs_cluster.store.search import sorted_jobs
-from ojs_cluster.store.search.lists import list_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.listing import JobFilter, JobOrder
+from ojs_cluster.store.features.search import sorted_jobs
+from ojs_cluster.store.features.search.lists import list_jobs
 from tests.store.search.test_lists import pages, put_body, wanted_by
 from tests.store.shortcuts import QUEUE, active, put, queues_in_other_shards
 

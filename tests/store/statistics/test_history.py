@@ -12,12 +12,17 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.queues import queues
-from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
-from ojs_cluster.store.statistics.records import HOURS, MINUTES, QUEUE_MINUTES
-from ojs_cluster.store.statistics.series import Periods, Point, cluster_series, queue_series
-from ojs_cluster.store.sweeps import retention
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.queues import queues
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
+from ojs_cluster.store.features.statistics.records import HOURS, MINUTES, QUEUE_MINUTES
+from ojs_cluster.store.features.statistics.series import (
+    Periods,
+    Point,
+    cluster_series,
+    queue_series,
+)
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import (
     HOUR,
@@ -281,7 +286,7 @@ async def test_a_queue_with_a_damaged_key_does_not_end_the_statistics(
 async def test_a_shard_that_fails_keeps_its_last_numbers(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ojs_cluster.store.statistics.record_minutes._CHUNK", 1)
+    monkeypatch.setattr("ojs_cluster.store.features.statistics.record_minutes._CHUNK", 1)
     recorder, now = MinuteRecorder(store), await minute_of(store)
     shard = shard_of(store)
     near = [name for name in (f"near{n}" for n in range(1000)) if shard_of(store, name) is shard]
@@ -320,8 +325,8 @@ async def test_a_minute_is_recorded_once(store: Store) -> None:
 
 
 async def test_many_queues_are_sampled_in_slices(store: Store, monkeypatch: Any) -> None:
-    monkeypatch.setattr("ojs_cluster.store.statistics.record_minutes._PAGE", 3)
-    monkeypatch.setattr("ojs_cluster.store.statistics.record_minutes._CHUNK", 2)
+    monkeypatch.setattr("ojs_cluster.store.features.statistics.record_minutes._PAGE", 3)
+    monkeypatch.setattr("ojs_cluster.store.features.statistics.record_minutes._CHUNK", 2)
     now = await minute_of(store)
     await MinuteRecorder(store).record(now - 1)
     names = [*queues_in_other_shards(store, 4), *(f"more{n}" for n in range(6))]

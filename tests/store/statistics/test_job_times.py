@@ -10,11 +10,11 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS, quantile
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.ack import Ack, ack_many
+from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
+from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.ground.process_state.job_counts import KEPT_MS, MAX_ROWS, TIMES, JobCounts
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.statistics.job_counts import KEPT_MS, MAX_ROWS, TIMES, JobCounts
-from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import QUEUE, ack, active, nack, promote_all, put, shard_of, take
 from tests.store.statistics.test_history import minute_of, series

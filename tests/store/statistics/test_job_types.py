@@ -9,13 +9,13 @@ import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.jobs.ack import Ack, ack_many
-from ojs_cluster.store.jobs.nack import Nack, nack_many
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
+from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
+from ojs_cluster.store.ground.process_state.job_counts import read_types
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.operations.metrics import collect
-from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.statistics.job_counts import read_types
+from ojs_cluster.store.operators.operations.metrics import collect
 from tests.store.shortcuts import (
     QUEUE,
     ack,

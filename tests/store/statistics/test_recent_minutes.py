@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.statistics.recent_minutes import recent_minutes
-from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
-from ojs_cluster.store.statistics.records import QUEUE_MINUTES
+from ojs_cluster.store.features.statistics.recent_minutes import recent_minutes
+from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
+from ojs_cluster.store.features.statistics.records import QUEUE_MINUTES
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import QUEUE, ack, active, nack
 

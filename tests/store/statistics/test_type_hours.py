@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.statistics import type_hours
-from ojs_cluster.store.statistics.job_counts import WIDTH
-from ojs_cluster.store.statistics.series import Periods, Point, type_series
-from ojs_cluster.store.statistics.type_hours import (
+from ojs_cluster.store.features.statistics import type_hours
+from ojs_cluster.store.features.statistics.series import Periods, Point, type_series
+from ojs_cluster.store.features.statistics.type_hours import (
     KEPT_HOURS,
     HourRollUp,
     list_types_by_hour,
     read_type_hours,
 )
-from ojs_cluster.store.statistics.type_minutes import KEPT_MINUTES
+from ojs_cluster.store.ground.process_state.job_counts import WIDTH
+from ojs_cluster.store.ground.process_state.type_minutes import KEPT_MINUTES
 from tests.store.shortcuts import queues_in_other_shards
 from tests.store.statistics.test_type_minutes import numbers
 

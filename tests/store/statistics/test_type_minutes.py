@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.statistics import type_minutes
-from ojs_cluster.store.statistics.job_counts import TIMES, WIDTH, JobCounts
-from ojs_cluster.store.statistics.series import Periods, Point, type_series
-from ojs_cluster.store.statistics.type_minutes import (
+from ojs_cluster.store.features.statistics.series import Periods, Point, type_series
+from ojs_cluster.store.ground.process_state import type_minutes
+from ojs_cluster.store.ground.process_state.job_counts import TIMES, WIDTH, JobCounts
+from ojs_cluster.store.ground.process_state.type_minutes import (
     KEPT_MINUTES,
     MAX_TYPES,
     OTHER,

@@ -7,9 +7,9 @@ from itertools import product
 from typing import Any
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.shortcuts import (
     HOUR,
     QUEUE,

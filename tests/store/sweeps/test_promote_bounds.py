@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.sweeps.deadlines import promote
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.queues.deadlines import promote
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.shortcuts import QUEUE, new_job, shard_of
 
 LATER = {"scheduled_at": "+PT1H"}

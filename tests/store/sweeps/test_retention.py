@@ -13,16 +13,17 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues import pauses, purges, queues
-from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.workers import lists, workers
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues import pauses, queues
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.features.workers import lists, workers
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.ground.settings import StoreSettings
 from tests.store.shortcuts import (
     DAY,
     HOUR,

@@ -10,10 +10,10 @@ from msgspec.structs import replace
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.tenants.settings import EnqueueRate, TenantLimits, TenantSettings
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.tenants import changes
-from ojs_cluster.store.tenants.tenant_counts import read_states
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.tenants.tenant_counts import read_states
+from ojs_cluster.store.features.tenants import changes
 from tests.store.shortcuts import QUEUE, new_job
 
 

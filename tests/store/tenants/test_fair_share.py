@@ -11,16 +11,17 @@ import pytest
 
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.fetch.fetch import fetch, release
-from ojs_cluster.store.jobs.ack import ack
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.limits import rate_limits
-from ojs_cluster.store.queues import pauses, purges
-from ojs_cluster.store.queues.partition_maintenance import maintain_queue, set_partitions
-from ojs_cluster.store.sweeps.retention import retire_queues
-from ojs_cluster.store.tenants.fair_share import has_fair_share, set_fair_share
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.fetch.fetch import fetch, release
+from ojs_cluster.store.engine.jobs.ack import ack
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues import pauses
+from ojs_cluster.store.engine.queues.fair_share import has_fair_share, set_fair_share
+from ojs_cluster.store.engine.queues.partition_maintenance import maintain_queue, set_partitions
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.retention.retention import retire_queues
 from tests.store.hot_queues import spread
 from tests.store.limit_jobs import key_in, per_hour, settle
 from tests.store.shortcuts import QUEUE, promote_all, put, shard_of, take

@@ -18,17 +18,18 @@ from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.tenants.settings import EnqueueRate
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.enqueue.independent_jobs import enqueue_each
-from ojs_cluster.store.events.listing import EventFilter, read_events
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.nack import nack
-from ojs_cluster.store.limits.depth_bounds import set_bound
-from ojs_cluster.store.tenants import stored_jobs, tenants
-from ojs_cluster.store.tenants.admission import Admitted, admit_jobs
-from ojs_cluster.store.tenants.tenant_counts import read_counts
-from ojs_cluster.store.tenants.tenant_table import TenantTable
-from ojs_cluster.store.workflows import workflows
+from ojs_cluster.store.engine.enqueue import stored_jobs
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.enqueue.independent_jobs import enqueue_each
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.nack import nack
+from ojs_cluster.store.engine.limits.depth_bounds import set_bound
+from ojs_cluster.store.engine.tenants.admission import Admitted, admit_jobs
+from ojs_cluster.store.engine.tenants.tenant_counts import read_counts
+from ojs_cluster.store.features.events.listing import EventFilter, read_events
+from ojs_cluster.store.features.workflows import workflows
+from ojs_cluster.store.ground.process_state import tenants
+from ojs_cluster.store.ground.process_state.tenant_table import TenantTable
 from tests.http.api import until
 from tests.store.shortcuts import QUEUE, put, queues_in_other_shards, take
 from tests.store.tenants.shortcuts import job_of, limit, put_for
@@ -149,7 +150,7 @@ async def test_requests_of_a_process_read_one_sum_together(
         await until(all_have_asked)
         return await read_counts(*args)
 
-    monkeypatch.setattr("ojs_cluster.store.tenants.admission.read_counts", read)
+    monkeypatch.setattr("ojs_cluster.store.engine.tenants.admission.read_counts", read)
 
     async def refused() -> None:
         with pytest.raises(TenantLimitExceeded):
@@ -180,7 +181,7 @@ async def test_while_a_sum_is_read_others_use_the_present_one(
             decided += sums % 2
         return await read_counts(*args)
 
-    monkeypatch.setattr("ojs_cluster.store.tenants.admission.read_counts", read)
+    monkeypatch.setattr("ojs_cluster.store.engine.tenants.admission.read_counts", read)
     for _ in range(20):  # a slow machine may take longer than a caller has for the sum
         db.hset(admission, "summed_at", int(time.time() * 1000) - 1000)
         sums = decided = 0
@@ -384,7 +385,7 @@ async def test_known_tenants_are_listed_and_forgotten(store: Store, db: Any) -> 
 async def test_a_process_registers_a_bounded_number_of_tenants(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ojs_cluster.store.tenants.tenant_table._MAX_REMEMBERED", 2)
+    monkeypatch.setattr("ojs_cluster.store.ground.process_state.tenant_table._MAX_REMEMBERED", 2)
     for tenant in ("a", "b", "c", "b", "a"):
         await put_for(store, tenant)
     assert set(dict((await tenants.list_known(store, limit=10)).entries)) == {"a", "b"}

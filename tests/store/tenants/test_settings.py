@@ -9,9 +9,9 @@ import pytest
 from ojs_cluster.core.errors import InvalidRequest, TenantLimitExceeded
 from ojs_cluster.core.tenants.settings import TenantSettings
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.tenants import changes
-from ojs_cluster.store.tenants.fair_share import set_fair_share
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.queues.fair_share import set_fair_share
+from ojs_cluster.store.features.tenants import changes
 from tests.store.shortcuts import QUEUE, clock_ms, shard_of, take
 from tests.store.tenants.shortcuts import job_of, limit, put_for, put_many, weigh
 from tests.support.lossy import lossy

@@ -9,16 +9,16 @@ import msgspec
 
 from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.fetch.fetch import fetch, release
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.ack import ack as ack_job
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.change_priority import change_priority
-from ojs_cluster.store.jobs.nack import nack as nack_job
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues import purges
-from ojs_cluster.store.tenants.tenant_counts import read_counts, read_queue_counts
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.fetch.fetch import fetch, release
+from ojs_cluster.store.engine.jobs.ack import ack as ack_job
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.change_priority import change_priority
+from ojs_cluster.store.engine.jobs.nack import nack as nack_job
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.tenants.tenant_counts import read_counts, read_queue_counts
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.hot_queues import spread
 from tests.store.limit_jobs import expire_grants, key_in, per_hour, settle
 from tests.store.shortcuts import (

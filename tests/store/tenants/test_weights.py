@@ -12,13 +12,13 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch.fetch import release
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues.partition_maintenance import maintain_queue, set_partitions
-from ojs_cluster.store.tenants import changes, weights
-from ojs_cluster.store.tenants.fair_share import set_fair_share
-from ojs_cluster.store.tenants.weights import WeightsCheck
+from ojs_cluster.store.engine.fetch.fetch import release
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues.fair_share import set_fair_share
+from ojs_cluster.store.engine.queues.partition_maintenance import maintain_queue, set_partitions
+from ojs_cluster.store.features.tenants import changes, weights
+from ojs_cluster.store.features.tenants.weights import WeightsCheck
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import QUEUE, nack, shard_of, take
 from tests.store.tenants.shortcuts import put_for, put_many, weigh

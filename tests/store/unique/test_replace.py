@@ -14,13 +14,13 @@ import trio.lowlevel
 
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues import pauses, queues
-from ojs_cluster.store.sweeps.retention import retire_queues
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.queues import pauses, queues
+from ojs_cluster.store.features.retention.retention import retire_queues
+from ojs_cluster.store.ground import job_fields as f
 from tests.store.limit_jobs import keyed
 from tests.store.shortcuts import (
     HOUR,

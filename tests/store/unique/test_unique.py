@@ -12,14 +12,14 @@ from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_with_id
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.queues import purges
-from ojs_cluster.store.sweeps.retention import purge_due, remove_leftovers
-from ojs_cluster.store.unique import unique
-from ojs_cluster.store.unique.locks import LockRequest, write_tombstone
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_with_id
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.unique import unique
+from ojs_cluster.store.engine.unique_locks import LockRequest, write_tombstone
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.retention.retention import purge_due, remove_leftovers
 from tests.store.shortcuts import (
     DAY,
     HOUR,

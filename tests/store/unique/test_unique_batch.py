@@ -10,7 +10,7 @@ import pytest
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
 from tests.store.shortcuts import ack, home_id, new_job, queues_in_other_shards, shard_of, take
 from tests.store.unique_jobs import assert_nothing_left, locks_left, once
 from tests.support.invariants import InvariantReport

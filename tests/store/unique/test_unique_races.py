@@ -19,17 +19,17 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.jobs.unique import UniquePolicy
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.aliases import IN_FLIGHT_MS
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.enqueue.placement import enqueue_command, place
-from ojs_cluster.store.events.listing import EventFilter, read_events
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.aliases import IN_FLIGHT_MS
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.placement import enqueue_command, place
+from ojs_cluster.store.engine.queues import pauses
+from ojs_cluster.store.engine.unique import unique
+from ojs_cluster.store.engine.unique_locks import LockRequest
+from ojs_cluster.store.features.events.listing import EventFilter, read_events
+from ojs_cluster.store.features.retention import retention
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.queues import pauses
-from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.unique import unique
-from ojs_cluster.store.unique.locks import LockRequest
 from tests.store.shortcuts import (
     HOUR,
     ack,

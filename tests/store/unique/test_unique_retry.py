@@ -12,15 +12,16 @@ import trio
 from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import bulk_retry, dead_letters
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.listing import JobFilter
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.sweeps.retention import purge_due
-from ojs_cluster.store.transactions import transactions
-from ojs_cluster.store.transactions.contents import ManualRetry
-from ojs_cluster.store.unique import locks, unique, unique_retry
-from ojs_cluster.store.unique.locks import LockRequest
+from ojs_cluster.store.engine import unique_locks as locks
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.engine.transactions import transactions
+from ojs_cluster.store.engine.transactions.contents import ManualRetry
+from ojs_cluster.store.engine.unique import unique, unique_retry
+from ojs_cluster.store.engine.unique_locks import LockRequest
+from ojs_cluster.store.features.dead_letters import bulk_retry, dead_letters
+from ojs_cluster.store.features.retention.retention import purge_due
 from tests.store.archives import export_text, import_text
 from tests.store.shortcuts import (
     DAY,

@@ -11,11 +11,11 @@ import pytest
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.unique.unique_steps import enqueue_step
-from ojs_cluster.store.workflows import read_workflows
-from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.workflows import read_workflows
+from ojs_cluster.store.features.workflows.read_workflows import WorkflowRecord
+from ojs_cluster.store.features.workflows.unique_steps import enqueue_step
 from tests.store.shortcuts import HOUR, ack, new_job, queues_in_other_shards, take
 from tests.store.unique_jobs import assert_nothing_left, once, recover
 from tests.store.workflow_jobs import (

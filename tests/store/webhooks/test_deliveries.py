@@ -13,16 +13,17 @@ import trio
 
 from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron import cron
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.events.listing import EventFilter, read_events
-from ojs_cluster.store.jobs.ack import Ack, ack_many
-from ojs_cluster.store.operations.metrics import collect
-from ojs_cluster.store.queues import pauses
-from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.webhooks import deliveries, subscriptions
-from ojs_cluster.store.webhooks.counts import read_counts
-from ojs_cluster.store.webhooks.deliveries import Delivery, DeliveryState
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
+from ojs_cluster.store.engine.queues import pauses
+from ojs_cluster.store.features.cron import cron
+from ojs_cluster.store.features.events.listing import EventFilter, read_events
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.features.webhooks import deliveries
+from ojs_cluster.store.features.webhooks.counts import read_counts
+from ojs_cluster.store.features.webhooks.deliveries import Delivery, DeliveryState
+from ojs_cluster.store.ground.process_state import subscriptions
+from ojs_cluster.store.operators.operations.metrics import collect
 from tests.store.cron.test_cron import definition, fire
 from tests.store.shortcuts import (
     DAY,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.webhooks import deliveries
-from ojs_cluster.store.webhooks.counts import read_counts
+from ojs_cluster.store.features.webhooks import deliveries
+from ojs_cluster.store.features.webhooks.counts import read_counts
 from tests.store.shortcuts import put, shard_of, until
 from tests.store.webhook_jobs import subscribe
 

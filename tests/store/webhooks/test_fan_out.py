@@ -12,14 +12,14 @@ import pytest
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.fetch.fetch import fetch
-from ojs_cluster.store.jobs.ack import Ack, ack_many
-from ojs_cluster.store.limits import rate_limits, rate_tokens
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.fetch.fetch import fetch
+from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
+from ojs_cluster.store.engine.queues.deadlines import promote, reap
+from ojs_cluster.store.features.rate_limits import rate_limits, rate_tokens
+from ojs_cluster.store.ground.process_state.fan_out import MOST_DELIVERIES, jobs_per_script
+from ojs_cluster.store.ground.process_state.webhook_table import WebhookTable
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.sweeps.deadlines import promote, reap
-from ojs_cluster.store.webhooks.fan_out import MOST_DELIVERIES, jobs_per_script
-from ojs_cluster.store.webhooks.webhook_table import WebhookTable
 from tests.store.limit_jobs import key_in, keyed, token_counts
 from tests.store.shortcuts import DAY, QUEUE, new_job, shard_of, take
 from tests.store.webhook_jobs import subscribe

@@ -12,9 +12,9 @@ import trio
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.ground.process_state import webhook_table
+from ojs_cluster.store.ground.runtime import Runtime
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.runtime import Runtime
-from ojs_cluster.store.webhooks import webhook_table
 from tests.scheduler.running import eventually
 from tests.store.test_master_away import owner
 from tests.store.webhook_jobs import subscribe

@@ -10,9 +10,9 @@ import trio
 
 from ojs_cluster.core.webhooks import Secret
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.runtime import Runtime
-from ojs_cluster.store.webhooks import subscriptions, webhook_table
-from ojs_cluster.store.webhooks.subscriptions import ROTATION_MS, Snapshot
+from ojs_cluster.store.ground.process_state import subscriptions, webhook_table
+from ojs_cluster.store.ground.process_state.subscriptions import ROTATION_MS, Snapshot
+from ojs_cluster.store.ground.runtime import Runtime
 from tests.store.shortcuts import clock_ms
 from tests.store.webhook_jobs import SECRET, subscribe
 

@@ -9,10 +9,10 @@ import pytest
 from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import read_jobs as jobs
-from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.deregister import deregister, deregister_terminated
-from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.engine.jobs import read_jobs as jobs
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.features.workers.deregister import deregister, deregister_terminated
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import HOUR, active, shard_of
 from tests.support.timeshift import age_job, age_worker
 

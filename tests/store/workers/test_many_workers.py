@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.workers import workers
+from ojs_cluster.store.features.workers import workers
 from tests.store.shortcuts import MINUTE, put, take
 from tests.store.workers.test_workers import beat
 from tests.support.timeshift import age_worker

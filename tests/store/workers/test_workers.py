@@ -13,15 +13,15 @@ from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.workers import lists, workers
-from ojs_cluster.store.workers.heartbeat import Heartbeat, HeartbeatReply, heartbeat
-from ojs_cluster.store.workers.touch import touch_worker
-from ojs_cluster.store.workers.workers import DeadWorker
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.features.workers import lists, workers
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, HeartbeatReply, heartbeat
+from ojs_cluster.store.features.workers.workers import DeadWorker
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.ground.process_state.touch import touch_worker
 from tests.store.shortcuts import (
     DAY,
     HOUR,
@@ -149,7 +149,7 @@ async def test_workers_are_listed_by_id_page_by_page(
 async def test_records_are_bounded_per_shard(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ojs_cluster.store.workers.touch._RECORDS_PER_SHARD", 3)
+    monkeypatch.setattr("ojs_cluster.store.ground.process_state.touch._RECORDS_PER_SHARD", 3)
     home = store.keys.shard(0)
     names = [f"w{n}" for n in range(2000) if store.keys.shard_of_worker(f"w{n}") is home][:5]
     for age, name in enumerate(names):

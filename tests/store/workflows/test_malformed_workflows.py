@@ -11,12 +11,12 @@ from ojs_cluster.core.errors import MalformedRecord
 from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_with_id
-from ojs_cluster.store.jobs import nack as nacks
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.delete_finished import delete_finished
-from ojs_cluster.store.workflows import read_workflows, workflow_progress, workflows
-from ojs_cluster.store.workflows.progress_check import WorkflowCheck
+from ojs_cluster.store.engine.changes.delete_finished import delete_finished
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_with_id
+from ojs_cluster.store.engine.jobs import nack as nacks
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.features.workflows import read_workflows, workflow_progress, workflows
+from ojs_cluster.store.features.workflows.progress_check import WorkflowCheck
 from tests.store.shortcuts import HOUR, QUEUE, ack, new_job, take
 from tests.store.workflow_jobs import (
     assert_no_effects,

@@ -15,13 +15,13 @@ import pytest
 from ojs_cluster.core.errors import BackendUnavailable, NotFound
 from ojs_cluster.redis import Client
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_with_id
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.outbox import unreachable_shards
-from ojs_cluster.store.workflows import read_workflows, workflow_progress, workflows
-from ojs_cluster.store.workflows.progress_check import WorkflowCheck
-from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_with_id
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.features.workflows import read_workflows, workflow_progress, workflows
+from ojs_cluster.store.features.workflows.progress_check import WorkflowCheck
+from ojs_cluster.store.features.workflows.read_workflows import WorkflowRecord
+from ojs_cluster.store.ground.process_state import unreachable_shards
 from scheduler.loops.janitor import workflows_step
 from scheduler.pacing import Step
 from tests.store.shortcuts import QUEUE, new_job, queues_in_other_shards, shard_of, take

@@ -11,8 +11,8 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.workflows import visible_workflows, workflows
-from ojs_cluster.store.workflows.visible_workflows import list_visible
+from ojs_cluster.store.features.workflows import visible_workflows, workflows
+from ojs_cluster.store.features.workflows.visible_workflows import list_visible
 
 OWN = QueuePatterns(["mail-*"])
 

@@ -13,10 +13,10 @@ import trio
 
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.workflows import advance, workflows
-from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.workflows import advance, workflows
+from ojs_cluster.store.features.workflows.read_workflows import WorkflowRecord
 from tests.store.shortcuts import QUEUE, ack, nack, queues_in_other_shards, take
 from tests.store.workflow_jobs import (
     assert_no_effects,

@@ -10,13 +10,13 @@ import pytest
 
 from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import dead_letters
-from ojs_cluster.store.events.listing import EventFilter, read_events
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.queues import purges
-from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.workflows import read_workflows, workflows
+from ojs_cluster.store.engine.changes import purges
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.events.listing import EventFilter, read_events
+from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.features.workflows import read_workflows, workflows
 from tests.store.shortcuts import (
     DAY,
     HOUR,

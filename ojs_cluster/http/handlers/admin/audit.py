@@ -5,8 +5,8 @@ from __future__ import annotations
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.operations import audit as store_audit
-from ojs_cluster.store.operations.audit import AuditFilter
+from ojs_cluster.store.operators.operations import audit as store_audit
+from ojs_cluster.store.operators.operations.audit import AuditFilter
 
 
 async def list_entries(app: App, request: Request) -> Response:

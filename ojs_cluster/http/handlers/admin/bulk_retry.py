@@ -24,8 +24,8 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.common import Moment, QueueName
 from ojs_cluster.http.shapes.keywords import keywords
-from ojs_cluster.store.dead_letters.bulk_retry import retry_matching
-from ojs_cluster.store.jobs.listing import JobFilter
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.features.dead_letters.bulk_retry import retry_matching
 
 _MAX_SHOWN_ERRORS = 100
 

@@ -17,8 +17,8 @@ from ojs_cluster.http.cursor_kinds import DEAD_LETTERS
 from ojs_cluster.http.handlers.admin.jobs import listed, within
 from ojs_cluster.http.handlers.jobs import filter_of
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.dead_letters import dead_letters as store_dead
-from ojs_cluster.store.jobs.listing import JobFilter
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.features.dead_letters import dead_letters as store_dead
 
 
 async def list_dead(app: App, request: Request) -> Response:

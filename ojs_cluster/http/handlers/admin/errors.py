@@ -11,9 +11,9 @@ from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.cursor_kinds import ERRORS
 from ojs_cluster.http.handlers.bulk.bodies import older_than_ms
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store import listed
-from ojs_cluster.store.error_groups import error_groups
-from ojs_cluster.store.error_groups.error_groups import ErrorGroup
+from ojs_cluster.store.features.error_groups import error_groups
+from ojs_cluster.store.features.error_groups.error_groups import ErrorGroup
+from ojs_cluster.store.ground import listed
 
 _MAX_QUEUES = 20
 """Maximum number of queues in the response for a group: those with the most failures."""

@@ -15,15 +15,15 @@ from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.queues import queues as store_queues
-from ojs_cluster.store.statistics.job_counts import RUN_BUCKETS, WAIT_BUCKETS
-from ojs_cluster.store.statistics.series import (
+from ojs_cluster.store.engine.queues import queues as store_queues
+from ojs_cluster.store.features.statistics.series import (
     Periods,
     Point,
     cluster_series,
     queue_series,
     type_series,
 )
+from ojs_cluster.store.ground.process_state.job_counts import RUN_BUCKETS, WAIT_BUCKETS
 
 _PERIODS: Final = {"1m": 1, "5m": 5, "1h": 60, "1d": 1440}
 """Lengths of the periods in minutes."""

@@ -17,12 +17,12 @@ from ojs_cluster.http.authorization.principals import cause_of
 from ojs_cluster.http.handlers import jobs
 from ojs_cluster.http.handlers.job_order import with_order
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.dead_letters import dead_letters as store_dead
-from ojs_cluster.store.jobs import cancel as store_cancel
-from ojs_cluster.store.jobs import read_jobs as store_jobs
-from ojs_cluster.store.jobs.listing import JobFilter
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.search import lists
+from ojs_cluster.store.engine.jobs import cancel as store_cancel
+from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.dead_letters import dead_letters as store_dead
+from ojs_cluster.store.features.search import lists
 
 _MORE_READS = 9
 """How many reads may follow the first one to fill a page. Ten reads check at most 20 000 jobs."""

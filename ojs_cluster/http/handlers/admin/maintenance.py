@@ -15,7 +15,7 @@ from ojs_cluster.http.maintenance import maintenance_members
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.keywords import keywords
-from ojs_cluster.store.maintenance.maintenance import (
+from ojs_cluster.store.features.maintenance.maintenance import (
     REFUSABLE,
     read_maintenance,
     set_maintenance,

@@ -16,7 +16,7 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.common import Moment
 from ojs_cluster.http.shapes.keywords import keywords
-from ojs_cluster.store.dashboard.marks import (
+from ojs_cluster.store.operators.dashboard.marks import (
     KEPT_MS,
     MAX_LABEL,
     Mark,

@@ -12,8 +12,8 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.keywords import keywords
-from ojs_cluster.store.outbox import outbox_dead_letters
-from ojs_cluster.store.outbox.outbox_dead_letters import MAX_RETRIED, OutboxDeadLetter
+from ojs_cluster.store.engine.outbox import outbox_dead_letters
+from ojs_cluster.store.engine.outbox.outbox_dead_letters import MAX_RETRIED, OutboxDeadLetter
 
 _MAX_SHOWN_PAYLOAD = 2000  # characters
 _MAX_AUDITED_IDS = 10

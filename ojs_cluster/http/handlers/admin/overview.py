@@ -17,11 +17,11 @@ from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.cursor_kinds import QUEUES
 from ojs_cluster.http.handlers.queues import counts
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.limits import rate_limits as store_limits
-from ojs_cluster.store.operations.overview import sum_within
-from ojs_cluster.store.queues import queues as store_queues
-from ojs_cluster.store.queues.partition_maintenance import get_partitions
-from ojs_cluster.store.queues.queues import QueueStats
+from ojs_cluster.store.engine.queues import queues as store_queues
+from ojs_cluster.store.engine.queues.partition_maintenance import get_partitions
+from ojs_cluster.store.engine.queues.queues import QueueStats
+from ojs_cluster.store.features.rate_limits import rate_limits as store_limits
+from ojs_cluster.store.operators.operations.overview import sum_within
 
 _MAX_COMPARED = 200
 """Maximum number of queues that are compared to find the slowest queues."""

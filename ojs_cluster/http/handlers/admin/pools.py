@@ -30,8 +30,8 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.common import QueueName
 from ojs_cluster.http.shapes.keywords import between, keywords
-from ojs_cluster.store.pools import pools as store_pools
-from ojs_cluster.store.pools.pool_table import read_counts
+from ojs_cluster.store.ground.process_state import pools as store_pools
+from ojs_cluster.store.ground.process_state.pool_table import read_counts
 
 _Weight = Annotated[int, between(1, MAX_WEIGHT)]
 

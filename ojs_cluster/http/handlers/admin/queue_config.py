@@ -27,13 +27,13 @@ from ojs_cluster.http.handlers.admin.queue_config_changes import (
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import exhaustion
-from ojs_cluster.store.limits import depth_bounds, rate_limits
-from ojs_cluster.store.limits.depth_bounds import DepthBound
-from ojs_cluster.store.partial_failures import after_first_write
-from ojs_cluster.store.queue_defaults.records import change_defaults, get_defaults
-from ojs_cluster.store.queues.partition_maintenance import get_partitions
-from ojs_cluster.store.tenants import fair_share
+from ojs_cluster.store.engine.limits import depth_bounds
+from ojs_cluster.store.engine.limits.depth_bounds import DepthBound
+from ojs_cluster.store.engine.queues import exhaustion, fair_share
+from ojs_cluster.store.engine.queues.partition_maintenance import get_partitions
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.ground.partial_failures import after_first_write
+from ojs_cluster.store.ground.process_state.queue_defaults import change_defaults, get_defaults
 
 _decoder = msgspec.json.Decoder(QueueConfigBody)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])

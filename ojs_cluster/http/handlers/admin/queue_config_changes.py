@@ -19,17 +19,17 @@ from ojs_cluster.core.queue_defaults import QueueDefaults, changed
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.http.shapes.keywords import between, keywords
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.dead_letters import exhaustion
-from ojs_cluster.store.limits import depth_bounds, partition_quotas, rate_limits
-from ojs_cluster.store.limits.depth_bounds import STRATEGIES, DepthBound
-from ojs_cluster.store.partial_failures import after_first_write
-from ojs_cluster.store.queue_defaults.records import change_defaults
-from ojs_cluster.store.queues import lifecycle
-from ojs_cluster.store.queues.partition_maintenance import (
+from ojs_cluster.store.engine.limits import depth_bounds, partition_quotas
+from ojs_cluster.store.engine.limits.depth_bounds import STRATEGIES, DepthBound
+from ojs_cluster.store.engine.queues import exhaustion, fair_share
+from ojs_cluster.store.engine.queues.partition_maintenance import (
     check_count,
     set_partitions,
 )
-from ojs_cluster.store.tenants import fair_share
+from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.retention import lifecycle
+from ojs_cluster.store.ground.partial_failures import after_first_write
+from ojs_cluster.store.ground.process_state.queue_defaults import change_defaults
 
 _UNSUPPORTED_MEMBERS = frozenset(
     {

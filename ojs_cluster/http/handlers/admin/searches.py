@@ -14,7 +14,7 @@ from ojs_cluster.http.authorization.principals import principal_of
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.keywords import keywords
-from ojs_cluster.store.dashboard.searches import (
+from ojs_cluster.store.operators.dashboard.searches import (
     MAX_NAME,
     SavedSearch,
     delete_search,

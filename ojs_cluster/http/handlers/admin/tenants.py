@@ -36,10 +36,10 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.common import Duration
 from ojs_cluster.http.shapes.keywords import between, keywords
-from ojs_cluster.store.tenants import changes
-from ojs_cluster.store.tenants import tenants as store_tenants
-from ojs_cluster.store.tenants.admission import WAITING
-from ojs_cluster.store.tenants.tenant_counts import TOTALS, read_counts, read_states
+from ojs_cluster.store.engine.tenants.admission import WAITING
+from ojs_cluster.store.engine.tenants.tenant_counts import TOTALS, read_counts, read_states
+from ojs_cluster.store.features.tenants import changes
+from ojs_cluster.store.ground.process_state import tenants as store_tenants
 
 _Limit = Annotated[int, between(0, MAX_LIMIT)]
 _Weight = Annotated[float, keywords(minimum=MIN_WEIGHT, maximum=MAX_WEIGHT)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.operations.admin import reset as store_reset
+from ojs_cluster.store.operators.operations.admin import reset as store_reset
 
 
 async def reset(app: App, _request: Request) -> Response:

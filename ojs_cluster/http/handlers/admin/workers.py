@@ -16,15 +16,15 @@ from ojs_cluster.http.handlers.workers.list_workers import worker_json
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.keywords import keywords
-from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.jobs.listing import JobFilter
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.search import lists
-from ojs_cluster.store.workers import workers as store_workers
-from ojs_cluster.store.workers.deregister import deregister as store_deregister
-from ojs_cluster.store.workers.lists import list_by_name
-from ojs_cluster.store.workers.lists import list_workers as list_workers_by_time
-from ojs_cluster.store.workers.workers import DesiredState, WorkerInfo
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.search import lists
+from ojs_cluster.store.features.workers import workers as store_workers
+from ojs_cluster.store.features.workers.deregister import deregister as store_deregister
+from ojs_cluster.store.features.workers.lists import list_by_name
+from ojs_cluster.store.features.workers.lists import list_workers as list_workers_by_time
+from ojs_cluster.store.features.workers.workers import DesiredState, WorkerInfo
+from ojs_cluster.store.ground.fanout import run_concurrently
 
 _MAX_JOBS = 100
 """Maximum number of jobs of a worker in a response."""

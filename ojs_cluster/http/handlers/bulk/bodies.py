@@ -25,7 +25,7 @@ from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.handlers.jobs import state_of
 from ojs_cluster.http.messages import Request
 from ojs_cluster.http.shapes.common import Priority, QueueName
-from ojs_cluster.store.bulk.operations import MAX_IDS
+from ojs_cluster.store.features.bulk_records.operations import MAX_IDS
 
 _SHORT_AGE: Final = re.compile(r"([0-9]{1,9})(ms|s|m|h|d|w)")
 _UNIT_MS: Final = {

@@ -28,14 +28,14 @@ from ojs_cluster.http.hooks import validate_if_marked
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
 from ojs_cluster.redis.deadline import extend_deadline
-from ojs_cluster.store.enqueue import idempotency
-from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.enqueue.idempotency import KeyedRequest
-from ojs_cluster.store.enqueue.independent_jobs import enqueue_each
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.off_loop import off_loop
-from ojs_cluster.store.partial_failures import after_first_write
-from ojs_cluster.store.schemas.validation import check_each
+from ojs_cluster.store.engine.args_validation import check_each
+from ojs_cluster.store.engine.enqueue import idempotency
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.enqueue.idempotency import KeyedRequest
+from ojs_cluster.store.engine.enqueue.independent_jobs import enqueue_each
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.ground.off_loop import off_loop
+from ojs_cluster.store.ground.partial_failures import after_first_write
 
 _RUN_S: Final = 10.0
 """Time in seconds that storing the jobs one by one may take, in addition to the usual time."""

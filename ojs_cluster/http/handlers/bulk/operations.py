@@ -33,8 +33,8 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.common import JobId
 from ojs_cluster.http.shapes.keywords import keywords
-from ojs_cluster.store.bulk import operations as store_bulk
-from ojs_cluster.store.bulk.operation import BulkOperation, BulkState
+from ojs_cluster.store.features.bulk_records import operations as store_bulk
+from ojs_cluster.store.features.bulk_records.operation import BulkOperation, BulkState
 
 _PATH = "/ojs/v1/admin/bulk"
 

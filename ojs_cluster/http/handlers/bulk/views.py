@@ -39,11 +39,11 @@ from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.common import JobId, QueueName
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.redis.deadline import extend_deadline
-from ojs_cluster.store.bulk import operations as store_bulk
-from ojs_cluster.store.bulk.by_ids import change_jobs
-from ojs_cluster.store.bulk.execution import REQUEST_LEASE_MS, run_for
-from ojs_cluster.store.bulk.operation import BulkOperation
-from ojs_cluster.store.partial_failures import after_first_write
+from ojs_cluster.store.features.bulk.by_ids import change_jobs
+from ojs_cluster.store.features.bulk.execution import REQUEST_LEASE_MS, run_for
+from ojs_cluster.store.features.bulk_records import operations as store_bulk
+from ojs_cluster.store.features.bulk_records.operation import BulkOperation
+from ojs_cluster.store.ground.partial_failures import after_first_write
 
 _RUN_S: Final = 10.0
 """Time in seconds after which a request leaves the rest of its operation to the scheduler."""

@@ -15,8 +15,8 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.history.timeline import history_of
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.shapes.history import HistoryEvent
-from ojs_cluster.store.history import clear_history
-from ojs_cluster.store.jobs import read_jobs as store_jobs
+from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
+from ojs_cluster.store.features.history import clear_history
 
 _STATES: Final = {
     "job.attempt_started": State.ACTIVE.value,

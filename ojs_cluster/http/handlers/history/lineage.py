@@ -14,11 +14,11 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.history.workflow_graph import WorkflowGraph
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.shapes.history import JobLineage, LineageChild
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import read_jobs as store_jobs
-from ojs_cluster.store.off_loop import off_loop
-from ojs_cluster.store.workflows import read_workflows
-from ojs_cluster.store.workflows.read_workflows import WorkflowRecord
+from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
+from ojs_cluster.store.features.workflows import read_workflows
+from ojs_cluster.store.features.workflows.read_workflows import WorkflowRecord
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.ground.off_loop import off_loop
 
 _MAX_LEVELS: Final = 10
 """Maximum number of levels of children in a response."""

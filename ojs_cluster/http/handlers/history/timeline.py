@@ -2,7 +2,7 @@
 
 The fields of a job tell when it was created, when its last attempt began, how it has ended, and
 its last errors. Its entries tell what later transitions have overwritten
-(``store/history/entries.py``).
+(``store/engine/jobs/history_entries.py``).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ojs_cluster.core.raw_json import object_members
 from ojs_cluster.core.timestamps import parse_timestamp
 from ojs_cluster.http import replies
 from ojs_cluster.http.shapes.history import HistoryActor, HistoryEvent, HistoryType
-from ojs_cluster.store.history.entries import Entry, recorded
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.jobs.history_entries import Entry, recorded
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.ground import job_fields as f
 
 _LOST_LEASE: Final = frozenset({"visibility_timeout", "worker_lost"})
 """Types of errors after which a job is available at once, without a backoff."""

@@ -15,9 +15,9 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.cursor_kinds import SCHEMAS
 from ojs_cluster.http.handlers.schemas import views
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.listed import Position
-from ojs_cluster.store.schemas import registry
-from ojs_cluster.store.schemas.schema_table import StoredSchema
+from ojs_cluster.store.features.schemas import registry
+from ojs_cluster.store.ground.listed import Position
+from ojs_cluster.store.ground.process_state.schema_table import StoredSchema
 
 
 async def list_schemas(app: App, request: Request) -> Response:

@@ -14,9 +14,9 @@ from ojs_cluster.http.cursor_kinds import SCHEMA_TYPES
 from ojs_cluster.http.handlers.schemas import views
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
-from ojs_cluster.store import listed
-from ojs_cluster.store.schemas import registry
-from ojs_cluster.store.schemas.schema_index import TypePolicy
+from ojs_cluster.store.features.schemas import registry
+from ojs_cluster.store.ground import listed
+from ojs_cluster.store.ground.process_state.schema_index import TypePolicy
 
 
 class PolicyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,10 +15,10 @@ from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request
 from ojs_cluster.http.request_body.decode import decode
-from ojs_cluster.store.schemas import registry
-from ojs_cluster.store.schemas.registry import NewSchema
-from ojs_cluster.store.schemas.schema_index import SchemaIndex, SchemaRecord, field_of
-from ojs_cluster.store.schemas.schema_table import StoredSchema, TypeSchemas
+from ojs_cluster.store.features.schemas import registry
+from ojs_cluster.store.features.schemas.registry import NewSchema
+from ojs_cluster.store.ground.process_state.schema_index import SchemaIndex, SchemaRecord, field_of
+from ojs_cluster.store.ground.process_state.schema_table import StoredSchema, TypeSchemas
 
 
 class SchemaBody(msgspec.Struct, frozen=True):

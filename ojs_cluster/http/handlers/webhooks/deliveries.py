@@ -8,8 +8,8 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.webhooks import deliveries
-from ojs_cluster.store.webhooks.deliveries import STATES, Delivery
+from ojs_cluster.store.features.webhooks import deliveries
+from ojs_cluster.store.features.webhooks.deliveries import STATES, Delivery
 
 
 async def list_newest(app: App, request: Request) -> Response:

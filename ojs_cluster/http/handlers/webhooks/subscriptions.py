@@ -18,9 +18,9 @@ from ojs_cluster.http.cursor_kinds import SUBSCRIPTIONS
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.keywords import keywords
-from ojs_cluster.store import listed
-from ojs_cluster.store.webhooks import subscriptions
-from ojs_cluster.store.webhooks.counts import DeliveryCounts, read_counts
+from ojs_cluster.store.features.webhooks.counts import DeliveryCounts, read_counts
+from ojs_cluster.store.ground import listed
+from ojs_cluster.store.ground.process_state import subscriptions
 from ojs_cluster.webhooks.addresses import check_literal, parse_url
 from ojs_cluster.webhooks.signatures import signed_headers
 

@@ -20,12 +20,12 @@ from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.common import QueueName, VisibilityTimeout
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.redis.driven_coroutines import ensure_task
-from ojs_cluster.store.fetch.fetch import fetch_unless_quiet, release
-from ojs_cluster.store.fetch.long_poll import FetchNow, fetch_or_wait
-from ojs_cluster.store.jobs.fields import CHECKPOINT
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.pools.pool_fetch import fetch_for_pool
-from ojs_cluster.store.progress.checkpoints import read_of_fetched
+from ojs_cluster.store.engine.fetch.fetch import fetch_unless_quiet, release
+from ojs_cluster.store.engine.fetch.long_poll import FetchNow, fetch_or_wait
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.pools.pool_fetch import fetch_for_pool
+from ojs_cluster.store.features.progress.checkpoints import read_of_fetched
+from ojs_cluster.store.ground.job_fields import CHECKPOINT
 
 log = logging.getLogger("ojs.http")
 

@@ -21,8 +21,8 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.common import VisibilityTimeout
 from ojs_cluster.http.shapes.keywords import between, keywords
-from ojs_cluster.store.workers.deregister import deregister_terminated
-from ojs_cluster.store.workers.heartbeat import Heartbeat, WorkerState, heartbeat
+from ojs_cluster.store.features.workers.deregister import deregister_terminated
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, WorkerState, heartbeat
 
 _MAX_JOBS: Final = 1000
 _MAX_COUNT: Final = 1_000_000

@@ -11,8 +11,8 @@ from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.cursor_kinds import WORKERS_BY_TIME
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.workers import lists
-from ojs_cluster.store.workers import workers as store_workers
+from ojs_cluster.store.features.workers import lists
+from ojs_cluster.store.features.workers import workers as store_workers
 
 
 async def list_workers(app: App, request: Request) -> Response:

@@ -17,12 +17,12 @@ from ojs_cluster.http.authorization.queue_scope import check_job
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode_large
 from ojs_cluster.http.shapes.keywords import keywords
-from ojs_cluster.store.jobs import ack as store_ack
-from ojs_cluster.store.jobs import nack as store_nack
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.by_id import is_refusal
-from ojs_cluster.store.jobs.fields import STATE
-from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.engine.jobs import ack as store_ack
+from ojs_cluster.store.engine.jobs import nack as store_nack
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.by_id import is_refusal
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.ground.job_fields import STATE
 
 
 class AckBody(msgspec.Struct, frozen=True):

@@ -32,10 +32,10 @@ from ojs_cluster.http.handlers.workers.settle import (
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode_error, decode_large
 from ojs_cluster.http.shapes.keywords import keywords
-from ojs_cluster.store.jobs import ack as store_ack
-from ojs_cluster.store.jobs import nack as store_nack
-from ojs_cluster.store.jobs.by_ids import JobOutcome
-from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.store.engine.jobs import ack as store_ack
+from ojs_cluster.store.engine.jobs import nack as store_nack
+from ojs_cluster.store.engine.jobs.by_ids import JobOutcome
+from ojs_cluster.store.ground.off_loop import off_loop
 
 
 def _array_of(item: type) -> msgspec.Meta:

@@ -11,7 +11,7 @@ from ojs_cluster.http.openapi.described import Answer, OperationDetails, Paramet
 from ojs_cluster.http.routing.router import Handler
 from ojs_cluster.http.shapes import crons as shapes
 from ojs_cluster.http.shapes.job_requests import CronBody, CronChange
-from ojs_cluster.store.cron.cron_store import HISTORY_KEPT
+from ojs_cluster.store.features.cron.cron_store import HISTORY_KEPT
 
 _CRON: Final = OperationDetails({200: shapes.CronAnswer}, errors=(409,))
 

@@ -10,7 +10,7 @@ from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import Answer, OperationDetails
 from ojs_cluster.http.routing.router import Handler
 from ojs_cluster.http.shapes import events as shapes
-from ojs_cluster.store.webhooks.deliveries import STATES
+from ojs_cluster.store.features.webhooks.deliveries import STATES
 
 OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     subscriptions.create: OperationDetails(

@@ -7,7 +7,7 @@
 --
 -- A script over many jobs calls `batch_events` first and `flush_events` at its end. Events of one kind, queue
 -- and type with the same further fields then share an entry, whose `j` holds the job ids separated by blanks
--- (store/events/entries.py splits it). One entry per event would double the cost of a job's promotion. An
+-- (store/features/events/entries.py splits it). One entry per event would double the cost of a job's promotion. An
 -- event of another kind closes the open entries, so that the events of one job keep their order.
 --@include deliver_event
 local EVENTS_KEPT, IDS_PER_ENTRY = tonumber(ARGV[1]) or tonumber(string.match(ARGV[1], '^%d+')), 16

@@ -2,7 +2,7 @@
 -- subscriptions.
 local join_texts, split_entry
 if not tonumber(ARGV[1]) then
-    -- Joins texts, each after its length and a colon (store/webhooks/deliveries.py splits them).
+    -- Joins texts, each after its length and a colon (store/features/webhooks/deliveries.py splits them).
     join_texts = function(...)
         local texts = {...}
         for i, value in ipairs(texts) do

@@ -1,4 +1,4 @@
--- Names of the fields of a job's hash: twin of store/jobs/fields.py, which explains them.
+-- Names of the fields of a job's hash: twin of store/ground/job_fields.py, which explains them.
 local F = {
     envelope = 'e', state = 's', type = 't', queue = 'q', priority = 'p', created = 'c',
     max_attempts = 'm', retry = 'r', non_retryable = 'nr', on_exhaustion = 'x',

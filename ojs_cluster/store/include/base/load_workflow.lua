@@ -1,5 +1,5 @@
 -- Reads what scripts need of a workflow. A workflow is malformed if one of these fields is missing or damaged, or
--- if its key has another type (store/workflows/validate_workflow.py). Then no script changes it.
+-- if its key has another type (store/features/workflows/validate_workflow.py). Then no script changes it.
 
 -- Returns state, node statuses, type and time of creation (ms) of a workflow; or nil and a reply: {'missing'} or
 -- {'malformed'}.

@@ -2,7 +2,7 @@
 -- large, and then no worker would know of the leases in it. Each MiB also blocks Redis for more than a ms. With
 -- the default limits the largest waiting job has 2.7 MiB: its envelope, results of earlier workflow steps and
 -- errors. A reply just below the bound may still get such a job, and stays below 5 MiB. The caller fetches the
--- remaining jobs with another call (store/fetch/fetch.py).
+-- remaining jobs with another call (store/engine/fetch/fetch.py).
 local MAX_REPLY_BYTES = 2 * 1024 * 1024
 
 -- Returns the size of the job's large fields in bytes; of a job with errors the size of all its values.

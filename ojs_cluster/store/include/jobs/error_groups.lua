@@ -3,7 +3,7 @@
 -- failure is the oldest.
 -- Group: queue, type and message as JSON text without quotes, separated by line feeds. Its value is
 -- '<count> <ms of the first> <ms of the last> <id of the last job>'.
--- The server names the type and the message (store/error_groups/error_group_names.py). Patterns over a client's
+-- The server names the type and the message (store/engine/jobs/error_group_names.py). Patterns over a client's
 -- text were refused here: their time grew with the square of its length.
 local MAX_ERROR_GROUPS = 200
 local failed_groups = {} -- group -> {count, key of the last job}

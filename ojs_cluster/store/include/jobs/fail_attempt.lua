@@ -1,6 +1,6 @@
 -- Ends a failed attempt: the error is recorded, and the job is retried later, discarded or dead-lettered.
 -- error: a JSON object without its closing brace. Attempt and time are stored in front of the error, and
--- store/jobs/record.py appends them to the object. So no script decodes the user's JSON.
+-- store/engine/jobs/record.py appends them to the object. So no script decodes the user's JSON.
 -- group: type and message of the error's group (see error_groups.lua).
 --@include record_history
 local function record_error(key, job, error, group, errors_kept)

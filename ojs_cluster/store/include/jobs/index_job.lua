@@ -23,7 +23,7 @@ local function declare_limit(id, job)
 end
 
 -- Plans a check of a job that has a unique lock, or an alias in another shard. A failover there may lose the
--- lock or the alias (see store/enqueue/references.py). `this_shard`: index of this shard. `shards`: their
+-- lock or the alias (see store/engine/enqueue/references.py). `this_shard`: index of this shard. `shards`: their
 -- number.
 local function record_references(id, job, this_shard, shards)
     -- Characters 16 to 18 of a UUIDv7 are the hex digits of `rand_a`, which names the owner shard.

@@ -1,5 +1,5 @@
 -- Adds a job to the index of the search: to the sorted set of a value that the job has (see
--- store/search/index_values.py). `at`: when the job was created (ms). The set ends `keep_ms` after the job's due
+-- store/engine/jobs/index_values.py). `at`: when the job was created (ms). The set ends `keep_ms` after the job's due
 -- time, or after now. Its end is set an hour later, so that most jobs do not move it.
 local INDEXED_PER_VALUE = 10000 -- jobs of a value in this shard
 local INDEXED_AHEAD_MS = 31622400000 -- 366 days; no job keeps the set for longer before it is due

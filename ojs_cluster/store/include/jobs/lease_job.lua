@@ -1,7 +1,7 @@
 -- Gives a worker the lease of a job that has just left its queue. The job gets the next attempt number, a new
 -- lease id and a deadline. `requested_ms`: length of the lease in ms; '' for the job's visibility timeout, or
 -- for `default_ms` when the job has none.
--- Returns attempt, deadline and length of the lease. store/fetch/fetch.py knows the other new fields, so the
+-- Returns attempt, deadline and length of the lease. store/engine/fetch/fetch.py knows the other new fields, so the
 -- reply leaves them out. The caller increments the queue's counter of active jobs.
 local function lease(id, job, worker, lease_id, requested_ms, default_ms)
     if job[F.expires] then remove_member(EXPIRING, id) end

@@ -1,4 +1,4 @@
--- Detects malformed jobs, by the rules of store/jobs/validate_job.py. No script writes a malformed job, but an
+-- Detects malformed jobs, by the rules of store/engine/jobs/validate_job.py. No script writes a malformed job, but an
 -- operator, a faulty disk or another program may. Without a check such a job would make a script fail after
 -- some of its writes, and again at each repetition. So each script checks its jobs before its first write. A
 -- script that gets the id of a malformed job replies 'malformed'. A script over many jobs skips and quarantines

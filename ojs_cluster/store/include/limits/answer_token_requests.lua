@@ -1,5 +1,5 @@
 -- Answers to token requests of a rate limit key. Scripts that include this file have as ARGV[3] the maximum
--- number of events rate_limit.released that they may add (store/webhooks/fan_out.py).
+-- number of events rate_limit.released that they may add (store/ground/process_state/fan_out.py).
 
 -- Sends granted tokens to the shards that requested them. The answer is '+w' when starts must be reported (see
 -- limit_grant.lua). A repeated answer changes nothing for a job that has the token. A shard that does not know

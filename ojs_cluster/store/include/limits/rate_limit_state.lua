@@ -10,7 +10,7 @@
 --     continues), strategy (name of the limit that was reached last).
 -- A token is named '<shard of the job>/<job id>/<request number>'.
 local KEEP_MS = 24 * 3600 * 1000 -- how long the state of an unused key is kept
-local MAX_KEYS = 10000 -- maximum number of keys in one shard: the same as in store/limits/limit_keys.py
+local MAX_KEYS = 10000 -- maximum number of keys in one shard: the same as in store/ground/process_state/limit_keys.py
 local LIMIT_CHECK_MS = 600 * 1000 -- time between two checks of the holders: see limit_refresh.lua
 
 local function load_rate_limit(key)

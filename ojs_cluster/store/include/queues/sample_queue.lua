@@ -1,10 +1,10 @@
 -- Samples of a queue's numbers, for the history of statistics. A sample is the list of the totals and times,
 -- which only grow, followed by the number of jobs in each waiting or active state. The field `last` of
 -- queue_history has the previous sample. The growth since then is added to history_totals of the shard. These
--- totals never shrink, because they outlive the queue. store/statistics/records.py has the same names in order.
+-- totals never shrink, because they outlive the queue. store/features/statistics/records.py has the same names in order.
 local TOTALS = {'enqueued', 'acked', 'failed', 'retried_total', 'discarded_total', 'cancelled_total',
     'expired_total', 'run_ms', 'wait_ms'}
-local TIMES = {} -- buckets of waits and of run times, then the sums in ms (see store/statistics/job_counts.py)
+local TIMES = {} -- buckets of waits and of run times, then the sums in ms (see store/ground/process_state/job_counts.py)
 for i = 1, 14 do TIMES[i] = 'w' .. i end
 for i = 1, 16 do TIMES[14 + i] = 'r' .. i end
 TIMES[31], TIMES[32] = 'first_wait_ms', 'completed_run_ms'

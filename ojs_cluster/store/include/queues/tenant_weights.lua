@@ -1,5 +1,5 @@
 -- The weights of tenants in the fair share of a queue. Every shard has a copy of those other than 1
--- (ojs_cluster/store/tenants/weights.py).
+-- (ojs_cluster/store/features/tenants/weights.py).
 local steps = {} -- tenant -> part of a turn
 
 -- Returns the part of a turn that one job of a tenant takes: a tenant of weight 3 starts three jobs in each turn. A

@@ -10,8 +10,8 @@ import orjson
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.errors import OJSError
-from ojs_cluster.store.queues.queues import get_stats
-from ojs_cluster.store.statistics.recent_minutes import recent_minutes
+from ojs_cluster.store.engine.queues.queues import get_stats
+from ojs_cluster.store.features.statistics.recent_minutes import recent_minutes
 from ojs_cluster.ui.drawings.sparkline import sparkline
 from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.overview import series

@@ -10,8 +10,8 @@ from typing import Any, Final
 import orjson
 
 from ojs_cluster.core.histograms import quantile
-from ojs_cluster.store.statistics.job_counts import FLUSH_S
-from ojs_cluster.store.statistics.type_minutes import KEPT_MINUTES
+from ojs_cluster.store.ground.process_state.job_counts import FLUSH_S
+from ojs_cluster.store.ground.process_state.type_minutes import KEPT_MINUTES
 from ojs_cluster.ui.drawings.histogram import PairedRow, paired_histogram
 from ojs_cluster.ui.formats import epoch_s
 from ojs_cluster.ui.languages.translate import _

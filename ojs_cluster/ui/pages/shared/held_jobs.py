@@ -10,10 +10,10 @@ import msgspec
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.listing import JobFilter
-from ojs_cluster.store.search.small_fields import read_matching
-from ojs_cluster.store.search.sorted_jobs import keys_of_indexes
-from ojs_cluster.store.sorted_sets.read_sets import read_members, read_sizes
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.engine.read_sets import read_members, read_sizes
+from ojs_cluster.store.features.search.small_fields import read_matching
+from ojs_cluster.store.features.search.sorted_jobs import keys_of_indexes
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.visit import Visit
 

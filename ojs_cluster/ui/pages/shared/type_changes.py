@@ -8,9 +8,13 @@ from typing import Any, Final
 
 from ojs_cluster.core.histograms import RUN_BOUNDS_MS, quantile
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.statistics.job_counts import WIDTH
-from ojs_cluster.store.statistics.type_hours import list_types_by_hour
-from ojs_cluster.store.statistics.type_minutes import KEPT_MINUTES, TypeStatistics, list_types
+from ojs_cluster.store.features.statistics.type_hours import list_types_by_hour
+from ojs_cluster.store.ground.process_state.job_counts import WIDTH
+from ojs_cluster.store.ground.process_state.type_minutes import (
+    KEPT_MINUTES,
+    TypeStatistics,
+    list_types,
+)
 from ojs_cluster.ui.pages.shared.comparison import begin_after
 
 _MINUTE_S: Final = 60

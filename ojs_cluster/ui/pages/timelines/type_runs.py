@@ -10,8 +10,8 @@ import msgspec
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.search.last_ended import read_last_ended
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.search.last_ended import read_last_ended
 from ojs_cluster.ui.drawings.type_runs_chart import Run, TypeRunsChart, type_runs_chart
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.visit import Visit

@@ -15,13 +15,13 @@ from ojs_cluster.core.errors import MalformedJob, NotFound, OJSError
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.core.workflow import ENDED
 from ojs_cluster.http.handlers.history.timeline import History, history_of
-from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.read_jobs import get_history
-from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.off_loop import off_loop
-from ojs_cluster.store.workflows import read_workflows
-from ojs_cluster.store.workflows.read_workflows import JobOutcome, WorkflowRecord
+from ojs_cluster.store.engine.jobs.read_jobs import get_history
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.workflows import read_workflows
+from ojs_cluster.store.features.workflows.read_workflows import JobOutcome, WorkflowRecord
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.ground.fanout import run_concurrently
+from ojs_cluster.store.ground.off_loop import off_loop
 from ojs_cluster.ui.drawings.attempts_chart import Attempt, spans_of
 from ojs_cluster.ui.drawings.dag import Box, Drawing, Step
 from ojs_cluster.ui.drawings.time_axis import Span

@@ -16,16 +16,16 @@ from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.core.workflow import ENDED, WorkflowNode
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fanout import run_concurrently
-from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.limits.rate_limits import RateLimitUsage, get_queue_limits
-from ojs_cluster.store.queues.queues import QueueStats, get_stats
-from ojs_cluster.store.workflows.read_workflows import (
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.queues.queues import QueueStats, get_stats
+from ojs_cluster.store.features.rate_limits.rate_limits import RateLimitUsage, get_queue_limits
+from ojs_cluster.store.features.workflows.read_workflows import (
     JobOutcome,
     WaitingJob,
     WorkflowRecord,
     waiting_of,
 )
+from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.ui.drawings.dag import Step
 from ojs_cluster.ui.formats import number
 from ojs_cluster.ui.forms.limits import per_period

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.store.dead_letters import bulk_retry
+from ojs_cluster.store.features.dead_letters import bulk_retry
 from tests.http.api import Api
 from tests.http.handlers.admin.test_jobs import discarded
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ojs_cluster.store.migrations.layout import report
+from ojs_cluster.store.operators.migrations.layout import report
 from tests.http.api import Api
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.timestamps import format_ms
-from ojs_cluster.store.statistics.record_minutes import MinuteRecorder
+from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
 from tests.http.api import Api
 
 HISTORY = "/ojs/v1/admin/stats/history"

@@ -8,7 +8,7 @@ import pytest
 
 from ojs_cluster.http.handlers.admin import jobs as admin_jobs
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.search import lists, sorted_jobs
+from ojs_cluster.store.features.search import lists, sorted_jobs
 from tests.http.api import Api, open_app
 
 JOBS = "/ojs/v1/admin/jobs"

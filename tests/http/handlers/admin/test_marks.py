@@ -9,7 +9,7 @@ import pytest
 
 from ojs_cluster.keys import Meta
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.dashboard import marks
+from ojs_cluster.store.operators.dashboard import marks
 from tests.http.api import Api
 from tests.support.servers import observer
 

@@ -13,7 +13,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.keys import Shard
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.outbox.outbox import ATTEMPTS, LONGEST_PAUSE_MS, drain
+from ojs_cluster.store.engine.outbox.outbox import ATTEMPTS, LONGEST_PAUSE_MS, drain
 from tests.http.api import Api
 from tests.http.test_metrics import scrape
 from tests.support.servers import observer

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.operations import overview as store_overview
+from ojs_cluster.store.operators.operations import overview as store_overview
 from tests.http.api import SHARDS, Api, open_app, until
 
 STATS = "/ojs/v1/admin/stats"

@@ -10,7 +10,7 @@ from ojs_cluster.core.access.scopes import PRESETS, Keyring, Principal, QueuePat
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.keys import Meta
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.dashboard import searches
+from ojs_cluster.store.operators.dashboard import searches
 from tests.http.api import Api, open_app
 from tests.support.servers import observer
 

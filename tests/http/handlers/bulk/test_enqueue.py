@@ -12,8 +12,8 @@ from ojs_cluster.core.access.scopes import ANONYMOUS
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.enqueue import idempotency
-from ojs_cluster.store.enqueue.enqueue import enqueue as enqueue_one
+from ojs_cluster.store.engine.enqueue import idempotency, independent_jobs
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue as enqueue_one
 from tests.http.api import Api, Reply, open_app
 from tests.support.servers import observer
 
@@ -162,7 +162,7 @@ async def test_a_request_whose_process_died_is_finished_by_its_repetition(
     if atomicity == "atomic":
         jobs.append({**JOB, "queue": "last", "id": own})
     with monkeypatch.context() as patched:
-        patched.setattr("ojs_cluster.store.enqueue.idempotency.end", die)
+        patched.setattr("ojs_cluster.store.engine.enqueue.idempotency.end", die)
         died = await repeat(any_api, jobs, "k", atomicity=atomicity)
     assert (died.status, died.error["details"]["outcome"]) == (503, "unknown")
     again = await repeat(any_api, jobs, "k", atomicity=atomicity)
@@ -265,7 +265,7 @@ async def test_a_request_without_a_job_to_store_keeps_no_key(
     async def die(*_args: Any) -> None:
         raise BackendUnavailable("dead", outcome="not_applied")
 
-    monkeypatch.setattr("ojs_cluster.store.enqueue.idempotency.forget", die)
+    monkeypatch.setattr("ojs_cluster.store.engine.enqueue.idempotency.forget", die)
     for number in range(3):
         refused = await repeat(any_api, jobs, f"k{number % 2}", **members)
         assert (refused.status, refused.json["succeeded"]) == (422, 0)
@@ -306,7 +306,7 @@ async def test_a_job_whose_shard_does_not_answer_fails_alone(
             raise BackendUnavailable("away", outcome="unknown")
         return await real(store, job, **options)
 
-    monkeypatch.setattr("ojs_cluster.store.enqueue.independent_jobs.enqueue", enqueue_or_fail)
+    monkeypatch.setattr(independent_jobs, "enqueue", enqueue_or_fail)
     async with open_app(standalone) as app:
         api = Api(app)
         taken = (await api.enqueue())["id"]  # prevents a single batch

@@ -15,9 +15,9 @@ from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.handlers.bulk.operations import audit_text
 from ojs_cluster.keys import Meta
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.bulk import operations
-from ojs_cluster.store.bulk.execution import run_due
-from ojs_cluster.store.bulk.operation import BulkOperation, BulkState
+from ojs_cluster.store.features.bulk.execution import run_due
+from ojs_cluster.store.features.bulk_records import operations
+from ojs_cluster.store.features.bulk_records.operation import BulkOperation, BulkState
 from tests.http.api import Api, Reply, open_app
 
 META = Meta()

@@ -1,0 +1,1 @@
+"""Changes of jobs that are stored: edits, deletions, purges."""

@@ -1,0 +1,405 @@
+"""Long poll: fetches that wait for a job, woken by pub/sub (spec: ojs-worker-protocol, FETCH).
+
+A waiter is a fetch that found no job and waits. A transition publishes a queue's name only when the
+queue stops being empty, so an idle or a busy queue publishes nothing. Each process then wakes one
+waiter. A waiter that got a job wakes the next one, so many new jobs reach all waiters one after the
+other. A fetch for one tenant waits for a message of its own, ``<queue> <tenant>``. When a pause or
+a limit ends, jobs of any tenant may start, so ``<queue> *`` wakes one waiter of each tenant. Waking
+all waiters at once was refused: a thousand waiters would fetch for one job.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from math import inf
+
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.keys import Shard
+from ojs_cluster.redis.deadline import extend_deadline
+from ojs_cluster.redis.driven_coroutines import ensure_task
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.engine.fetch.fetch import MORE_CALLS_S, WorkerIsQuiet, fetch_unless_quiet
+from ojs_cluster.store.engine.fetch.ranked_fetch import read_depths
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.ground.fanout import run_concurrently
+from ojs_cluster.store.ground.process_state.depth_reader import FilledQueues
+
+FetchNow = Callable[[Store, Sequence[str], int, str, int | None, str], Awaitable[list[JobRecord]]]
+"""A function with the parameters of ``fetch_unless_quiet``."""
+CHECK_EVERY_S = 5.0
+"""Time in seconds between two reads of all queues that have waiters.
+
+It is about the longest delay that a lost message causes. One waiter reads for all waiters of its
+process."""
+CHECK_S = 1.0
+"""Longest time in seconds to read the depths of a shard with jobs. Then its waiters fetch."""
+_QUEUES_PER_CHECK = 1000
+"""Maximum number of queues that one of these reads calls at once."""
+_RECENT_MESSAGES = 256
+"""Number of messages that a process remembers.
+
+If no message for its queues has arrived since a fetch began, its waiter need not fetch again."""
+_MAX_COVERED = 10_000
+"""Maximum number of lists of queues that a process knows to be subscribed."""
+EACH_TENANT = "*"
+"""What a message has in place of a tenant to wake one waiter of each (``wake_queue.lua``)."""
+EACH_TENANT_EVERY_S = 0.1
+"""Shortest time in seconds between two wake-ups of one waiter of each tenant of a queue.
+
+A queue at its concurrency limit has such a message for each ack, and only one of the woken fetches
+gets a job."""
+SUBSCRIBE_S = 1.0
+"""Longest time in seconds that a waiter waits for its subscriptions."""
+
+
+class _Waiter:
+    """One waiting fetch, and the queues that it was woken for since its last fetch."""
+
+    __slots__ = ("_event", "woken")
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self.woken: set[str] = set()
+
+    def wake(self, queue: str) -> None:
+        self.woken.add(queue)
+        self._event.set()
+
+    def reset(self) -> None:
+        self._event = trio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+class Waiters:
+    """The waiters of this process."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, dict[str, dict[_Waiter, None]]] = {}
+        """The waiters of each queue by their tenant, '' for those that take any job."""
+        self._checked_at = -inf
+        self._covered_until: dict[tuple[str, ...], float] = {}
+        """Until when no new shard needs a subscription for a list of queues."""
+        self._recent: deque[str] = deque(maxlen=_RECENT_MESSAGES)
+        """The queues of the latest messages."""
+        self._messages = 0
+        self._tenants_due: dict[str, float] = {}
+        """When one waiter of each tenant of a queue may be woken again."""
+        self._delayed: set[str] = set()
+        """Queues whose tenants are woken when that time has come."""
+        self._subscribed: set[Shard] = set()
+        self._draining = trio.Event()
+
+    def drain(self) -> None:
+        """End all waits without a job. Later fetches do not wait."""
+        self._draining.set()
+        self.wake_all()
+
+    @property
+    def draining(self) -> bool:
+        """Whether ``drain`` was called."""
+        return self._draining.is_set()
+
+    async def drained(self) -> None:
+        """Wait until ``drain`` is called."""
+        await self._draining.wait()
+
+    def __len__(self) -> int:
+        """Return the number of queues that have a waiter."""
+        return len(self._waiting)
+
+    async def subscribe(self, store: Store, queues: Iterable[str]) -> None:
+        """Subscribe to the wake channels of the shards of ``queues``.
+
+        There is one channel per shard. The next call tries a failed subscription again. Until then
+        ``check_queues`` finds the jobs of that shard. The call does not wait for a shard that does
+        not answer.
+        """
+        names = tuple(queues)
+        if self.covers(names):
+            return
+        shards = {
+            shard for queue in names for shard in await store.partitions.open_shards(store, queue)
+        }
+        deadline = trio.current_time() + SUBSCRIBE_S
+        for shard in shards - self._subscribed:
+            work = partial(self._subscribe, store, shard)
+            await store.background.once(("subscribe", id(self), shard.index), work, 0)
+        for shard in shards - self._subscribed:
+            if store.redis.is_responsive(shard.slot):
+                work = partial(self._subscribe, store, shard)
+                wait_s = deadline - trio.current_time()
+                await store.background.once(("subscribe", id(self), shard.index), work, wait_s)
+        if shards <= self._subscribed:
+            if len(self._covered_until) >= _MAX_COVERED:
+                self._covered_until.clear()
+            self._covered_until[names] = trio.current_time() + CHECK_EVERY_S
+
+    def covers(self, queues: tuple[str, ...]) -> bool:
+        """Return whether messages for all of the queues reach this process.
+
+        A queue may get more partitions, so a subscription is checked again after
+        ``CHECK_EVERY_S``.
+        """
+        return self._covered_until.get(queues, -inf) > trio.current_time()
+
+    @property
+    def messages(self) -> int:
+        """The number of messages so far, for ``has_message``."""
+        return self._messages
+
+    def has_message(self, queues: Sequence[str], since: int) -> bool:
+        """Return whether one of the queues had a message after the first ``since`` messages."""
+        count = self._messages - since
+        if count > len(self._recent):
+            return True
+        recent = islice(reversed(self._recent), count)
+        return count > 0 and not set(queues).isdisjoint(recent)
+
+    async def _subscribe(self, store: Store, shard: Shard) -> None:
+        if shard not in self._subscribed:
+            on_message = partial(self._on_message, store, shard)
+            await store.redis.subscribe(shard.wake_channel, shard.slot, on_message, self.wake_all)
+            self._subscribed.add(shard)
+
+    def add(self, queues: Iterable[str], tenant: str = "") -> _Waiter:
+        """Register a fetch that waits for jobs of ``queues``.
+
+        Args:
+            queues: the queues.
+            tenant: the tenant whose jobs it waits for, '' for any.
+        """
+        waiter = _Waiter()
+        for queue in queues:
+            self._waiting.setdefault(queue, {}).setdefault(tenant, {})[waiter] = None
+        return waiter
+
+    def remove(self, waiter: _Waiter, queues: Iterable[str], tenant: str = "") -> None:
+        """Unregister a fetch. Queues without a waiter are not checked."""
+        for queue in queues:
+            waiting = self._waiting.get(queue)
+            if waiting is not None:
+                of_tenant = waiting.get(tenant, {})
+                of_tenant.pop(waiter, None)
+                if not of_tenant:
+                    waiting.pop(tenant, None)
+                if not waiting:
+                    del self._waiting[queue]
+                    self._tenants_due.pop(queue, None)
+
+    def wake_next(self, queues: Iterable[str], tenant: str = "") -> None:
+        """Wake the first waiter of each of ``queues``, of those that wait for ``tenant``."""
+        for queue in queues:
+            waiting = self._waiting.get(queue, {}).get(tenant)
+            if waiting:
+                next(iter(waiting)).wake(queue)
+
+    async def check_queues(self, store: Store) -> None:
+        """Wake a waiter of each queue that has jobs, unless the queues were checked recently.
+
+        If a shard does not answer, a waiter of each of its queues is woken: its fetch then raises
+        the error.
+        """
+        checked_at, now = self._checked_at, trio.current_time()
+        if now < checked_at + CHECK_EVERY_S:
+            return
+        self._checked_at = now  # before the check, so that no other waiter checks, too
+        waiting = list(self._waiting)
+        try:
+            for first in range(0, len(waiting), _QUEUES_PER_CHECK):
+                queues_of: dict[Shard, list[str]] = {}
+                for queue in waiting[first : first + _QUEUES_PER_CHECK]:
+                    for shard in await store.partitions.open_shards(store, queue):
+                        queues_of.setdefault(shard, []).append(queue)
+                filled = await store.depth_reader.find_filled(store, queues_of)
+                await run_concurrently(filled.queues, partial(self._check, store, filled))
+                for shard in (*filled.unanswered, *filled.doubtful):
+                    self._wake_each_tenant(queues_of[shard])
+        except BaseException:  # a cancelled check counts as not made: another waiter makes it
+            self._checked_at = checked_at
+            raise
+
+    async def _check(self, store: Store, filled: FilledQueues, shard: Shard) -> None:
+        """Wake a waiter of each queue of a shard that has jobs."""
+        names = sorted(filled.queues[shard])
+        with (
+            trio.move_on_after(CHECK_S),
+            suppress(BackendUnavailable),
+        ):  # then the fetch of the waiter raises the error
+            depths = await read_depths(store, shard, names)
+            names = [queue for queue in names if depths[queue]]
+            store.depth_cache.mark_filled(store.keys, shard, names)
+        self._wake_each_tenant(names)
+
+    def _wake_each_tenant(self, queues: Iterable[str]) -> None:
+        for queue in queues:
+            for tenant in self._waiting.get(queue, ()):
+                self.wake_next([queue], tenant)
+
+    def _on_message(self, store: Store, shard: Shard, payload: bytes) -> None:
+        queue, _, tenant = payload.decode().partition(" ")
+        self._recent.append(queue)
+        self._messages += 1
+        store.depth_cache.mark_filled(store.keys, shard, [queue])
+        if tenant != EACH_TENANT:
+            self.wake_next([queue], tenant)
+        elif any(self._waiting.get(queue, ())) and queue not in self._delayed:
+            due = self._tenants_due.get(queue, 0.0)
+            if trio.current_time() >= due:
+                self._wake_tenants(queue)
+            else:
+                self._delayed.add(queue)
+                wake = partial(self._wake_tenants_at, queue, due)
+                store.background.start(("wake", queue), wake)
+
+    async def _wake_tenants_at(self, queue: str, due: float) -> None:
+        try:
+            await trio.sleep_until(due)
+        finally:
+            self._delayed.discard(queue)
+        self._wake_tenants(queue)
+
+    def _wake_tenants(self, queue: str) -> None:
+        """Wake one waiter of each tenant."""
+        if queue in self._waiting:
+            self._tenants_due[queue] = trio.current_time() + EACH_TENANT_EVERY_S
+            for tenant in filter(None, self._waiting[queue]):
+                self.wake_next([queue], tenant)
+
+    def wake_all(self) -> None:
+        """Make each waiter call its ``check`` and fetch again, and those that begin to wait now."""
+        self._messages += _RECENT_MESSAGES + 1
+        for queue, tenants in self._waiting.items():
+            for waiting in tenants.values():
+                for waiter in waiting:
+                    waiter.wake(queue)
+
+
+async def fetch_or_wait(
+    store: Store,
+    waiters: Waiters,
+    queues: Sequence[str],
+    *,
+    count: int,
+    worker_id: str,
+    visibility_timeout_ms: int | None = None,
+    wait_ms: int = 0,
+    tenant: str = "",
+    on_wait: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None,
+    fetch_now: FetchNow = fetch_unless_quiet,
+) -> list[JobRecord]:
+    """Fetch as ``fetch`` does; when there is no job, wait up to ``wait_ms`` for the first one.
+
+    Args:
+        store: the store.
+        waiters: the waiters of this process.
+        queues: the queues in order, as for ``fetch``.
+        count: maximum number of jobs.
+        worker_id: the holder of the leases, '' for an anonymous worker.
+        visibility_timeout_ms: length of the leases in milliseconds; None for that of each job.
+        wait_ms: longest wait in milliseconds.
+        tenant: the tenant whose jobs are fetched, '' for any.
+        on_wait: called when the wait begins.
+        check: called before each fetch during the wait. It raises ``OJSError`` to end the wait.
+        fetch_now: fetches without a wait; for a worker pool, by its strategy.
+
+    Raises:
+        BackendUnavailable: as ``fetch``.
+        OJSError: ``check`` has raised it.
+    """
+    deadline = -inf  # most fetches do not wait, and need no clock
+    if wait_ms > 0:
+        deadline = trio.current_time() + wait_ms / 1000
+        extend_deadline(wait_ms / 1000)
+    since = waiters.messages if wait_ms > 0 and waiters.covers(tuple(queues)) else None
+    try:
+        jobs = await fetch_now(store, queues, count, worker_id, visibility_timeout_ms, tenant)
+        if jobs or wait_ms <= 0 or waiters.draining:
+            return jobs
+        await ensure_task()
+        on_wait()
+        if trio.current_time() >= deadline - wait_ms / 1000 + MORE_CALLS_S:
+            since = None  # the fetch may have stopped before it had read all jobs
+        fetch_once = partial(
+            fetch_now, store, queues, count, worker_id, visibility_timeout_ms, tenant
+        )
+        return await _wait(
+            store, waiters, queues, tenant, worker_id, fetch_once, check, deadline, since
+        )
+    except WorkerIsQuiet:
+        # A quiet worker does not become a waiter: it would take wake-ups that other workers need.
+        # It still waits, because after an immediate empty response it would fetch again at once.
+        await ensure_task()
+        on_wait()
+        with trio.move_on_at(deadline):
+            await waiters.drained()
+        return []
+
+
+async def _wait(
+    store: Store,
+    waiters: Waiters,
+    queues: Sequence[str],
+    tenant: str,
+    worker_id: str,
+    fetch_once: Callable[[], Awaitable[list[JobRecord]]],
+    check: Callable[[], None],
+    deadline: float,
+    since: int | None,
+) -> list[JobRecord]:
+    jobs: list[JobRecord] = []
+    waiter = waiters.add(queues, tenant)
+    queues_to_wake: set[str] = set()
+    try:
+        if since is not None and not waiters.has_message(queues, since):
+            # The first fetch has missed no job whose message this waiter does not get.
+            await _until_woken(store, waiters, waiter, queues, worker_id, deadline)
+            if not waiter.woken:
+                return []
+        while not jobs:
+            await waiters.subscribe(store, queues)  # a queue may have more partitions now
+            waiter.reset()
+            check()
+            # If the fetch raises, another waiter is woken for these queues.
+            queues_to_wake, waiter.woken = waiter.woken, set()
+            jobs = await fetch_once()
+            if jobs:
+                queues_to_wake |= {job.queue for job in jobs}
+                break
+            queues_to_wake = set()
+            now = trio.current_time()
+            if now >= deadline or waiters.draining:
+                break
+            await _until_woken(store, waiters, waiter, queues, worker_id, deadline)
+        return jobs
+    finally:
+        # Also when cancelled: the queues may have jobs for another waiter.
+        waiters.remove(waiter, queues, tenant)
+        waiters.wake_next(queues_to_wake | waiter.woken, tenant)
+
+
+async def _until_woken(
+    store: Store,
+    waiters: Waiters,
+    waiter: _Waiter,
+    queues: Sequence[str],
+    worker_id: str,
+    deadline: float,
+) -> None:
+    """Wait until there may be a job, or until ``deadline`` in seconds of trio's clock."""
+    while not waiter.woken and not waiters.draining and trio.current_time() < deadline:
+        with trio.move_on_after(min(deadline - trio.current_time(), CHECK_EVERY_S)):
+            await waiter.wait()
+            return
+        if trio.current_time() < deadline:
+            await store.fetch_touches.touch(store, worker_id)
+            await waiters.subscribe(store, queues)
+            await waiters.check_queues(store)

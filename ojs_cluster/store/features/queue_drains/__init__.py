@@ -1,0 +1,1 @@
+"""Queues that are drained before they are deleted, and jobs of deleted queues."""

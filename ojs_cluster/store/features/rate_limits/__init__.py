@@ -1,0 +1,1 @@
+"""Rate limits by key, and the tokens of their partitions."""

@@ -1,0 +1,1 @@
+"""Forget what has ended: jobs, queues, and the notes about them."""

@@ -1,0 +1,326 @@
+"""Read statistics over time: a series of periods, of the whole cluster or of one queue."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any, Final
+
+from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS, quantile
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.features.statistics.records import (
+    GROWING,
+    HOURS,
+    MINUTES,
+    QUEUE_MINUTES,
+    STATES,
+    TOTALS,
+    Record,
+    parse_numbers,
+    parse_record,
+)
+from ojs_cluster.store.features.statistics.type_hours import KEPT_HOURS, read_type_hours
+from ojs_cluster.store.ground.fanout import run_concurrently
+from ojs_cluster.store.ground.process_state.job_counts import (
+    FLUSH_S,
+    RUN_BUCKETS,
+    WAIT_BUCKETS,
+    WIDTH,
+)
+from ojs_cluster.store.ground.process_state.type_minutes import KEPT_MINUTES, read_type_records
+
+MAX_POINTS: Final = 1500
+"""Maximum number of periods of a series."""
+_HOUR: Final = 60
+_NEWEST_MINUTES: Final = 2 * _HOUR
+"""Number of minutes whose records a series of hours or days also uses. The record of an hour shows
+only the start of the hour, so the records by minute complete the last hours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The statistics of one period.
+
+    Attributes:
+        start_ms: when the period starts, in Unix milliseconds.
+        complete: whether the period has ended.
+        minutes: how many minutes of the period the statistics cover. A period that began before
+            the first record, or has not ended, is covered in part.
+        totals: by how much each of ``TOTALS`` has grown in the period.
+        depths: number of jobs by state at the end of the period.
+        times: by how much each of ``TIMES`` has grown.
+    """
+
+    start_ms: int
+    complete: bool
+    minutes: int
+    totals: Mapping[str, int]
+    depths: Mapping[State, int]
+    times: Sequence[int]
+
+    @property
+    def avg_wait_ms(self) -> float:
+        """Average wait of the jobs completed in the period, in milliseconds; 0 without any."""
+        return self._average("wait_ms")
+
+    @property
+    def avg_run_ms(self) -> float:
+        """Average run time of the jobs completed in the period, in milliseconds; 0 without any."""
+        return self._average("run_ms")
+
+    def wait_ms(self, probability: float) -> float:
+        """Return a quantile of the waits of the jobs that started, in milliseconds."""
+        return quantile(self.times[WAIT_BUCKETS], WAIT_BOUNDS_MS, probability)
+
+    def run_ms(self, probability: float) -> float:
+        """Return a quantile of the run times of the completed jobs, in milliseconds."""
+        return quantile(self.times[RUN_BUCKETS], RUN_BOUNDS_MS, probability)
+
+    def _average(self, name: str) -> float:
+        completed = self.totals["acked"]  # the counter of completed jobs
+        return round(self.totals[name] / completed, 2) if completed else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Periods:
+    """The periods of a series, in Unix minutes.
+
+    Attributes:
+        first: start of the first period.
+        length: length of a period in minutes.
+        count: number of periods.
+    """
+
+    first: int
+    length: int
+    count: int
+
+    @classmethod
+    def between(cls, since_ms: int, until_ms: int, length: int) -> Periods:
+        """Return the periods that overlap with a time span, but only the last ``MAX_POINTS``.
+
+        Args:
+            since_ms: start of the span, in Unix milliseconds.
+            until_ms: end of the span, in Unix milliseconds.
+            length: length of a period in minutes.
+        """
+        last = -(-until_ms // (length * 60_000))  # rounded up
+        first = max(since_ms // (length * 60_000), last - MAX_POINTS)
+        return cls(first * length, length, max(0, last - first))
+
+    @property
+    def end(self) -> int:
+        """The end of the last period."""
+        return self.first + self.count * self.length
+
+
+async def cluster_series(store: Store, periods: Periods) -> list[Point]:
+    """Return the statistics of the whole cluster.
+
+    Periods before the first record and after the last record are left out. If records of some
+    minutes are missing, the growth is spread evenly over these minutes.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    records = await _cluster_records(store, periods)
+    if not records:
+        return []
+    minutes = [record.minute for record in records]
+
+    def totals_at(minute: int) -> Sequence[int]:
+        index = bisect_left(minutes, minute)
+        if index == len(records) or index == 0 or minutes[index] == minute:
+            return records[min(index, len(records) - 1)].totals
+        before, after = records[index - 1], records[index]
+        return [
+            old + (new - old) * (minute - before.minute) // (after.minute - before.minute)
+            for old, new in zip(before.totals, after.totals, strict=True)
+        ]
+
+    def growth(begin: int, end: int) -> list[int]:
+        # Totals shrink only if data was lost.
+        pairs = zip(totals_at(begin), totals_at(end), strict=True)
+        return [max(0, after - before) for before, after in pairs]
+
+    def depths_at(minute: int) -> Sequence[int]:
+        return records[max(0, bisect_right(minutes, minute) - 1)].depths
+
+    return _points(periods, minutes[0], minutes[-1], growth, depths_at)
+
+
+async def queue_series(store: Store, queue: str, periods: Periods) -> list[Point]:
+    """Return the statistics of one queue, for at most the last two hours.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    newest = await _newest_minute(store)
+    if newest is None:
+        return []
+    records_of_partitions: list[list[Record]] = []
+
+    async def read(shard: Shard) -> None:
+        flat: Any = await store.redis.call(
+            shard.slot, "HGETALL", shard.queue_history(queue), idempotent=True
+        )
+        items = iter(flat)
+        texts = dict(zip(items, items, strict=True))
+        last = parse_numbers(texts.pop(b"last", b""))
+        records = [record for text in texts.values() if (record := parse_record(text)) is not None]
+        if not records and len(last) == GROWING + len(STATES):
+            # A queue that has not changed for two hours has no records, but the depths of ``last``.
+            records.append(Record(0, (0,) * GROWING, tuple(last[GROWING:])))
+        records_of_partitions.append(sorted(records, key=lambda record: record.minute))
+
+    await run_concurrently(await store.partitions.occupied_shards(store, queue), read)
+
+    def growth(begin: int, end: int) -> list[int]:
+        sums = [0] * GROWING
+        for records in records_of_partitions:
+            for record in records:
+                if begin < record.minute <= end:
+                    sums = [a + b for a, b in zip(sums, record.totals, strict=True)]
+        return sums
+
+    def depths_at(minute: int) -> list[int]:
+        sums = [0] * len(STATES)
+        for records in records_of_partitions:
+            count = bisect_right(records, minute, key=lambda record: record.minute)
+            if count:
+                sums = [a + b for a, b in zip(sums, records[count - 1].depths, strict=True)]
+        return sums
+
+    return _points(periods, newest - QUEUE_MINUTES + 1, newest, growth, depths_at)
+
+
+async def type_series(store: Store, job_type: str, periods: Periods) -> list[Point]:
+    """Return the statistics of one job type in all queues.
+
+    Periods of an hour or a day reach back three days, shorter ones two hours. Processes write their
+    counts every 15 seconds, so the last period has ended that long ago. The points have no depths,
+    and of the totals only jobs enqueued, completed and discarded.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    slot = store.keys.shard_of_queue(job_type).slot
+    time: Any = await store.redis.call(slot, "TIME", idempotent=True)
+    newest = (int(time[0]) - ceil(FLUSH_S)) // 60
+    records = await read_type_records(store, job_type, WIDTH)
+    hours: dict[int, list[int]] = {}
+    if periods.length >= _HOUR:
+        hours = await read_type_hours(store, job_type, WIDTH)
+        hours = {n: sums for n, sums in hours.items() if n > newest // _HOUR - KEPT_HOURS}
+    if not records and not hours:
+        return []
+
+    def growth(begin: int, end: int) -> list[int]:
+        sums = [0] * WIDTH
+        minute = begin
+        while minute < end:
+            hour, is_full = minute // _HOUR, minute % _HOUR == 0 and minute + _HOUR <= end
+            found = hours.get(hour) if is_full else None
+            minute += 1 if found is None else _HOUR
+            found = found or records.get(minute)
+            if found is not None:
+                sums = [a + b for a, b in zip(sums, found, strict=True)]
+        totals = dict.fromkeys(TOTALS, 0)
+        totals["enqueued"], totals["acked"], totals["discarded_total"] = sums[-3:]
+        return [*totals.values(), *sums[:-3]]
+
+    starts = [hour * _HOUR for hour in hours]
+    if records:
+        starts.append(max(newest - KEPT_MINUTES + 1, min(records) - 1))
+    oldest = min(starts)
+    points = _points(periods, oldest, newest, growth, lambda _: [0] * len(STATES))
+    return [replace(point, depths={}) for point in points]
+
+
+def _points(
+    periods: Periods,
+    oldest: int,
+    newest: int,
+    growth: Callable[[int, int], Sequence[int]],
+    depths_at: Callable[[int], Sequence[int]],
+) -> list[Point]:
+    """Return the points of the periods that overlap with the minutes ``oldest`` to ``newest``.
+
+    If periods are shorter than an hour, an incomplete last period is left out. Its small numbers
+    would look like a drop at the end of a chart.
+    """
+    points: list[Point] = []
+    for number in range(periods.count):
+        begin = periods.first + number * periods.length
+        end = begin + periods.length
+        complete = end <= newest
+        if end <= oldest or begin >= newest or not (complete or periods.length >= _HOUR):
+            continue
+        first, last = max(begin, oldest), min(end, newest)
+        totals = growth(first, last)
+        points.append(
+            Point(
+                begin * 60_000,
+                complete,
+                last - first,
+                dict(zip(TOTALS, totals[: len(TOTALS)], strict=True)),
+                dict(zip(STATES, depths_at(last), strict=True)),
+                totals[len(TOTALS) :],
+            )
+        )
+    return points
+
+
+async def _cluster_records(store: Store, periods: Periods) -> list[Record]:
+    """Return the records that a series needs, the oldest first.
+
+    Periods shorter than an hour use the records by minute. Longer periods use the records by hour,
+    and for the last ``_NEWEST_MINUTES`` the records by minute.
+    """
+    meta = store.keys.meta
+    newest = await _newest_minute(store)
+    if newest is None:
+        return []
+    oldest_minute = newest - MINUTES + 1
+    if periods.length >= _HOUR:
+        oldest_minute = newest - _NEWEST_MINUTES
+    # One record before the first period, from which its growth is counted.
+    begin, end = max(periods.first - 1, oldest_minute), min(periods.end, newest)
+    wanted = range(begin, end + 1)
+    by_minute = await _read(store, meta.history_minutes, [minute % MINUTES for minute in wanted])
+    records = {record.minute: record for record in by_minute if record.minute in wanted}
+    if periods.length >= _HOUR:
+        hours = range(
+            max(periods.first // _HOUR - 1, newest // _HOUR - HOURS + 1), end // _HOUR + 1
+        )
+        for record in await _read(store, meta.history_hours, [hour % HOURS for hour in hours]):
+            if record.minute // _HOUR in hours:
+                records[record.minute] = record
+    return [records[minute] for minute in sorted(records)]
+
+
+async def _read(store: Store, key: bytes, slots: Sequence[int]) -> list[Record]:
+    if not slots:
+        return []
+    texts: Any = await store.redis.call(store.keys.meta.slot, "HMGET", key, *slots, idempotent=True)
+    return [record for text in texts if (record := parse_record(text)) is not None]
+
+
+async def _newest_minute(store: Store) -> int | None:
+    """Return the minute of the newest record of the cluster; None if there is no record."""
+    meta = store.keys.meta
+    time: Any = await store.redis.call(meta.slot, "TIME", idempotent=True)
+    minute = int(time[0]) // 60
+    # The newest record is nearly always one of the last minutes. If no scheduler has run for long,
+    # all other minutes are read as well.
+    last_minutes = range(minute - 9, minute + 1)
+    for span in (last_minutes, range(minute - MINUTES + 1, last_minutes.start)):
+        records = await _read(store, meta.history_minutes, [n % MINUTES for n in span])
+        newest = max((record.minute for record in records if record.minute in span), default=None)
+        if newest is not None:
+            return newest
+    return None

@@ -1,0 +1,1 @@
+"""Tenants: the numbers of their jobs."""

@@ -1,0 +1,124 @@
+"""How far a workflow is: its state and node statuses, and the part that never changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ojs_cluster.core.errors import MalformedRecord
+from ojs_cluster.core.workflow import Plan
+from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.features.workflows import validate_workflow
+from ojs_cluster.store.features.workflows.workflows import event_data
+
+_MAX_CACHED_WORKFLOWS = 256
+"""Maximum number of workflows whose immutable part a process caches."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowProgress:
+    """A workflow's state and node statuses.
+
+    Args:
+        workflow_id: id of the workflow.
+        state: state of the workflow.
+        node_statuses: one character per job, in the order of the jobs' numbers (``core.workflow``).
+        now_ms: Unix time in ms of the shard's clock when state and statuses were read.
+    """
+
+    workflow_id: str
+    state: str
+    node_statuses: str
+    now_ms: int
+
+
+async def read_progress(store: Store, workflow_id: str) -> WorkflowProgress | None:
+    """Return the workflow's progress; None when the workflow does not exist.
+
+    Raises:
+        MalformedRecord: the workflow's stored fields are malformed.
+    """
+    return await record_enqueued(store, workflow_id, ())  # without jobs the script only reads
+
+
+async def record_enqueued(
+    store: Store, workflow_id: str, numbers: Iterable[int]
+) -> WorkflowProgress | None:
+    """Record that jobs were enqueued, and return the workflow's progress afterwards."""
+    owner = store.keys.shard_of_id(workflow_id)
+    reply = await store.run(
+        owner,
+        "workflow_record_enqueued",
+        [owner.workflow(workflow_id)],
+        list(numbers),
+        idempotent=True,
+    )
+    return progress_of(workflow_id, reply)
+
+
+def progress_of(workflow_id: str, reply: list[Any]) -> WorkflowProgress | None:
+    """Return the progress in a script's reply; None when the workflow does not exist.
+
+    Raises:
+        MalformedRecord: the workflow's stored fields are malformed.
+    """
+    if reply[0] == b"malformed":
+        raise malformed(workflow_id)
+    if reply[0] != b"ok":
+        return None
+    state, statuses = (value.decode(errors="replace") for value in reply[1:3])
+    return WorkflowProgress(workflow_id, state, statuses, int(reply[3]))
+
+
+def malformed(workflow_id: str) -> MalformedRecord:
+    """Return the error for a workflow that a script has found malformed."""
+    return MalformedRecord("workflow", workflow_id, "fields are missing or not numbers")
+
+
+@dataclass(frozen=True, slots=True)
+class ImmutablePart:
+    """The part of a workflow that never changes, and so may be cached.
+
+    Args:
+        plan: the plan.
+        event_data: JSON members that the data of all events of the workflow have.
+    """
+
+    plan: Plan
+    event_data: bytes
+
+
+_immutable_parts: dict[str, ImmutablePart] = {}
+
+
+async def read_immutable_part(store: Store, workflow_id: str) -> ImmutablePart | None:
+    """Return the workflow's immutable part; None if the workflow has been deleted.
+
+    Raises:
+        MalformedRecord: the workflow's plan is malformed.
+    """
+    immutable = _immutable_parts.get(workflow_id)
+    if immutable is None:
+        owner = store.keys.shard_of_id(workflow_id)
+        names = ("plan", "name", "state")
+        try:
+            reply: Any = await store.redis.call(
+                owner.slot, "HMGET", owner.workflow(workflow_id), *names, idempotent=True
+            )
+        except RedisReplyError as error:
+            if error.has_wrong_type:
+                raise malformed(workflow_id) from error
+            raise
+        if reply[0] is None:
+            if reply[1] is None and reply[2] is None:
+                return None
+            raise malformed(workflow_id)
+        plan = validate_workflow.parse_plan(workflow_id, reply[0])
+        name = (reply[1] or b"").decode(errors="replace")
+        immutable = ImmutablePart(plan, event_data(workflow_id, name, plan))
+        if len(_immutable_parts) >= _MAX_CACHED_WORKFLOWS:
+            _immutable_parts.pop(next(iter(_immutable_parts)))
+        _immutable_parts[workflow_id] = immutable
+    return immutable

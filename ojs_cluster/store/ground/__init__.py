@@ -1,0 +1,1 @@
+"""What every floor above uses: names of fields, scripts, cursors, copies, and caches."""

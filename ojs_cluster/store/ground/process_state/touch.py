@@ -1,0 +1,81 @@
+"""Record when a worker was last seen: at every heartbeat, and at some fetches."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.redis.driven_coroutines import ensure_task
+
+if TYPE_CHECKING:
+    from ojs_cluster.store.ground.runtime import Arg, Runtime
+
+log = logging.getLogger("ojs.store")
+
+_RECORDS_PER_SHARD = 10_000
+"""Maximum number of worker records in a shard. If it is exceeded, the oldest record is removed."""
+MISSED_HEARTBEATS = 3
+"""Number of missed heartbeats after which a worker is stale and may be presumed dead."""
+_FETCH_TOUCH_INTERVAL_S = 5.0
+"""Minimum time in seconds between two recorded fetches of one worker."""
+_TOUCH_TIMEOUT_S = 1.0
+"""Longest time in seconds by which recording a fetch may delay the fetch."""
+_MAX_REMEMBERED = 10_000
+"""Maximum number of workers whose last recorded fetch a process remembers."""
+
+
+class FetchTouches:
+    """Record in a worker's record that the worker fetches, at most once in five seconds."""
+
+    def __init__(self) -> None:
+        self._next_touch: dict[str, float] = {}
+
+    async def touch(self, store: Runtime, worker_id: str) -> None:
+        """Record that a worker fetches, unless that was recorded less than five seconds ago.
+
+        The worker's record lives in one shard and the jobs in others, so a failure here must not
+        fail the fetch. A record that cannot be written within a second is left to a later fetch.
+        Shards that are known to be unreachable are not called.
+
+        Args:
+            store: the runtime.
+            worker_id: '' for an anonymous fetch, which is not recorded.
+        """
+        now = trio.current_time()
+        if not worker_id or self._next_touch.get(worker_id, 0.0) > now:
+            return
+        if len(self._next_touch) >= _MAX_REMEMBERED:
+            self._next_touch.clear()
+        self._next_touch[worker_id] = now + _FETCH_TOUCH_INTERVAL_S
+        if not store.redis.is_responsive(store.keys.shard_of_worker(worker_id).slot):
+            return
+        await ensure_task()
+        with trio.move_on_after(_TOUCH_TIMEOUT_S), suppress(BackendUnavailable):
+            await touch_worker(store, worker_id, "fetch", [])
+            return
+        log.warning("fetch of worker '%s' was not recorded: its shard did not answer", worker_id)
+
+
+async def touch_worker(store: Runtime, worker_id: str, source: str, rest: list[Arg]) -> list[Any]:
+    """Run ``touch_worker.lua`` and return its reply.
+
+    Args:
+        store: the runtime.
+        worker_id: the worker.
+        source: ``heartbeat``, ``fetch`` or ``directive``.
+        rest: further arguments, as the head of the script lists them for that source.
+    """
+    shard = store.keys.shard_of_worker(worker_id)
+    min_silence_ms = MISSED_HEARTBEATS * store.settings.heartbeat_interval_ms
+    reply: list[Any] = await store.run(
+        shard,
+        "touch_worker",
+        [shard.worker(worker_id), shard.workers, shard.watched],
+        [worker_id, source, min_silence_ms, _RECORDS_PER_SHARD, *rest],
+        idempotent=True,
+    )
+    return reply

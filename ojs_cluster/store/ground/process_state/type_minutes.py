@@ -1,0 +1,269 @@
+"""Statistics over time by job type: written by the processes that count, and read as a series.
+
+The history of a type lies in a shard of its own name, so a series of one type is one read. A record
+has the numbers of one minute: waits, runs, and jobs enqueued, completed and discarded. Each shard
+has at most ``MAX_TYPES`` types. Jobs of further types are counted as ``OTHER`` of that shard, so a
+client that invents types can neither fill Redis nor hide the known types.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS, quantile
+from ojs_cluster.keys import Shard
+from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.store.ground.fanout import run_concurrently
+from ojs_cluster.store.ground.runtime import Arg, Runtime
+
+log = logging.getLogger("ojs.store")
+
+MAX_TYPES: Final = 32
+"""Maximum number of types of a shard with records, without ``OTHER``."""
+OTHER: Final = b"other"
+"""The type under which jobs of further types are counted, in each shard."""
+KEPT_MINUTES: Final = 120
+"""Number of minutes for which a type has records."""
+MAX_TYPES_ADDED: Final = 256
+"""Maximum number of types that a process adds at once, those with most jobs. More types than Redis
+keeps would only make more scripts."""
+_AT_ONCE: Final = 8
+"""Maximum number of types that one script adds or sums, which takes 3 ms at most."""
+
+Numbers = Sequence[int]
+"""Times in the order of ``job_counts.TIMES``, then jobs enqueued, completed and discarded."""
+
+
+async def add_type_minutes(runtime: Runtime, counts: Mapping[bytes, Numbers]) -> None:
+    """Add what this process has counted since its last call. Failures lose these counts only.
+
+    Args:
+        runtime: the store.
+        counts: numbers by type.
+    """
+    counts = _with_fewer_types(counts)
+    types_of: dict[Shard, list[bytes]] = {}
+    for job_type in counts:
+        types_of.setdefault(_shard_of(runtime, job_type), []).append(job_type)
+
+    async def write(shard: Shard) -> None:
+        if not runtime.redis.is_responsive(shard.slot):
+            return
+        types = [job_type for job_type in types_of[shard] if job_type != OTHER]
+        own_other = counts.get(OTHER, ()) if OTHER in types_of[shard] else ()
+        for start in range(0, max(1, len(types)), _AT_ONCE):
+            chunk = types[start : start + _AT_ONCE]
+            width = len(next(iter(counts.values())))
+            args: list[Arg] = [width, KEPT_MINUTES, MAX_TYPES]
+            for job_type in chunk:
+                args += (job_type, _text(counts[job_type]))
+            args += (OTHER, _text(own_other if not start else ()))
+            keys = [_key(shard, job_type) for job_type in (*chunk, OTHER)]
+            try:
+                await runtime.run(shard, "add_type_minutes", [shard.job_types, *keys], args)
+            except (BackendUnavailable, RedisReplyError) as error:
+                log.debug("cannot write the counts of types in shard %d: %r", shard.index, error)
+                return
+
+    await run_concurrently(types_of, write)
+
+
+def _with_fewer_types(counts: Mapping[bytes, Numbers]) -> Mapping[bytes, Numbers]:
+    """Return the numbers of the types with most jobs, and those of all others as ``OTHER``."""
+    if len(counts) <= MAX_TYPES_ADDED:
+        return counts
+    names = sorted(counts, key=lambda name: (name != OTHER, -sum(counts[name][-3:])))
+    kept = {name: counts[name] for name in names[:MAX_TYPES_ADDED]}
+    rest = [counts[name] for name in names[MAX_TYPES_ADDED:]]
+    columns = zip(*rest, kept.get(OTHER, [0] * len(rest[0])), strict=True)
+    return {**kept, OTHER: [sum(column) for column in columns]}
+
+
+def _shard_of(runtime: Runtime, job_type: bytes) -> Shard:
+    return runtime.keys.shard_of_queue(job_type.decode(errors="replace"))
+
+
+def _key(shard: Shard, job_type: bytes) -> bytes:
+    return shard.type_history(job_type.decode(errors="replace"))
+
+
+def _text(numbers: Numbers) -> str:
+    return ",".join(str(number) if number else "" for number in numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class TypeStatistics:
+    """The numbers of one type in a span of time.
+
+    Attributes:
+        name: the type.
+        times: waits and runs in the order of ``job_counts.TIMES``.
+        enqueued, completed, discarded: numbers of jobs.
+    """
+
+    name: str
+    times: Numbers
+    enqueued: int
+    completed: int
+    discarded: int
+
+    @property
+    def run_counts(self) -> Numbers:
+        """The run times of the completed jobs, as numbers by the buckets of ``RUN_BOUNDS_MS``."""
+        return self.times[len(WAIT_BOUNDS_MS) + 1 : -2]
+
+    def wait_ms(self, probability: float) -> float:
+        """Return a quantile of the waits of the jobs that started, in milliseconds."""
+        return quantile(self.times[: len(WAIT_BOUNDS_MS) + 1], WAIT_BOUNDS_MS, probability)
+
+    def run_ms(self, probability: float) -> float:
+        """Return a quantile of the run times of the completed jobs, in milliseconds."""
+        return quantile(self.run_counts, RUN_BOUNDS_MS, probability)
+
+
+Sums = dict[bytes, list[int]]
+"""Summed numbers by type."""
+
+
+async def list_types(store: Runtime, minutes: int, width: int) -> tuple[list[TypeStatistics], int]:
+    """Return the types with jobs in the last minutes, those with most jobs first.
+
+    Args:
+        store: the store.
+        minutes: length of the span in minutes, ``KEPT_MINUTES`` at most.
+        width: number of the numbers of a record.
+
+    Returns:
+        The types, and the number of shards that did not answer.
+    """
+
+    async def read(shard: Shard, sums: Sums) -> None:
+        await add_minutes(store, shard, minutes, width, sums)
+
+    return await list_summed(store, read, width)
+
+
+async def add_minutes(store: Runtime, shard: Shard, minutes: int, width: int, sums: Sums) -> None:
+    """Add the numbers of the last minutes of all types of a shard to ``sums``.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    names: Any = await store.redis.call(
+        shard.slot, "ZRANGE", shard.job_types, 0, MAX_TYPES, idempotent=True
+    )
+    keys = [_key(shard, name) for name in names]
+    await add_records(store, shard, names, keys, [width, minutes, KEPT_MINUTES, 1], sums)
+
+
+async def add_records(
+    store: Runtime,
+    shard: Shard,
+    names: Sequence[bytes],
+    keys: Sequence[bytes],
+    args: Sequence[int],
+    sums: Sums,
+) -> None:
+    """Add the latest records of some types of a shard to ``sums``.
+
+    Args:
+        store: the store.
+        shard: the shard.
+        names: the types.
+        keys: their hashes of records.
+        args: ARGV of ``sum_type_minutes``.
+        sums: the sums.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    width = args[0]
+    for start in range(0, len(names), _AT_ONCE):
+        chunk = slice(start, start + _AT_ONCE)
+        found = await store.run(shard, "sum_type_minutes", keys[chunk], list(args), idempotent=True)
+        for name, numbers in zip(names[chunk], found, strict=True):
+            if len(numbers) == width:
+                old = sums.get(name, [0] * width)
+                sums[name] = [a + b for a, b in zip(old, numbers, strict=True)]
+
+
+async def list_summed(
+    store: Runtime, read: Callable[[Shard, Sums], Awaitable[None]], width: int
+) -> tuple[list[TypeStatistics], int]:
+    """Return the types of all shards, those with most jobs first.
+
+    Args:
+        store: the store.
+        read: adds the numbers of the types of one shard to the sums.
+        width: number of the numbers of a type.
+
+    Returns:
+        The types with jobs, and the number of shards that did not answer.
+    """
+    sums: Sums = {}
+    unread = 0
+
+    async def read_shard(shard: Shard) -> None:
+        nonlocal unread
+        if not store.redis.is_responsive(shard.slot):
+            unread += 1
+            return
+        try:
+            await read(shard, sums)
+        except (BackendUnavailable, RedisReplyError):
+            unread += 1
+
+    await run_concurrently(store.keys, read_shard)
+    listed = [
+        TypeStatistics(name.decode(errors="replace"), numbers[: width - 3], *numbers[width - 3 :])
+        for name, numbers in sums.items()
+    ]
+    return sorted(listed, key=lambda one: (-one.completed, -one.enqueued, one.name)), unread
+
+
+async def read_type_records(store: Runtime, job_type: str, width: int) -> dict[int, list[int]]:
+    """Return the numbers of one type by the minute at whose start they were complete.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    return await read_records(store, job_type, width, Shard.type_history)
+
+
+async def read_records(
+    store: Runtime, job_type: str, width: int, key_of: Callable[[Shard, str], bytes]
+) -> dict[int, list[int]]:
+    """Return the numbers of one type by the number of their minute or hour.
+
+    Args:
+        store: the store.
+        job_type: the type; ``OTHER`` has records in all shards.
+        width: number of the numbers of a record.
+        key_of: returns the key of the hash of records in a shard.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    name = job_type.encode()
+    shards = list(store.keys) if name == OTHER else [_shard_of(store, name)]
+    records: dict[int, list[int]] = {}
+
+    async def read(shard: Shard) -> None:
+        texts: Any = await store.redis.call(
+            shard.slot, "HGETALL", key_of(shard, job_type), idempotent=True
+        )
+        for text in texts[1::2]:
+            try:
+                minute, *numbers = (int(number or 0) for number in text.split(b","))
+            except ValueError:
+                continue
+            if len(numbers) == width:
+                old = records.get(minute, [0] * width)
+                records[minute] = [a + b for a, b in zip(old, numbers, strict=True)]
+
+    await run_concurrently(shards, read)
+    return records

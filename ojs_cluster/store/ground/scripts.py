@@ -1,0 +1,258 @@
+"""Load the Lua transitions: one file each, joined with the shared pieces that they include.
+
+A line ``--@include keys now read_job`` is replaced by those files of ``include/``. A file is joined
+only once, after the files that it includes itself. Functions that the script does not use are left
+out. So every transition is one self-contained script, which runs on any Redis or Valkey since 7.0,
+and which a reader can follow from top to bottom. Redis functions and ``require`` offer neither.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+from ojs_cluster.redis.script import Script
+
+VOLATILE = frozenset(
+    {
+        *("touch_worker", "fetch", "fetch_full", "heartbeat", "progress", "lead"),
+        *("promote", "release_unanswered", "remove_old_workers"),
+        *("archive_job", "archive_results", "cron_due", "find_dead", "read_hash", "metrics"),
+        *("checkpoint_read", "search_fields", "remove_indexed"),
+        *("schema", "layout_report", "layout_raise"),
+        "audit_append",
+        *("depths", "limit_state", "limits_due"),
+        *(
+            "entries_older_than",
+            "read_partitions",
+            "peek_depth",
+            "pressure_due",
+            "queue_stats",
+            "priority_counts",
+            "sum_queues",
+            "sorted_set_sizes",
+            "sorted_set_members",
+            "sorted_set_after",
+            "dead_letter_types",
+            "references_checked",
+        ),
+        *(
+            "outbox_blocked_shards",
+            "outbox_due",
+            "outbox_dead_letters",
+            "outbox_reschedule_shard",
+            "outbox_block_entries",
+        ),
+        *("read_versioned_hash", "webhook_due", "webhook_take", "webhook_list", "webhook_purge"),
+        *("rights", "worker_states", "workflow_due_checks", "workflow_schedule_check"),
+    }
+)
+"""Scripts whose writes need no confirmation by a replica or a disk.
+
+Some write leases and heartbeats. If a failover loses these, the job is retried, as after the loss
+of a worker. Some write what a later check writes again. The others write nothing."""
+
+_ROOMS = Path(__file__).parents[1]
+_INCLUDES = _ROOMS / "include"
+# ``; as NAME, CONDITION, FLAG`` loads the script a second time, under NAME and with FLAG.
+_MEMORY = re.compile(
+    r"^-- Memory: (no-writes|allow-oom|deny-oom)(?:; as (\w+), [^,\n]+, (allow-oom))?[;.]",
+    re.MULTILINE,
+)
+_SHEBANGS = {
+    "no-writes": "#!lua flags=no-writes\n",
+    "allow-oom": "#!lua flags=allow-oom\n",
+    # Without a shebang Redis refuses the script at its first write, so a script with nothing to
+    # write still answers. With a bare ``#!lua`` Redis would refuse to start it.
+    "deny-oom": "",
+}
+"""First line of a script: whether Redis runs it while ``maxmemory`` is exceeded (docs/adr/022)."""
+_INCLUDE = re.compile(r"^--@include (.+)$", re.MULTILINE)
+_FIELDS = re.compile(r"^local F = \{(.*?)^\}\n", re.MULTILINE | re.DOTALL)
+_FIELD = re.compile(r"(\w+) = '([^']+)'")
+_USE = re.compile(r"\bF\.(\w+)")
+# The patterns rely on the form of all Lua files: a comment has its own lines. A definition that
+# begins at the left margin ends on the same line, or with the next line at the left margin.
+_COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
+_KEYS = re.compile(
+    r"^local ([A-Z_]+(?:, [A-Z_]+)*) = (PREFIX \.\. '\w+'(?:, PREFIX \.\. '\w+')*)\n", re.MULTILINE
+)
+_NAME = re.compile(r"\b[A-Z][A-Z_]*\b")
+_WORD = re.compile(r"\w+")
+# Locals are faster than globals, which the interpreter looks up by name.
+_LOCALS = "local redis_call, KEYS, ARGV = redis.call, KEYS, ARGV\n"
+_CONSTANT = re.compile(r"^local ([A-Z_]+) = ([\d *]*\d|'[^'\n]*')(?: --[^\n]*)?\n", re.MULTILINE)
+_PREFIX = re.compile(r"^local PREFIX = (.*)\n", re.MULTILINE)
+_EXPRESSION = re.compile(
+    r"^local function (?P<name>\w+)\((?P<parameter>\w+)\) return (?P<value>[^\n]*) end\n",
+    re.MULTILINE,
+)
+_FUNCTION = re.compile(
+    r"^local function (\w+)\((?:[^\n]* end\n|[^\n]*\n(?:(?: [^\n]*)?\n)*end\n)", re.MULTILINE
+)
+
+
+def load_scripts(prelude: str = "") -> Mapping[str, Script]:
+    """Return all transitions by name.
+
+    The line ``-- Memory:`` of each header says what happens while Redis is at ``maxmemory``:
+    ``no-writes`` and ``allow-oom`` scripts run, ``deny-oom`` scripts are refused. The line may load
+    the script a second time, under another name and with another flag.
+
+    Args:
+        prelude: Lua put before every script. Tests pass one that wraps ``redis.call`` and refuses
+            keys that a cluster would refuse only while it moves slots.
+
+    Raises:
+        ValueError: a script has no line ``-- Memory:``.
+    """
+    return _load(prelude)
+
+
+def read_transitions() -> dict[str, str]:
+    """Return the text of each transition's file in the folders of ``store/``, by its name."""
+    files = sorted(_ROOMS.rglob("*.lua"))
+    return {file.stem: file.read_text() for file in files if _INCLUDES not in file.parents}
+
+
+def read_includes() -> dict[str, str]:
+    """Return the text of each shared piece in ``store/include/``, by its name."""
+    return {file.stem: file.read_text() for file in sorted(_INCLUDES.rglob("*.lua"))}
+
+
+@cache
+def _load(prelude: str) -> Mapping[str, Script]:
+    includes = read_includes()
+    scripts: dict[str, Script] = {}
+    for file, text in read_transitions().items():
+        body = prelude + _trimmed(_expanded(text, includes, set()))
+        for name, shebang in _shebangs(file, text).items():
+            # Each script has the preflight of ``store/include/base/preflight.lua``; the tests'
+            # prelude enforces it.
+            scripts[name] = Script(
+                name,
+                (shebang + body).encode(),
+                has_preflight=True,
+                volatile=name in VOLATILE,
+            )
+    return MappingProxyType(scripts)
+
+
+def _shebangs(name: str, text: str) -> dict[str, str]:
+    """Return the names under which a script is loaded, each with its first line."""
+    found = _MEMORY.search(text)
+    if found is None:
+        raise ValueError(f"the header of {name}.lua has no line '-- Memory: ...'")
+    flag, second_name, second_flag = found.groups()
+    names = {name: _SHEBANGS[flag]}
+    if second_name is not None:
+        names[second_name] = _SHEBANGS[second_flag]
+    return names
+
+
+def _expanded(text: str, includes: Mapping[str, str], seen: set[str]) -> str:
+    """Return ``text`` with its includes in place.
+
+    Args:
+        text: the text of a script or of an include.
+        includes: the text of each include, by its name.
+        seen: names of includes that are in the script already; the function adds to it.
+    """
+
+    def expand(match: re.Match[str]) -> str:
+        pieces = []
+        for name in match[1].split():
+            if name not in seen:
+                seen.add(name)
+                pieces.append(_expanded(includes[name], includes, seen))
+        return "\n".join(pieces)
+
+    return _INCLUDE.sub(expand, text)
+
+
+def _trimmed(script: str) -> str:
+    """Return a script with fewer definitions, because Redis runs all of them at each call.
+
+    The definitions of fifty fields, of the keys of a shard and of all functions took two thirds of
+    the time of a small script. So the values of fields, keys and constants are inlined, and so are
+    functions of one parameter that only return an expression. Unused functions are left out. A
+    script may therefore use a constant before the line that includes its definition.
+
+    Raises:
+        KeyError: the table has no such field.
+        ValueError: two of the joined pieces define a constant differently.
+    """
+    script = _COMMENT.sub("", script)
+    table = _FIELDS.search(script)
+    if table is not None:
+        names = dict(_FIELD.findall(table[1]))
+        script = script.replace(table[0], "")
+        script = _USE.sub(lambda use: f"'{names[use[1]]}'", script)
+    constants = _CONSTANT.findall(script)
+    values = dict(constants)
+    if len(values) != len(set(constants)):
+        raise ValueError(f"a constant has two values: {sorted(set(constants))}")
+    for line in _KEYS.findall(script):
+        values.update(zip(line[0].split(", "), line[1].split(", "), strict=True))
+    script = _NAME.sub(
+        lambda name: f"({values[name[0]]})" if name[0] in values else name[0],
+        _CONSTANT.sub("", _KEYS.sub("", script)),
+    )
+    script = _with_expressions(_without_unused(script))
+    prefix = _PREFIX.search(script)
+    if prefix is not None and len(re.findall(r"\bPREFIX\b", script)) == 2:
+        # The script uses PREFIX only once, so it computes the value there.
+        script = script.replace(prefix[0], "")
+        script = re.sub(r"\bPREFIX\b", lambda _: prefix[1], script)
+    return _LOCALS + script.replace("redis.call(", "redis_call(")
+
+
+def _with_expressions(script: str) -> str:
+    """Inline functions that only return an expression.
+
+    A function must have one parameter that its expression uses once: then nothing is evaluated
+    twice or in another order.
+    """
+    for found in list(_EXPRESSION.finditer(script)):
+        name, parameter, value = found["name"], found["parameter"], found["value"]
+        if _WORD.findall(value).count(parameter) != 1:
+            continue
+        before, after = re.split(rf"\b{parameter}\b", value)
+        script, start = script.replace(found[0], ""), 0
+        while (start := script.find(f"{name}(", start)) >= 0:
+            if _WORD.match(script[start - 1]):  # the end of a longer name
+                start += 1
+                continue
+            begin = start + len(name) + 1
+            end = _closing(script, begin)
+            inlined = f"({before}({script[begin:end]}){after})"
+            script = f"{script[:start]}{inlined}{script[end + 1 :]}"
+    return script
+
+
+def _closing(script: str, at: int) -> int:
+    """Return where the parenthesis that is open at ``at`` closes."""
+    depth, quoted = 1, False
+    while depth:
+        character = script[at]
+        quoted ^= character == "'"
+        depth += 0 if quoted else (character == "(") - (character == ")")
+        at += 1
+    return at - 1
+
+
+def _without_unused(script: str) -> str:
+    """Return the script without unused functions."""
+    # Words are counted once and updated, because each process loads all scripts at its start.
+    uses = Counter(_WORD.findall(script))
+    while True:
+        unused = [it[0] for it in _FUNCTION.finditer(script) if uses[it[1]] == 1]
+        if not unused:
+            return script
+        for text in unused:
+            script = script.replace(text, "")
+            uses.subtract(_WORD.findall(text))

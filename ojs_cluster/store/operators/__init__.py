@@ -1,0 +1,1 @@
+"""The operators' view: metrics, nodes, archive, migrations."""

@@ -1,1 +1,0 @@
-"""Defaults of queues for the options of their new jobs."""

@@ -1,1 +1,0 @@
-"""Read many sorted sets by few scripts."""
