@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import itertools
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,71 @@ def test_there_is_no_import_cycle() -> None:
     paths = {name_of(path): path for path in modules()}
     graph = {name: imported(path, set(paths)) for name, path in paths.items()}
     graphlib.TopologicalSorter(graph).prepare()  # its error names the modules of a cycle
+
+
+PACKAGES = (ROOT / "ojs_cluster", ROOT / "scheduler", ROOT / "clients/python/src/ojs_client")
+
+
+def folders() -> list[Path]:
+    """Return every folder with modules, at every depth."""
+    return [path.parent for package in PACKAGES for path in sorted(package.rglob("__init__.py"))]
+
+
+def module_of(path: Path) -> str:
+    return name_of(path).removeprefix("clients.python.src.")
+
+
+@cache
+def imports_between_modules() -> dict[str, set[str]]:
+    paths = {module_of(path): path for package in PACKAGES for path in package.rglob("*.py")}
+    return {name: imported(path, set(paths)) - {name} for name, path in paths.items()}
+
+
+def arrows_in(folder: Path) -> dict[tuple[str, str], list[str]]:
+    """Return the imports between the direct children of a folder, by the two children."""
+    prefix = f"{module_of(folder)}."
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, targets in imports_between_modules().items():
+        for target in targets:
+            if name.startswith(prefix) and target.startswith(prefix):
+                pair = tuple(each.removeprefix(prefix).split(".")[0] for each in (name, target))
+                if pair[0] != pair[1]:
+                    found.setdefault((pair[0], pair[1]), []).append(f"{name} imports {target}")
+    return found
+
+
+@pytest.mark.parametrize("folder", folders(), ids=module_of)
+def test_the_children_of_a_folder_import_in_one_direction(folder: Path) -> None:
+    arrows = arrows_in(folder)  # see docs/adr/060-folders-that-import-in-one-direction.md
+    graph: dict[str, set[str]] = {}
+    for source, target in arrows:
+        graph.setdefault(source, set()).add(target)
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        circle = error.args[1]
+        steps = [arrows[pair][0] for pair in itertools.pairwise(reversed(circle))]
+        pytest.fail(f"{module_of(folder)}: {' -> '.join(reversed(circle))}\n" + "\n".join(steps))
+
+
+def test_features_hardly_import_each_other() -> None:
+    assert sorted(arrows_in(ROOT / "ojs_cluster/store/features")) == [
+        ("agents", "progress"),
+        ("bulk", "bulk_records"),
+        ("bulk", "dead_letters"),
+        ("bulk", "error_groups"),
+        ("bulk", "queue_deletion"),
+        ("bulk", "search"),
+        ("queue_deletion", "bulk_records"),
+        ("queue_deletion", "queue_drains"),
+        ("queue_deletion", "rate_limits"),
+        ("queue_deletion", "retention"),
+        ("queue_drains", "bulk_records"),
+        ("retention", "error_groups"),
+        ("retention", "queue_drains"),
+        ("retention", "webhooks"),
+        ("webhooks", "events"),
+    ]
 
 
 def test_every_script_has_a_memory_line() -> None:
