@@ -2,9 +2,9 @@
 
 Each event is one log line and one entry of a stream in Redis (``operators/operations/audit.py``).
 The logger ``ojs.audit`` writes the line at once. The entry waits in a bounded queue, and a task of
-the process writes the queue a few times per second. So no request waits for the audit, and the master
-of the stream gets a bounded number of calls. If that master is unavailable for long, the queue
-fills. Further entries are then counted as dropped, but the log still has their lines.
+the process writes the queue a few times per second. So no request waits for the audit, and the
+master of the stream gets a bounded number of calls. If that master is unavailable for long, the
+queue fills. Further entries are then counted as dropped, but the log still has their lines.
 
 Entries name the jobs, queues, workers and API keys of a request, and the members of a setting that
 it changes (``audit_details``). Entries contain no other part of a body, no header except the

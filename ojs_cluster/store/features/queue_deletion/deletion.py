@@ -1,9 +1,9 @@
 """The steps of a deletion that discards or moves the jobs of its queue.
 
 A bulk operation carries the deletion out (``features/bulk``), so another process continues it after
-a crash. The queue drains meanwhile. The drain has the token of the deletion. An operator who resumes
-or drains the queue takes the drain over, and another deletion does so, too. Then the deletion ends,
-and the jobs that it has not changed stay in the queue.
+a crash. The queue drains meanwhile. The drain has the token of the deletion. An operator who
+resumes or drains the queue takes the drain over, and another deletion does so, too. Then the
+deletion ends, and the jobs that it has not changed stay in the queue.
 
 Moved jobs stay in their shards. So no job is in two shards or in none, and aliases, unique locks
 and workflows find it. The shards become partitions of the target: workers search them until they
