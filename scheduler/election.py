@@ -7,7 +7,7 @@ A leader may work only while no other process can hold the lease. The lease's TT
 *runs* the request, which is after the request was sent. So ``sent + TTL`` on the leader's own
 monotonic clock is never later than the end of the lease. The work runs inside a cancel scope whose
 deadline is that time minus a margin, and each renewal moves the deadline. When Redis does not
-answer, the deadline passes and the work stops. (Refused: to stop when a renewal *fails*. A call
+answer, the deadline passes and the work stops. (Rejected: to stop when a renewal *fails*. A call
 that hangs does not fail.)
 
 Two leaders at the same time are still possible. Linux's monotonic clock stops while a machine is

@@ -3,7 +3,7 @@
 A step (see ``scheduler``) returns the time of the shard's next work, by the clock of Redis. The
 shard's task sleeps until that time, or until another process publishes an earlier deadline, but at
 most ``max_sleep_s``. So an idle shard costs one small script every ten seconds, and a job is
-handled when it is due. (Refused: one round over all shards. It costs 64 scripts per round, and a
+handled when it is due. (Rejected: one round over all shards. It costs 64 scripts per round, and a
 job would be late by half a round on average.)
 
 The clocks of Redis and of this process may differ. So the task takes the Redis time in a step's
@@ -114,7 +114,7 @@ class StepLimiter:
     would block all other shards.
 
     The first task of the queue wakes when the oldest running step becomes late. If it still gets no
-    turn, it keeps its place. (Refused: trio.CapacityLimiter with a timeout. A task that stops
+    turn, it keeps its place. (Rejected: trio.CapacityLimiter with a timeout. A task that stops
     waiting would have to queue again at the end, and among many slow shards some would never run.)
 
     Args:

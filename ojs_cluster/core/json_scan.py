@@ -2,7 +2,7 @@
 
 Each step is one call of a regular expression or of ``bytes.translate`` on at most ``_CHUNK`` bytes.
 Python switches threads only between such calls. So a thread that scans 16 MB blocks the event loop
-for only a few milliseconds at a time. (Refused: one call on the whole text, which would block the
+for only a few milliseconds at a time. (Rejected: one call on the whole text, which would block the
 event loop for a second.)
 
 The scan also accepts text that is not JSON. The JSON decoder refuses such text later.
@@ -116,7 +116,7 @@ def scan(raw: bytes, *, depth: int, digits: int) -> None:
                 raise LongNumber
         # A number may continue in the next chunk, so the scan keeps its last characters. A run of
         # more than `2 * digits + 16` characters that has passed the check above is mostly signs,
-        # which the JSON decoder refuses. (Refused: a regular expression that is anchored at the
+        # which the JSON decoder refuses. (Rejected: a regular expression that is anchored at the
         # end. It takes quadratic time for a run of digits.)
         end = joined[-(2 * digits + 16) :]
         unfinished_number = end[len(end.rstrip(_NUMBER_CHARACTERS)) :]

@@ -1,14 +1,14 @@
 """Check JSON and split it into members, without converting its values.
 
 The server returns values of ``args``, ``meta``, results and unknown attributes byte for byte.
-(Refused: to decode them to Python values. This would change 1.0, 1e400, 2**70, the order of keys,
+(Rejected: to decode them to Python values. This would change 1.0, 1e400, 2**70, the order of keys,
 and escapes.) These bytes become part of responses, so they must be valid JSON. One invalid value
 would make a whole fetch response unreadable for its worker.
 
 msgspec validates the syntax of values that it does not decode (numbers, escapes, lone surrogates,
 control characters). It does not check UTF-8, and it accepts about a thousand nested levels, which
 is more than many clients can parse. So this module checks UTF-8 and nesting before msgspec decodes.
-(Refused: orjson as the validator. It rejects numbers outside of float64, which are valid JSON.)
+(Rejected: orjson as the validator. It rejects numbers outside of float64, which are valid JSON.)
 """
 
 from __future__ import annotations

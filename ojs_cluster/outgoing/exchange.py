@@ -1,7 +1,7 @@
 """Send one HTTP request on a connection of its own, to addresses that the caller has resolved.
 
 Most features of HTTP clients would be wrong here: proxies of the environment, redirects, cookies,
-retries, decompression. h11, which hypercorn uses too, reads the response. (Refused: httpx and
+retries, decompression. h11, which hypercorn uses too, reads the response. (Rejected: httpx and
 httpcore. They resolve the name themselves, so the connection may go to an unchecked address. They
 would also be two more dependencies of the image.)
 

@@ -2,7 +2,7 @@
 
 ``getaddrinfo`` blocks its thread until the name servers answer or the resolver of the machine gives
 up, which may take a minute. A request that no longer waits cannot end it. So requests to one host
-share one look-up, and each receiver whose name servers are silent uses one thread. (Refused: a few
+share one look-up, and each receiver whose name servers are silent uses one thread. (Rejected: a few
 threads for all. One such receiver would use all of them, and delay the others.)
 """
 

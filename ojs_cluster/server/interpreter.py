@@ -1,7 +1,7 @@
 """Detect a Python that was built without profile-guided optimization, which costs CPU time.
 
 The check reads what ``sysconfig`` records about the build: the arguments of ``configure``, and the
-flags of the compiler. (Refused: to time a loop. The time depends on the processor and its load.) A
+flags of the compiler. (Rejected: to time a loop. The time depends on the processor and its load.) A
 build counts as slow only if these records exist and name no profile-guided or link-time
 optimization. Two kinds of optimized builds have no such records, so they never count as slow:
 

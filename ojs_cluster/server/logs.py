@@ -1,6 +1,6 @@
 """Logs: one JSON object per line (or text for people), on stderr, without secrets.
 
-Each item of ``extra``, such as ``request_id``, becomes a field. (Refused: a logging library, which
+Each item of ``extra``, such as ``request_id``, becomes a field. (Rejected: a logging library, which
 would be one more dependency for a dozen fields.)
 """
 

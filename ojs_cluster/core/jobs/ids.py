@@ -47,7 +47,7 @@ def new_job_id(
 ) -> str:
     """Return a new id whose owner shard is ``shard``.
 
-    (Refused: a pool of random bytes, which would save half a microsecond. A forked process would
+    (Rejected: a pool of random bytes, which would save half a microsecond. A forked process would
     have the same pool and generate the same ids.)
 
     Args:

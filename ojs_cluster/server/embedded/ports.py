@@ -2,7 +2,7 @@
 
 Several test runs start and restart servers at the same time, and a killed node needs the same port
 when it restarts. So each port is reserved by a lock on a file, which every process of this project
-respects. (Refused: to let the kernel choose a port. Another process could take the port while the
+respects. (Rejected: to let the kernel choose a port. Another process could take the port while the
 node is down.) The ports are below Linux's ephemeral range, so no outgoing connection uses them.
 """
 

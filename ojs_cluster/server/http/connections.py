@@ -70,7 +70,7 @@ class Connections:
         """Accept the next connection, as soon as the number of connections is below the maximum.
 
         At the maximum, new connections wait in the kernel's queue, from which another process of
-        the node may accept them. (Refused: to accept and close them. The client would have to
+        the node may accept them. (Rejected: to accept and close them. The client would have to
         reconnect although another process is free.) If several listeners wait when one connection
         ends, each of them may accept one connection.
         """

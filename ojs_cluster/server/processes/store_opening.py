@@ -28,8 +28,8 @@ is not changed in Redis and in the configuration at the same moment."""
 async def open_store_when_ready(stack: contextlib.AsyncExitStack, settings: Settings) -> Store:
     """Open the store as soon as Redis can be used; try until cancelled. ``stack`` closes the store.
 
-    (Refused: to end the process after an error. Its supervisor would restart it with growing delays
-    and report crashes.)
+    (Rejected: to end the process after an error. Its supervisor would restart it with growing
+    delays and report crashes.)
 
     Raises:
         StartRefused: Redis answers, but its data or configuration cannot be used, or it does not

@@ -1,7 +1,7 @@
 """Draw a graph of steps in layers, from left to right, with similar steps collapsed.
 
 A step's layer is the length of the longest path to it, so every edge leads to the right. Steps of a
-layer are ordered by the average row of the steps that they wait for. (Refused: a library. The
+layer are ordered by the average row of the steps that they wait for. (Rejected: a library. The
 small ones cannot collapse, and the large ones need Graphviz.) In a graph of more
 than ``MAX_BOXES`` steps, those with the same neighbours share a box. If that is not enough, whole
 layers do.

@@ -32,7 +32,7 @@ _ENTRY_BYTES: Final = PORTION_BYTES // 500
 """Number of bytes that a new entry of the index counts as in a portion: it takes about 7 µs."""
 _READ_AT_ONCE: Final = 64 * 1024
 """Size of jobs in bytes after which other tasks run before the values of the next job are read. A
-job takes a few milliseconds at most. (Refused: a thread. There is one for all large JSON of the
+job takes a few milliseconds at most. (Rejected: a thread. There is one for all large JSON of the
 process, so an enqueue would wait for pages of the dashboard.)"""
 _MAX_ENTRIES: Final = 1000
 """Maximum number of entries that one script adds. The further values are left out of the index."""

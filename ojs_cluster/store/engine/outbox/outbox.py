@@ -10,7 +10,7 @@ never dropped and never blocks another entry.
 A *blocked* entry needs a shard that does not answer. It is moved to a set of entries that wait for
 this shard (``keys.Shard.outbox_waiting``), and its attempts are not counted. So blocked entries
 never delay entries for healthy shards. While the shard is unreachable, one blocked entry at a time
-is tried (``drain_blocked``, docs/adr/026). (Refused: to read the shard from the entry. The effect
+is tried (``drain_blocked``, docs/adr/026). (Rejected: to read the shard from the entry. The effect
 of a workflow or a batch writes to many shards, and only its handler knows which.)
 
 Entries are delivered in any order, many at a time, because one batch may cause a thousand entries.

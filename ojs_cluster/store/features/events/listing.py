@@ -1,7 +1,7 @@
 """Read events (spec: ojs-events).
 
 Each shard has a stream of limited length to which its transitions append. A page merges the
-streams, and leaves damaged entries out. Its cursor holds a position in every stream. (Refused: one
+streams, and leaves damaged entries out. Its cursor holds a position in every stream. (Rejected: one
 point in time as the cursor. It would skip events, because the clocks of the masters differ.)
 """
 

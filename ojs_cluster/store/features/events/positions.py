@@ -1,7 +1,7 @@
 """Positions in several event streams as one opaque id, which clients return to go on after it.
 
 An id has a part for each stream that a subscription reads. So any process of the cluster can go on
-at the same event. (Refused: a number per process, which means nothing after a reconnect to another
+at the same event. (Rejected: a number per process, which means nothing after a reconnect to another
 process; and one point in time, because the clocks of the masters differ.)
 """
 

@@ -1,7 +1,7 @@
 """Read the new events of one shard, for all subscribers of the process together.
 
 The reader polls the shard's stream: every 50 ms while there are events, up to every 250 ms while
-there are none. (Refused: XREAD BLOCK, which takes a connection for each shard and process; and a
+there are none. (Rejected: XREAD BLOCK, which takes a connection for each shard and process; and a
 message by each transition, which costs time when there is no subscriber.) The server that replaces
 a failed master may lack the last events. The reader then does not find the last entry that it has
 read, and offers a ``Gap`` to the subscriptions.

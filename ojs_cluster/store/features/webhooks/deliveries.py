@@ -7,7 +7,7 @@ attempt here. After a successful attempt the delivery is *delivered*, and after 
 attempt it is *dead*. Each shard keeps the newest delivered and dead deliveries.
 
 Each shard has one sorted set of pending deliveries for each subscription, so a slow receiver does
-not delay other receivers. (Refused: outbox entries. Requests deliver them, they are retried after
+not delay other receivers. (Rejected: outbox entries. Requests deliver them, they are retried after
 other pauses, and they have no subscription.)
 """
 

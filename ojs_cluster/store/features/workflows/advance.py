@@ -19,8 +19,8 @@ in the outbox. A process that repeats an effect of a cancelled workflow cancels 
 have been enqueued.
 
 The effect of a malformed workflow fails, so the outbox keeps it until the workflow is repaired or
-removed. (Refused: to leave it to the check of the workflow. The check does not know how a job ended
-that has been removed since, and it does not look at a cancelled workflow.)
+removed. (Rejected: to leave it to the check of the workflow. The check does not know how a job
+ended that has been removed since, and it does not look at a cancelled workflow.)
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The export finds jobs by SCAN on every node, because there is no index of all jobs (ADR 2). SCAN
 returns every key that exists during the whole scan. It is too slow for a request, but acceptable
 for an operator's command. SCAN can miss a key that moves to another node. So an export fails when
-nodes or slots of the cluster change while it runs. (Refused: to read the indexes of all states. A
+nodes or slots of the cluster change while it runs. (Rejected: to read the indexes of all states. A
 job that changes its state at that time could be missed.)
 
 Each job is read in one step, but the file is not a snapshot of one point in time. At most sixteen
