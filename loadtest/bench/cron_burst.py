@@ -103,9 +103,7 @@ async def register_all(store: Store, number: int) -> float:
     return minute * 60.0
 
 
-def _per_job(
-    before: tuple[float, float], masters: list[int], number: int
-) -> tuple[float, float]:
+def _per_job(before: tuple[float, float], masters: list[int], number: int) -> tuple[float, float]:
     """Return the processor time of this process and of the masters since then, in µs per job."""
     now = cpu_s([os.getpid()]), cpu_s(masters)
     return (now[0] - before[0]) * 1e6 / number, (now[1] - before[1]) * 1e6 / number

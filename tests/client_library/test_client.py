@@ -69,6 +69,15 @@ async def test_every_option_reaches_the_job(server: Server) -> None:
     assert members["expires_at"].startswith("2099-01-01T00:00:00")
 
 
+async def test_a_batch_tells_which_jobs_existed(server: Server) -> None:
+    async def scenario(client: Client) -> Any:
+        await client.enqueue("t.once", unique=Unique(keys=["type"]))
+        again = new_job("t.once", unique=Unique(keys=["type"], on_conflict="ignore"))
+        return await client.enqueue_many([new_job("t.a"), again])
+
+    assert [job.deduplicated for job in await server.run(scenario)] == [False, True]
+
+
 async def test_a_batch_is_returned_in_its_order(server: Server) -> None:
     async def scenario(client: Client) -> Any:
         assert await client.enqueue_many([]) == []
@@ -220,6 +229,18 @@ async def test_a_refusal_does_not_hide_that_an_earlier_try_was_sent(server: Serv
             with pytest.raises(ConnectionFailed, match="refused") as failed:
                 await client.enqueue("t.a", job_id=ID)
             assert failed.value.applied is None
+
+    await server.run(scenario)
+
+
+@pytest.mark.parametrize("wait", [0.5, 1, 2.2])
+async def test_a_result_is_waited_for_as_long_as_asked(server: Server, wait: float) -> None:
+    async def scenario(client: Client) -> None:
+        job = await client.enqueue("t.a")
+        began = anyio.current_time()
+        with pytest.raises(ResultPending):
+            await client.result(job.id, wait=wait)
+        assert anyio.current_time() - began >= wait
 
     await server.run(scenario)
 

@@ -146,3 +146,116 @@ async def test_an_exit_or_an_odd_error_of_a_handler_ends_no_worker(
             assert await client.result(after.id, wait=60) == "done"
 
     await server.run(scenario)
+
+
+async def test_an_error_tells_what_it_was_raised_from(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client)
+
+        @worker.handler("t.from")
+        async def raise_from(job: RunningJob) -> None:
+            try:
+                _divide(1, job.args[0])
+            except ZeroDivisionError as error:
+                raise RuntimeError("no quotient") from error
+
+        @worker.handler("t.group")
+        async def raise_group(job: RunningJob) -> None:
+            raise ExceptionGroup("both", [KeyError("a"), ValueError("b")])
+
+        async with serving_jobs(worker):
+            job = await client.enqueue("t.from", 0, queue=QUEUE, retry=ONCE)
+            error = (await job_in(client, job.id, "discarded")).error
+            assert error is not None
+            assert (error["type"], error["message"]) == ("RuntimeError", "no quotient")
+            [frame] = error["backtrace"]
+            assert frame.endswith(" in raise_from")
+            [cause] = error["details"]["causes"]
+            assert (cause["type"], cause["message"]) == ("ZeroDivisionError", "division by zero")
+            assert [frame.split()[-1] for frame in cause["backtrace"]] == ["raise_from", "_divide"]
+
+            never = RetryPolicy(max_attempts=9, non_retryable_errors=["KeyError"])
+            job = await client.enqueue("t.group", queue=QUEUE, retry=never)
+            error = (await job_in(client, job.id, "discarded")).error
+            assert error is not None
+            assert [each["type"] for each in error["details"]["causes"]] == [
+                "KeyError",
+                "ValueError",
+            ]
+
+    await server.run(scenario)
+
+
+def _divide(a: int, b: int) -> float:
+    return a / b
+
+
+async def test_causes_in_a_circle_have_an_end(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client)
+
+        @worker.handler("t.circle")
+        async def raise_circle(job: RunningJob) -> None:
+            first, second = ValueError("first"), ValueError("second")
+            first.__cause__, second.__cause__ = second, first
+            raise first
+
+        async with serving_jobs(worker):
+            job = await client.enqueue("t.circle", queue=QUEUE, retry=ONCE)
+            error = (await job_in(client, job.id, "discarded")).error
+            assert error is not None
+            assert len(error["details"]["causes"]) == 8
+
+    await server.run(scenario)
+
+
+async def test_a_thread_of_a_sync_handler_is_no_part_of_its_traceback(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client)
+
+        @worker.handler("t.sync")
+        def fail(job: BlockingJob) -> None:
+            _divide(1, 0)
+
+        async with serving_jobs(worker):
+            job = await client.enqueue("t.sync", queue=QUEUE, retry=ONCE)
+            error = (await job_in(client, job.id, "discarded")).error
+            assert error is not None
+            assert [frame.split()[-1] for frame in error["backtrace"]] == ["fail", "_divide"]
+
+    await server.run(scenario)
+
+
+async def test_every_failed_attempt_is_logged_with_what_is_needed_to_find_it(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client)
+
+        @worker.handler("t.raises")
+        async def fail(job: RunningJob) -> None:
+            raise ValueError("no")
+
+        @worker.handler("t.retries")
+        async def retry(job: RunningJob) -> None:
+            raise Retry("later")
+
+        @worker.handler("t.slow", timeout=0.05)
+        async def slow(job: RunningJob) -> None:
+            await anyio.sleep_forever()
+
+        @worker.handler("t.odd")
+        async def odd(job: RunningJob) -> object:
+            return object()
+
+        async with serving_jobs(worker):
+            for type in ("t.raises", "t.retries", "t.slow", "t.odd"):
+                job = await client.enqueue(type, queue=QUEUE, retry=ONCE)
+                await job_in(client, job.id, "discarded")
+                [record] = [r for r in caplog.records if getattr(r, "job_id", "") == job.id]
+                found = {name: record.__dict__[name] for name in ("job_type", "queue", "attempt")}
+                assert found == {"job_type": type, "queue": QUEUE, "attempt": 1}
+                trace = record.exc_info and record.exc_info[1]
+                assert isinstance(trace, ValueError) == (type == "t.raises")
+
+    await server.run(scenario)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import orjson
+
 from ojs_cluster.core.errors import Duplicate, QueueFull
 from ojs_cluster.core.jobs.envelope import parse_batch
 from ojs_cluster.http import fields, replies
@@ -46,11 +48,12 @@ async def enqueue_many(app: App, request: Request) -> Response:
     except Duplicate as duplicate:
         raise await hide_existing(app, request, duplicate) from None
     count = len(jobs)
-    enqueued = sum(not job.deduplicated for job in jobs)
-    body = b'{"jobs":%b,"count":%d,"enqueued":%d,"failed":0}' % (
+    existing = [index for index, job in enumerate(jobs) if job.deduplicated]
+    body = b'{"jobs":%b,"count":%d,"enqueued":%d,"failed":0%b}' % (
         replies.jobs_array(jobs),
         count,
-        enqueued,
+        count - len(existing),
+        b',"deduplicated":%b' % orjson.dumps(existing) if existing else b"",
     )
     pressure = next((job.pressure for job in jobs if job.pressure is not None), None)
     headers = () if pressure is None else replies.pressure_headers(*pressure)

@@ -144,12 +144,16 @@ class EnqueuedJob(JobAnswer):
 
 
 class Batch(TypedDict):
-    """The enqueued jobs, in the order of the request."""
+    """The enqueued jobs, in the order of the request.
+
+    ``deduplicated`` has the indexes of existing jobs that took the place of new ones.
+    """
 
     jobs: list[Job]
     count: Count
     enqueued: Count
     failed: Count
+    deduplicated: NotRequired[list[Count]]
     warnings: NotRequired[list[str]]
 
 

@@ -86,6 +86,7 @@ async def test_a_batch_returns_the_number_of_new_jobs(any_api: Api) -> None:
     assert [job["type"] for job in reply.json["jobs"]] == ["t", "u"]
     assert reply.json["jobs"][0]["id"] == first["id"]
     assert (reply.json["count"], reply.json["enqueued"]) == (2, 1)
+    assert reply.json["deduplicated"] == [0]
 
 
 async def test_a_duplicate_in_a_batch_refuses_it_and_names_the_item(any_api: Api) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
@@ -140,6 +141,8 @@ class Client:
     async def enqueue_many(self, jobs: Iterable[NewJob]) -> list[Job]:
         """Enqueue several jobs, all of them or none, and return them in the same order.
 
+        As with ``enqueue``, a result with ``deduplicated`` is an earlier job.
+
         Raises:
             ApiError: the server refused the jobs.
             ConnectionFailed: the server did not answer.
@@ -148,7 +151,11 @@ class Client:
         if not body["jobs"]:
             return []
         reply = await self._transport.request("POST", "/jobs/batch", body)
-        return [Job.from_json(job) for job in reply["jobs"]]
+        existing = frozenset(reply.get("deduplicated", ()))
+        return [
+            Job.from_json(job, deduplicated=index in existing)
+            for index, job in enumerate(reply["jobs"])
+        ]
 
     async def get(self, job_id: str) -> Job:
         """Return a job.
@@ -186,17 +193,20 @@ class Client:
         backoff = Backoff(max_s=_EARLY_S)
         while True:
             sent_at = anyio.current_time()
-            step_s = min(_WAIT_STEP_S, max(0.0, deadline - sent_at))
-            # The server counts whole seconds.
-            params = {"wait": "true", "timeout": str(int(step_s))}
+            left_s = deadline - sent_at
+            # The server counts whole seconds, so the last wait is cut off.
+            timeout = math.ceil(min(_WAIT_STEP_S, max(0.0, left_s)))
+            reply: Any = None
             try:
-                reply = await self._get(path, params)
+                with anyio.move_on_after(left_s if timeout else math.inf):
+                    reply = await self._get(path, {"wait": "true", "timeout": str(timeout)})
             except ResultPending:
                 now = anyio.current_time()
-                if deadline - now < 1:
+                if now >= deadline:
                     raise
                 if now - sent_at < _EARLY_S:
-                    await anyio.sleep(backoff.next_s())
+                    await anyio.sleep(min(backoff.next_s(), deadline - now))
+            if reply is None:
                 continue
             if reply["state"] != "completed":
                 raise JobFailed(job_id, reply["state"], reply.get("error"))

@@ -90,7 +90,9 @@ class Routes:
         jobs = call.body.get("jobs")
         if not isinstance(jobs, list) or not jobs:
             raise invalid("jobs must be a non-empty array", "jobs")
-        return 201, {"jobs": [job.json() for job, _ in self._jobs.enqueue(jobs)]}
+        enqueued = self._jobs.enqueue(jobs)
+        existing = [index for index, (_, is_old) in enumerate(enqueued) if is_old]
+        return 201, {"jobs": [job.json() for job, _ in enqueued], "deduplicated": existing}
 
     async def _job(self, call: Call) -> Reply:
         return 200, {"job": self._jobs.get(call.id).json()}

@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
+from ojs_client.errors import Discard, Retry
 from ojs_client.options import JSON
 from ojs_client.tracing import process_span
 from ojs_client.worker.handlers import (
@@ -180,9 +181,7 @@ class Runner:
             except (Exception, SystemExit, BaseExceptionGroup, _cancelled_class()) as raised:
                 # A cancellation is not raised again, because this task ends after this block.
                 if failure := failure_of(raised, _cancelled_class(), is_cancelled=_is_cancelled()):
-                    # A warning, which Python shows without any setup: the terminal is where the
-                    # author of a first worker looks.
-                    log.warning("job %s: attempt failed: %r", job.id, raised)
+                    _log_failure(job, repr(raised), raised)
                     error = error_of(failure)
         if (
             error is None
@@ -190,6 +189,7 @@ class Runner:
             and not (job.scope.cancel_called or _is_cancelled())
         ):
             error = timeout_error(limit_s)
+            _log_failure(job, str(error["message"]))
         elif error is None and job.lost == "expired":
             error = expired_error()
         return False, error
@@ -222,7 +222,28 @@ def _ack(job: HeldJob, result: JSON) -> Settlement:
         return ack(job, result)
     except (TypeError, ValueError, RecursionError) as error:
         message = f"the result of the handler has no JSON form: {error}"
+        _log_failure(job, message)
         return nack(job, {"code": "invalid_result", "message": message, "retryable": False})
+
+
+def _log_failure(job: HeldJob, why: str, raised: BaseException | None = None) -> None:
+    """Log that an attempt has failed, with the traceback of what the handler did not decide.
+
+    A warning, which Python shows without any setup: the terminal is where the author of a first
+    worker looks.
+    """
+    log.warning(
+        "job %s: attempt failed: %s",
+        job.id,
+        why,
+        exc_info=None if isinstance(raised, Retry | Discard) else raised,
+        extra={
+            "job_id": job.id,
+            "job_type": job.members["type"],
+            "queue": job.members.get("queue"),
+            "attempt": job.members.get("attempt"),
+        },
+    )
 
 
 def _nack(job: HeldJob, error: dict[str, JSON] | None) -> Settlement:

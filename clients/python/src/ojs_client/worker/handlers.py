@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import PurePath
 from typing import Any, Final, TypeAlias, TypeVar
 
 from ojs_client.errors import Discard, Retry
@@ -23,6 +25,9 @@ the result. For a sync handler it runs in the event loop, too."""
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
 _MAX_FRAMES: Final = 50
+_MAX_CAUSES: Final = 8
+_CALLERS: Final = frozenset({"ojs_client", "anyio", "asyncio", "trio", "outcome", "concurrent"})
+"""Folders with the code that calls a handler."""
 _MAX_MESSAGE: Final = 4096
 _ENDS_PROCESS: Final = (KeyboardInterrupt, GeneratorExit)
 
@@ -108,14 +113,56 @@ def error_of(error: BaseException) -> dict[str, JSON]:
             until = datetime.now(UTC) + timedelta(seconds=error.hold_s)
             decision["rate_limit_until"] = iso_time(until)
         return decision
-    frames = traceback.extract_tb(error.__traceback__)[-_MAX_FRAMES:]
-    return {
+    described: dict[str, JSON] = {
         "code": "handler_error",
-        "type": type(error).__qualname__,
+        "type": _class(error),
         "message": message,
         "retryable": True,
-        "backtrace": [_valid(f"{f.filename}:{f.lineno} in {f.name}") for f in frames],
+        "backtrace": _frames(error),
     }
+    causes = list(itertools.islice(_causes(error), _MAX_CAUSES))
+    if causes:
+        details: dict[str, JSON] = {
+            "causes": [
+                {
+                    "type": _class(each),
+                    "message": _text(each),
+                    "backtrace": _frames(each),
+                }
+                for each in causes
+            ]
+        }
+        if isinstance(error, BaseExceptionGroup):
+            # A retry policy can name it, because the group itself says nothing.
+            details["error_class"] = _class(causes[0])
+        described["details"] = details
+    return described
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the members of a group, and what an error was raised from, as a traceback shows it."""
+    for member in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
+        yield member
+        yield from _causes(member)
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None:
+        yield cause
+        yield from _causes(cause)
+
+
+def _frames(error: BaseException) -> list[JSON]:
+    """Return the frames of an error, without those that led from the worker to the handler."""
+    frames = traceback.extract_tb(error.__traceback__)
+    from_handler = list(itertools.dropwhile(lambda f: _is_caller(f.filename), frames)) or frames
+    return [_valid(f"{f.filename}:{f.lineno} in {f.name}") for f in from_handler[-_MAX_FRAMES:]]
+
+
+def _class(error: BaseException) -> str:
+    return type(error).__qualname__
+
+
+def _is_caller(file: str) -> bool:
+    return not _CALLERS.isdisjoint(PurePath(file).parts)
 
 
 def _text(error: BaseException) -> str:
