@@ -104,7 +104,10 @@ def _active(events: Sequence[Event]) -> Iterator[tuple[str, float, float]]:
         if event.kind == "job.started":
             began = event
         elif event.kind != "job.heartbeat" and began is not None:
-            yield began.queue, began.at_ms, event.at_ms
+            # A job whose fetch got no answer is returned without an event, and may be rescheduled
+            # at its limit later.
+            if event.kind != "job.scheduled":
+                yield began.queue, began.at_ms, event.at_ms
             began = None
     if began is not None:
         yield began.queue, began.at_ms, math.inf

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
+import httpx
 import trio
 
 from tests.chaos import imports
 from tests.chaos.clock import offset_of
 from tests.chaos.history import Answer, History, Outcome
 from tests.chaos.installation import Installation
-from tests.chaos.names import PARTITIONS
+from tests.chaos.names import BOUNDED, PARTITIONS
 from tests.chaos.schedule import Fault
 from tests.support.nodes import ApiNode, Process
 
@@ -36,6 +39,7 @@ _SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
 _CHANGED: Final = 3
 """How many settings a process gets at once."""
 _IMPORTED_WITHIN_S: Final = 60.0
+_GROWN_WITHIN_S: Final = 60.0
 _TRIES: Final = 20
 
 
@@ -71,9 +75,23 @@ class ProcessChanges:
                     nursery.start_soon(self._restart, each, new, kill)
         for node in self._installation.nodes:
             await self._ready(node)
+        is_over = await self._has_partitions(self._installation.nodes[0])
         self._history.repartitioned.remove(span)
-        self._history.repartitioned.append((began, trio.current_time()))
+        self._history.repartitioned.append((began, trio.current_time() if is_over else math.inf))
         return f"{self._partitions} partitions"
+
+    async def _has_partitions(self, node: ApiNode) -> bool:
+        """Wait until queues have the new number: a scheduler copies their settings before."""
+        path = f"/ojs/v1/admin/queues/{BOUNDED}/config"
+        async with httpx.AsyncClient(base_url=node.url, timeout=10) as api:
+            with trio.move_on_after(_GROWN_WITHIN_S):
+                while True:
+                    with suppress(httpx.HTTPError):
+                        answer = await api.get(path)
+                        if answer.is_success and answer.json()["partitions"] == self._partitions:
+                            return True
+                    await trio.sleep(0.5)
+        return False
 
     async def change_settings(self, fault: Fault) -> str:
         """Restart a process with other settings, which it keeps."""

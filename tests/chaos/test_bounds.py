@@ -126,6 +126,15 @@ def test_more_leases_than_a_limit_allows_are_found() -> None:
     assert rules(history) == set()
 
 
+def test_a_start_that_was_taken_back_without_an_event_is_not_active() -> None:
+    waits = Event("one", "job.scheduled", 5000, 0, (5000,), queue="q")
+    history = History(bounds=Bounds(active={("queue", "q"): 1}))
+    history.events = [started("one", 1), started("two", 2)]
+    assert "limit" in rules(history)
+    history.events.append(waits)
+    assert "limit" not in rules(history)
+
+
 @pytest.mark.parametrize("outcome", ["done", "unknown", "refused"])
 def test_a_lease_may_be_over_when_its_worker_has_asked_to_end_it(outcome: Outcome) -> None:
     history = two_leases()
