@@ -235,14 +235,18 @@ async def test_a_refusal_does_not_hide_that_an_earlier_try_was_sent(server: Serv
 
 @pytest.mark.parametrize("wait", [0.5, 1, 2.2])
 async def test_a_result_is_waited_for_as_long_as_asked(server: Server, wait: float) -> None:
-    async def scenario(client: Client) -> None:
-        job = await client.enqueue("t.a")
-        began = anyio.current_time()
-        with pytest.raises(ResultPending):
-            await client.result(job.id, wait=wait)
-        assert anyio.current_time() - began >= wait
+    wire = Watched()
+
+    async def scenario(_: Client) -> None:
+        async with Client(server.url, transport=wire) as client:
+            job = await client.enqueue("t.a")
+            began = anyio.current_time()
+            with pytest.raises(ResultPending):
+                await client.result(job.id, wait=wait)
+            assert anyio.current_time() - began >= wait
 
     await server.run(scenario)
+    assert sum(wire.counts.values()) - 1 <= 2  # the wait, which may be cut off, and a look
 
 
 async def test_a_wait_for_a_result_that_ends_early_is_not_repeated_at_once(server: Server) -> None:
