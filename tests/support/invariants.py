@@ -167,7 +167,8 @@ def _read(backend: Embedded, keyspace: Keyspace) -> dict[str, _Keys]:
                     values.zrange(key, 0, -1, withscores=True)
             for (key, _), value in zip(readable, values.execute(), strict=True):
                 tag, _, name = key.removeprefix(b"ojs:{").partition(b"}:")
-                if (keys_of_tag := content.get(tag.decode())) is not None:
+                # Redis has no empty keys, so this one has been deleted since its type was read.
+                if value and (keys_of_tag := content.get(tag.decode())) is not None:
                     _file(keys_of_tag, name.decode(), value)
             for stream in AuditStream:
                 key = stream.key(keyspace.meta)
