@@ -61,12 +61,20 @@ def children_of(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def running(
-    arguments: Sequence[str], port: int, env: dict[str, str], python: str = sys.executable
+    arguments: Sequence[str],
+    port: int,
+    env: dict[str, str],
+    python: str = sys.executable,
+    source: str | None = None,
 ) -> Iterator[int]:
-    """Run ``python -m ...`` until the block ends; yield its pid once it accepts on the port."""
+    """Run ``python -m ...`` until the block ends; yield its pid once it accepts on the port.
+
+    The modules are those of ``source``, the folder of another version, if it is given.
+    """
     process = subprocess.Popen(
         [python, *arguments],
         env={**os.environ, **env},
+        cwd=source,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

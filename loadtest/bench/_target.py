@@ -148,20 +148,25 @@ def start_api(
     *,
     lane: str = "1",
     python: str = sys.executable,
+    source: str | None = None,
 ) -> Target:
-    """Start one API process over servers that run; otherwise as ``start``."""
+    """Start one API process over servers that run; otherwise as ``start``.
+
+    ``source`` is the folder of another version of the project, which the process runs.
+    """
     port = free_port()
     env = {
         "REDIS_URL": embedded.url,
         "OJS_HOST": "127.0.0.1",
         "OJS_PORT": str(port),
         "OJS_FAST_LANE": lane,
-        "PYTHONPATH": os.getcwd(),  # another interpreter does not have this project installed
+        "PYTHONPATH": source
+        or os.getcwd(),  # another interpreter does not have this project installed
     }
     if "OJS_API_KEY" not in os.environ:
         env["OJS_ALLOW_INSECURE_NO_AUTH"] = "1"
     command = ["-m", "ojs_cluster.cli", "serve", "--workers", "1"]
-    supervisor = stack.enter_context(running(command, port, env, python))
+    supervisor = stack.enter_context(running(command, port, env, python, source))
     _await_ready(port)
     return Target(
         name,
