@@ -1,6 +1,6 @@
 """The cost of a workflow's step, from its start to its ack, against that of a plain job.
 
-    python -m loadtest.bench.workflows [--sizes 10 100 1000] [--rounds 5] [--against FOLDER] [--quick]
+    python -m loadtest.bench.workflows [--sizes 10 100 1000] [--against FOLDER] [--quick]
 
 One API process and one scheduler run over a cluster of three masters. In each round some plain jobs
 run first: each is enqueued, fetched and acknowledged, in three requests. Then follow a chain, a
@@ -156,7 +156,7 @@ async def take_round(version: Version, options: argparse.Namespace, number: int)
             version.note(f"{kind} of {size}", before, times * size)
 
 
-async def run(versions: Sequence[Version], options: argparse.Namespace) -> None:
+async def run(versions: list[Version], options: argparse.Namespace) -> None:
     """Measure and print all rows."""
     for number in range(options.rounds + 1):
         for version in versions[number % 2 :] + versions[: number % 2]:

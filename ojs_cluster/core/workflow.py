@@ -103,6 +103,8 @@ class Plan:
     order: Mapping[int, Sequence[int]] = field(init=False)
     """The children of each inner node, in an order in which no child waits for a later child."""
     jobs: Sequence[WorkflowNode] = field(init=False)
+    numbers: Sequence[int] = field(init=False)
+    """The number of each job's node."""
 
     def __post_init__(self) -> None:
         children: dict[int, list[int]] = {}
@@ -111,7 +113,9 @@ class Plan:
         put = object.__setattr__
         put(self, "children", children)
         put(self, "order", {n: _sorted(self.nodes, below) for n, below in children.items()})
-        put(self, "jobs", [node for node in self.nodes if node.job >= 0])
+        numbers = [number for number, node in enumerate(self.nodes) if node.job >= 0]
+        put(self, "numbers", numbers)
+        put(self, "jobs", [self.nodes[number] for number in numbers])
 
     @property
     def tenant(self) -> str:
@@ -219,20 +223,40 @@ def evaluate(plan: Plan, node_statuses: str) -> WorkflowEvaluation:
         plan: the plan.
         node_statuses: one character per job; the index is the number of the job.
     """
-    states = [WAITING] * len(plan.nodes)
-    ready: list[int] = []
-    _TreeVisit(plan, node_statuses, states, ready).visit(0, started=True)
-    return WorkflowEvaluation(states[0], states, sorted(ready))
+    visit = TreeVisit.of(plan, node_statuses)
+    return WorkflowEvaluation(visit.states[0], visit.states, sorted(visit.ready))
 
 
 @dataclass(frozen=True, slots=True)
-class _TreeVisit:
+class TreeVisit:
+    """A visit of the nodes below an inner node, which collects their states.
+
+    Args:
+        plan: the plan.
+        node_statuses: one character per job.
+        states: the states of all nodes. The visit sets those of the nodes that it visits.
+        ready: the visit adds the jobs that may start and are not known to be enqueued.
+    """
+
     plan: Plan
     node_statuses: str
     states: list[str]
     ready: list[int]
 
+    @classmethod
+    def of(cls, plan: Plan, node_statuses: str, number: int = 0) -> TreeVisit:
+        """Return a visit of a node that has started and of all nodes below it."""
+        visit = cls(plan, node_statuses, [WAITING] * len(plan.nodes), [])
+        visit.visit(number, started=True)
+        return visit
+
     def visit(self, number: int, *, started: bool) -> None:
+        """Visit a node and all below it.
+
+        Args:
+            number: the node.
+            started: whether the node has started.
+        """
         node = self.plan.nodes[number]
         if node.job >= 0:
             status = self.node_statuses[node.job]
@@ -242,7 +266,7 @@ class _TreeVisit:
             self.states[number] = ended or (RUNNING if started else WAITING)
             return
         for child in self.plan.order[number]:
-            may_start = self._may_start(child) if started else None
+            may_start = self.may_start(child) if started else None
             if may_start is False:
                 self._skip(child)
             else:
@@ -250,8 +274,11 @@ class _TreeVisit:
         if started:
             self.states[number] = self._outcome(number)
 
-    def _may_start(self, number: int) -> bool | None:
-        """Return whether the node may start: False for never, None for not yet."""
+    def may_start(self, number: int) -> bool | None:
+        """Return whether the node may start: False for never, None for not yet.
+
+        The visit has visited the nodes that it waits for.
+        """
         node = self.plan.nodes[number]
         dep_states = [self.states[dep] for dep in node.deps]
         if node.trigger == "success":
@@ -290,16 +317,23 @@ def inputs(plan: Plan, job: int) -> tuple[list[ResultTree], list[str]]:
         plan: the plan.
         job: the number of the job.
     """
-    number = next(n for n, node in enumerate(plan.nodes) if node.job == job)
-    while number > 0:
-        sources = _input_sources(plan, number)
-        if sources:
-            return (
-                [_result_tree(plan, source) for source in sources],
-                [plan.nodes[source].label for source in sources],
-            )
+    number = input_node(plan, job)
+    sources = _input_sources(plan, number) if number else ()
+    return (
+        [_result_tree(plan, source) for source in sources],
+        [plan.nodes[source].label for source in sources],
+    )
+
+
+def input_node(plan: Plan, job: int) -> int:
+    """Return the node whose inputs a job gets: its own or one above it, 0 for no inputs.
+
+    Jobs with the same node have the same inputs.
+    """
+    number = plan.numbers[job]
+    while number > 0 and not _input_sources(plan, number):
         number = plan.nodes[number].parent
-    return [], []
+    return number
 
 
 def leaves(trees: Sequence[ResultTree]) -> Iterator[int]:

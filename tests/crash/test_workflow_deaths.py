@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ojs_cluster.store.features.workflows import advance
 from tests.crash.harness import Operation, World, failing_at_every_command
 from tests.crash.workflows import (
     Ack,
@@ -38,3 +39,11 @@ async def test_a_workflow_advances_as_without_a_death(
     world: World, operation: Operation, mode: Mode
 ) -> None:
     await failing_at_every_command(world, operation, mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_start_in_portions_goes_on_after_a_death(
+    world: World, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advance, "_CHUNK", 1)
+    await failing_at_every_command(world, Creation("group"), mode)

@@ -236,7 +236,7 @@ READS = {
     *("CLUSTER", "NODES"),  # of CLUSTER NODES
     *("CONFIG", "GET"),  # of CONFIG GET
     *("EXISTS", "HGET", "HGETALL", "HKEYS", "HMGET", "INFO", "LRANGE", "PING", "SCAN", "TIME"),
-    *("HEXISTS", "XLEN", "ZMSCORE"),
+    *("HEXISTS", "HLEN", "XLEN", "ZMSCORE"),
     *(
         "XRANGE",
         "XREVRANGE",

@@ -43,7 +43,7 @@ DAMAGES: tuple[dict[str, str | None], ...] = (
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has just started."""
-    monkeypatch.setattr(workflow_progress, "_immutable_parts", {})
+    monkeypatch.setattr(workflow_progress, "_immutable_parts", workflow_progress.ImmutableParts())
 
 
 async def make(store: Store) -> Any:

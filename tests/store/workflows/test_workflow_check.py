@@ -200,7 +200,7 @@ async def test_a_malformed_workflow_delays_no_other(
     store: Store, db: Any, damage: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        workflow_progress, "_immutable_parts", {}
+        workflow_progress, "_immutable_parts", workflow_progress.ImmutableParts()
     )  # as in a process that has just started
     free = await group(store, step())
     await run_one(store)

@@ -56,6 +56,7 @@ from ojs_cluster.store.engine.placement import (
     enqueue_one_command,
     place,
     plain_record,
+    portions,
 )
 from ojs_cluster.store.engine.queues.copied_settings import ensure_open
 from ojs_cluster.store.engine.tenants.admission import Admitted
@@ -207,16 +208,46 @@ async def enqueue_with_id(
         TooManyQueues: the server has the maximum number of queues, and the queue is new.
         BackendUnavailable: Redis did not answer in time.
     """
-    await store.queues.ensure(store, [job.queue])
     shard = store.keys.shard_of_id(job_id)
-    await ensure_open(store, shard, [job.queue])
+    return await enqueue_with_ids(store, shard, [(job_id, job, fields)], store_before_ms) > 0
+
+
+FixedJob = tuple[str, NewJob, Sequence[bytes]]
+"""An id that was fixed in advance, the job, and names and values of further fields of its hash."""
+
+
+async def enqueue_with_ids(
+    store: Store, shard: Shard, jobs: Sequence[FixedJob], store_before_ms: int
+) -> int:
+    """Store jobs of one shard, in their order, as ``enqueue_with_id``; return how many."""
+    queues = dict.fromkeys(job.queue for _, job, _ in jobs)
+    await store.queues.ensure(store, queues)
+    await ensure_open(store, shard, queues)
+    indexed: Sequence[NewJob] = [job for _, job, _ in jobs]
     if store.settings.search_index:
-        [job] = await with_digests(store.settings, [job])
-    part = [place(job_id, store.queue_defaults.apply(job), fields)]
+        indexed = await with_digests(store.settings, indexed)
+    part = [
+        place(job_id, store.queue_defaults.apply(job), fields)
+        for (job_id, _, fields), job in zip(jobs, indexed, strict=True)
+    ]
+    stored = 0
+    for portion in portions(store, part):
+        found = await _store_fixed(store, shard, portion, store_before_ms)
+        if not found and len(portion) > 1:  # a job is stored already, which is rare
+            for job in portion:
+                stored += await _store_fixed(store, shard, [job], store_before_ms)
+        stored += len(portion) if found else 0
+    return stored
+
+
+async def _store_fixed(
+    store: Store, shard: Shard, part: Sequence[PlacedJob], store_before_ms: int
+) -> bool:
+    """Store all jobs, or none because something is stored under the id of one."""
     keys, args = enqueue_command(store, shard, part, store_before_ms=store_before_ms)
     reply = await store.run(shard, "enqueue", keys, args, idempotent=True)
     if reply[0] == b"too_late":
-        raise Conflict(f"it is too late to store job '{job_id}'", job_id=job_id)
+        raise Conflict(f"it is too late to store job '{part[0].job_id}'", job_id=part[0].job_id)
     if reply[0] == b"ok":
         await deliver_effects(store, shard, reply)
         count_types(store, part)

@@ -3,12 +3,15 @@
 Each handler may run any number of times, in any process, concurrently with others:
 
 * One script records the outcome of a job, once, and returns the statuses of all jobs.
-* A pure function decides which jobs may start. The ids of all jobs are fixed when the workflow is
-  created, and a job is enqueued only if there is no job under its id. So a second process changes
-  nothing.
+* A pure function decides which jobs may start because of this outcome
+  (``core.workflow_successors``). The effect of the creation starts the jobs that wait for none, and
+  no other effect does. So there is one starter of each job: if it dies, its effect is still in the
+  outbox, and the drainer continues where the node statuses end.
+* The ids of all jobs are fixed when the workflow is created, and a job is enqueued only if there is
+  no job under its id. So a second process changes nothing.
 * A stalled process must not enqueue a job again that has ended and was removed. Redis refuses an
-  enqueue that was decided more than ``_STORE_WITHIN_MS`` ago, and keeps the ended jobs of workflows
-  for longer than that.
+  enqueue that was decided more than ``enqueue_steps.STORE_WITHIN_MS`` ago, and keeps the ended jobs
+  of workflows for longer than that.
 * If the uniqueness policy of a step refuses its job, the step is recorded as ended without a job
   (``unique_steps``): with ``reject`` it has failed, with ``ignore`` it has succeeded.
 * One script ends or cancels the workflow, by a compare-and-set on the state ``running``.
@@ -25,40 +28,35 @@ ended that has been removed since, and it does not look at a cancelled workflow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
 
 from ojs_cluster.core import raw_json
-from ojs_cluster.core.errors import Conflict, MalformedJob, MalformedRecord, NotFound, OJSError
-from ojs_cluster.core.jobs.envelope import parse_job
-from ojs_cluster.core.payload_limits import STORED_LIMITS
+from ojs_cluster.core.errors import Conflict, MalformedJob, NotFound
 from ojs_cluster.core.workflow import (
     CANCELLED,
     ENDED,
+    ENDED_STATUSES,
     FAILED,
     RUNNING,
     STATUS_ENQUEUED,
+    STATUS_UNKNOWN,
     Plan,
     evaluate,
-    inputs,
-    leaves,
-    render,
 )
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.engine.enqueue.enqueue import enqueue_with_id
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.engine.jobs.cancel import cancel
 from ojs_cluster.store.engine.jobs.history_entries import Cause
-from ojs_cluster.store.features.workflows.read_workflows import read_inputs
-from ojs_cluster.store.features.workflows.record_outcomes import (
-    record_job_outcome,
-    record_refused_step,
+from ojs_cluster.store.features.workflows.enqueue_steps import (
+    NOTHING_KNOWN,
+    KnownInputs,
+    enqueue_steps,
 )
-from ojs_cluster.store.features.workflows.unique_steps import enqueue_step
+from ojs_cluster.store.features.workflows.record_outcomes import record_job_outcome
 from ojs_cluster.store.features.workflows.validate_workflow import check_statuses
 from ojs_cluster.store.features.workflows.workflow_progress import (
     ImmutablePart,
@@ -69,14 +67,8 @@ from ojs_cluster.store.features.workflows.workflow_progress import (
     record_enqueued,
 )
 from ojs_cluster.store.features.workflows.workflows import end
-from ojs_cluster.store.ground import job_fields as f
 from ojs_cluster.store.ground.fanout import run_concurrently
-from ojs_cluster.store.ground.off_loop import off_loop
 
-_STORE_WITHIN_MS = 20_000
-"""Maximum time in ms from the decision to enqueue a job until the job is stored; a later attempt is
-refused. The time is a sixth of the shortest retention of a workflow's job
-(``store/include/jobs/finish_job.lua``)."""
 _CANCELLED = Cause("system", why="its workflow was cancelled")
 _CHUNK = 100
 """Maximum number of jobs that are enqueued before the state of the workflow is read again."""
@@ -95,10 +87,10 @@ async def on_job_ended(store: Store, shard: Shard, payload: bytes) -> None:
     recorded = await record_job_outcome(store, workflow_id, int(number), state, job)
     if recorded is None:
         return  # the workflow's own retention is over
-    progress, newly_recorded = recorded
-    if progress.state == CANCELLED and not newly_recorded:
+    progress = recorded.progress
+    if progress.state == CANCELLED and not recorded.newly:
         await _cancel_enqueued(store, progress)
-    await advance(store, progress)
+    await _continue_after(store, progress, [int(number)], KnownInputs(job, recorded.definitions))
 
 
 async def on_created(store: Store, _shard: Shard, payload: bytes) -> None:
@@ -119,75 +111,104 @@ async def on_cancelled(store: Store, _shard: Shard, payload: bytes) -> None:
 
 
 async def advance(store: Store, progress: WorkflowProgress) -> None:
-    """Enqueue the jobs that may start, up to ``_CHUNK`` at a time, or end the workflow.
+    """Enqueue all jobs that may start, or end the workflow.
 
     Args:
         store: the store.
         progress: the workflow's progress, as just read.
     """
-    while progress.state == RUNNING:
-        immutable = await read_immutable_part(store, progress.workflow_id)
+    immutable = await _running_part(store, progress)
+    if immutable is None:
+        return
+    check_statuses(progress.workflow_id, immutable.plan, progress.node_statuses)
+    evaluation = evaluate(immutable.plan, progress.node_statuses)
+    if evaluation.state in ENDED:
+        await _end(store, progress, immutable, evaluation.state)
+        return
+    after, refused = await _start(store, progress, immutable.plan, evaluation.ready)
+    await _continue_after(store, after, refused)
+
+
+async def _continue_after(
+    store: Store,
+    progress: WorkflowProgress,
+    ended: Sequence[int],
+    known: KnownInputs = NOTHING_KNOWN,
+) -> None:
+    """Enqueue the jobs that the ends of jobs allow to start, or end the workflow.
+
+    Args:
+        store: the store.
+        progress: the workflow's progress, as just read.
+        ended: numbers of the jobs, whose ends are recorded.
+        known: what is known of the first of these jobs.
+    """
+    while ended:
+        immutable = await _running_part(store, progress)
         if immutable is None:
             return
-        check_statuses(progress.workflow_id, immutable.plan, progress.node_statuses)
-        evaluation = evaluate(immutable.plan, progress.node_statuses)
-        if evaluation.state in ENDED:
-            await _end(store, progress, immutable, evaluation.state)
+        statuses = progress.node_statuses
+        if any(statuses[number] not in ENDED_STATUSES for number in ended):
+            raise malformed(progress.workflow_id)
+        following = immutable.successors.after(statuses, ended)
+        if following.state in ENDED:
+            await _end(store, progress, immutable, following.state)
             return
-        chunk = evaluation.ready[:_CHUNK]
+        plan, ready = immutable.plan, following.ready
+        progress, ended = await _start(store, progress, plan, ready, known)
+        known = NOTHING_KNOWN
+
+
+async def _running_part(store: Store, progress: WorkflowProgress) -> ImmutablePart | None:
+    """Return the immutable part of a workflow that runs, None for another one.
+
+    Raises:
+        MalformedRecord: the plan is malformed, or has another number of jobs than the statuses.
+    """
+    if progress.state != RUNNING:
+        return None
+    immutable = await read_immutable_part(store, progress.workflow_id)
+    if immutable is not None and len(immutable.plan.jobs) != len(progress.node_statuses):
+        raise malformed(progress.workflow_id)
+    return immutable
+
+
+async def _start(
+    store: Store,
+    progress: WorkflowProgress,
+    plan: Plan,
+    ready: Sequence[int],
+    known: KnownInputs = NOTHING_KNOWN,
+) -> tuple[WorkflowProgress, Sequence[int]]:
+    """Enqueue jobs, up to ``_CHUNK`` at a time, unless another process does.
+
+    Args:
+        store: the store.
+        progress: the workflow's progress, as just read.
+        plan: its plan.
+        ready: numbers of the jobs.
+        known: what is known of their inputs.
+
+    Returns:
+        The progress afterwards, and the numbers of the jobs that have ended because they were
+        refused.
+    """
+    all_refused: list[int] = []
+    for start in range(0, len(ready), _CHUNK):
+        statuses = progress.node_statuses
+        chunk = [n for n in ready[start : start + _CHUNK] if statuses[n] == STATUS_UNKNOWN]
         if not chunk:
-            return
-        await _enqueue(store, progress, immutable.plan, chunk)
+            continue
+        all_refused += await enqueue_steps(store, progress, plan, chunk, known)
         after = await record_enqueued(store, progress.workflow_id, chunk)
         if after is None:
-            return
+            return progress, ()
         if after.state == CANCELLED:
             await _cancel_jobs(store, after, chunk)
+        if after.state != RUNNING:
+            return after, ()
         progress = after
-
-
-async def _enqueue(
-    store: Store, progress: WorkflowProgress, plan: Plan, chunk: Iterable[int]
-) -> None:
-    store_before_ms = progress.now_ms + _STORE_WITHIN_MS
-    by_shard: dict[Shard, list[int]] = {}
-    for number in chunk:
-        shard = store.keys.shard_of_id(plan.jobs[number].job_id)
-        by_shard.setdefault(shard, []).append(number)
-
-    async def enqueue_job(number: int) -> None:
-        trees, names = inputs(plan, number)
-        # The results that the job gets are limited to the maximum size of one result. If not all
-        # results fit, those of the nearest steps are preferred.
-        wanted = list(dict.fromkeys(reversed(list(leaves(trees)))))
-        max_bytes = store.settings.result_max_bytes
-        definition, results = await read_inputs(
-            store, progress.workflow_id, number, wanted, max_bytes=max_bytes
-        )
-        fields = [f.WORKFLOW, progress.workflow_id.encode(), f.STEP, b"%d" % number]
-        if trees:
-            fields += (f.PARENTS, render(list(trees), results))
-        if any(names):
-            fields += (f.PARENT_NAMES, orjson.dumps(names))
-        parse = partial(parse_job, definition, limits=STORED_LIMITS)
-        try:
-            job = await off_loop(parse, len(definition))
-        except OJSError as error:
-            fault = f"definition {number} is no job"
-            raise MalformedRecord("workflow", progress.workflow_id, fault) from error
-        job_id = plan.jobs[number].job_id
-        if job.unique is None:
-            await enqueue_with_id(store, job_id, job, fields, store_before_ms=store_before_ms)
-            return
-        refused = await enqueue_step(store, job_id, job, fields, store_before_ms=store_before_ms)
-        if refused is not None:
-            await record_refused_step(store, progress.workflow_id, number, refused)
-
-    async def enqueue_in_order(numbers: list[int]) -> None:
-        for number in numbers:  # jobs of one queue keep the order of the request
-            await enqueue_job(number)
-
-    await run_concurrently(by_shard.values(), enqueue_in_order)
+    return progress, all_refused
 
 
 async def _cancel_enqueued(store: Store, progress: WorkflowProgress) -> None:

@@ -21,6 +21,7 @@ from ojs_cluster.core.workflow import (
     WorkflowEvaluation,
     evaluate,
 )
+from ojs_cluster.keys import Shard
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.jobs.read_jobs import get as get_job
@@ -271,24 +272,28 @@ async def read_definitions(store: Store, workflow: WorkflowRecord) -> list[bytes
         NotFound: the workflow was removed since, or a definition is missing.
         BackendUnavailable: Redis did not answer in time.
     """
-    found: dict[int, bytes] = {}
-    total = 0
-
-    async def read(job: int) -> None:
-        nonlocal total
-        if total <= MAX_DEFINITIONS_BYTES:
-            found[job] = (await read_inputs(store, workflow.id, job, ()))[0]
-            total += len(found[job])
-
-    await run_concurrently(range(len(workflow.plan.jobs)), read)
-    if total > MAX_DEFINITIONS_BYTES:
+    jobs = range(len(workflow.plan.jobs))
+    found = await read_some_definitions(store, workflow.id, jobs, max_bytes=MAX_DEFINITIONS_BYTES)
+    if len(found) < len(jobs):
+        owner = store.keys.shard_of_id(workflow.id)
+        key = owner.workflow_definitions(workflow.id)
+        stored: Any = await store.redis.call(owner.slot, "HLEN", key, idempotent=True)
+        if stored < len(jobs):
+            raise NotFound("workflow", workflow.id)
         raise PayloadTooLarge(
             f"the jobs of the workflow have more than {MAX_DEFINITIONS_BYTES} bytes",
             limit=MAX_DEFINITIONS_BYTES,
         )
-    if not all(found.values()):
-        raise NotFound("workflow", workflow.id)
-    return [found[job] for job in range(len(workflow.plan.jobs))]
+    return [found[job] for job in jobs]
+
+
+async def read_some_definitions(
+    store: Store, workflow_id: str, jobs: Sequence[int], *, max_bytes: int = 2**53
+) -> dict[int, bytes]:
+    """Return definitions of jobs; without those that exceed ``max_bytes`` together."""
+    owner = store.keys.shard_of_id(workflow_id)
+    key = owner.workflow_definitions(workflow_id)
+    return (await _read_portions(store, owner, [key, key], None, jobs, max_bytes))[1]
 
 
 async def read_results(store: Store, workflow_id: str, jobs: Sequence[int]) -> dict[int, bytes]:
@@ -317,6 +322,17 @@ async def read_inputs(
     """
     owner = store.keys.shard_of_id(workflow_id)
     keys = [owner.workflow_definitions(workflow_id), owner.workflow_results(workflow_id)]
+    return await _read_portions(store, owner, keys, job, result_jobs, max_bytes)
+
+
+async def _read_portions(
+    store: Store,
+    owner: Shard,
+    keys: Sequence[bytes],
+    job: int | None,
+    result_jobs: Sequence[int],
+    max_bytes: int,
+) -> tuple[bytes, dict[int, bytes]]:
     found: dict[int, bytes] = {}
     definition, remaining, read = b"", max_bytes, 0
     while job is not None or read < len(result_jobs):

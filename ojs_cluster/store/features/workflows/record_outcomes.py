@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -24,9 +25,24 @@ _MAX_ERROR_BYTES = 2048
 """Maximum size of a job's error in the record of its workflow."""
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedOutcome:
+    """The outcome of a job is recorded.
+
+    Args:
+        progress: the workflow's progress afterwards.
+        newly: whether this call has recorded the outcome.
+        definitions: the definition of a job that waits for this one alone, by its number.
+    """
+
+    progress: WorkflowProgress
+    newly: bool
+    definitions: Mapping[int, bytes]
+
+
 async def record_job_outcome(
     store: Store, workflow_id: str, number: int, state: str, job: JobRecord | None
-) -> tuple[WorkflowProgress, bool] | None:
+) -> RecordedOutcome | None:
     """Record the outcome of a job.
 
     Args:
@@ -37,8 +53,7 @@ async def record_job_outcome(
         job: the job; None when it does not exist any more.
 
     Returns:
-        The progress afterwards, and whether this call recorded the outcome; None when the
-        workflow does not exist any more.
+        None when the workflow does not exist any more.
 
     Raises:
         MalformedRecord: the workflow's stored fields are malformed.
@@ -99,8 +114,8 @@ class JobOutcomeFields:
 
 async def write_outcome(
     store: Store, workflow_id: str, number: int, outcome: JobOutcomeFields
-) -> tuple[WorkflowProgress, bool] | None:
-    """Run ``workflow_record_outcome.lua``; return the same values as ``record_job_outcome``.
+) -> RecordedOutcome | None:
+    """Run ``workflow_record_outcome.lua``; return the same value as ``record_job_outcome``.
 
     Args:
         store: the store.
@@ -120,24 +135,29 @@ async def write_outcome(
         orjson.dumps(node.label or f"step-{number}"),
         orjson.dumps(node.type),
     )
+    following = None
+    if outcome.node_status == STATUS_OF_JOB_STATE["completed"]:
+        following = immutable.successors.next_job(number)
     reply = await store.run(
         owner,
         "workflow_record_outcome",
         [
-            owner.workflow(workflow_id),
-            owner.workflow_results(workflow_id),
-            owner.events,
-            owner.running_workflows,
+            *(owner.workflow(workflow_id), owner.workflow_results(workflow_id), owner.events),
+            *(owner.running_workflows, owner.workflow_definitions(workflow_id)),
         ],
         [
             *(store.events_arg, workflow_id, number),
             *(outcome.node_status, outcome.times, outcome.result, outcome.error),
             *(data, outcome.ran_ms),
+            *(() if following is None else (following,)),
         ],
         idempotent=True,
     )
     progress = progress_of(workflow_id, reply)
-    return None if progress is None else (progress, bool(reply[4]))
+    if progress is None:
+        return None
+    definitions = {} if following is None else {following: reply[5]}
+    return RecordedOutcome(progress, bool(reply[4]), definitions)
 
 
 def _brief(error: bytes) -> bytes:

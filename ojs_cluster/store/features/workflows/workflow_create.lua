@@ -29,7 +29,8 @@ call_in_slices('HSET', DEFINITIONS, {unpack(ARGV, 9)})
 redis.call('ZADD', WORKFLOWS, now, id)
 redis.call('ZADD', RUNNING, now + CHECK_MS, id)
 append_effect('workflow_start', id)
-redis.call('HSET', WORKFLOW, 'start', effects[1])
+-- The record has eight fields: see workflow_record_outcome.lua.
+redis.call('HSET', WORKFLOW, 'start', effects[1], 'left', #statuses .. ' 8')
 emit('workflow.started', id, {[F.type] = kind, [F.queue] = ''}, 'D', event_data)
 -- workflow_store_portion.lua has added the id to ended_workflows.
 if definitions_stored ~= 0 then redis.call('ZREM', ENDED, id) end

@@ -8,13 +8,14 @@ from typing import Any
 
 from ojs_cluster.core.errors import MalformedRecord
 from ojs_cluster.core.workflow import Plan
+from ojs_cluster.core.workflow_successors import Successors
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.workflows import validate_workflow
 from ojs_cluster.store.features.workflows.workflows import event_data
 
-_MAX_CACHED_WORKFLOWS = 256
-"""Maximum number of workflows whose immutable part a process caches."""
+_MAX_CACHED_NODES = 200_000
+"""Maximum number of nodes of all workflows whose immutable part a process caches, about 80 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +83,49 @@ class ImmutablePart:
     """The part of a workflow that never changes, and so may be cached.
 
     Args:
-        plan: the plan.
+        successors: the plan, by what each node's end may start.
         event_data: JSON members that the data of all events of the workflow have.
     """
 
-    plan: Plan
+    successors: Successors
     event_data: bytes
 
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        return self.successors.plan
 
-_immutable_parts: dict[str, ImmutablePart] = {}
+
+class ImmutableParts:
+    """The immutable parts of the workflows that were used last."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, ImmutablePart] = {}
+        self._nodes = 0
+
+    def get(self, workflow_id: str) -> ImmutablePart | None:
+        """Return the part of a workflow, None if it is not cached."""
+        part = self._parts.pop(workflow_id, None)
+        if part is not None:
+            self._parts[workflow_id] = part  # as the last one
+        return part
+
+    def add(self, workflow_id: str, part: ImmutablePart) -> None:
+        """Cache a part, and remove those that were not used for the longest time."""
+        if workflow_id in self._parts:  # another task has read it at the same time
+            return
+        self._parts[workflow_id] = part
+        self._nodes += len(part.plan.nodes)
+        while self._nodes > _MAX_CACHED_NODES and len(self._parts) > 1:
+            self._nodes -= len(self._parts.pop(next(iter(self._parts))).plan.nodes)
+
+    def clear(self) -> None:
+        """Remove all parts."""
+        self._parts.clear()
+        self._nodes = 0
+
+
+_immutable_parts = ImmutableParts()
 
 
 async def read_immutable_part(store: Store, workflow_id: str) -> ImmutablePart | None:
@@ -117,8 +152,6 @@ async def read_immutable_part(store: Store, workflow_id: str) -> ImmutablePart |
             raise malformed(workflow_id)
         plan = validate_workflow.parse_plan(workflow_id, reply[0])
         name = (reply[1] or b"").decode(errors="replace")
-        immutable = ImmutablePart(plan, event_data(workflow_id, name, plan))
-        if len(_immutable_parts) >= _MAX_CACHED_WORKFLOWS:
-            _immutable_parts.pop(next(iter(_immutable_parts)))
-        _immutable_parts[workflow_id] = immutable
+        immutable = ImmutablePart(Successors(plan), event_data(workflow_id, name, plan))
+        _immutable_parts.add(workflow_id, immutable)
     return immutable

@@ -3,17 +3,21 @@
 --       only reads.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 wf:<id>.
--- ARGV: 1.. numbers of the jobs.
+-- ARGV: 1.. numbers of the jobs, ascending.
 -- Returns: {'ok', state, node statuses, now} | {'missing'} | {'malformed'}
 --@include now load_workflow
 local WORKFLOW = KEYS[1]
 local state, statuses = load_workflow(WORKFLOW)
 if not state then return statuses end
+local pieces, copied = {}, 0
 for _, number in ipairs(ARGV) do
     local at = tonumber(number) + 1
-    if string.sub(statuses, at, at) == '.' then
-        statuses = string.sub(statuses, 1, at - 1) .. 'q' .. string.sub(statuses, at + 1)
+    if at > copied and string.sub(statuses, at, at) == '.' then
+        pieces[#pieces + 1] = string.sub(statuses, copied + 1, at - 1)
+        copied = at
     end
 end
+pieces[#pieces + 1] = string.sub(statuses, copied + 1)
+statuses = table.concat(pieces, 'q')
 if #ARGV > 0 then redis.call('HSET', WORKFLOW, 'node_statuses', statuses) end
 return {'ok', state, statuses, now}
