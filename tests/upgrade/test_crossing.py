@@ -133,6 +133,31 @@ def test_a_workflow_continues_on_the_other_version(pair: Pair) -> None:
         wait_until(is_completed, what="the workflow has completed")
 
 
+def test_the_steps_of_a_workflow_end_on_both_versions_in_turn(pair: Pair) -> None:
+    """One version records outcomes without what the other one counts."""
+    for directions in pair.directions():
+        queue, back = new_id(), new_id()
+        inner = {"type": "chain", "steps": [new_job(queue)] * 4}
+        jobs = [inner, new_job(queue), new_job(queue)]
+        callbacks = {"on_complete": new_job(back), "on_success": new_job(back)}
+        body = {"type": "batch", "jobs": jobs, "callbacks": callbacks}
+        made = post(directions[0], "workflows", body)["workflow"]
+        for number in range(8):
+            node = directions[number % 2]
+            job = fetch(directions[number // 2 % 2], queue if number < 6 else back)
+            ack(node, job, result=number)
+        path = f"/ojs/v1/workflows/{made['id']}"
+
+        def is_completed(path: str = path) -> bool:
+            found = [node.get(path).json()["workflow"]["state"] for node in (pair.old, pair.new)]
+            return found == ["completed"] * 2
+
+        wait_until(is_completed, what="the workflow has completed")
+        for name in (queue, back):
+            nothing = {"queues": [name], "worker_id": "w"}
+            assert post(pair.new, "workers/fetch", nothing)["jobs"] == []
+
+
 def test_a_unique_lock_holds_on_both_versions(pair: Pair) -> None:
     for begins, ends in pair.directions():
         queue = new_id()

@@ -12,7 +12,7 @@ if not state then return statuses end
 local pieces, copied = {}, 0
 for _, number in ipairs(ARGV) do
     local at = tonumber(number) + 1
-    if at > copied and string.sub(statuses, at, at) == '.' then
+    if string.sub(statuses, at, at) == '.' then
         pieces[#pieces + 1] = string.sub(statuses, copied + 1, at - 1)
         copied = at
     end
