@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from ojs_cluster.core.errors import InvalidRequest, QueueFull
+from ojs_cluster.core.payload_limits import MAX_BATCH_JOBS
 from ojs_cluster.core.workflow import (
     CALLBACK_STEPS,
     CANCELLED,
@@ -67,12 +68,23 @@ async def create(app: App, request: Request) -> Response:
     return replies.with_warnings(response, warnings)
 
 
-async def get(app: App, _request: Request, workflow_id: str) -> Response:
-    """Return a workflow with its steps.
+async def get(app: App, request: Request, workflow_id: str) -> Response:
+    """Return a workflow with its steps, all or a page of them.
 
-    ``GET /ojs/v1/workflows/{id}`` (spec: ojs-http-binding 14.2)
+    Jobs are counted from 0 in the order of the request, nested ones and callbacks included. With
+    ``limit=0`` the response has no step, and its size does not grow with the workflow. The failures
+    and the start that a response names are those of its page.
+
+    ``GET /ojs/v1/workflows/{id}?limit&offset`` (spec: ojs-http-binding 14.2)
     """
-    return _response(200, await read_workflows.get(app.store, workflow_id))
+    given = query.parameters(request.query)
+    page = read_workflows.ALL_JOBS
+    if given.get("limit") or given.get("offset"):
+        start = query.integer(given, "offset", 0, low=0, high=MAX_BATCH_JOBS)
+        limit = query.integer(given, "limit", MAX_BATCH_JOBS, low=0, high=MAX_BATCH_JOBS)
+        page = range(start, start + limit)
+    workflow = await read_workflows.get(app.store, workflow_id, page=page)
+    return _response(200, workflow, page=page)
 
 
 async def cancel(app: App, _request: Request, workflow_id: str) -> Response:
@@ -230,6 +242,7 @@ def _response(
     status: int,
     workflow: WorkflowRecord,
     headers: tuple[tuple[str, str], ...] = (),
+    page: range = read_workflows.ALL_JOBS,
     **more: int,
 ) -> Response:
     """Return a response with the members of a workflow, in ``workflow`` and at the top level.
@@ -241,14 +254,18 @@ def _response(
         status: the status.
         workflow: the workflow.
         headers: response headers.
+        page: numbers of the jobs that the response has.
         **more: other members of the workflow.
     """
     summary = replies.dumps(_summary(workflow))[1:-1]
     # Callbacks of nested batches are listed as steps, because their names may repeat. Callbacks of
     # the Go SDK are listed as steps, because it sends callbacks as steps and reads only steps.
-    callbacks = [node for node in workflow.plan.jobs if node.callback and node.parent == 0]
+    nodes = workflow.plan.jobs[page.start : page.stop]
+    callbacks = [node for node in nodes if node.callback and node.parent == 0]
     listed = [
-        node for node in workflow.plan.jobs if node not in callbacks or node.label in CALLBACK_STEPS
+        node
+        for node in nodes
+        if not (node.callback and node.parent == 0) or node.label in CALLBACK_STEPS
     ]
     steps = replies.array(_job(node, workflow) for node in listed)
     jobs = replies.array(_job(node, workflow, result=False) for node in listed)
@@ -258,9 +275,7 @@ def _response(
         pairs = b",".join(b'"%b":%b' % (name.encode(), job) for name, job in by_name.items())
         body += b',"callbacks":{%b}' % pairs
     failed = [
-        (node, workflow.jobs[node.job])
-        for node in workflow.plan.jobs
-        if workflow.jobs[node.job].state == FAILED
+        (node, workflow.jobs[node.job]) for node in nodes if workflow.jobs[node.job].state == FAILED
     ]
     if failed:
         body += b',"failed_step_index":%d,"failed_job_ids":%b,"errors":%b' % (

@@ -50,6 +50,25 @@ async def test_a_chain_from_creation_to_completion(any_api: Api) -> None:
     assert done["completed_at"] == done["metadata"]["completed_at"]
 
 
+async def test_a_page_of_the_steps(any_api: Api) -> None:
+    made = await any_api.post(URL, {"type": "chain", "name": "etl", "steps": steps(5)})
+    url = f"{URL}/{made.json['id']}"
+    await ack_next(any_api, 1)
+    whole = (await any_api.get(url)).json
+    page = (await any_api.get(f"{url}?limit=2&offset=1")).json
+    summary = (await any_api.get(f"{url}?limit=0")).json
+    last = (await any_api.get(f"{url}?offset=3")).json
+
+    assert (page["steps"], page["jobs"]) == (whole["steps"][1:3], whole["jobs"][1:3])
+    assert last["steps"] == whole["steps"][3:]
+    assert (summary["steps"], summary["jobs"]) == ([], [])
+    members = ("state", "metadata", "steps_total", "steps_completed")
+    assert all(
+        each["workflow"][name] == whole[name] for each in (page, summary) for name in members
+    )
+    assert (await any_api.get(f"{url}?limit=-1")).status == 400
+
+
 async def test_a_failed_step_is_shown_with_its_error(api: Api) -> None:
     jobs = steps(2)
     jobs[1]["options"]["max_attempts"] = 1

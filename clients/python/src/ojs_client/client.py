@@ -235,13 +235,14 @@ class Client:
             NotFound: there is no such workflow.
         """
         deadline = anyio.current_time() + seconds(wait)
-        while True:
-            reply = await self._get(f"/workflows/{segment(workflow_id)}")
-            found = Workflow.from_json(reply["workflow"])
-            left_s = deadline - anyio.current_time()
-            if found.finished or left_s <= 0:
-                return found
+        path = f"/workflows/{segment(workflow_id)}"
+        while (left_s := deadline - anyio.current_time()) > 0:
+            reply = await self._get(path, {"limit": "0"})  # without its steps
+            if Workflow.from_json(reply["workflow"]).finished:
+                break
             await anyio.sleep(min(_WORKFLOW_PAUSE_S, left_s))
+        reply = await self._get(path)
+        return Workflow.from_json(reply["workflow"])
 
     async def cancel_workflow(self, workflow_id: str) -> Workflow:
         """Cancel a workflow: no further step starts.

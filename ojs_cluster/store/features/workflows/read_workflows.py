@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from ojs_cluster.core.errors import MalformedJob, MalformedRecord, NotFound, PayloadTooLarge
 from ojs_cluster.core.jobs.ids import is_job_id
@@ -34,6 +34,7 @@ from ojs_cluster.store.ground.listed import Listed, Position
 from ojs_cluster.store.ground.portions import PORTION_BYTES
 from ojs_cluster.store.ground.runtime import Arg
 
+ALL_JOBS: Final = range(2**53)
 RESULTS_SHOWN_BYTES = 8 * 1024 * 1024
 """Maximum number of bytes of results in a response that shows a workflow."""
 MAX_DEFINITIONS_BYTES = 4 * 1024 * 1024
@@ -112,13 +113,16 @@ class WorkflowRecord:
     jobs: Sequence[JobOutcome] = ()
 
 
-async def get(store: Store, workflow_id: str, *, jobs: bool = True) -> WorkflowRecord:
+async def get(
+    store: Store, workflow_id: str, *, jobs: bool = True, page: range = ALL_JOBS
+) -> WorkflowRecord:
     """Return one workflow.
 
     Args:
         store: the store.
         workflow_id: its id.
         jobs: whether to read the outcomes of its jobs, too.
+        page: numbers of the jobs whose outcomes are read. Of the others, only the state is known.
 
     Raises:
         NotFound: no such workflow, or its retention is over.
@@ -128,7 +132,7 @@ async def get(store: Store, workflow_id: str, *, jobs: bool = True) -> WorkflowR
     fields = await read_fields(store, workflow_id)
     plan = validate_workflow.check_fields(workflow_id, fields)
     record = record_of(workflow_id, fields, plan)
-    return replace(record, jobs=await _outcomes(store, record)) if jobs else record
+    return replace(record, jobs=await _outcomes(store, record, page)) if jobs else record
 
 
 async def read_fields(store: Store, workflow_id: str) -> Mapping[bytes, bytes]:
@@ -201,8 +205,8 @@ def record_of(workflow_id: str, fields: Mapping[bytes, bytes], plan: Plan) -> Wo
     )
 
 
-async def _outcomes(store: Store, record: WorkflowRecord) -> list[JobOutcome]:
-    """Return the outcomes of all jobs.
+async def _outcomes(store: Store, record: WorkflowRecord, page: range) -> list[JobOutcome]:
+    """Return the outcomes of all jobs, of those outside of ``page`` without times and results.
 
     The workflow's record has the outcomes of ended jobs. The others are read from the jobs.
     """
@@ -216,7 +220,9 @@ async def _outcomes(store: Store, record: WorkflowRecord) -> list[JobOutcome]:
     ]
     statuses = record.fields[b"node_statuses"].decode()
     for job, state in enumerate(states):
-        if statuses[job] == STATUS_ENQUEUED:
+        if job not in page:
+            found[job] = JobOutcome(state)
+        elif statuses[job] == STATUS_ENQUEUED:
             live.append(job)
         elif state == RUNNING:
             found[job] = JobOutcome("pending" if record.state == RUNNING else "cancelled")

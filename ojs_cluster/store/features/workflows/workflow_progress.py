@@ -14,8 +14,8 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.workflows import validate_workflow
 from ojs_cluster.store.features.workflows.workflows import event_data
 
-_MAX_CACHED_NODES = 200_000
-"""Maximum number of nodes of all workflows whose immutable part a process caches, about 80 MB."""
+_MAX_CACHED_NODES = 100_000
+"""Maximum number of nodes of all workflows whose immutable part a process caches, about 50 MB."""
 
 
 @dataclass(frozen=True, slots=True)
