@@ -115,7 +115,7 @@ async def test_an_ack_calls_the_same_scripts_in_a_large_workflow(store: Store, k
             for job in taken:
                 await ack(store, job)
     assert found[0] == found[1] == found[2]
-    assert found[0].total() <= 8
+    assert found[0].total() <= 6
 
 
 async def commands_of_a_step(store: Store, queue: str) -> int:
