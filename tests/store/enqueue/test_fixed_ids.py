@@ -14,7 +14,7 @@ from ojs_cluster.core.errors import NotFound
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.changes import purges
-from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_with_id
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_with_id, enqueue_with_ids
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.engine.jobs.listing import JobFilter
 from ojs_cluster.store.engine.jobs.record import JobRecord
@@ -165,3 +165,16 @@ async def test_a_purged_job_keeps_its_id_taken(
     assert (await purges.purge(store, QUEUE)) == (0, 0)
     consistent()
     await assert_removed_in_time(store, db, backend, job_id)
+
+
+async def test_a_portion_is_stored_in_its_order_though_one_of_its_jobs_exists(
+    store: Store, consistent: Check
+) -> None:
+    ids = [home_id(store) for _ in range(4)]
+    assert await enqueue_with_id(store, ids[2], new_job())
+    jobs = [(job_id, new_job(), ()) for job_id in ids]
+
+    assert await enqueue_with_ids(store, shard_of(store), jobs, 0) == 3
+    assert await enqueue_with_ids(store, shard_of(store), jobs, 0) == 0
+    assert [job.id for job in await take(store, count=9)] == [ids[2], ids[0], ids[1], ids[3]]
+    consistent()
