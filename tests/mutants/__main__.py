@@ -1,5 +1,7 @@
 """Run the mutants: ``make mutants``, or ``python -m tests.mutants [-j N] [-k TEXT] [AREA...]``.
 
+``--sample N --seed S`` runs a random part of them, spread evenly over the rooms.
+
 Each worker has a copy of the repository of its own, so a run touches no working tree. In it the
 worker puts one mutant in, runs the tests that the list names until the first failure, and takes the
 mutant out. Before that, all tests named must pass in a copy without a mutant. The exit status is 1
@@ -26,7 +28,7 @@ from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 
-from tests.mutants.patches import AREAS, ROOMS, ROOT, Mutant, NotApplicable, load, rooms_of
+from tests.mutants.patches import AREAS, ROOMS, ROOT, Mutant, NotApplicable, load, rooms_of, sample
 
 LEAST_KILLED = 0.97
 SERVERS = "not [cluster and not cluster]"
@@ -246,6 +248,10 @@ def main() -> int:
     parser.add_argument(
         "--no-control", action="store_true", help="do not run the tests without mutants first"
     )
+    parser.add_argument(
+        "--sample", type=int, default=0, metavar="N", help="run N mutants drawn at random"
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="draw others (default 1)")
     parser.add_argument("--list", action="store_true", help="only count the mutants of each room")
     given = parser.parse_args()
     unknown = set(given.areas) - set(AREAS)
@@ -263,6 +269,9 @@ def main() -> int:
             _tell(f"{room:<16}{rooms[room]:>5}")
         _tell(f"{'all mutants':<16}{len(mutants):>5}")
         return 0
+    if given.sample:
+        _tell(f"{given.sample} of {len(mutants)} mutants, seed {given.seed}")
+        mutants = sample(mutants, given.sample, given.seed)
     results = run_all(mutants, given.j, not given.no_control)
     return 0 if results is not None and report(results) else 1
 

@@ -14,9 +14,13 @@ from __future__ import annotations
 
 import ast
 import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, zip_longest
 from pathlib import Path
+from random import Random
 
 ROOT = Path(__file__).resolve().parents[2]
 AREAS = (
@@ -118,6 +122,21 @@ def rooms_of(file: str) -> list[str]:
 def load_all() -> list[Mutant]:
     """Return the mutants of every area."""
     return [mutant for area in AREAS for mutant in load(area)]
+
+
+def sample(mutants: Sequence[Mutant], number: int, seed: int) -> list[Mutant]:
+    """Return ``number`` mutants drawn at random, as many of each room as there are.
+
+    A mutant that belongs to several rooms is drawn for the one with the fewest mutants, one that
+    belongs to none for its area.
+    """
+    sizes = Counter(room for mutant in mutants for room in rooms_of(mutant.file))
+    drawn: defaultdict[str, list[Mutant]] = defaultdict(list)
+    for mutant in Random(seed).sample(mutants, len(mutants)):
+        rooms = rooms_of(mutant.file) or [mutant.area]
+        drawn[min(rooms, key=lambda room: sizes[room])].append(mutant)
+    turns = chain.from_iterable(zip_longest(*(drawn[room] for room in sorted(drawn))))
+    return [mutant for mutant in turns if mutant][:number]
 
 
 @lru_cache

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests.mutants.patches import ROOMS, ROOT, Mutant, is_test, load_all, rooms_of
+from tests.mutants.patches import ROOMS, ROOT, Mutant, is_test, load_all, rooms_of, sample
 
 MUTANTS = load_all()
 FEWEST = 30
@@ -45,6 +45,15 @@ def test_no_mutant_is_listed_twice() -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_room_has_its_share_of_mutants(room: str) -> None:
     assert sum(room in rooms_of(mutant.file) for mutant in MUTANTS) >= THIN.get(room, FEWEST)
+
+
+def test_a_sample_is_spread_over_the_rooms_and_depends_on_its_seed() -> None:
+    drawn = sample(MUTANTS, 200, seed=1)
+    rooms = Counter(room for mutant in drawn for room in rooms_of(mutant.file))
+    assert len({mutant.name for mutant in drawn}) == 200
+    assert all(rooms[room] >= 8 for room in ROOMS)
+    assert drawn == sample(MUTANTS, 200, seed=1) != sample(MUTANTS, 200, seed=2)
+    assert set(sample(MUTANTS, len(MUTANTS), seed=1)) == set(MUTANTS)
 
 
 def test_a_text_that_occurs_twice_is_an_error() -> None:
