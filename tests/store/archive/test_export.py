@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
+from ojs_cluster.keys import KEYS_OF_JOBS
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.enqueue.batch import enqueue_all
@@ -20,7 +21,7 @@ from ojs_cluster.store.operators.archive import export_archive
 from tests.store.archives import DEAD, counted, emptied, export_text
 from tests.store.cron.test_cron import definition
 from tests.store.hot_queues import spread
-from tests.store.shortcuts import active, nack, new_job, put, shard_of
+from tests.store.shortcuts import active, nack, new_job, put, queues_in_other_shards, shard_of
 from tests.store.unique_jobs import once
 from tests.support.failing_process import dies_at
 from tests.support.servers import observer
@@ -94,6 +95,32 @@ async def test_jobs_of_a_transaction_that_is_interrupted_meanwhile_are_exported_
         async with emptied(standalone) as store:
             exported.add(counted(await export_text(store)).get("available", 0))
     assert exported == {0, 3}
+
+
+async def test_a_replacement_that_is_interrupted_meanwhile_leaves_a_job_in_the_file(
+    standalone: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, prepared = export_archive._finish_replacements, 0
+    died, at = True, 0
+
+    async def request(acting: Store) -> None:
+        [other] = queues_in_other_shards(acting, 1)
+        await once(acting, other, on_conflict="replace")
+
+    async def interrupted(exporting: Store) -> None:
+        nonlocal died, prepared
+        await finish(exporting)
+        died = await dies_at(exporting, at, True, request)
+        with observer(standalone) as db:
+            prepared += any(db.hexists(key, f.TRANSACTION) for key in db.keys(KEYS_OF_JOBS))
+
+    monkeypatch.setattr(export_archive, "_finish_replacements", interrupted)
+    while died:
+        at += 1
+        async with emptied(standalone) as store:
+            await once(store)
+            assert counted(await export_text(store))["available"] >= 1
+    assert prepared
 
 
 async def test_an_abandoned_manual_run_changes_no_occurrence(

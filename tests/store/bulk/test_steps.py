@@ -12,13 +12,13 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.features.bulk import apply as applying
-from ojs_cluster.store.features.bulk import execution
+from ojs_cluster.store.features.bulk import candidates, execution
 from ojs_cluster.store.features.bulk.apply import apply
 from ojs_cluster.store.features.bulk_records import operations
 from ojs_cluster.store.features.bulk_records.operation import MAX_FAILURES, Target
-from ojs_cluster.store.features.bulk_records.updates import PAUSE_MS
+from ojs_cluster.store.features.bulk_records.updates import PAUSE_MS, Superseded
 from tests.store.bulk.test_bulk import WAITING, begin, carry_out
-from tests.store.shortcuts import QUEUE, active, clock_ms, nack, put, shard_of
+from tests.store.shortcuts import QUEUE, ack, active, clock_ms, nack, put, shard_of
 
 FIRST = {"type": "SmtpError", "message": "no host"}
 
@@ -100,3 +100,72 @@ async def test_the_record_of_an_ended_operation_has_no_ids(store: Store, db: Any
     assert db.hexists(key, "ids")
     await carry_out(store, operation)
     assert {b"ids", b"slice", b"position"}.isdisjoint(db.hkeys(key))
+
+
+async def test_of_two_processes_in_one_slice_one_stores_its_progress(
+    store: Store, other_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "PAGE", 1)
+    for _ in range(3):
+        await put(store)
+    operation = await begin(store, BulkAction.CANCEL, *WAITING, queue=QUEUE)
+    stale = await operations.get(other_store, operation.id)
+    await execution.advance(store, operation, 1)
+
+    with pytest.raises(Superseded):
+        await execution.advance(other_store, stale, 1)
+
+    assert (await operations.get(store, operation.id)).succeeded == 1
+    ended = await carry_out(store, operation)
+    assert (ended.matched, ended.succeeded, ended.failed) == (3, 3, 0)
+
+
+async def test_a_dry_run_of_several_pages_counts_each_job_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "PAGE", 2)
+    for _ in range(5):
+        await put(store)
+    operation = await begin(store, BulkAction.CANCEL, *WAITING, queue=QUEUE, dry_run=True)
+    assert (await carry_out(store, operation)).matched == 5
+
+
+async def test_a_job_that_was_deleted_before_a_crash_is_no_failure(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def dies(*given: Any, **how: Any) -> None:
+        assert await apply(*given, **how) is None
+        raise BackendUnavailable("no answer", outcome="unknown")
+
+    job = await active(store)
+    await ack(store, job)
+    operation = await begin(store, BulkAction.DELETE, State.COMPLETED)
+    monkeypatch.setattr(execution, "apply", dies)
+    await execution.run_due(store)
+    monkeypatch.setattr(execution, "apply", apply)
+
+    ended = await execution.run_for(store, await operations.get(store, operation.id), 60)
+    assert (ended.matched, ended.succeeded, ended.failed) == (1, 1, 0)
+
+
+async def test_operations_whose_records_are_lost_delay_no_other(store: Store, db: Any) -> None:
+    await put(store)
+    meta = store.keys.meta
+    for _ in range(execution._OPERATIONS_AT_ONCE):
+        lost = await begin(store, BulkAction.CANCEL, *WAITING, queue=QUEUE)
+        db.delete(meta.bulk(lost.id))
+    operation = await begin(store, BulkAction.CANCEL, *WAITING, queue=QUEUE)
+    await execution.run_due(store)
+    await execution.run_due(store)
+    assert (await operations.get(store, operation.id)).succeeded == 1
+
+
+async def test_operations_that_run_count_among_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "MAX_OPERATIONS", 3)
+    for _ in range(2):
+        await carry_out(store, await begin(store, BulkAction.CANCEL, *WAITING, queue="none"))
+    for _ in range(2):
+        await begin(store, BulkAction.CANCEL, *WAITING, queue="none")
+    assert (await operations.list_operations(store, limit=10))[1] == 3

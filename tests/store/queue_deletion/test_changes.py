@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
@@ -14,8 +15,10 @@ from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.engine.limits import depth_bounds
 from ojs_cluster.store.engine.limits.depth_bounds import DepthBound
 from ojs_cluster.store.engine.queues import fair_share, pauses
+from ojs_cluster.store.features.bulk import execution
+from ojs_cluster.store.features.bulk.apply import apply
 from ojs_cluster.store.features.bulk_records import operations
-from ojs_cluster.store.features.bulk_records.operation import BulkState, QueueDeletion, Walk
+from ojs_cluster.store.features.bulk_records.operation import BulkState, QueueDeletion, Target, Walk
 from ojs_cluster.store.features.queue_deletion import deletion
 from ojs_cluster.store.features.queue_deletion.change_job import discard_job, move_job
 from ojs_cluster.store.features.queue_deletion.deletion import (
@@ -26,7 +29,7 @@ from ojs_cluster.store.features.queue_deletion.deletion import (
 from ojs_cluster.store.features.queue_deletion.walks import after_walk
 from ojs_cluster.store.features.queue_drains.drains import restore_defaults_of
 from ojs_cluster.store.features.queue_drains.unfinished import end_unfinished_deletion
-from tests.store.queue_deletion.test_deletion import begin
+from tests.store.queue_deletion.test_deletion import begin, carry_out
 from tests.store.shortcuts import QUEUE, active, home_id, put, queues_in_other_shards, shard_of
 
 
@@ -94,6 +97,24 @@ async def test_a_walk_that_has_changed_jobs_is_not_stuck(store: Store) -> None:
     assert (again.state, again.walk.stuck) == (BulkState.RUNNING, 0)
     failed, _ = after_walk(replace(operation, succeeded=4), DeletionStep.WAITING_JOBS)
     assert failed.state is BulkState.FAILED
+
+
+async def test_a_job_that_a_later_walk_discards_is_no_failure(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+
+    async def refuses_once(store: Store, action: BulkAction, target: Target, **how: Any) -> Any:
+        if not refused:
+            refused.append(target.job_id)
+            return Conflict("the job is active")
+        return await apply(store, action, target, **how)
+
+    monkeypatch.setattr(execution, "apply", refuses_once)
+    job = await put(store)
+    ended = await carry_out(store, db, await begin(store))
+    assert refused == [job.id]
+    assert (ended.state, ended.succeeded, ended.failures) == (BulkState.COMPLETED, 1, ())
 
 
 async def test_defaults_that_another_deletion_has_removed_are_not_restored(
