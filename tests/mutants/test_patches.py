@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +25,18 @@ def test_every_mutant_applies_to_exactly_one_place() -> None:
         assert mutated != texts[mutant.file], mutant.name
         if mutant.file.endswith(".py"):
             ast.parse(mutated, mutant.file)
+
+
+def test_no_mutant_uses_an_undefined_name(tmp_path: Path) -> None:
+    """It would fail by itself, whatever the tests check."""
+    for number, mutant in enumerate(MUTANTS):
+        if mutant.file.endswith(".py"):
+            mutated = mutant.mutated((ROOT / mutant.file).read_text())
+            (tmp_path / f"m{number}.py").write_text(mutated)
+    ruff = str(Path(sys.executable).with_name("ruff"))
+    command = [ruff, "check", "--isolated", "--no-cache", "--select", "F821", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_mutant_names_tests_that_exist() -> None:
