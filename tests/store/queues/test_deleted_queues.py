@@ -8,11 +8,11 @@ import pytest
 
 from ojs_cluster.core.errors import BackendUnavailable, NotFound
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.engine.queues import fair_share, pauses
+from ojs_cluster.store.engine.queues import fair_share, pauses, queues
 from ojs_cluster.store.engine.queues.partition_maintenance import get_partitions, set_partitions
 from ojs_cluster.store.features.queue_drains.drains import begin_drain
 from ojs_cluster.store.features.retention import lifecycle
-from tests.store.shortcuts import QUEUE, ack, put, shard_of, take
+from tests.store.shortcuts import QUEUE, ack, active, nack, put, shard_of, take
 from tests.store.tenants.shortcuts import put_many
 
 
@@ -58,3 +58,23 @@ async def test_a_queue_with_a_blocked_job_is_not_deleted(store: Store, db: Any) 
     await begin_drain(store, QUEUE, "1-token")
     assert not await lifecycle._delete_in(store, shard, QUEUE, "1-token")
     await pauses.pause_or_resume(store, QUEUE, "resume")
+
+
+@pytest.mark.parametrize("state", ["scheduled", "pending", "active", "retryable"])
+async def test_a_queue_with_a_job_in_any_live_state_is_not_deleted(
+    store: Store, state: str
+) -> None:
+    """Also if the job came after the deletion had read the numbers of the queue."""
+    if state in ("active", "retryable"):
+        job = await active(store)
+        if state == "retryable":
+            await nack(store, job)
+    else:
+        options: dict[str, Any] = {
+            "scheduled": {"delay_until": "+PT1H"},
+            "pending": {"pending": True},
+        }
+        await put(store, **options[state])
+    await begin_drain(store, QUEUE, "1-token")
+    assert not await lifecycle._delete_in(store, shard_of(store), QUEUE, "1-token")
+    assert (await queues.get_stats(store, QUEUE)).live_jobs == 1
