@@ -57,6 +57,36 @@ async def test_handlers_end_and_their_acks_are_in_before_the_worker_ends(server:
     await server.run(scenario)
 
 
+async def test_a_worker_does_not_end_before_acks_that_are_repeated(server: Server) -> None:
+    refused = 0
+
+    async def refuse(path: str, body: Any) -> None:
+        nonlocal refused
+        if path.endswith("ack/batch") and refused < 5:
+            refused += 1
+            raise httpx2.ConnectError("no answer")
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, transport=Watched(before=refuse))
+        go, running = anyio.Event(), anyio.Event()
+
+        @worker.handler("t.async")
+        async def handle(job: RunningJob) -> None:
+            running.set()
+            await go.wait()
+
+        job = await client.enqueue("t.async", queue=QUEUE)
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.serve)
+            await running.wait()
+            worker.stop()
+            go.set()
+        assert (await client.get(job.id)).state == "completed"
+
+    await server.run(scenario)
+    assert refused == 5
+
+
 @pytest.mark.parametrize("how", ["grace", "second-stop"])
 async def test_handlers_that_do_not_end_are_cancelled_and_their_jobs_given_back(
     server: Server, how: str

@@ -20,6 +20,7 @@ from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.engine.queues import pauses
 from ojs_cluster.store.features.agents import agents
+from ojs_cluster.store.features.events.content import content_of
 from ojs_cluster.store.features.events.listing import EventFilter, read_events, read_newest
 from ojs_cluster.store.features.progress import checkpoints
 from ojs_cluster.store.features.progress.progress import Report, report_progress
@@ -54,6 +55,11 @@ async def events(store: Store, limit: int = 1000, **wanted: Any) -> list[dict[st
 
 def decoded(raw: Iterable[bytes]) -> list[dict[str, Any]]:
     return [json.loads(event) for event in raw]
+
+
+def data_of(fields: dict[str, str]) -> Any:
+    raw = {name.encode(): value.encode() for name, value in fields.items()}
+    return json.loads(b"{%b}" % content_of(0, raw)[1])
 
 
 async def one_of_each(store: Store, db: Any) -> None:
@@ -286,6 +292,31 @@ async def test_events_of_many_jobs_at_once_share_entries(
     for event in decoded(page.events):
         told.setdefault(event["data"]["job_id"], []).append(event["type"])
     assert told == {job.id: kinds for job in held}
+
+
+async def test_the_newest_event_comes_first_also_within_an_entry(store: Store, db: Any) -> None:
+    await enqueue_many(store, [new_job() for _ in range(3)])
+    assert db.xlen(shard_of(store).events) == 1
+    newest, total = await read_newest(store, EventFilter(), limit=10)
+    oldest = await events(store)
+    assert total == 3
+    assert [event["id"] for event in decoded(newest)] == [event["id"] for event in oldest[::-1]]
+
+
+def test_a_skipped_occurrence_names_the_job_that_is_still_active() -> None:
+    fields = {"t": "cron.skipped", "c": "daily", "x": "0 0 * * *", "z": "UTC", "q": QUEUE, "y": "t"}
+    fields |= {"w": "overlap", "j": "the-active-job", "s": "0"}
+    data = data_of(fields)
+    assert data["active_job_id"] == "the-active-job"
+    assert "job_id" not in data
+
+
+def test_a_rate_limit_event_without_a_job_names_none() -> None:
+    fields = {"t": "rate_limit.exceeded", "k": "mail", "j": "", "y": "", "q": "", "l": "5"}
+    assert data_of(fields) == {
+        "key": "mail",
+        "limit": 5,
+    }
 
 
 async def test_the_stream_of_a_shard_is_bounded(store: Store, db: Any) -> None:
