@@ -327,6 +327,8 @@ def test_the_api_is_given_and_probed_by_its_certificate(chart: Chart) -> None:
         assert schemes == {scheme}
         mounts = {mount["name"]: mount["mountPath"] for mount in only["volumeMounts"]}
         assert ("tls" in mounts) == (deployment == rendering.api)
+        volumes = {volume["name"] for volume in deployment["spec"]["template"]["spec"]["volumes"]}
+        assert ("tls" in volumes) == (deployment == rendering.api)
     spec = rendering.api["spec"]["template"]["spec"]
     mounts = {m["name"]: m for m in container(rendering.api)["volumeMounts"]}
     assert (listen.tls_cert, listen.tls_key) == ("/etc/ojs/tls/tls.crt", "/etc/ojs/tls/tls.key")

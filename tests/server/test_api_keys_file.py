@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.server.tls import file_version
 from tests.server.programs import Program, program
 from tests.server.test_serve import CLI, OPEN, serve
 from tests.support.servers import wait_until
@@ -52,6 +53,16 @@ def keys(tmp_path: Path) -> Path:
     path = tmp_path / "keys.toml"
     write(path, ONE)
     return path
+
+
+def test_another_file_of_the_same_size_and_time_is_a_new_version(keys: Path) -> None:
+    before, times = file_version(str(keys)), keys.stat()
+    write(keys, "X" * len(ONE))  # the file holds a digest, whose length is always the same
+    os.utime(keys, ns=(times.st_atime_ns, times.st_mtime_ns))
+    after = file_version(str(keys))
+    assert before is not None
+    assert after is not None
+    assert (before[1:], before != after) == (after[1:], True)
 
 
 @pytest.mark.parametrize("lane", ["0", "1"], ids=["hypercorn", "lane"])
