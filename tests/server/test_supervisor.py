@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from ojs_cluster.server.http.http_server import report
 from ojs_cluster.server.supervision import supervisor
@@ -192,6 +192,28 @@ async def test_a_child_that_hangs_before_its_first_beat_is_replaced(
             await watched.all_ready.wait()
             watched.stop()
     assert "child has sent no heartbeat for 10 s" in caplog.text
+
+
+async def test_a_child_that_starts_during_the_stop_is_stopped_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = clean_environment({"MUTE_FILE": str(tmp_path / "first"), **_OPEN})
+    spec = ChildSpec("child", "tests.server.mute_child", env)
+    stopping = Supervisor([spec], stop_timeout_s=3600)
+    start, started = stopping._start, list[trio.Process]()
+
+    async def start_late(spec: ChildSpec, control_fd: int) -> trio.Process:
+        started.append(await start(spec, control_fd))
+        stopping.stop()
+        await wait_all_tasks_blocked()  # the children that are known are signalled
+        return started[0]
+
+    monkeypatch.setattr(stopping, "_start", start_late)
+    try:
+        with trio.fail_after(60):
+            assert await stopping.run() == 0
+    finally:
+        started[0].kill()
 
 
 def test_workers_are_left_alone_when_the_supervisor_was_stopped() -> None:
