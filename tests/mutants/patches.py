@@ -35,6 +35,7 @@ AREAS = (
     "client",
     "ctl",
     "helm",
+    "server",
     "webhooks",
     "archive",
     "queue_deletion",

@@ -119,6 +119,20 @@ def test_what_h2_keeps_of_a_header_block_is_counted_until_its_last_frame_is_comp
         assert receive(frame(HEADERS, END_HEADERS, 3, b"x")) == 0
 
 
+def test_the_frames_of_a_header_block_are_bounded_together() -> None:
+    budget = FrameBudget(0.0)
+    half = bytes(16_384)
+    block = frame(HEADERS, 0, 1, half) + frame(CONTINUATION, 0, 1, half)
+    assert budget.spend(PREFACE + block, 0.0)
+    assert not budget.spend(frame(CONTINUATION, END_HEADERS, 1, b"x"), 0.0)
+
+
+def test_a_frame_of_settings_costs_as_much_as_its_settings() -> None:
+    settings = frame(SETTINGS, 0, 0, bytes(6 * 99))
+    assert FrameBudget(0.0).spend(PREFACE + settings * 10, 0.0)
+    assert not FrameBudget(0.0).spend(PREFACE + settings * 11, 0.0)
+
+
 async def test_priorities_of_streams_are_ignored(
     port: int, caplog: pytest.LogCaptureFixture
 ) -> None:

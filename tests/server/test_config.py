@@ -316,7 +316,7 @@ def test_tls_files_and_credentials_reach_the_client(certificates: Path) -> None:
     file = certificates / "ca.crt"
     client = load(
         {
-            "REDIS_URL": "rediss://a:7000,b:7001",
+            "REDIS_URL": "rediss://another:old@a:7000,b:7001",
             "OJS_REDIS_TLS_CA": str(file),
             "OJS_REDIS_USERNAME": "me",
             "OJS_REDIS_PASSWORD": "pw",
