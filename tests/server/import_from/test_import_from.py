@@ -166,6 +166,18 @@ async def test_sidekiq(target: Store, standalone: Embedded) -> None:
     assert [args[0][:1] for args in await fetched(target, "mail")] == ["a", "b", "d"]
 
 
+async def test_times_of_sidekiq_8_are_in_milliseconds(target: Store, standalone: Embedded) -> None:
+    created_ms = 1_790_000_123_456
+    load(standalone.url, "sidekiq")
+    with redis.Redis.from_url(standalone.url) as client:
+        job = json.loads(client.lindex("queue:mail", 0))
+        client.lset("queue:mail", 0, json.dumps({**job, "created_at": created_ms}))
+
+    _, jobs = await imported(target, standalone, "sidekiq")
+
+    assert created_ms in {job["created_ms"] for job in jobs}
+
+
 async def test_the_reference_server(target: Store, standalone: Embedded) -> None:
     lines, jobs = await imported(target, standalone, "ojs-redis")
 
