@@ -175,7 +175,9 @@ async def test_without_a_stream_events_are_delivered_all_the_same(store: Store) 
     await ack(store, await active(store))
     found = await pending(store, made.id)
     assert [each.kind for each in found] == ["job.enqueued", "job.started", "job.completed"]
-    assert len({json.loads(each.body())["id"] for each in found}) == 3
+    await enqueue_many(store, [new_job() for _ in range(3)])  # at one time
+    found = await pending(store, made.id)
+    assert len({json.loads(each.body())["id"] for each in found}) == 6
     assert (await read_events(store, EventFilter(), limit=10)).events == []
 
 
