@@ -47,12 +47,15 @@ _EVENT = b"event: job.enqueued\n"
 class Subscribers:
     """Open streams, read by one thread."""
 
-    def __init__(self, target: Target, count: int) -> None:
+    def __init__(
+        self, target: Target, count: int, request: bytes = _STREAM, event: bytes = _EVENT
+    ) -> None:
+        self._event = event
         self._sockets = [socket.create_connection((target.host, target.port)) for _ in range(count)]
         self._selector = selectors.DefaultSelector()
         self.heads = self.events = 0
         for one in self._sockets:
-            one.sendall(_STREAM)
+            one.sendall(request)
             self._selector.register(one, selectors.EVENT_READ)
         self.read(lambda: self.heads >= count)
 
@@ -71,7 +74,7 @@ class Subscribers:
             assert isinstance(sock, socket.socket)
             piece = sock.recv(262_144)
             self.heads += piece.count(_HEAD)
-            self.events += piece.count(_EVENT)
+            self.events += piece.count(self._event)
 
     def read_until(self, moment: float) -> None:
         """Read what arrives until a moment of the monotonic clock."""

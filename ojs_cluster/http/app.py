@@ -142,4 +142,4 @@ class App:
         """
         self.draining.set()
         self.waiters.drain()
-        self.push.hub.wake()
+        self.push.hub.drain()

@@ -97,14 +97,46 @@ class PageRequest(Request, frozen=True):
     principal: Principal = ANONYMOUS
 
 
+DIRECT: Final = "ojs.direct"
+"""Key of an ASGI scope whose value is the ``DirectOutput`` of its connection."""
+
+
+class DirectOutput(Protocol):
+    """What is below an HTTP/1.1 response, after its head.
+
+    Attributes:
+        can_send_now: whether ``send_now`` may be called. With TLS it may not.
+    """
+
+    can_send_now: bool
+
+    def send_now(self, data: bytes) -> bool:
+        """Send without waiting; return whether all of it is sent.
+
+        The connection sends the rest before anything else, at the latest when ``flush`` is called.
+        """
+        ...
+
+    async def flush(self) -> None:
+        """Send the rest, and wait while the client reads too slowly."""
+        ...
+
+    def end_sends(self, deadline: float) -> None:
+        """Close the connection if it still sends something at ``deadline``, in trio's seconds."""
+        ...
+
+
 class BodyStream(Protocol):
     """A body without a known end, such as a stream of events."""
 
-    async def run(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+    async def run(
+        self, send: Callable[[bytes], Awaitable[None]], _direct: DirectOutput | None = None, /
+    ) -> None:
         """Send the body piece by piece; return at its end. Cancelled when the client disconnects.
 
         Args:
             send: sends a piece, and waits while the client reads too slowly.
+            _direct: takes pieces that are chunks of HTTP/1.1 already; None if there is none.
         """
 
     def close(self) -> None:

@@ -7,8 +7,8 @@ from typing import Final
 
 from ojs_cluster.core.errors import RateLimited, StreamRefused
 from ojs_cluster.http.settings import HttpSettings
+from ojs_cluster.store.features.events.feed import BufferBudget
 from ojs_cluster.store.features.events.hub import EventHub
-from ojs_cluster.store.features.events.subscriber import BufferBudget
 
 _RETRY_S: Final = 5.0
 """Time in seconds after which a refused client may try again."""

@@ -24,7 +24,7 @@ from ojs_cluster.store.engine.queues import queues
 from ojs_cluster.store.engine.tenants import admission
 from ojs_cluster.store.engine.unique import unique
 from ojs_cluster.store.features.cron import firing
-from ojs_cluster.store.features.events import hub, replay
+from ojs_cluster.store.features.events import readers, replay
 from ojs_cluster.store.features.search import lists
 from ojs_cluster.store.features.tenants import weights
 from ojs_cluster.store.ground import background
@@ -54,7 +54,7 @@ _TIMES: Final = (
     (fetch, "MORE_CALLS_S"),
     (fetch, "RELEASE_S"),
     (ranked_fetch, "READ_S"),
-    (hub, "_READY_S"),
+    (readers, "_READY_S"),
     (replay, "_CATCH_UP_S"),
     (limit_keys, "_MAX_WAIT_S"),
     (health, "PATIENCE_S"),

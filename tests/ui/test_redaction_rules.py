@@ -285,7 +285,7 @@ def test_a_function_is_named_by_its_module() -> None:
 
 async def test_a_stream_has_only_what_the_page_shows() -> None:
     class Body:
-        async def run(self, send: Any) -> None:
+        async def run(self, send: Any, _direct: Any = None) -> None:
             await send(b'id: 7\nevent: job.failed\ndata: {"job_id":"j","err')
             await send(b'or":"s3cret","queue":"q"}\n\n')
 

@@ -24,8 +24,9 @@ from ojs_cluster.http.push.channels import (
     shards_of,
     types_of,
 )
+from ojs_cluster.http.push.frames import FrameEncoder
 from ojs_cluster.http.push.progress_stream import ProgressStream
-from ojs_cluster.http.push.sse import EventStream, has_ended, initial_positions
+from ojs_cluster.http.push.sse import EventStream, has_ended
 from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
 from ojs_cluster.store.features.events.positions import EventId, decode_id
 from ojs_cluster.store.features.events.subscriber import Channel, Subscription
@@ -93,13 +94,12 @@ async def stream_progress(app: App, request: Request, job_id: str) -> Response:
         return Response(200, b"", _HEADERS)
     access = StreamAccess(app, request, STREAM_SCOPE)
     with _counted(access) as client:
-        readers = await app.push.hub.acquire(app.store, await shards_of(app.store, channel))
-        subscription = Subscription(
-            *(app.push.hub.add_subscriber(), channel, _PROGRESS, ()),
-            *(request.queues, request.tenant),
+        subscription = Subscription(channel, _PROGRESS, (), request.queues, request.tenant)
+        shards = await shards_of(app.store, channel)
+        feed = await app.push.hub.open_feed(app.store, shards, [subscription], FrameEncoder)
+        stream = ProgressStream(
+            *(access, feed, shards[0], channel.value, progress.body_of), client=client
         )
-        readers.register(subscription)
-        stream = ProgressStream(access, subscription, readers, progress.body_of, client)
     return Response(200, b"", _HEADERS, stream=stream)
 
 
@@ -112,8 +112,8 @@ async def _open(
 ) -> Response:
     """Return a response whose body is the stream of a channel.
 
-    The subscription is registered before the response begins. So a client that has got the head
-    gets all events that follow.
+    The stream follows its feed before the response begins. So a client that has got the head gets
+    all events that follow.
     """
     types = types_of(given)
     if request.method == "HEAD":
@@ -122,19 +122,14 @@ async def _open(
     last_id = request.headers.get("last-event-id", "")
     event_id = decode_id(last_id, len(app.store.keys))
     with _counted(access) as client:
-        readers = await app.push.hub.acquire(app.store, await shards_of(app.store, channel))
-        subscriber = app.push.hub.add_subscriber()
-        subscription = Subscription(
-            subscriber, channel, types, queues, request.queues, request.tenant
-        )
-        indexes = [shard.index for shard in readers.shards]
+        subscription = Subscription(channel, types, queues, request.queues, request.tenant)
+        shards = await shards_of(app.store, channel)
+        feed = await app.push.hub.open_feed(app.store, shards, [subscription], FrameEncoder)
+        indexes = [shard.index for shard in feed.readers.shards]
         starts = None if event_id is None else event_id.starts_of(indexes)
-        subscriber.reached = initial_positions(readers, starts)
-        if starts is None:
-            readers.register(subscription)
         # Without a known position the client may have missed events.
         lost = bool(last_id) and starts is None
-        stream = EventStream(access, subscription, readers, starts=starts, gap=lost, client=client)
+        stream = EventStream(access, subscription, feed, starts=starts, gap=lost, client=client)
     try:
         if channel.kind == "job" and await _job_is_over(app, channel, stream, event_id):
             stream.close()
@@ -174,7 +169,7 @@ async def _job_is_over(
     """Return whether the job has ended and the client has read its last event already.
 
     If the job has ended, the stream sends its end and closes. The function reads the job after the
-    subscription is registered, so the subscription gets an end that happens later. A browser
+    stream follows its feed, so it gets an end that happens later. A browser
     reconnects after the end of a stream, and stops when it gets 204.
     """
     job = await store_jobs.get(app.store, channel.value)

@@ -42,7 +42,7 @@ from ojs_cluster.http.dispatch import (
 )
 from ojs_cluster.http.hypercorn.asgi import read_head, send_body, send_response, send_start
 from ojs_cluster.http.hypercorn.refreshes import RefreshConnection, is_refresh
-from ojs_cluster.http.messages import BodyStream, Request, Response
+from ojs_cluster.http.messages import DIRECT, BodyStream, Request, Response
 from ojs_cluster.http.pages import FoundPage, PageView
 from ojs_cluster.http.request_body.memory import (
     MAX_SMALL_BODY,
@@ -212,7 +212,8 @@ class _QuartConnection(TrioASGIHTTPConnection):
         try:
             with self._streaming, suppress(trio.BusyResourceError, trio.ClosedResourceError):
                 await send_start(response, send)
-                await stream.run(partial(send_body, send=send, more=True))
+                direct: Any = dict(self.scope).get(DIRECT)
+                await stream.run(partial(send_body, send=send, more=True), direct)
                 await send_body(b"", send, more=False)
         finally:
             stream.close()

@@ -10,9 +10,10 @@ import orjson
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.events.feed import Dropped
 from ojs_cluster.store.features.events.new_event import STATE_CHANGED, Gap
 from ojs_cluster.store.features.events.positions import part_of
-from ojs_cluster.store.features.events.subscriber import Dropped, Item, Subscription
+from ojs_cluster.store.features.events.subscriber import Item, Subscription
 
 GRACE_S: Final = 1.0
 """Time in seconds from ``server.shutdown`` to the end of a stream."""
@@ -37,13 +38,14 @@ class Announcement(NamedTuple):
     last: bool = True
 
 
-def announce(subscription: Subscription, item: Item) -> Iterator[Announcement]:
+def announce(
+    reached: dict[int, bytes], subscription: Subscription, item: Item
+) -> Iterator[Announcement]:
     """Yield the announcements of an event to a subscription.
 
-    Before it yields an announcement, this sets ``reached`` of the subscriber to the position after
-    the announcement. So the id of the announcement names that position.
+    Before it yields an announcement, this sets ``reached`` to the position after the announcement.
+    So the id of the announcement names that position.
     """
-    reached = subscription.subscriber.reached
     if isinstance(item, Gap):
         reached[item.shard] = part_of(item.shard, item.after)
         data = orjson.dumps(_gap_data(subscription.channel.name, item))

@@ -19,13 +19,14 @@ import trio
 
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.http.messages import DirectOutput
 from ojs_cluster.http.push.access import StreamAccess
 from ojs_cluster.http.push.announcements import SHUTDOWN, shutdown_data
 from ojs_cluster.http.push.frames import HEARTBEAT, RETRY
 from ojs_cluster.http.push.sse import CHECK_S
+from ojs_cluster.keys import Meta, Shard
 from ojs_cluster.store.engine.jobs.record import JobRecord
-from ojs_cluster.store.features.events.hub import Readers
-from ojs_cluster.store.features.events.subscriber import Subscription
+from ojs_cluster.store.features.events.feed import Feed
 from ojs_cluster.store.features.progress.progress_fields import read_progress_fields
 
 READ_EVERY_S: Final = 0.25
@@ -43,36 +44,43 @@ class ProgressStream:
     def __init__(
         self,
         access: StreamAccess,
-        subscription: Subscription,
-        readers: Readers,
+        feed: Feed,
+        shard: Shard | Meta,
+        job_id: str,
         body_of: Callable[[JobRecord], bytes],
         client: str,
     ) -> None:
-        """Take over the subscription and its readers, which ``close`` releases.
+        """Take over the feed, which ``close`` closes.
 
         Args:
             access: the access of the client.
-            subscription: its subscription to the job, registered.
-            readers: the reader of the shard of the job.
+            feed: the feed of the events of the job.
+            shard: the shard of the job.
+            job_id: its id.
             body_of: returns the progress of a job as JSON.
             client: the name under which the stream is counted.
         """
         self._access = access
-        self._subscription = subscription
-        self._readers = readers
+        self._feed = feed
+        self._follower = access.app.push.hub.add_client()
+        self._follower.follow(feed)
+        self._shard = shard
+        self._job_id = job_id
         self._body_of = body_of
         self._client: str | None = client
 
     def close(self) -> None:
-        """Release the readers, and stop counting this stream. May be called repeatedly."""
+        """Close the feed, and stop counting this stream. May be called repeatedly."""
         client, self._client = self._client, None
         if client is not None:
             push = self._access.app.push
-            self._readers.release()
-            push.hub.remove_subscriber(self._subscription.subscriber)
+            push.hub.remove_client(self._follower)
+            push.hub.close_feed(self._feed)
             push.close(client)
 
-    async def run(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+    async def run(
+        self, send: Callable[[bytes], Awaitable[None]], _direct: DirectOutput | None = None
+    ) -> None:
         """Send progress until the job ends, the process stops or the API key is no longer valid."""
         try:
             await send(RETRY + b"\n")
@@ -83,14 +91,13 @@ class ProgressStream:
             self.close()
 
     async def _follow(self, send: Callable[[bytes], Awaitable[None]]) -> None:
-        app, subscriber = self._access.app, self._subscription.subscriber
-        shard, job_id = self._readers.shards[0], self._subscription.channel.value
+        app, follower = self._access.app, self._follower
         sent = b""
         while not app.draining.is_set():
             if not self._access.is_valid():
                 return
-            subscriber.clear()
-            job = await read_progress_fields(app.store, shard, job_id)
+            follower.skip()
+            job = await read_progress_fields(app.store, self._shard, self._job_id)
             body = self._body_of(job)
             last_event = _LAST_EVENTS.get(job.state)
             if last_event is not None:
@@ -100,7 +107,7 @@ class ProgressStream:
                 sent = body
                 await send(b"event: progress\ndata: %b\n\ndata: %b\n\n" % (body, body))
             wait_began = trio.current_time()
-            await subscriber.wait(CHECK_S)
+            await follower.wait(CHECK_S)
             if trio.current_time() >= wait_began + CHECK_S:
                 await send(HEARTBEAT + b"\n")
             await trio.sleep_until(wait_began + READ_EVERY_S)

@@ -10,6 +10,7 @@ import trio
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.states import TERMINAL
 from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import DirectOutput
 from ojs_cluster.http.push.access import ReplayStopped, StreamAccess
 from ojs_cluster.http.push.announcements import (
     GRACE_S,
@@ -18,9 +19,15 @@ from ojs_cluster.http.push.announcements import (
     shutdown_data,
 )
 from ojs_cluster.http.push.channels import shards_of
-from ojs_cluster.http.push.frames import HEARTBEAT, RETRY, FrameEncoder
+from ojs_cluster.http.push.frames import (
+    HEARTBEAT,
+    RETRY,
+    FrameEncoder,
+    event_block,
+    position_block,
+)
 from ojs_cluster.store.engine.jobs.record import JobRecord
-from ojs_cluster.store.features.events.hub import Readers
+from ojs_cluster.store.features.events.feed import Feed
 from ojs_cluster.store.features.events.new_event import STATE_CHANGED, Gap
 from ojs_cluster.store.features.events.positions import Start, part_of
 from ojs_cluster.store.features.events.replay import Found, replay
@@ -33,11 +40,6 @@ HEARTBEAT_S: Final = 10.0
 CHECK_S: Final = 5.0
 """Interval in seconds at which the API key and the partitions of the queue are checked. A new
 partition gets no job in its first ten seconds."""
-GATHER_S: Final = 0.02
-"""Pause in seconds after the last event was sent, so that one write sends several later events."""
-PIECE_BYTES: Final = 8 * 1024
-"""Maximum number of bytes of events that are encoded at once. A client that reads slowly keeps so
-many bytes in memory."""
 REPLAY_CHUNK: Final = 50
 """Maximum number of events of a replay that are sent before the API key is checked again."""
 
@@ -49,18 +51,18 @@ class EventStream:
         self,
         access: StreamAccess,
         subscription: Subscription,
-        readers: Readers,
+        feed: Feed,
         *,
         starts: Mapping[int, Start] | None,
         gap: bool = False,
         client: str,
     ) -> None:
-        """Take over the subscription and its readers, which ``close`` releases.
+        """Take over the feed, which ``close`` closes.
 
         Args:
             access: the access of the client.
-            subscription: its subscription. It is registered unless there are ``starts``.
-            readers: the readers of the shards of the channel.
+            subscription: its subscription.
+            feed: the feed of the subscription.
             starts: the positions at which a client resumes; None to send new events only.
             gap: whether the client may have missed events that Redis does not hold any more.
             client: the name under which the stream is counted.
@@ -68,43 +70,48 @@ class EventStream:
         self._app: App = access.app
         self._access = access
         self._subscription = subscription
-        self._subscriber = subscription.subscriber
-        self._readers = readers
+        self._feed = feed
+        self._follower = self._app.push.hub.add_client()
         self._starts = starts
         self._gap = gap
         self._client: str | None = client
-        self._encoder = FrameEncoder(self._subscriber)
+        self._encoder = FrameEncoder()
+        """Encodes the events of a replay."""
+        if starts is None:
+            self._follower.follow(feed)
+        else:
+            self._encoder.reached = initial_positions(starts)
         self._ended_job: JobRecord | None = None
         self._written_at = 0.0
 
     def report_ended(self, job: JobRecord) -> None:
-        """Send the end of a job that ended before the subscription was registered; then end."""
+        """Send the end of a job that ended before the stream was opened; then end."""
         self._ended_job = job
 
     def close(self) -> None:
-        """Release the readers, and stop counting this stream. May be called repeatedly."""
+        """Close the feed, and stop counting this stream. May be called repeatedly."""
         client, self._client = self._client, None
         if client is not None:
-            self._readers.release()
-            self._app.push.hub.remove_subscriber(self._subscriber)
-            self._app.push.close(client)
+            push = self._app.push
+            push.hub.remove_client(self._follower)
+            push.hub.close_feed(self._feed)
+            push.close(client)
 
-    async def run(self, send: Send) -> None:
+    async def run(self, send: Send, direct: DirectOutput | None = None) -> None:
         """Send events until the job ends, the process stops or the API key is no longer valid."""
+        self._follower.output = direct
         try:
-            await self._write(send, RETRY + self._encoder.position())
+            start = self._follower.position or self._encoder.position
+            await self._write(send, RETRY + position_block(start))
             if not await self._begin(send):
                 return
             if self._ended_job is not None and not self._encoder.ended:
-                self._encoder.ended = True
-                await self._write(
-                    send,
-                    self._encoder.event(
-                        STATE_CHANGED, ended_data(self._ended_job, self._app.store.clock.now_ms())
-                    ),
-                )
-            if not self._encoder.ended:
-                await self._follow(send)
+                position = self._follower.position.removesuffix(b"~") + b"~"
+                now_ms = self._app.store.clock.now_ms()
+                data = ended_data(self._ended_job, now_ms)
+                await self._write(send, event_block(position, STATE_CHANGED, data))
+            elif not self._encoder.ended:
+                await self._follow(send, direct)
         except OJSError:
             return  # Redis does not answer; the client reconnects and resumes at its position
         finally:
@@ -116,12 +123,12 @@ class EventStream:
         Returns:
             Whether the stream may continue.
         """
-        subscription = self._subscription
+        subscription, readers = self._subscription, self._feed.readers
         if self._gap:
             at_ms = self._app.store.clock.now_ms()
-            shard = self._readers.shards[0].index
-            position = self._readers.reader(shard).position
-            gap = Gap(shard, position, at_ms, at_ms)
+            shard = readers.shards[0].index
+            gap = Gap(shard, readers.reader(shard).position, at_ms, at_ms)
+            self._encoder.reached = readers.parts
             await self._write(send, self._encoder.items([(subscription, gap)]))
         if self._starts is None:
             return True
@@ -133,51 +140,48 @@ class EventStream:
                 await self._write(send, self._encoder.items(items[first : first + REPLAY_CHUNK]))
 
         try:
-            await replay(self._app.store, self._readers, [subscription], self._starts, deliver)
+            await replay(
+                *(self._app.store, readers, [subscription], self._starts, deliver),
+                lambda: self._follower.follow(self._feed),
+            )
         except ReplayStopped:
             if self._access.is_valid():
-                await self._write(send, self._encoder.event(SHUTDOWN, shutdown_data()))
+                block = event_block(self._encoder.position, SHUTDOWN, shutdown_data())
+                await self._write(send, block)
             return False
         return True
 
-    async def _follow(self, send: Send) -> None:
+    async def _follow(self, send: Send, direct: DirectOutput | None) -> None:
         """Send new events, and heartbeats while there are none."""
-        subscriber, app = self._subscriber, self._app
+        follower, app = self._follower, self._app
         check_at = trio.current_time() + CHECK_S
         end_at = float("inf")
-        while not self._encoder.ended:
+        while not follower.has_ended:
             now = trio.current_time()
             if app.draining.is_set() and end_at == float("inf"):
                 end_at = now + GRACE_S
-                await self._write(send, self._encoder.event(SHUTDOWN, shutdown_data()))
+                block = event_block(follower.position, SHUTDOWN, shutdown_data())
+                await self._write(send, block)
             if now >= end_at:
-                return
+                break
             if now >= check_at:
                 check_at = now + CHECK_S
                 if not await self._check():
-                    return
-            if not subscriber.is_empty:
-                dropped, items = subscriber.take(PIECE_BYTES)
-                await self._write(
-                    send,
-                    self._encoder.dropped(dropped, self._app.store.clock.now_ms())
-                    + self._encoder.items(items),
-                )
-                if subscriber.is_empty:
-                    await trio.sleep(GATHER_S)
-            elif now >= self._written_at + HEARTBEAT_S:
-                subscriber.reached = self._readers.parts  # all events before it were sent
-                await self._write(send, HEARTBEAT + self._encoder.position())
-            else:
-                await subscriber.wait(min(self._written_at + HEARTBEAT_S, check_at, end_at) - now)
+                    break
+            heartbeat_at = max(self._written_at, follower.sent_at) + HEARTBEAT_S
+            if now >= heartbeat_at:
+                await self._write(send, HEARTBEAT + position_block(follower.position))
+            elif await follower.wait(min(heartbeat_at, check_at, end_at) - now):
+                await self._write(send, b"".join(follower.take().messages))
+            if direct is not None:
+                await direct.flush()
 
     async def _check(self) -> bool:
         """Read new partitions of the queue, too. Return whether the stream may continue."""
         channel = self._subscription.channel
         if channel.kind == "queue":
-            shards = await shards_of(self._app.store, channel)
-            if await self._readers.extend(self._app.store, shards):
-                self._subscriber.reached = {**self._readers.parts, **self._subscriber.reached}
+            store = self._app.store
+            await self._feed.extend(store, await shards_of(store, channel))
         return self._access.is_valid()
 
     async def _write(self, send: Send, data: bytes) -> None:
@@ -186,10 +190,8 @@ class EventStream:
             self._written_at = trio.current_time()
 
 
-def initial_positions(readers: Readers, starts: Mapping[int, Start] | None) -> dict[int, bytes]:
-    """Return the parts of the position at which a stream begins."""
-    if starts is None:
-        return readers.parts
+def initial_positions(starts: Mapping[int, Start]) -> dict[int, bytes]:
+    """Return the parts of the position at which a stream resumes."""
     return {
         index: part_of(index, start.position, half=start.half) for index, start in starts.items()
     }

@@ -15,7 +15,7 @@ from ojs_cluster.core.errors import OJSError, StreamRefused
 from ojs_cluster.http.access.browsers import check_origin
 from ojs_cluster.http.app import App
 from ojs_cluster.http.dispatch import PreparedRequest, refusal_response
-from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.messages import DIRECT, Request, Response
 from ojs_cluster.http.push.access import STREAM_SCOPE, StreamAccess
 from ojs_cluster.http.routing.router import Route
 from ojs_cluster.http.websocket.session import WebSocketSession
@@ -62,7 +62,7 @@ async def serve(
         )
         if prepared.span is not None:
             prepared.span.end(_SWITCHING_PROTOCOLS)
-        code = await session.run(receive, partial(_send_text, send))
+        code = await session.run(receive, partial(_send_text, send), scope.get(DIRECT))
         await send({"type": "websocket.close", "code": code, "reason": ""})
     finally:
         session.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping
+import struct
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,9 +14,10 @@ import orjson
 from ojs_cluster.core.errors import InvalidRequest, OJSError
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http.errors import entry_for
-from ojs_cluster.http.push.announcements import Announcement
+from ojs_cluster.http.push.announcements import DROPPED, Announcement, announce, dropped_data
+from ojs_cluster.store.features.events.feed import Dropped
 from ojs_cluster.store.features.events.positions import EventId, decode_id, id_of
-from ojs_cluster.store.features.events.subscriber import Dropped, Subscriber, Subscription
+from ojs_cluster.store.features.events.subscriber import Item, Subscription
 
 MAX_CHANNELS: Final = 100
 """Maximum number of channels of one connection."""
@@ -24,6 +26,12 @@ MAX_TYPES: Final = 500
 them outside its buffer, so this bounds its memory: 50 types on each of 100 channels took 1 MB."""
 _MAX_SUFFIX: Final = 2048
 """Maximum length of an id's list of channels, in characters."""
+_TEXT: Final = 0x81
+"""First byte of a frame that is a whole text message."""
+_TWO_BYTES: Final = 126
+"""Second byte of a frame whose length follows in two bytes. Shorter lengths are in this byte."""
+_EIGHT_BYTES: Final = 65_536
+"""Smallest length that is written in eight bytes."""
 
 
 class ClientMessage(msgspec.Struct, frozen=True):
@@ -78,7 +86,7 @@ def unknown_event_id() -> str:
     return orjson.dumps({"type": "error", "code": "unknown_event_id", "message": message}).decode()
 
 
-def warning(dropped: Dropped) -> str:
+def _warning(dropped: Dropped) -> str:
     """Return the warning about dropped events (spec: ojs-realtime 5.4)."""
     return orjson.dumps(
         {
@@ -93,25 +101,33 @@ def warning(dropped: Dropped) -> str:
 
 
 class EventMessages:
-    """Writes event messages of one connection, with ids that a later connection resumes from.
+    """Writes event messages, with ids that a later connection resumes from.
 
     An id also contains the list of channels, unless the list is too long. So ``resume`` needs no
     state on the server.
+
+    Attributes:
+        reached: see ``feed.Encoder``.
+        ended: see ``feed.Encoder``. A connection goes on after the end of a job.
     """
 
-    def __init__(self, subscriber: Subscriber) -> None:
-        """Write the events of ``subscriber``."""
-        self._subscriber = subscriber
-        self._suffix = ""
+    ended = False
 
-    def name_channels(self, subscriptions: Mapping[str, Subscription]) -> None:
+    def __init__(self, subscriptions: Sequence[Subscription] = ()) -> None:
+        """Begin without a position, and put the channels of ``subscriptions`` into the ids."""
+        self.reached: dict[int, bytes] = {}
+        self._suffix = ""
+        self.name_channels(subscriptions)
+
+    def name_channels(self, subscriptions: Iterable[Subscription]) -> None:
         """Put these channels into the ids of the following messages.
 
         It is called for every subscribe message. So it stops as soon as the list is too long.
         """
         channels, length = [], 0
         self._suffix = ""
-        for name, subscription in subscriptions.items():
+        for subscription in subscriptions:
+            name = subscription.channel.name
             length += len(name) + sum(map(len, subscription.types))
             if length > _MAX_SUFFIX:
                 return
@@ -119,19 +135,56 @@ class EventMessages:
         text = base64.urlsafe_b64encode(orjson.dumps(channels)).rstrip(b"=").decode()
         self._suffix = f";{text}" if len(text) <= _MAX_SUFFIX else ""
 
-    def event(self, channel: str | None, announcement: Announcement) -> str:
-        """Return the message of an event (spec: ojs-realtime 3.4)."""
+    def messages(self, subscription: Subscription, item: Item) -> list[bytes]:
+        """Return the messages of an event."""
+        name = subscription.channel.name
+        return [
+            self.event(name, one).encode() for one in announce(self.reached, subscription, item)
+        ]
+
+    def dropped(self, position: bytes, dropped: Iterable[Dropped], at_ms: int) -> list[bytes]:
+        """Return the messages about events that the client has lost."""
+        texts = []
+        for lost in dropped:
+            announcement = Announcement(DROPPED, orjson.dumps(dropped_data(lost, at_ms)), at_ms)
+            texts.append(_warning(lost))
+            texts.append(self.event(lost.channel, announcement, position))
+        return [text.encode() for text in texts]
+
+    def frame(self, messages: Sequence[bytes]) -> bytes:
+        """Return messages as frames of a WebSocket (RFC 6455 5.2)."""
+        pieces = []
+        for message in messages:
+            size = len(message)
+            if size < _TWO_BYTES:
+                pieces.append(bytes((_TEXT, size)))
+            elif size < _EIGHT_BYTES:
+                pieces.append(struct.pack("!BBH", _TEXT, _TWO_BYTES, size))
+            else:
+                pieces.append(struct.pack("!BBQ", _TEXT, _TWO_BYTES + 1, size))
+            pieces.append(message)
+        return b"".join(pieces)
+
+    def event(
+        self, channel: str | None, announcement: Announcement, position: bytes | None = None
+    ) -> str:
+        """Return the message of an event (spec: ojs-realtime 3.4).
+
+        Args:
+            channel: its channel, None for none.
+            announcement: the event.
+            position: the position after it, by default ``reached``.
+        """
         kind, data, at_ms, _ = announcement
+        at = id_of(self.reached.values()) if position is None else position
+        event_id = at + self._suffix.encode()
         parts = [
             b'{"type":"event"',
             b"" if channel is None else b'"channel":%b' % orjson.dumps(channel),
-            b'"event":"%b","data":%b,"id":"%b"' % (kind.encode(), data, self._id().encode()),
+            b'"event":"%b","data":%b,"id":"%b"' % (kind.encode(), data, event_id),
             b'"timestamp":"%b"}' % format_ms(at_ms),
         ]
         return b",".join(part for part in parts if part).decode()
-
-    def _id(self) -> str:
-        return id_of(self._subscriber.reached.values()).decode() + self._suffix
 
 
 def decode_resumed(text: str, shards: int) -> tuple[EventId, list[tuple[str, list[str]]]] | None:

@@ -18,14 +18,17 @@ are not cancelled, and what they send is discarded. The connection ends when the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from math import inf
 from typing import Any, Final
 
 import trio
 from hypercorn.typing import AppWrapper
+
+from ojs_cluster.http.messages import DIRECT
 
 _CHUNK_BYTES: Final = 65_536
 _MIN_BYTES_PER_S: Final = 16_384
@@ -80,6 +83,13 @@ class TimedConnection:
         self._timeouts = timeouts
         self._waiting: set[trio.CancelScope] = set()
         self._ended = False
+        self.can_send_now = isinstance(stream, trio.SocketStream)
+        self._end_at = inf
+        self._scope = trio.CancelScope()
+        """The scope of the last send."""
+        self._sending = trio.Lock()
+        self._unsent: bytes | memoryview = b""
+        """What ``send_now`` could not send."""
 
     async def send_all(self, data: bytes) -> None:
         """Send ``data`` in chunks; the timeout applies to each chunk.
@@ -87,14 +97,49 @@ class TimedConnection:
         Raises:
             trio.BrokenResourceError: the stream is broken, or the client read nothing.
         """
-        for start in range(0, len(data), _CHUNK_BYTES):
-            is_small = len(data) <= _CHUNK_BYTES
-            chunk = data if is_small else memoryview(data)[start : start + _CHUNK_BYTES]
-            with self._timeouts.limit(self._timeouts.timeout_s) as scope:
-                await self._stream.send_all(chunk)
-            if scope.cancelled_caught:
-                await self._end()
-                raise trio.BrokenResourceError("the client has read nothing for too long")
+        async with self._sending:
+            if self._unsent:
+                data, self._unsent = b"".join((self._unsent, data)), b""
+            for start in range(0, len(data), _CHUNK_BYTES):
+                is_small = len(data) <= _CHUNK_BYTES
+                chunk = data if is_small else memoryview(data)[start : start + _CHUNK_BYTES]
+                with self._timeouts.limit(self._timeouts.timeout_s) as scope:
+                    scope.deadline = min(scope.deadline, self._end_at)
+                    self._scope = scope
+                    await self._stream.send_all(chunk)
+                if scope.cancelled_caught:
+                    await self._end()
+                    raise trio.BrokenResourceError("the client has read nothing for too long")
+
+    def send_now(self, data: bytes) -> bool:
+        """Implement ``DirectOutput``."""
+        sent = 0
+        if not self._unsent and not self._sending.locked():
+            try:
+                sent = os.write(self._descriptor(), data)
+            except BlockingIOError:
+                pass
+            except OSError:  # hypercorn notices that the client has disconnected
+                return True
+        if sent < len(data):  # without a copy, because many clients get the same piece
+            rest = memoryview(data)[sent:]
+            self._unsent = b"".join((self._unsent, rest)) if self._unsent else rest
+        return sent == len(data)
+
+    async def flush(self) -> None:
+        """Implement ``DirectOutput``."""
+        if self._unsent:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.send_all(b"")
+
+    def end_sends(self, deadline: float) -> None:
+        """Implement ``DirectOutput``."""
+        self._end_at = deadline
+        self._scope.deadline = min(self._scope.deadline, deadline)
+
+    def _descriptor(self) -> int:
+        assert isinstance(self._stream, trio.SocketStream)  # noqa: S101 - ``can_send_now``
+        return self._stream.socket.fileno()
 
     def wrap(self, app: AppWrapper) -> AppWrapper:
         """Return ``app`` with timeouts on its sends."""
@@ -105,6 +150,8 @@ class TimedConnection:
             # HTTP/1.1 has no flow control of its own, so the timeout of `send_all` is enough.
             if scope.get("http_version") == "2":
                 send = partial(self._send, send)
+            elif scope.get("http_version") == "1.1":
+                scope = {**scope, DIRECT: self}
             try:
                 await app(scope, receive, send, sync_spawn, call_soon)
             except* ClientTooSlow:

@@ -8,7 +8,7 @@ from typing import Final
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.events import NAMES
 from ojs_cluster.core.raw_json import join
-from ojs_cluster.http.messages import BodyStream
+from ojs_cluster.http.messages import BodyStream, DirectOutput
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.visit import Answer, Download, Page, Stream, Visit
 
@@ -56,7 +56,9 @@ class ShownEvents:
     def __init__(self, body: BodyStream) -> None:
         self._body = body
 
-    async def run(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+    async def run(
+        self, send: Callable[[bytes], Awaitable[None]], _direct: DirectOutput | None = None
+    ) -> None:
         """Send the events; see ``BodyStream``."""
         kept = b""
 

@@ -82,7 +82,7 @@ async def test_an_event_during_the_last_round_comes_once(
 
     async def add_before(*args: Any) -> int:
         """Add an event to the last shard when the subscription is registered."""
-        reader = app.push.hub._readers[last_shard.index]
+        reader = app.push.hub._pool._readers[last_shard.index]
         if reader._all and not during:
             position = reader.position
             during.append((await api.enqueue(options={"queue": queue}))["id"])
@@ -300,7 +300,7 @@ async def test_new_partitions_are_read(backend: Embedded, monkeypatch: pytest.Mo
             shard = app.store.keys.partitions("q", 4)[3]
 
             async def read() -> bool:
-                reader = app.push.hub._readers.get(shard.index)
+                reader = app.push.hub._pool._readers.get(shard.index)
                 return reader is not None and "q" in reader._by_queue
 
             await until(read)

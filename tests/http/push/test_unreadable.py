@@ -8,7 +8,7 @@ import trio
 from ojs_cluster.http.push import sse
 from ojs_cluster.http.websocket import session as ws_session
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.store.features.events import hub
+from ojs_cluster.store.features.events import readers
 from ojs_cluster.store.features.events.entries import Position
 from ojs_cluster.store.features.events.shard_reader import ShardReader
 from tests.http.api import Api, open_app, serving
@@ -28,7 +28,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> set[int]:
         return await newest(reader)
 
     monkeypatch.setattr(ShardReader, "_newest", ask)
-    monkeypatch.setattr(hub, "_READY_S", 0.2)
+    monkeypatch.setattr(readers, "_READY_S", 0.2)
     monkeypatch.setattr(sse, "CHECK_S", 0.05)
     monkeypatch.setattr(ws_session, "CHECK_S", 0.05)
     return shards

@@ -16,12 +16,7 @@ from ojs_cluster.http.websocket import session as ws_session
 from ojs_cluster.http.websocket.messages import MAX_CHANNELS, MAX_TYPES, EventMessages
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.http import http_server
-from ojs_cluster.store.features.events.subscriber import (
-    BufferBudget,
-    Channel,
-    Subscriber,
-    Subscription,
-)
+from ojs_cluster.store.features.events.subscriber import Channel, Subscription
 from ojs_cluster.store.ground.settings import StoreSettings
 from tests.http.api import Api, open_app, serving, until
 from tests.http.push.sockets import DEADLINE_S, websocket
@@ -154,22 +149,19 @@ def test_a_long_list_of_channels_is_not_encoded_again_for_each_subscription() ->
             encoded.append("x")
             return super().__iter__()
 
-    subscriber = Subscriber(BufferBudget(1, 1))
     types = Types(["t" * 60] * 50)
-    channels = {
-        f"queue:q{number}": Subscription(
-            subscriber, Channel(f"queue:q{number}", "queue", f"q{number}"), types
-        )
+    channels = [
+        Subscription(Channel(f"queue:q{number}", "queue", f"q{number}"), types)
         for number in range(MAX_CHANNELS)
-    }
-    messages = EventMessages(subscriber)
-    messages.name_channels(dict(list(channels.items())[:1]))
+    ]
+    messages = EventMessages()
+    messages.name_channels(channels[:1])
     encoded.clear()
     messages.name_channels(channels)
     assert len(encoded) == 1
     assert ";" not in json.loads(messages.event(None, Announcement("t", b"{}", 0)))["id"]
     types = Types(["job.enqueued"])
-    messages.name_channels({"all": Subscription(subscriber, ALL, types)})
+    messages.name_channels([Subscription(ALL, types)])
     assert ";" in json.loads(messages.event(None, Announcement("t", b"{}", 0)))["id"]
 
 

@@ -19,9 +19,9 @@ from ojs_cluster.store.features.events.entries import (
     start_position,
     text_of,
 )
-from ojs_cluster.store.features.events.hub import Readers
 from ojs_cluster.store.features.events.new_event import Gap, new_event
 from ojs_cluster.store.features.events.positions import Start
+from ojs_cluster.store.features.events.readers import Readers
 from ojs_cluster.store.features.events.shard_reader import BEGIN, BUSY_S, CHUNK, ShardReader
 from ojs_cluster.store.features.events.subscriber import Item, Subscription
 
@@ -32,7 +32,7 @@ _ROUNDS: Final = 5
 """Maximum number of rounds over all streams before the last round."""
 _FEW: Final = 100
 """A round with fewer events than this is followed by the last round. During the last round, new
-events enter the buffers of the subscribers, so it must be short."""
+events wait in the feed, so it must be short."""
 _CATCH_UP_S: Final = 2.0
 """Maximum time in seconds to wait for a reader that is behind the client."""
 
@@ -43,18 +43,20 @@ async def replay(
     subscriptions: Sequence[Subscription],
     starts: Mapping[int, Start],
     deliver: Deliver,
+    follow: Callable[[], None],
 ) -> None:
-    """Deliver the events after ``starts``, and register the subscriptions for the following ones.
+    """Deliver the events after ``starts``, and let the client follow the following ones.
 
     No event is left out and none comes twice: the last round ends at the positions at which the
-    readers were when the subscriptions were registered. The order of events is that of each stream.
+    readers were when ``follow`` was called. The order of events is that of each stream.
 
     Args:
         store: the store.
         readers: the readers of all shards of the channels.
-        subscriptions: what to deliver. They are registered before the last round.
+        subscriptions: what to deliver.
         starts: the position of the client in each stream.
         deliver: takes the next events.
+        follow: makes the client follow its feed. It is called before the last round.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -67,9 +69,8 @@ async def replay(
                 await _catch_up(readers.reader(shard.index), begin[shard.index].position)
         last = number == _ROUNDS or (number > 0 and found < _FEW)
         if last:
-            for subscription in subscriptions:
-                readers.register(subscription)
-        # Without a pause after the registration: readers offer the events after these positions.
+            follow()
+        # Without a pause after ``follow``: readers offer the events after these positions.
         ends = {shard.index: readers.reader(shard.index).position for shard in readers.shards}
         found = 0
         for shard in readers.shards:

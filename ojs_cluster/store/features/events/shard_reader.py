@@ -4,12 +4,15 @@ The reader polls the shard's stream: every 50 ms while there are events, up to e
 there are none. (Rejected: XREAD BLOCK, which takes a connection for each shard and process; and a
 message by each transition, which costs time when there is no subscriber.) The server that replaces
 a failed master may lack the last events. The reader then does not find the last entry that it has
-read, and offers a ``Gap`` to the subscriptions.
+read, and offers a ``Gap`` to the feeds.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Final
 
 import trio
@@ -19,8 +22,9 @@ from ojs_cluster.keys import Meta, Shard
 from ojs_cluster.redis.errors import RedisReplyError, ReplyTooLarge
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.events.entries import DAMAGE, Position
+from ojs_cluster.store.features.events.loop_share import LoopShare
 from ojs_cluster.store.features.events.new_event import Gap, new_event
-from ojs_cluster.store.features.events.subscriber import Subscription
+from ojs_cluster.store.features.events.subscriber import Channel, Item, Subscription
 
 log = logging.getLogger("ojs.store")
 
@@ -34,46 +38,61 @@ _SLOWER: Final = 1.5
 """Factor by which the pause grows after each read that found no entry."""
 _RETRY_S: Final = 0.5
 """Pause in seconds after a failed read."""
-_OFFERS: Final = 1000
-"""Number of events, and of their offers, after which other tasks may run."""
 BEGIN: Final[Position] = (0, 0, None)
 """The position before the first entry of a stream."""
 
 
-class ShardReader:
-    """Reads one stream and offers its events to the subscriptions that are registered with it."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A subscription, and the function that gets its events."""
 
-    def __init__(self, store: Store, shard: Shard | Meta) -> None:
-        """Read nothing until ``run``."""
+    subscription: Subscription
+    add: Callable[[Subscription, Item], None]
+
+    @property
+    def channel(self) -> Channel:
+        """The channel of the subscription."""
+        return self.subscription.channel
+
+    def offer(self, item: Item) -> None:
+        """Add an event, if the subscription wants events of this type."""
+        if self.subscription.wants(item):
+            self.add(self.subscription, item)
+
+
+class ShardReader:
+    """Reads one stream and offers its events to the sources that are registered with it."""
+
+    def __init__(self, store: Store, shard: Shard | Meta, share: LoopShare) -> None:
+        """Read nothing until ``run``. ``share`` limits the time of the event loop."""
         self.shard = shard
         self.users = 0
-        """The number of subscribers that need this reader."""
+        """The number of feeds that need this reader."""
         self.position: Position = BEGIN
         """The last position whose events were offered."""
         self.ready = trio.Event()
         """Set when ``position`` is known."""
         self.ending = trio.CancelScope()
         self._store = store
-        self._by_job: dict[str, dict[Subscription, None]] = {}
-        self._by_queue: dict[str, dict[Subscription, None]] = {}
-        self._all: dict[Subscription, None] = {}
-        self._offered = 0
+        self._by_job: dict[str, dict[Source, None]] = {}
+        self._by_queue: dict[str, dict[Source, None]] = {}
+        self._all: dict[Source, None] = {}
+        self._share = share
 
-    def register(self, subscription: Subscription) -> None:
-        """Offer events to a subscription from now on."""
-        self._registered(subscription)[subscription] = None
+    def register(self, source: Source) -> None:
+        """Offer events to a source from now on."""
+        self._registered(source.channel)[source] = None
 
-    def unregister(self, subscription: Subscription) -> None:
-        """Offer no further events to a subscription."""
-        registered = self._registered(subscription)
-        registered.pop(subscription, None)
-        channel = subscription.channel
+    def unregister(self, source: Source) -> None:
+        """Offer no further events to a source."""
+        channel = source.channel
+        registered = self._registered(channel)
+        registered.pop(source, None)
         if not registered and channel.kind != "all":
             by_value = self._by_job if channel.kind == "job" else self._by_queue
             by_value.pop(channel.value, None)
 
-    def _registered(self, subscription: Subscription) -> dict[Subscription, None]:
-        channel = subscription.channel
+    def _registered(self, channel: Channel) -> dict[Source, None]:
         if channel.kind == "all":
             return self._all
         by_value = self._by_job if channel.kind == "job" else self._by_queue
@@ -143,12 +162,12 @@ class ShardReader:
         end_ms = max(start_ms, self.position[0])
         gap = Gap(self.shard.index, self.position, start_ms, end_ms)
         for registered in (self._all, *self._by_queue.values(), *self._by_job.values()):
-            for subscription in registered:
-                subscription.offer(gap)
+            for source in registered:
+                source.offer(gap)
 
     async def _offer(self, raw_id: bytes, flat: Any) -> None:
         """Offer the events of one entry. A damaged entry is left out."""
-        end = _entry_end(raw_id)
+        began, end = perf_counter(), _entry_end(raw_id)
         try:
             items = iter(flat)
             fields = dict(zip(items, items, strict=True))
@@ -156,11 +175,9 @@ class ShardReader:
         except DAMAGE as error:
             log.warning("a damaged event of shard %d is left out: %r", self.shard.index, error)
         self.position = end
-        # Only between entries: a subscription that is registered during the pause gets all later
-        # events, and knows ``position`` as its start.
-        if self._offered >= _OFFERS:
-            self._offered = 0
-            await trio.lowlevel.checkpoint()
+        # Only between entries: a source that is registered during the pause gets all later events,
+        # and knows ``position`` as its start.
+        await self._share.spend(perf_counter() - began)
 
     def _offer_events(self, end: Position, fields: dict[bytes, bytes]) -> None:
         ms, sequence, _ = end
@@ -172,15 +189,14 @@ class ShardReader:
             wanted = listening
             if self._by_job:
                 wanted = [*listening, *self._by_job.get(job_id.decode(), ())]
-            wanted = [one for one in wanted if one.admits(queue, tenant)]
+            wanted = [one for one in wanted if one.subscription.admits(queue, tenant)]
             if wanted:
                 if len(ids) > 1:
                     fields[b"j"] = job_id
                 event = new_event(self.shard.index, (ms, sequence, number - 1), after, fields)
-                for subscription in wanted:
-                    subscription.offer(event)
+                for source in wanted:
+                    source.offer(event)
             self.position = after
-            self._offered += 1 + len(wanted)
 
 
 def _entry_end(raw_id: bytes) -> Position:
