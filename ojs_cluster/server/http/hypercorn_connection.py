@@ -47,6 +47,8 @@ from ojs_cluster.server.http.idle_watch import IdleWatch
 
 _CHUNK_BYTES_WITHOUT_KEY: Final = 1024
 """Number of bytes that h2 decodes at a time before the first request with a valid API key."""
+_CLOSE_S: Final = 1.0
+"""Maximum time in seconds to close a connection. Only TLS may have to wait for its client."""
 _BODY_MEMORY_USED_UP: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
     b"Connection: close\r\n\r\n"
@@ -141,6 +143,13 @@ class BoundedServer(TCPServer):
             await super()._read_data()
         finally:
             self._idle_watch.end()
+
+    async def _close(self) -> None:
+        # hypercorn closes the connection after the last response, in the task of the application.
+        # It has told the application before, which may cancel that task. Then the connection would
+        # stay open until the client closes it.
+        with trio.move_on_after(_CLOSE_S, shield=True):
+            await super()._close()
 
     def _admits_headers(
         self, path: bytes, authorization: bytes | None, preflight_origin: bytes | None
