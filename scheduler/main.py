@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from random import Random
 
 import trio
@@ -67,7 +68,7 @@ async def run_scheduler(
             lease_freed=signals[shard],
         )
 
-    with wakeups.forwarded_to(*work.announced_loops):
+    with closing(work), wakeups.forwarded_to(*work.announced_loops):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wakeups.run)
             nursery.start_soon(work.run_without_lease)

@@ -93,7 +93,7 @@ class LeaderWork:
         cron_loop = loop("cron", cron.step(store, settings.cron_batch), unlimited)
         bulk_loop = loop("bulk", bulk.step(store), unlimited, 1)
         pressure_loop = loop("pressure", pressure.step(store), unlimited, 1)
-        sender = WebhookSender(store, store.settings.webhooks)
+        self._sender = sender = WebhookSender(store, store.settings.webhooks)
         webhook_loop = WebhookLoop(sender, partial(loop, "webhooks", pace=unlimited))
         self.announced_loops = (
             *(*announced, cron_loop, bulk_loop, pressure_loop),
@@ -137,6 +137,10 @@ class LeaderWork:
     async def run_without_lease(self) -> None:
         """Run the loops that need no lease until cancelled."""
         await self._eviction.serve(_ALL_SHARDS)
+
+    def close(self) -> None:
+        """Release what the loops hold, after all of them have ended."""
+        self._sender.close()
 
 
 def _pace(settings: SchedulerSettings) -> Pace:

@@ -1,4 +1,4 @@
-"""Send one HTTP request on a connection of its own, to addresses that the caller has resolved.
+"""Send HTTP requests to addresses that the caller has resolved, on connections that it may keep.
 
 Most features of HTTP clients would be wrong here: proxies of the environment, redirects, cookies,
 retries, decompression. h11, which hypercorn uses too, reads the response. (Rejected: httpx and
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import ssl
 from collections.abc import Sequence
@@ -61,25 +62,77 @@ async def exchange(
         trio.BrokenResourceError: the connection broke before the head of the response.
         h11.RemoteProtocolError: the response is not HTTP/1.1.
     """
-    stream = await _connect(addresses, url.port)
+    connection = await OutgoingConnection.open(url, addresses)
     try:
-        if url.secure:
-            stream = trio.SSLStream(
-                stream,
-                _tls_context(),
-                server_hostname=url.host,
-                https_compatible=True,
-            )
-        connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
-        given = [("Host", url.authority), ("Connection", "close"), *headers]
+        given = [("Connection", "close"), *headers]
+        return await connection.ask(url, method, given, body, max_body=max_body, body_s=body_s)
+    finally:
+        connection.close()
+
+
+class OutgoingConnection:
+    """A connection to one server, for one request after the other.
+
+    Attributes:
+        opened_at: trio's time, in seconds, when it was opened.
+    """
+
+    def __init__(self, socket_stream: trio.SocketStream, stream: trio.abc.Stream) -> None:
+        """Use the stream of a new socket, or the TLS stream over it."""
+        self._socket = socket_stream.socket
+        self._stream = stream
+        self.opened_at = trio.current_time()
+        self._protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
+
+    @classmethod
+    async def open(cls, url: HttpUrl, addresses: Sequence[str]) -> OutgoingConnection:
+        """Connect to the first address that accepts a connection.
+
+        Raises:
+            OSError: no address does.
+        """
+        stream = await _connect(addresses, url.port)
+        if not url.secure:
+            return cls(stream, stream)
+        secure = trio.SSLStream(
+            stream, _tls_context(), server_hostname=url.host, https_compatible=True
+        )
+        return cls(stream, secure)
+
+    async def ask(
+        self,
+        url: HttpUrl,
+        method: str,
+        headers: Sequence[tuple[str, str]],
+        body: bytes,
+        *,
+        max_body: int,
+        body_s: float,
+    ) -> tuple[h11.Response, bytes]:
+        """Send a request, and return what ``exchange`` returns and raises."""
+        given = [("Host", url.authority), *headers]
         if method != "GET":
             given.append(("Content-Length", str(len(body))))
         request = h11.Request(method=method, target=url.target, headers=given)
-        await _send(connection, stream, request, body)
-        return await _receive(connection, stream, max_body, body_s)
-    finally:
-        # Closing TLS normally would wait for the receiver.
-        await trio.aclose_forcefully(stream)
+        await _send(self._protocol, self._stream, request, body)
+        return await _receive(self._protocol, self._stream, max_body, body_s)
+
+    def renew(self) -> bool:
+        """Prepare for another request; return whether the connection can carry one."""
+        with suppress(h11.LocalProtocolError):
+            self._protocol.start_next_cycle()
+            return not self._protocol.trailing_data[0]
+        return False
+
+    def is_quiet(self) -> bool:
+        """Return whether the server has neither closed the connection nor sent anything."""
+        poll = select.poll()
+        poll.register(self._socket.fileno(), select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        """Close the socket. Closing TLS normally would wait for the server."""
+        self._socket.close()
 
 
 def reason_of(failure: BaseException) -> str:
@@ -96,7 +149,7 @@ def reason_of(failure: BaseException) -> str:
     return f"connection failed: {type(cause).__name__ if cause else 'closed'}"
 
 
-async def _connect(addresses: Sequence[str], port: int) -> trio.abc.Stream:
+async def _connect(addresses: Sequence[str], port: int) -> trio.SocketStream:
     failure: OSError = OSError("the host has no address")
     for number, address in enumerate(addresses):
         try:
@@ -145,7 +198,7 @@ async def _receive(
         raise h11.RemoteProtocolError("the connection was closed without a response")
     content = bytearray()
     with trio.move_on_after(body_s), suppress(h11.RemoteProtocolError, trio.BrokenResourceError):
-        while len(content) < max_body:
+        while len(content) <= max_body:
             part = await _next_event(connection, stream)
             if not isinstance(part, h11.Data):
                 break

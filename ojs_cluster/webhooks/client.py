@@ -1,4 +1,7 @@
-"""The HTTP client of webhooks: one POST to a checked address (``outgoing/exchange.py``).
+"""The HTTP client of webhooks: each request is a POST to a checked address (``outgoing/``).
+
+A connection carries the next request to the same receiver, so neither the name is looked up again
+nor TLS negotiated. Its address was checked when it was opened.
 
 An attempt reads at most ``MAX_RESPONSE`` bytes of the body and takes at most ``timeout_s``. So a
 receiver that is slow, or that never stops sending, uses limited time and memory.
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -15,7 +19,8 @@ from typing import Final
 import h11
 import trio
 
-from ojs_cluster.outgoing.exchange import FAILURES, exchange, reason_of
+from ojs_cluster.outgoing.exchange import FAILURES, OutgoingConnection, reason_of
+from ojs_cluster.outgoing.kept_connections import KeptConnections
 from ojs_cluster.outgoing.resolver import Resolve, Resolver
 from ojs_cluster.outgoing.url import HttpUrl
 from ojs_cluster.webhooks.addresses import RefusedAddress, check_addresses
@@ -58,11 +63,20 @@ class WebhookClient:
     Args:
         settings: the settings.
         resolve: looks up names; None for the resolver of the machine.
+        max_idle: maximum number of idle connections. With 0, each request has a connection of its
+            own; otherwise the caller must call ``close``.
     """
 
-    def __init__(self, settings: WebhookSettings, resolve: Resolve | None = None) -> None:
+    def __init__(
+        self, settings: WebhookSettings, resolve: Resolve | None = None, *, max_idle: int = 0
+    ) -> None:
         self._settings = settings
         self._resolve = resolve or Resolver()
+        self._kept = KeptConnections(max_idle)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._kept.close()
 
     async def post(
         self,
@@ -99,12 +113,38 @@ class WebhookClient:
     async def _exchange(
         self, url: HttpUrl, headers: Sequence[tuple[str, str]], body: bytes
     ) -> tuple[h11.Response, bytes]:
+        kept = self._kept.take(url)
+        if kept is not None:
+            # The receiver may have closed it. Then it has not read the request, or gets it twice.
+            with suppress(*FAILURES):
+                return await self._ask(kept, url, headers, body)
         addresses = list(dict.fromkeys(await self._resolve(url.host, url.port)))
         check_addresses(addresses, self._settings.allow_cidrs)
-        given = [("Accept", "*/*"), *headers]
-        return await exchange(
-            url, addresses, "POST", given, body, max_body=MAX_RESPONSE, body_s=_BODY_S
-        )
+        connection = await OutgoingConnection.open(url, addresses)
+        return await self._ask(connection, url, headers, body)
+
+    async def _ask(
+        self,
+        connection: OutgoingConnection,
+        url: HttpUrl,
+        headers: Sequence[tuple[str, str]],
+        body: bytes,
+    ) -> tuple[h11.Response, bytes]:
+        reusable = False
+        try:
+            given = [("Accept", "*/*"), *headers]
+            if not self._kept.maximum:
+                given.append(("Connection", "close"))
+            found = await connection.ask(
+                url, "POST", given, body, max_body=MAX_RESPONSE, body_s=_BODY_S
+            )
+            reusable = connection.renew()
+            return found
+        finally:
+            if reusable:
+                self._kept.keep(url, connection)
+            else:
+                connection.close()
 
 
 def _retry_after_s(head: h11.Response) -> float | None:

@@ -47,6 +47,8 @@ class Receiver:
     received: list[Received] = field(default_factory=list)
     answer: Callable[[Received], Awaitable[bytes]] | None = None
     connections: int = 0
+    keep_alive: bool = False
+    """Whether a connection may carry several requests. An empty answer ends it."""
     _arrived: trio.Event = field(default_factory=trio.Event)
 
     def url(self, host: str = "127.0.0.1", path: str = "/hook") -> str:
@@ -65,30 +67,37 @@ class Receiver:
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         self.connections += 1
-        connection = h11.Connection(h11.SERVER)
-        head, body = None, b""
         try:
             async with stream:
-                while True:
-                    event = connection.next_event()
-                    if event is h11.NEED_DATA:
-                        connection.receive_data(bytes(await stream.receive_some(65536)))
-                    elif isinstance(event, h11.Request):
-                        head = event
-                    elif isinstance(event, h11.Data):
-                        body += event.data
-                    else:
-                        break
-                if head is None:
-                    return
-                headers = {name.decode(): value.decode() for name, value in head.headers}
-                got = Received(head.target.decode(), headers, body)
-                self.received.append(got)
-                self._arrived.set()
-                self._arrived = trio.Event()
-                await stream.send_all(OK if self.answer is None else await self.answer(got))
+                while await self._serve_one(stream) and self.keep_alive:
+                    pass
         except (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
             return  # the sender has given up
+
+    async def _serve_one(self, stream: trio.abc.Stream) -> bool:
+        """Serve one request; return whether another may follow."""
+        connection = h11.Connection(h11.SERVER)
+        head, body = None, b""
+        while True:
+            event = connection.next_event()
+            if event is h11.NEED_DATA:
+                connection.receive_data(bytes(await stream.receive_some(65536)))
+            elif isinstance(event, h11.Request):
+                head = event
+            elif isinstance(event, h11.Data):
+                body += event.data
+            else:
+                break
+        if head is None:
+            return False
+        headers = {name.decode(): value.decode() for name, value in head.headers}
+        got = Received(head.target.decode(), headers, body)
+        self.received.append(got)
+        self._arrived.set()
+        self._arrived = trio.Event()
+        answer = OK if self.answer is None else await self.answer(got)
+        await stream.send_all(answer)
+        return bool(answer)
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from ipaddress import ip_network
 from itertools import count
@@ -14,11 +15,13 @@ import trio
 import trio.testing
 
 from ojs_cluster.outgoing import exchange as module
+from ojs_cluster.outgoing import kept_connections
+from ojs_cluster.outgoing.kept_connections import KeptConnections
 from ojs_cluster.webhooks.addresses import parse_url
 from ojs_cluster.webhooks.client import MAX_RESPONSE, AttemptResult, WebhookClient
 from ojs_cluster.webhooks.settings import WebhookSettings
 from tests.support.certificates import Certificates
-from tests.support.receiver import Received, Receiver, receiving, status
+from tests.support.receiver import OK, Received, Receiver, receiving, status
 
 LOOPBACK = WebhookSettings(allow_cidrs=(ip_network("127.0.0.1/32"),), allow_http=True)
 
@@ -54,6 +57,73 @@ async def test_a_delivery_reaches_the_receiver_under_its_name() -> None:
     assert got.headers["host"] == f"hooks.example:{receiver.port}"
     assert got.headers["connection"] == "close"
     assert names.asked == ["hooks.example"]
+
+
+async def post_all(receiver: Receiver, names: Names, count: int, max_idle: int) -> None:
+    client = WebhookClient(LOOPBACK, names, max_idle=max_idle)
+    with closing(client):
+        for _ in range(count):
+            url = parse_url(receiver.url("hooks.example"), allow_http=True)
+            answer = await client.post(url, [], b"{}")
+            assert (answer.status, answer.body) == (200, b"OK"), answer.error
+
+
+async def test_requests_to_a_receiver_share_a_connection() -> None:
+    async with receiving(Receiver(keep_alive=True)) as receiver:
+        names = Names(["127.0.0.1"])
+        await post_all(receiver, names, 5, max_idle=1)
+    assert (len(receiver.received), receiver.connections) == (5, 1)
+    assert names.asked == ["hooks.example"]
+
+
+async def test_a_request_gets_a_new_connection_if_the_receiver_has_closed_the_old_one() -> None:
+    async with receiving() as receiver:
+        await post_all(receiver, Names(["127.0.0.1"]), 5, max_idle=1)
+    assert (len(receiver.received), receiver.connections) == (5, 5)
+
+
+async def test_a_connection_that_ends_with_a_request_is_replaced() -> None:
+    """The receiver closes its side when it reads the request: nothing shows it before."""
+    ended: list[Received] = []
+
+    async def answer(got: Received) -> bytes:
+        await trio.lowlevel.checkpoint()
+        if len(receiver.received) == 2:
+            ended.append(got)
+            return b""
+        return OK
+
+    receiver = Receiver(keep_alive=True, answer=answer)
+    async with receiving(receiver):
+        await post_all(receiver, Names(["127.0.0.1"]), 3, max_idle=1)
+    assert (len(receiver.received), receiver.connections, len(ended)) == (4, 2, 1)
+
+
+async def test_idle_connections_are_bounded_and_old_ones_are_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = parse_url("http://hooks.example/", allow_http=True)
+    other = parse_url("http://other.example/", allow_http=True)
+    async with receiving(Receiver(keep_alive=True)) as receiver:
+        here = parse_url(receiver.url(), allow_http=True)
+
+        async def opened() -> module.OutgoingConnection:
+            return await module.OutgoingConnection.open(here, ["127.0.0.1"])
+
+        kept = KeptConnections(2)
+        with closing(kept):
+            one, two, three = [await opened() for _ in range(3)]
+            for connection in (one, two, three):
+                kept.keep(url, connection)
+            assert one._socket.fileno() == -1
+            assert kept.take(other) is None
+            assert kept.take(url) is three
+            monkeypatch.setattr(kept_connections, "_MAX_IDLE_S", 0.0)
+            assert kept.take(url) is None
+            assert two._socket.fileno() == -1
+            monkeypatch.setattr(kept_connections, "_MAX_AGE_S", 0.0)
+            kept.keep(url, three)
+            assert three._socket.fileno() == -1
 
 
 async def test_a_name_that_changes_after_the_check_gains_nothing() -> None:
@@ -126,8 +196,9 @@ async def test_a_second_address_is_tried_when_the_first_does_not_answer(
     monkeypatch.setattr(trio, "open_tcp_stream", connect)
     with trio.fail_after(timeout_s):
         silent = ["127.0.0.8", "127.0.0.9"]
-        assert await module._connect([*silent, "127.0.0.1"], 1) is connected
-        assert await module._connect(["127.0.0.1"], 1) is connected
+        for addresses in ([*silent, "127.0.0.1"], ["127.0.0.1"]):
+            found: object = await module._connect(addresses, 1)
+            assert found is connected
 
 
 async def test_tls_is_checked_against_the_name(
