@@ -48,7 +48,7 @@ _MAX_BATCHES: Final = 4
 """Maximum number of batches of one subscription in memory."""
 _MAX_REQUESTS: Final = 8
 """Maximum number of open requests to one subscription."""
-_STARTS: Final = 8
+_STARTS: Final = 32
 """Maximum number of batches and requests that begin in one turn of the event loop."""
 _MAX_IDLE: Final = 256
 """Maximum number of idle connections to receivers."""
