@@ -51,7 +51,6 @@ _TIMES: Final = (
     (job_counts, "_LAST_FLUSH_TIMEOUT_S"),
     (touch, "_TOUCH_TIMEOUT_S"),
     (firing, "_CHECK_TIMEOUT_S"),
-    (fetch, "MORE_CALLS_S"),
     (fetch, "RELEASE_S"),
     (ranked_fetch, "READ_S"),
     (readers, "_READY_S"),

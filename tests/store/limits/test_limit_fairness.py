@@ -10,9 +10,10 @@ import pytest
 import trio
 
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.deadline import start_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.engine.fetch import long_poll
+from ojs_cluster.store.engine.fetch import fetch, long_poll
 from ojs_cluster.store.engine.fetch.long_poll import Waiters, fetch_or_wait
 from ojs_cluster.store.engine.jobs.cancel import cancel
 from ojs_cluster.store.engine.jobs.record import JobRecord
@@ -130,19 +131,49 @@ async def test_a_plain_job_behind_many_full_keys_waits_for_few_requests(
     consistent()
 
 
-@pytest.mark.soak
-async def test_each_of_many_full_keys_is_asked_once(
-    store: Store, consistent: Consistent, free: str
+def calls_for(keys: int) -> float:
+    """Return how many calls pass the first jobs of this many full keys (docs/adr/011)."""
+    return keys / 400 + keys / 128 + 6
+
+
+@pytest.mark.parametrize(
+    ("keys", "further_calls"), [(KEYS, 1), pytest.param(20_000, 60, marks=pytest.mark.soak)]
+)
+async def test_a_free_key_behind_many_full_ones_waits_for_a_counted_number_of_fetches(
+    store: Store,
+    consistent: Consistent,
+    free: str,
+    monkeypatch: pytest.MonkeyPatch,
+    keys: int,
+    further_calls: int,
 ) -> None:
-    await block(store, 20_000, jobs=1)
+    monkeypatch.setattr(fetch, "_FURTHER_CALLS", further_calls)
+    await block(store, keys, jobs=1)
     job = await keyed(store, free, concurrency=1)
     scripts = Recording(store.scripts)
 
-    assert await looks_until(replace(store, scripts=scripts), [job]) <= LOOKS
+    looks = await looks_until(replace(store, scripts=scripts), [job])
 
-    assert scripts.times["limit_request"] <= 20_001
-    assert scripts.times["fetch_full"] <= 20_000 / 400 + 20_000 / 128 + 6
+    assert looks <= LOOKS + calls_for(keys) / (4 + further_calls)
+    assert scripts.times["fetch_full"] <= calls_for(keys) + LOOKS * 4
+    assert scripts.times["limit_request"] <= keys + 1, "each key is asked once"
+    assert scripts.times["outbox_record_delivered"] <= scripts.times["fetch_full"] + LOOKS
     consistent()
+
+
+async def test_a_fetch_behind_full_keys_makes_a_limited_number_of_calls(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "_FURTHER_CALLS", 2)
+    await block(store)
+    scripts = Recording(store.scripts)
+    assert await take(replace(store, scripts=scripts)) == []
+    assert scripts.times["fetch_full"] == fetch._MAX_CALLS + 2
+
+    start_deadline().at = trio.current_time() + fetch._RESERVED_S
+    scripts.times.clear()
+    assert await take(replace(store, scripts=scripts)) == []
+    assert scripts.times["fetch_full"] == fetch._MAX_CALLS, "the request ends soon"
 
 
 @pytest.mark.parametrize("jobs", [4000, pytest.param(20_000, marks=pytest.mark.soak)])
@@ -175,10 +206,17 @@ async def put_free_job(store: Store, shard: Shard) -> JobRecord:
     return await put_into(store, shard, rate_limit={"key": f"free:{shard.index}", "concurrency": 1})
 
 
+@pytest.mark.parametrize("further_calls", [0, 60])
 async def test_a_long_poll_gets_the_job_of_a_free_key_at_once(
-    store: Store, other_store: Store, db: Any, free: str, monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    other_store: Store,
+    db: Any,
+    free: str,
+    monkeypatch: pytest.MonkeyPatch,
+    further_calls: int,
 ) -> None:
     monkeypatch.setattr(long_poll, "CHECK_EVERY_S", 1000)
+    monkeypatch.setattr(fetch, "_FURTHER_CALLS", further_calls)
     await block(store)
     waiters = Waiters()
     got: list[JobRecord] = []

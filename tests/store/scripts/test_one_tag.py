@@ -414,6 +414,11 @@ async def an_outage(store: Store, db: Any) -> None:
     await drain(without(store, target), shard, 10)
     await drain_waiting_now(store, db, shard)
     assert not db.exists(shard.outbox_due, shard.outbox_blocked_shards)
+    db.hset(shard.outbox, "1001", "unknown 0 payload")
+    db.zadd(shard.outbox_due, {"1001": 1})
+    await drain(store, shard, 10)
+    assert db.hexists(shard.outbox, "e1001")
+    db.delete(shard.outbox, shard.outbox_due)
 
 
 async def queue_maintenance(store: Store, db: Any) -> None:

@@ -177,7 +177,7 @@ async def test_a_cancellation_at_any_moment_of_an_ack_has_one_outcome(
 
 async def test_replies_lost_after_they_applied_change_nothing(store: Store, db: Any) -> None:
     names = [name for name in store.scripts if name.startswith("workflow_")]
-    losing, client = lossy(store, *names, "enqueue", "outbox_record_attempt", times=1)
+    losing, client = lossy(store, *names, "enqueue", "outbox_record_delivered", times=1)
     workflow = await chain(losing, step(), step(options={"queue": QUEUE, "max_attempts": 1}))
     await run_one(losing)
     await drain_all(losing, db)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from math import inf
 from typing import Any, Final
 
 import trio
@@ -11,7 +10,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.core.events import JOB_STARTED
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.deadline import share_remaining_time
+from ojs_cluster.redis.deadline import current_deadline, share_remaining_time
 from ojs_cluster.redis.driven_coroutines import ShieldedBlock, driver_state, ensure_task
 from ojs_cluster.redis.errors import ReplyTooLarge
 from ojs_cluster.store.context import Store
@@ -38,11 +37,16 @@ _FULL_REPLY_BYTES = 2 * 1024 * 1024
 See ``store/include/base/reply_size.lua``."""
 _MAX_CALLS = 4
 """How often one fetch calls one shard again because jobs wait for tokens or are blocked."""
-MORE_CALLS_S = 2.0
-"""Time in seconds in which a fetch without jobs may exceed ``_MAX_CALLS``.
+_FURTHER_CALLS = 60
+"""How many calls a fetch without jobs may make above ``_MAX_CALLS``, over all of its shards.
 
-Before the first job that can start there may be blocked jobs. Each call moves some of them to the
-blocked jobs of their key. So a later call begins after them."""
+Before the first job that can start there may be blocked jobs. Each call moves 400 of them to the
+blocked jobs of their key, or requests tokens for ``_MAX_IDLE_KEYS`` keys. So later calls, and later
+fetches, begin after them (docs/adr/011)."""
+_RESERVED_S = 5.0
+"""A fetch makes none of the further calls in the last seconds of its request.
+
+The client then gets an empty response instead of an error."""
 _FIRST_IDLE_KEYS, _SCAN_IDLE_KEYS, _MAX_IDLE_KEYS = 8, 32, 128
 """Numbers of idle rate limit keys for which a call requests tokens: the first, the largest while
 there are jobs that no call has read, and the largest.
@@ -61,6 +65,10 @@ If there are more, it reads the depths of all stages after the first at once."""
 
 class WorkerIsQuiet(Exception):
     """The worker has a quiet flag, so it may not fetch."""
+
+
+class FetchIsUnfinished(Exception):
+    """The fetch got no job in its number of calls. The next fetch continues where it stopped."""
 
 
 async def fetch(
@@ -97,7 +105,7 @@ async def fetch(
         return await fetch_unless_quiet(
             store, queues, count, worker_id, visibility_timeout_ms, tenant
         )
-    except WorkerIsQuiet:
+    except (WorkerIsQuiet, FetchIsUnfinished):
         return []
 
 
@@ -109,10 +117,11 @@ async def fetch_unless_quiet(
     visibility_timeout_ms: int | None,
     tenant: str = "",
 ) -> list[JobRecord]:
-    """Fetch as ``fetch`` does, for callers that must distinguish a quiet worker from no jobs.
+    """Fetch as ``fetch`` does, for callers that must know why there is no job.
 
     Raises:
         WorkerIsQuiet: the worker is quiet, and no job was found before.
+        FetchIsUnfinished: no job was found, and another fetch may find one at once.
         BackendUnavailable: as ``fetch``.
     """
     await store.fetch_touches.touch(store, worker_id)
@@ -124,8 +133,7 @@ async def fetch_unless_quiet(
     except BaseException:  # cancellation during concurrent calls arrives as an exception group
         await release(store, operation.jobs)
         raise
-    if failure is not None and not operation.jobs:
-        raise failure
+    operation.check_result(failure)
     if len(stages) > 1:
         rank = {queue: position for position, queue in enumerate(dict.fromkeys(queues))}
         operation.jobs.sort(key=lambda job: rank[job.queue])
@@ -152,6 +160,7 @@ async def collect(
 
     Raises:
         WorkerIsQuiet, BackendUnavailable: ``run`` has returned it, and no job was found.
+        FetchIsUnfinished: as ``fetch_unless_quiet``.
     """
     await store.fetch_touches.touch(store, worker_id)
     await store.partitions.refresh_if_stale(store)
@@ -161,8 +170,7 @@ async def collect(
     except BaseException:
         await release(store, collected.jobs)
         raise
-    if failure is not None and not collected.jobs:
-        raise failure
+    collected.check_result(failure)
     return collected.jobs
 
 
@@ -288,6 +296,8 @@ class _Fetch:
     ) -> None:
         self._parent = parent
         self._bytes = 0
+        self._further_calls = 0
+        self._is_unfinished = False
         self._store = store
         self._count = count
         self._worker_id = worker_id
@@ -304,6 +314,11 @@ class _Fetch:
     def full(self) -> bool:
         """Whether the jobs of the whole fetch have reached its size limit."""
         return (self._parent or self)._bytes >= _MAX_BYTES
+
+    def check_result(self, failure: Exception | None) -> None:
+        """Raise ``failure``, or ``FetchIsUnfinished``, if there is no job."""
+        if not self.jobs and (failure or self._is_unfinished):
+            raise failure or FetchIsUnfinished
 
     async def take(self, shard: Shard, queues: Sequence[str], max_jobs: int) -> int:
         """Fetch up to ``max_jobs`` jobs of a shard; return how many jobs were fetched.
@@ -339,7 +354,7 @@ class _Fetch:
         Raises:
             WorkerIsQuiet, BackendUnavailable: as ``fetch_unless_quiet``.
         """
-        remaining, calls, idle_keys, more_calls_until = 0, 0, 0, inf
+        remaining, calls, idle_keys = 0, 0, 0
         while True:
             # Shielded from cancellation: without the reply, this process would not know which jobs
             # have a lease now. The Redis client limits the time of the call.
@@ -353,12 +368,28 @@ class _Fetch:
             calls += 1
             if not (requested or more) or not self.wanted:
                 return remaining
-            now = trio.current_time()  # only here: the usual fetch ends with its first call
-            more_calls_until = min(more_calls_until, now + MORE_CALLS_S)
-            if calls >= _MAX_CALLS and (self.jobs or now >= more_calls_until):
+            if calls >= _MAX_CALLS and not self._may_call_further(more):
                 return remaining
             most = _SCAN_IDLE_KEYS if more == _UNREAD_JOBS else _MAX_IDLE_KEYS
             idle_keys = min(max(_FIRST_IDLE_KEYS, idle_keys * 4), most)
+
+    def _may_call_further(self, more: int) -> bool:
+        """Return whether the fetch may exceed ``_MAX_CALLS``, and count the call.
+
+        Args:
+            more: as ``FetchReply.more``.
+        """
+        if self.jobs:
+            return False
+        whole = self._parent or self
+        whole._further_calls += 1
+        if (
+            whole._further_calls <= _FURTHER_CALLS
+            and current_deadline().at - trio.current_time() > _RESERVED_S
+        ):
+            return True
+        whole._is_unfinished |= bool(more)
+        return False
 
     def _is_full_reply(self, count_before: int) -> bool:
         """Return whether the last reply had as many jobs as it may have, so more may follow.

@@ -24,7 +24,11 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.engine.fetch.fetch import MORE_CALLS_S, WorkerIsQuiet, fetch_unless_quiet
+from ojs_cluster.store.engine.fetch.fetch import (
+    FetchIsUnfinished,
+    WorkerIsQuiet,
+    fetch_unless_quiet,
+)
 from ojs_cluster.store.engine.fetch.ranked_fetch import read_depths
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.ground.fanout import run_concurrently
@@ -320,14 +324,16 @@ async def fetch_or_wait(
         deadline = trio.current_time() + wait_ms / 1000
         extend_deadline(wait_ms / 1000)
     since = waiters.messages if wait_ms > 0 and waiters.covers(tuple(queues)) else None
+    jobs: list[JobRecord] = []
     try:
-        jobs = await fetch_now(store, queues, count, worker_id, visibility_timeout_ms, tenant)
+        try:
+            jobs = await fetch_now(store, queues, count, worker_id, visibility_timeout_ms, tenant)
+        except FetchIsUnfinished:
+            since = None
         if jobs or wait_ms <= 0 or waiters.draining:
             return jobs
         await ensure_task()
         on_wait()
-        if trio.current_time() >= deadline - wait_ms / 1000 + MORE_CALLS_S:
-            since = None  # the fetch may have stopped before it had read all jobs
         fetch_once = partial(
             fetch_now, store, queues, count, worker_id, visibility_timeout_ms, tenant
         )
@@ -370,7 +376,11 @@ async def _wait(
             check()
             # If the fetch raises, another waiter is woken for these queues.
             queues_to_wake, waiter.woken = waiter.woken, set()
-            jobs = await fetch_once()
+            is_unfinished = False
+            try:
+                jobs = await fetch_once()
+            except FetchIsUnfinished:
+                is_unfinished = True
             if jobs:
                 queues_to_wake |= {job.queue for job in jobs}
                 break
@@ -378,6 +388,8 @@ async def _wait(
             now = trio.current_time()
             if now >= deadline or waiters.draining:
                 break
+            if is_unfinished:
+                continue
             await _until_woken(store, waiters, waiter, queues, worker_id, deadline)
         return jobs
     finally:

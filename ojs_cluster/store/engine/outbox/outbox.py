@@ -49,7 +49,7 @@ DELIVER_S = 1.0
 _MAX_ERROR_LENGTH = 500
 """Maximum number of characters of an error that are stored."""
 
-AttemptOutcome = Literal["done", "failed", "unreachable", "retry"]
+RecordedOutcome = Literal["failed", "unreachable", "retry"]
 OnBlocked = Callable[[int, int], None]
 """Called when entries of a shard begin to wait for an unreachable shard.
 
@@ -86,7 +86,7 @@ class _AttemptResult:
             all shards answered or when it is unknown.
     """
 
-    outcome: AttemptOutcome | None
+    outcome: Literal["delivered", "failed", "unreachable"] | None
     blocker: int | None = None
 
 
@@ -133,17 +133,19 @@ async def deliver(store: Store, shard: Shard, flat: Sequence[bytes]) -> None:
     if not flat:
         return
     await ensure_task()
-    stopped = False
+    stopped, delivered = False, list[str]()
 
     async def deliver_one(entry: OutboxEntry) -> None:
         nonlocal stopped
         if not stopped:
-            result = await _attempt(store, entry, shard.outbox_due)
+            result = await _attempt(store, entry, shard.outbox_due, delivered)
             blocked_by_unknown = result.outcome == "unreachable" and result.blocker is None
             stopped = result.outcome is None or blocked_by_unknown
 
     with trio.move_on_after(DELIVER_S):
         await _for_each(parse_entries(shard, flat), deliver_one)
+    with trio.move_on_after(DELIVER_S):
+        await _record_delivered(store, shard, shard.outbox_due, delivered)
 
 
 async def drain(
@@ -305,13 +307,16 @@ async def _attempt_all(
         probed: as in ``EffectClient``.
     """
     blocked: dict[int | None, list[str]] = {}
+    delivered: list[str] = []
 
     async def attempt(entry: OutboxEntry) -> None:
-        result = await _attempt(store, entry, index, patient=patient, probed=probed)
+        result = await _attempt(store, entry, index, delivered, patient=patient, probed=probed)
         if result.outcome == "unreachable":
             blocked.setdefault(result.blocker, []).append(entry.number)
 
     await _for_each(entries, attempt)
+    if entries:
+        await _record_delivered(store, entries[0].shard, index, delivered)
     return blocked
 
 
@@ -328,14 +333,18 @@ async def _attempt(
     store: Store,
     entry: OutboxEntry,
     index: bytes,
+    delivered: list[str],
     *,
     patient: bool = False,
     probed: int | None = None,
 ) -> _AttemptResult:
-    """Deliver an entry of ``index`` and record the outcome."""
+    """Deliver an entry of ``index``.
+
+    A failure is recorded at once. If the entry is delivered, its number is added to ``delivered``:
+    one script records the entries that are delivered together.
+    """
     handler = store.effects.get(entry.kind, _refuse_unknown_kind)
     watched, client = store.for_effect(patient=patient, probed=probed)
-    outcome: AttemptOutcome
     try:
         await handler(watched, entry.shard, entry.payload)
     except BackendUnavailable:
@@ -345,15 +354,16 @@ async def _attempt(
         return _AttemptResult("unreachable", blocker)
     except Exception as error:
         log.warning("effect %s of shard %d failed", entry.kind, entry.shard.index, exc_info=error)
-        outcome, message = "failed", f"{type(error).__name__}: {error}"[:_MAX_ERROR_LENGTH]
+        message = f"{type(error).__name__}: {error}"[:_MAX_ERROR_LENGTH]
     else:
         if has_unconfirmed_writes():
             # A failover may still lose the write: the entry stays, and the scheduler repeats it.
             return _AttemptResult(None)
-        outcome, message = "done", ""
+        delivered.append(entry.number)
+        return _AttemptResult("delivered")
     try:
         reply = await record_attempt(
-            store, entry.shard, entry.number, outcome, message, index=index
+            store, entry.shard, entry.number, "failed", message, index=index
         )
     except BackendUnavailable:
         return _AttemptResult(None)  # it will be delivered again, which changes nothing
@@ -365,7 +375,17 @@ async def _attempt(
             entry.shard.index,
             ATTEMPTS,
         )
-    return _AttemptResult(outcome)
+    return _AttemptResult("failed")
+
+
+async def _record_delivered(
+    store: Store, shard: Shard, index: bytes, numbers: Sequence[str]
+) -> None:
+    """Remove delivered entries. Never raises: the delivery of an entry again changes nothing."""
+    if numbers:
+        keys = [index, shard.outbox, shard.outbox_dead_letters]
+        with suppress(BackendUnavailable):
+            await store.run(shard, "outbox_record_delivered", keys, numbers, idempotent=True)
 
 
 async def _refuse_unknown_kind(_store: Store, shard: Shard, _payload: bytes) -> None:
@@ -377,7 +397,7 @@ async def record_attempt(
     store: Store,
     shard: Shard,
     number: str,
-    outcome: AttemptOutcome,
+    outcome: RecordedOutcome,
     error: str = "",
     *,
     index: bytes | None = None,
