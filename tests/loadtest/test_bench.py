@@ -12,6 +12,7 @@ from loadtest.bench import (
     latency,
     many_queues,
     memory,
+    options,
     push,
     redis_client,
     retention,
@@ -52,8 +53,8 @@ def test_every_subscriber_reads_every_event(
 ) -> None:
     for name in ("OJS_PUSH_SUBSCRIBERS", "OJS_PUSH_SUBSCRIBERS_PER_CLIENT"):
         monkeypatch.setenv(name, "100")  # the benchmark sets what is not set
-    options = "--jobs 5 --rounds 1 --subscribers 1 3"
-    found = printed(push.main, options, monkeypatch, capsys)
+    arguments = "--jobs 5 --rounds 1 --subscribers 1 3"
+    found = printed(push.main, arguments, monkeypatch, capsys)
     assert {"0", "1", "3"} <= found.keys()
 
 
@@ -74,9 +75,16 @@ def test_an_open_loop_is_sent_to_its_end(
 def test_workers_of_many_queues_fetch_wait_and_idle(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = "--queues 1 5 --rounds 1 --calls 5 --jobs 5 --waiters 2 --idle 3 --seconds 0.2"
-    found = printed(many_queues.main, options, monkeypatch, capsys)
+    arguments = "--queues 1 5 --rounds 1 --calls 5 --jobs 5 --waiters 2 --idle 3 --seconds 0.2"
+    found = printed(many_queues.main, arguments, monkeypatch, capsys)
     assert {"empty, API", "fetch, Redis", "waited, API", "3 idle long polls"} <= found.keys()
+
+
+def test_jobs_of_all_options_go_all_the_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = printed(options.main, "--jobs 3 --rounds 1", monkeypatch, capsys)
+    assert {"Redis", "API", *options.KINDS} <= found.keys()
 
 
 def test_retention_removes_jobs_in_both_ways(

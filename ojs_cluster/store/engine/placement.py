@@ -30,8 +30,7 @@ _LEAST_FIELDS: Final = 6
 _NOT_PLAIN: Final = frozenset({f.MAX_PER_SECOND, f.LIMIT, f.TENANT})
 """Fields with which a job is not plain."""
 PLAIN_ANSWER: Final = (b"available", b"", b"")
-"""State, due time and time of expiry of a stored job that is plain, as ``enqueue.lua`` returns them
-for each job."""
+"""State, due time and time of expiry of a stored plain job, as ``enqueue.lua`` returns them."""
 
 
 class PlacedJob(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -65,8 +64,11 @@ class PlacedJob(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def plain(self) -> bool:
-        """Whether the job is immediately available and has no rate limit and no tenant."""
-        if self.pending or self.due or self.expires or self.outcome:
+        """Whether the job is immediately available and has no rate limit and no tenant.
+
+        The time of its expiry, if any, is that of its envelope.
+        """
+        if self.pending or self.due or self.outcome or self.expires[:1] not in ("", "a"):
             return False
         return len(self.fields) == _LEAST_FIELDS or _NOT_PLAIN.isdisjoint(self.fields[::2])
 
@@ -169,9 +171,18 @@ def portions(store: Store, part: Sequence[PlacedJob]) -> list[Sequence[PlacedJob
 
 
 def enqueue_one_command(
-    store: Store, shard: Shard, job: PlacedJob
+    store: Store, shard: Shard, job: PlacedJob, store_before_ms: int = 0, *, aliased: bool = False
 ) -> tuple[list[bytes], list[Arg]]:
-    """Return KEYS and ARGV of ``enqueue_one.lua`` for one plain job."""
+    """Return KEYS and ARGV of ``enqueue_one.lua`` for one plain job.
+
+    Args:
+        store: the store.
+        shard: the shard of the job.
+        job: the job.
+        store_before_ms: Unix time in ms, by the shard's clock, from which on the script stores
+            nothing; 0 for never.
+        aliased: whether an alias in another shard leads to the job.
+    """
     queue = job.queue
     keys = [
         shard.events,
@@ -182,10 +193,13 @@ def enqueue_one_command(
     fields = job.fields  # they begin with the names and values of the first three; see ``_fields``
     args: list[Arg] = [
         *(store.settings.events_per_shard, job.job_id, queue),
-        *(fields[1], fields[3], fields[5], *fields[_LEAST_FIELDS:]),
+        *(fields[1], fields[3], fields[5]),
     ]
-    if job.priority:
-        args += (f.PRIORITY, job.priority)  # the script finds it at the end
+    more = fields[_LEAST_FIELDS:]
+    if more or job.priority or store_before_ms or job.expires or aliased:
+        keys += (shard.expiring, shard.references)
+        referenced = "1" if aliased or f.UNIQUE in more[::2] else ""
+        args += (job.priority, store_before_ms, job.expires[1:], referenced, *more)
     return keys, args
 
 
@@ -216,9 +230,14 @@ def stored_records(part: Sequence[PlacedJob], reply: Sequence[Any]) -> list[JobR
     ]
 
 
+def plain_answer(job: PlacedJob) -> Sequence[Any]:
+    """Return what ``enqueue.lua`` would return for a job that ``enqueue_one.lua`` has stored."""
+    return (b"available", b"", job.expires[1:].encode()) if job.expires else PLAIN_ANSWER
+
+
 def plain_record(job: PlacedJob, now: int) -> JobRecord:
     """Return the job that ``enqueue_one.lua`` has stored at ``now``, in Unix milliseconds."""
-    return JobRecord(job.job_id, _stored_fields(job, b"%d" % now, PLAIN_ANSWER))
+    return JobRecord(job.job_id, _stored_fields(job, b"%d" % now, plain_answer(job)))
 
 
 def is_same_job(job: PlacedJob, existing: Mapping[bytes, bytes]) -> bool:

@@ -1,16 +1,17 @@
--- Transition: (nothing) -> available, for one plain job. It is the fast path of enqueue.lua: to load the
--- includes of enqueue.lua alone takes longer than this whole script.
--- Pre:  nothing is stored under the id, not even a tombstone.
+-- Transition: (nothing) -> available, for one job that is no matter of limits or tenants. It is the fast path of
+-- enqueue.lua: to load the includes of enqueue.lua alone takes longer than this whole script.
+-- Pre:  nothing is stored under the id, not even a tombstone, and the time limit has not passed.
 -- Post: the job exists, and counters, indexes and events agree with it. Nothing is stored, and the caller uses
 --       enqueue.lua, when the queue is new, has a depth bound or is draining (no field `open`), or when its
 --       counters are not numbers.
 -- Memory: deny-oom.
--- KEYS: 1 events, 2 queue_counters, 3 queue_available, 4 job hash.
--- ARGV: 1 events kept, 2 id, 3 queue, 4 envelope, 5 type, 6 maximum number of attempts, then names and values of
---       the other fields. The priority is the last of them, and is absent if it is 0.
+-- KEYS: 1 events, 2 queue_counters, 3 queue_available, 4 job hash; with ARGV[7] 5 expiring, 6 references.
+-- ARGV: 1 events kept, 2 id, 3 queue, 4 envelope, 5 type, 6 maximum number of attempts; for a job that has any of
+--       them 7 priority, 8 time (ms) before which it must run (0 none), 9 time of its expiry (ms) or '', 10 '1' if it
+--       has a lock or an alias, '' otherwise, then names and values of further fields.
 -- Returns: now. A number costs 10 000 instructions less than a table with it.
 --          {'full_path'}: use enqueue.lua | {'bounded'}: use it, because the queue has a depth bound
---          {'exists', 1, fields as returned by read_existing.lua}
+--          {'exists', 1, fields as returned by read_existing.lua} | {'too_late'}
 --@include keys fields
 -- Usually neither the job nor a job before it in the queue exists: one command shows both.
 local existing = redis.call('EXISTS', KEYS[3], KEYS[4])
@@ -27,12 +28,19 @@ if not (counters[1] and valid and enqueued % 1 == 0 and enqueued < BAND and enqu
     return {redis.call('HEXISTS', KEYS[2], 'bound') == 1 and 'bounded' or 'full_path'}
 end
 --@include now priority_base
--- The least call is that of the most jobs, which have no other field: `unpack` costs something for none, too.
-local priority = 0
+local priority = ARGV[7] or 0
 if ARGV[7] then
-    if ARGV[#ARGV - 1] == F.priority then priority = ARGV[#ARGV] end
+--@include set_deadline
+    if ARGV[8] ~= '0' and now >= tonumber(ARGV[8]) then return {'too_late'} end
+    local more = {unpack(ARGV, 11)}
+    if priority ~= '0' then more[#more + 1], more[#more + 2] = F.priority, priority end
+    if ARGV[9] ~= '' then
+        more[#more + 1], more[#more + 2] = F.expires, ARGV[9]
+        set_deadline(KEYS[5], ARGV[2], tonumber(ARGV[9]))
+    end
+    if ARGV[10] ~= '' then redis.call('ZADD', KEYS[6], now, ARGV[2]) end
     redis.call('HSET', KEYS[4], F.state, 'available', F.queue, ARGV[3], F.created, now,
-        F.envelope, ARGV[4], F.type, ARGV[5], F.max_attempts, ARGV[6], unpack(ARGV, 7))
+        F.envelope, ARGV[4], F.type, ARGV[5], F.max_attempts, ARGV[6], unpack(more))
 else
     redis.call('HSET', KEYS[4], F.state, 'available', F.queue, ARGV[3], F.created, now,
         F.envelope, ARGV[4], F.type, ARGV[5], F.max_attempts, ARGV[6])

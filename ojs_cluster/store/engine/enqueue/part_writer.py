@@ -20,19 +20,20 @@ from ojs_cluster.store.engine.aliases import (
     ClaimedElsewhere,
     ForeignAlias,
     duplicate_id,
+    is_owner_shard,
 )
 from ojs_cluster.store.engine.enqueue import claimed_ids
 from ojs_cluster.store.engine.jobs.read_jobs import read_many
 from ojs_cluster.store.engine.jobs.record import JobRecord, record
 from ojs_cluster.store.engine.limits import depth_bounds
 from ojs_cluster.store.engine.placement import (
-    PLAIN_ANSWER,
     PlacedJob,
     count_types,
     deliver_effects,
     enqueue_command,
     enqueue_one_command,
     is_same_job,
+    plain_answer,
     read_back,
     stored_records,
 )
@@ -123,10 +124,13 @@ class PartWriter:
         store, shard, part = self._store, self._shard, self._part
         room: depth_bounds.Room | None = None
         name = "enqueue"
-        if fast_path and not store_before_ms and not tombstone_tokens:
+        if fast_path and not tombstone_tokens:
             name = "enqueue_one" if fits_fast_path(store, shard, part) else name
         if name == "enqueue_one":
-            keys, args = enqueue_one_command(store, shard, part[0])
+            aliased = not (self._generated_ids or is_owner_shard(store, shard, part[0].job_id))
+            keys, args = enqueue_one_command(
+                store, shard, part[0], store_before_ms, aliased=aliased
+            )
         else:
             keys, args = self._full_path(store_before_ms, tombstone_tokens)
         try:
@@ -140,11 +144,11 @@ class PartWriter:
                     if reply is None:
                         continue
                     if isinstance(reply, int):  # the time, from ``enqueue_one.lua``
-                        reply = [b"ok", reply, [], *PLAIN_ANSWER]
+                        reply = [b"ok", reply, [], *plain_answer(part[0])]
                     if reply[0] in (b"full_path", b"bounded"):
                         if reply[0] == b"bounded":
                             store.bounded_queues.add(shard, [part[0].queue])
-                        name, (keys, args) = "enqueue", self._full_path()
+                        name, (keys, args) = "enqueue", self._full_path(store_before_ms)
                         continue
                     if reply[0] == b"ok":
                         if room is not None:

@@ -1,8 +1,7 @@
 -- Transition: available -> active, for up to `count` jobs of some queues of one shard; the fast path.
 -- Pre:  the worker is not quiet, and the queues are not paused. If a job of the shard is due, if a queue has
---       limits, or if a job is missing, malformed, expired, needs a token or has a tenant, it changes nothing and
---       returns 'limited' or 'full_path': the caller then runs fetch_full.lua. Loading the includes of
---       fetch_full.lua takes longer than this whole script.
+--       limits, or if a job is missing, malformed, expired, needs a token or has a tenant, it changes nothing: the
+--       caller then runs fetch_full.lua. Loading the includes of that takes longer than this whole script.
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. The reply ends after the
 --       job with which it reaches MAX_REPLY_BYTES, so fewer than `count` large jobs may be returned.
 -- Memory: allow-oom; per job a lease, 1 KiB at most.
@@ -17,11 +16,10 @@
 --           unless ARGV[7] asks for it), per job: id, fields before the fetch, or a text with the values of a plain
 --           job, attempt, deadline, lease in ms}
 --          {now, 'quiet'} the worker has a quiet flag
---          {now, 'limited'} a queue or a job has limits, a queue a fair share, or a job a tenant; the next fetches
---           should run fetch_full.lua at once
+--          {now, 'limited'} a queue has limits or a fair share: the next fetches should run fetch_full.lua at once
+--          {now, 'limited_job'} a job has limits or a tenant, or is blocked: they should until they get another job
 --          {now, 'full_path'} for any other reason to run fetch_full.lua
--- Code of the common case makes few tables, and one function, because they cost as much as a command. Includes are
--- in the branches that need them.
+-- The common case makes few tables and one function: each costs as much as a command. Branches have the includes.
 --@include keys now fields priority_base
 local wanted, worker = ARGV[5] and ARGV[5] + 0 or 1, ARGV[2]
 -- Usually no job is scheduled, no worker is quiet, and no job of the first queue is blocked: one command shows it.
@@ -36,13 +34,15 @@ if unusual > 0 then
     if first_due[1] and tonumber(first_due[2]) <= now then return {now, 'full_path'} end
 end
 
--- For `pcall`: it fails if one is no number. `tonumber` would cost more.
-local function add(a, b, c) return a + b, c + 1 end
-local found, bytes, taken = nil, 0, {}
+local function add(a, b, c) return a + b, c + 1 end -- for `pcall`: it fails if one is no number
+local found, bytes, taken, blocked = nil, 0, {}, false
 for q = 5, #KEYS, 3 do -- index of the queue's first key
     local queue = redis.call('HMGET', KEYS[q], 'paused', 'limits', 'max_per_second', 'active', 'fair')
-    if queue[2] or queue[3] or queue[5] or (unusual > 0 or q > 5) and redis.call('ZCARD', KEYS[q + 2]) > 0 then
-        return {now, 'limited'}
+    if queue[2] or queue[3] or queue[5] then return {now, 'limited'} end
+    if (unusual > 0 or q > 5) and redis.call('ZCARD', KEYS[q + 2]) > 0 then
+--@include requests_pending
+        blocked = true
+        if not requests_pending(KEYS[q]) then return {now, 'limited_job'} end
     end
     local ids, before, active = nil, found and #found or 0, queue[4] or 0
     if not queue[1] and before < wanted then
@@ -88,7 +88,7 @@ for q = 5, #KEYS, 3 do -- index of the queue's first key
                 or job[F.hold] or job[F.expires] and tonumber(job[F.expires]) <= now then
                 return {now, 'full_path'}
             end
-            if job[F.limit] or job[F.max_per_second] or job[F.tenant] then return {now, 'limited'} end
+            if job[F.limit] or job[F.max_per_second] or job[F.tenant] then return {now, 'limited_job'} end
             -- Keys that KEYS does not name are read before the first write: see preflight.lua.
             if job[F.timeout] or job[F.expires] then redis.call('EXISTS', KEYS[1], EXECUTION_DEADLINES, EXPIRING) end
             bytes = bytes + size_of(job)
@@ -105,6 +105,7 @@ for q = 5, #KEYS, 3 do -- index of the queue's first key
     end
     if found and #found >= wanted or bytes >= MAX_REPLY_BYTES then break end
 end
+if blocked and not (found and #found >= wanted) and bytes < MAX_REPLY_BYTES then return {now, 'limited_job'} end
 if not found and ARGV[7] ~= '1' then return now end
 
 --@include lease_found

@@ -14,7 +14,12 @@ from ojs_cluster.redis.deadline import current_deadline, share_remaining_time
 from ojs_cluster.redis.driven_coroutines import ShieldedBlock, driver_state, ensure_task
 from ojs_cluster.redis.errors import ReplyTooLarge
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.engine.fetch.fetch_script import FetchReply, fetch_keys, full_fetch_keys
+from ojs_cluster.store.engine.fetch.fetch_script import (
+    LIMITED_FIELDS,
+    FetchReply,
+    fetch_keys,
+    full_fetch_keys,
+)
 from ojs_cluster.store.engine.fetch.in_progress import FetchInProgress
 from ojs_cluster.store.engine.fetch.partition_fetch import fetch_from_partitions
 from ojs_cluster.store.engine.fetch.ranked_fetch import Stage, fetch_in_order
@@ -55,6 +60,8 @@ An idle key has no pending token request. The first call requests tokens for the
 Then the number of keys grows by a factor of four with each call. So few granted tokens stay unused,
 and a thousand exhausted keys take ten calls. Requests take longer than reading, and a job that has
 not been read yet may need no token."""
+_FULL_PATH: Final = (b"full_path", b"limited", b"limited_job")
+"""Replies of ``fetch.lua`` after which ``fetch_full.lua`` is run."""
 _UNREAD_JOBS: Final = 2
 """What a reply says if another call may find more jobs (``FetchReply.more``)."""
 _MAX_SEQUENTIAL = 3
@@ -427,14 +434,16 @@ class _Fetch:
             if not (limited or store.webhooks.selects(JOB_STARTED)):
                 args = self._args(prefix, with_depth)
                 reply = await store.run(shard, "fetch", fetch_keys(shard, queues), args)
-                if isinstance(reply, list) and reply[1] in (b"full_path", b"limited"):
-                    if reply[1] == b"limited":
-                        store.limited_queues.add(shard, queues)
+                if isinstance(reply, list) and reply[1] in _FULL_PATH:
+                    if reply[1] != b"full_path":
+                        by_job = reply[1] == b"limited_job"
+                        store.limited_queues.add(shard, queues, by_job=by_job)
                     reply = None
             if reply is None:
                 args = self._full_args(prefix, shard, queues, idle_keys)
                 keys = full_fetch_keys(shard, queues)
                 reply = await store.run(shard, "fetch_full", keys, args)
+                limited = True
         except (BackendUnavailable, ReplyTooLarge) as error:
             if isinstance(error, ReplyTooLarge) or error.outcome != "not_applied":
                 store.unanswered_fetches.add(shard, prefix)
@@ -448,6 +457,8 @@ class _Fetch:
         else:
             parsed = FetchReply.parse(reply)
         fetched = parsed.records(self._worker_id, prefix)
+        if limited and fetched and LIMITED_FIELDS.isdisjoint(fetched[-1].fields):
+            store.limited_queues.pass_job(shard, queues)
         self.jobs += fetched  # before any step that may fail: the caller releases these jobs
         (self._parent or self)._bytes += sum([job.size for job in fetched])
         for job in fetched:

@@ -97,7 +97,7 @@ for _, item in ipairs(found) do
         local at = #reply
         reply[at + 1], reply[at + 2] = id, job.field_list
         reply[at + 3], reply[at + 4], reply[at + 5] =
-            lease(id, job, worker, ARGV[4] .. leased, ARGV[5], ARGV[6])
+            lease(id, job, worker, ARGV[4] .. (needs_full_ack(job) and '0' or '') .. leased, ARGV[5], ARGV[6])
     end
 end
 close_local_limits()

@@ -17,6 +17,10 @@ _REPLY_HEAD: Final = 4
 """Number of values in a reply before the first job (see ``fetch.lua``)."""
 _VALUES_PER_JOB: Final = 5
 """Number of values of each job in a reply."""
+LIMITED_FIELDS: Final = frozenset({f.LIMIT, f.MAX_PER_SECOND, f.TENANT})
+"""Fields with which ``fetch.lua`` cannot lease a job."""
+_NEED_FULL_ACK: Final = frozenset({f.WORKFLOW, f.KEEP, f.LIMIT, f.TENANT})
+"""Fields with which ``ack.lua`` cannot complete a job: the scripts mark its lease id."""
 _LINES_BEFORE_JOB: Final = 3
 """Number of lines in a text reply of ``fetch.lua`` before the values of its job."""
 
@@ -79,15 +83,17 @@ class FetchReply(NamedTuple):
         started, worker = b"%d" % self.now, worker_id.encode()
         records: list[JobRecord] = []
         for number, job in enumerate(self.jobs, 1):
+            mark = b""
             if isinstance(job.stored, bytes):
                 fields = _plain_fields(job.stored)
             else:
                 names = iter(job.stored)
                 fields = dict(zip(names, names, strict=True))
+                mark = b"" if _NEED_FULL_ACK.isdisjoint(fields) else b"0"
             fields[f.STATE] = b"active"
             fields[f.WORKER] = worker
             fields[f.STARTED] = started
-            fields[f.LEASE] = b"%b%d" % (prefix, number)
+            fields[f.LEASE] = b"%b%b%d" % (prefix, mark, number)
             fields[f.LEASE_MS] = b"%d" % job.lease_ms
             fields[f.ATTEMPT] = b"%d" % job.attempt
             fields[f.DEADLINE] = b"%d" % job.deadline

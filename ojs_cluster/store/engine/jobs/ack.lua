@@ -1,9 +1,10 @@
--- Transition: active -> completed, of a job without effects; the fast path.
+-- Transition: active -> completed, of a job without effects but that of its lock; the fast path.
 -- Pre:  the job is active, and the caller holds its lease or names no holder. For any other job, for a malformed
---       job, for a job with a workflow, a lock, a rate limit key, a tenant or its own retention, and for the first
+--       job, for a job with a workflow, a rate limit key, a tenant or its own retention, and for the first
 --       ack of a minute in the queue, the script changes nothing and returns 'full_path': the caller then runs
 --       ack_full.lua. Loading the includes of ack_full.lua takes longer than this whole script.
--- Post: the result is stored, the job has no lease and no backoff, and the time of its removal is set.
+-- Post: the result is stored, the job has no lease and no backoff, the time of its removal is set, and the effect for
+--       its lock is in the outbox.
 -- Memory: allow-oom; adds the result (OJS_RESULT_MAX_BYTES) and 1 KiB.
 -- KEYS: 1 job, 2 active, 3 finished, 4 events.
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 ms to keep completed jobs,
@@ -11,7 +12,7 @@
 -- Returns: of a job with only the fields of every active job, which most jobs are, a text, because a table costs
 --           more: the two values of TIME, queue, type, created, maximum number of attempts, attempt, started and
 --           envelope, a line each.
---          {'ok', fields before the ack, 0 (no effects), now}: the caller knows the fields that the ack writes.
+--          {'ok', fields before the ack, effects (0 for none), now}: the caller knows the fields that the ack writes.
 --           A field with an empty value is removed.
 --          {'full_path'}
 -- The only function is one without upvalues, because Redis creates functions at each call.
@@ -31,10 +32,11 @@ if not (state and queue and kind and envelope and created and attempts and attem
 --@include validate_job
     field_list, job = redis.call('HGETALL', KEYS[1]), {}
     for i = 1, #field_list, 2 do job[field_list[i]] = field_list[i + 1] end
-    if job[F.transaction] or job[F.workflow] or job[F.unique] or job[F.limit] or job[F.tenant] or job[F.keep]
+    if job[F.transaction] or job[F.workflow] or job[F.limit] or job[F.tenant] or job[F.keep]
         or not has_valid_fields(job) then return {'full_path'} end
     -- A key that KEYS does not name is read before the first write: see preflight.lua.
     if job[F.timeout] then redis.call('EXISTS', KEYS[1], EXECUTION_DEADLINES) end
+    if job[F.unique] then redis.call('EXISTS', KEYS[1], OUTBOX, OUTBOX_DUE) end
     state, queue, kind, created, attempts = job[F.state], job[F.queue], job[F.type], job[F.created], 0
     attempt, started, worker, lease = job[F.attempt], job[F.started], job[F.worker] or '', job[F.lease]
     deadline, lease_ms, since = 0, 0, job[F.enqueued] or created
@@ -77,14 +79,19 @@ if job and job[F.delay] then
 end
 redis.call('HSET', counters, 'active', active - 1, 'completed', completed, 'acked', acked, 'run_ms', run_ms,
     'wait_ms', wait_ms)
-if old[2] then
---@include change_counters
-    wake_on_free_slot(queue, old[2], active, -1)
+local unlock = 0
+if old[2] or job and job[F.unique] then
+--@include change_counters set_deadline append_effect
+    if old[2] then wake_on_free_slot(queue, old[2], active, -1) end
+    if job and job[F.unique] then -- as in finish_job.lua
+        append_effect('unlock', job[F.unique] .. ' ' .. id .. ' ' .. (job[F.replays] or '0'))
+        unlock = effects
+    end
 end
 if ARGV[1] ~= '0' then
     redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[1], '*', 't', 'job.completed', 'j', id,
         'y', kind, 'q', queue, 'a', attempt, 'd', ran)
 end
-if job then return {'ok', field_list, 0, now} end
+if job then return {'ok', field_list, unlock, now} end
 return clock[1] .. '\n' .. clock[2] .. '\n' .. queue .. '\n' .. kind .. '\n' .. created .. '\n' .. attempts
     .. '\n' .. attempt .. '\n' .. started .. '\n' .. envelope

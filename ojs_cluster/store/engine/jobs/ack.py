@@ -14,6 +14,7 @@ from ojs_cluster.store.engine.jobs.by_id import run_for_reply
 from ojs_cluster.store.engine.jobs.by_ids import JobOutcome, JobTransition, run_on_jobs
 from ojs_cluster.store.engine.jobs.record import JobRecord, record, split_values
 from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.ground.lease_ids import needs_full_ack
 from ojs_cluster.store.ground.runtime import Arg
 
 _KEYS = ("active", "finished", "events")
@@ -57,7 +58,11 @@ async def ack(
         raise refusal
     # The fast path is not used with required durability: each reply waits for a confirmation, and a
     # job that needs the full path would wait twice. Webhooks need the full path as well.
-    full = required_durability(store.redis.durability) or store.webhooks.selects(JOB_COMPLETED)
+    full = (
+        required_durability(store.redis.durability)
+        or store.webhooks.selects(JOB_COMPLETED)
+        or needs_full_ack(lease_id)
+    )
     name = "ack_full" if full else "ack"
     args: list[Arg] = [
         store.events_arg if full else store.settings.events_per_shard,

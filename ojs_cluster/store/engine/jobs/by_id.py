@@ -1,17 +1,15 @@
 """Run a transition of one job, which is found by its id.
 
-The owner shard of the id is called first. A job whose id a client chose may be stored in another
-shard. Then the owner shard has an alias, and the call is repeated in the shard that the alias
-names. If the job is prepared, its transaction is finished first (see ``transactions``).
-
-A failover may have lost the alias. If the caller names its lease, the job is still found, because
-the lease id names the shard of the job. The alias is then written again.
+If the caller names its lease, the shard that the lease id names is called first, and otherwise the
+owner shard of the id. A job whose id a client chose may be stored in another shard. Then the owner
+shard has an alias, and the call is repeated in the shard that the alias names. So a holder needs
+neither the alias, which a failover may lose, nor the master that has it. If the job is prepared,
+its transaction is finished first (see ``transactions``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 from ojs_cluster.core.errors import Conflict, MalformedJob, NotFound, OJSError
@@ -21,13 +19,13 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.jobs.record import JobRecord, record
 from ojs_cluster.store.engine.outbox.outbox import deliver
-from ojs_cluster.store.ground.lease_ids import shard_of_lease
+from ojs_cluster.store.ground.lease_ids import first_shard
 from ojs_cluster.store.ground.runtime import Arg
 
 _MAX_CALLS = 6
 """Maximum number of calls for one transition.
 
-The owner shard, the shard of the alias and the shard of the lease are called. Each may be called
+The shard of the lease, the owner shard and the shard of the alias are called. Each may be called
 twice: the full path follows the fast path, and a prepared job is tried again after its
 transaction."""
 
@@ -57,8 +55,7 @@ async def run_on_job(
         shard_keys: the attributes of ``keys.Shard`` whose keys follow the job in KEYS.
         args: ARGV.
         idempotent: whether the call may be repeated after a lost reply, as of ``Runtime.run``.
-        lease_id: the caller's lease id, None when it names none. If no job with this lease is found
-            by the id, the shard that the lease id names is called.
+        lease_id: the caller's lease id, None when it names none. It says where the job is.
         more_keys: returns the last keys of KEYS in a shard.
 
     Returns:
@@ -100,8 +97,8 @@ async def run_for_reply(
     """
     if not is_job_id(job_id):
         raise NotFound("job", job_id)
-    shard = store.keys.shard_of_id(job_id)
-    refused: list[Any] | None = None  # the reply of the shard that the id led to
+    owner = store.keys.shard_of_id(job_id)
+    shard = leased_in = first_shard(store.keys, owner, lease_id)
     for _ in range(_MAX_CALLS):
         keys = [shard.job(job_id), *[getattr(shard, key) for key in shard_keys]]
         if more_keys is not None:
@@ -111,9 +108,6 @@ async def run_for_reply(
         if status == b"ok":
             if not isinstance(reply, bytes) and len(reply) > 2 and reply[2]:
                 await deliver(store, shard, reply[2])
-            if refused is not None:
-                with suppress(OJSError):  # if this fails, the janitor restores the alias
-                    await restore_alias(store, shard, job_id)
             return reply
         if status == b"full_path":
             name = f"{name}_full"
@@ -124,12 +118,9 @@ async def run_for_reply(
         if status == b"prepared":
             await store.finish_transaction(store, shard, reply[1])
             continue
-        lease_shard = shard_of_lease(store.keys, lease_id)
-        if refused is not None or lease_shard is None or lease_shard is shard:
-            # If the shard of the lease has no such job, the first shard's reason is reported.
-            final_reply = reply if refused is None or status != b"missing" else refused
-            raise refusal(job_id, final_reply, shard)
-        refused, shard = reply, lease_shard
+        if status != b"missing" or leased_in is owner:
+            raise refusal(job_id, reply, shard)
+        shard = leased_in = owner
     raise NotFound("job", job_id)
 
 

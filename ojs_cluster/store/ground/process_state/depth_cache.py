@@ -153,18 +153,33 @@ class QueueDepthCache:
 class LimitedQueues:
     """The calls, by shard and queues, that need the full-path script because of limits.
 
-    The fast-path script is not tried again for ``LIMITED_S`` seconds. Fetches use one object of
-    this class, and enqueues use another.
+    The fast-path script is not tried again for ``LIMITED_S`` seconds, or until a job without limits
+    is the first one of queues that have no limits of their own. Fetches use one object of this
+    class, and enqueues use another.
     """
 
     def __init__(self) -> None:
         self._until: dict[tuple[int, ...], float] = {}
+        self._by_job: set[tuple[int, ...]] = set()
 
-    def add(self, shard: Shard, queues: Sequence[str]) -> None:
-        """Record that some of ``queues``, or of their jobs, have limits."""
+    def add(self, shard: Shard, queues: Sequence[str], *, by_job: bool = False) -> None:
+        """Record that ``queues`` have limits, or ``by_job`` only that one of their jobs has."""
         if len(self._until) >= _MAX_ENTRIES:
             self._until.clear()
-        self._until[_entry(shard, queues)] = trio.current_time() + LIMITED_S
+            self._by_job.clear()
+        entry = _entry(shard, queues)
+        self._until[entry] = trio.current_time() + LIMITED_S
+        if by_job:
+            self._by_job.add(entry)
+        else:
+            self._by_job.discard(entry)
+
+    def pass_job(self, shard: Shard, queues: Sequence[str]) -> None:
+        """Record that a job without limits has started."""
+        entry = _entry(shard, queues)
+        if entry in self._by_job:
+            self._by_job.discard(entry)
+            del self._until[entry]
 
     def contains(self, shard: Shard, queues: Sequence[str]) -> bool:
         """Return whether a call for the same queues met limits less than ``LIMITED_S`` ago."""

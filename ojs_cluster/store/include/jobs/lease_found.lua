@@ -8,6 +8,10 @@ for n, job in ipairs(found or {}) do
     local lease_ms = requested ~= '' and requested or job[F.visibility] or ARGV[4]
     local deadline, attempt = now + lease_ms, (job[F.attempt] or 0) + 1
     local lease_id = n == 1 and ARGV[3] or string.sub(ARGV[3], 1, -2) .. n
+    -- See lease_ids.py, and the conditions of ack.lua: jobs with its other fields are not on the fast path.
+    if job[F.workflow] or job[F.keep] then
+        lease_id = string.sub(ARGV[3], 1, -2) .. '0' .. n
+    end
     redis.call('HSET', job.key, F.state, 'active', F.attempt, attempt, F.worker, worker, F.lease, lease_id,
         F.lease_ms, lease_ms, F.deadline, deadline, F.started, now)
     if job[F.timeout] or deadline - now < NEAR_MS then

@@ -15,3 +15,8 @@ local function lease(id, job, worker, lease_id, requested_ms, default_ms)
     emit('job.started', id, job, 'a', attempt, 'w', worker)
     return attempt, deadline, lease_ms + 0
 end
+
+-- Returns whether the lease id must say that ack.lua cannot complete the job (see lease_ids.py).
+local function needs_full_ack(job)
+    return job[F.workflow] or job[F.keep] or job[F.limit] or job[F.tenant]
+end

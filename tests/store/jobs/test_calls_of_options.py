@@ -1,0 +1,162 @@
+"""How many scripts a job with options costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.ground import job_fields as f
+from ojs_cluster.store.ground.process_state.depth_cache import LimitedQueues
+from tests.store.limit_jobs import key_in, keyed
+from tests.store.shortcuts import HOUR, QUEUE, ack, foreign_id, new_job, put, shard_of, take
+from tests.support.invariants import InvariantReport
+from tests.support.recording import Recording
+
+Consistent = Callable[[], InvariantReport]
+EXPIRES = {"expires_at": "2999-01-01T00:00:00Z"}
+
+
+def recorded(store: Store) -> tuple[Store, Recording]:
+    """Return a store that counts its scripts, and the counts."""
+    scripts = Recording(store.scripts)
+    return replace(store, scripts=scripts, limited_queues=LimitedQueues()), scripts
+
+
+async def calls_of_fetch(process: Store, scripts: Recording) -> tuple[int, int]:
+    """Fetch one job; return how often the fast and the full path were run."""
+    scripts.times.clear()
+    assert len(await take(process)) == 1
+    return scripts.times["fetch"], scripts.times["fetch_full"]
+
+
+def foreign(store: Store) -> dict[str, Any]:
+    return {"id": foreign_id(store)}
+
+
+@pytest.mark.parametrize(
+    ("options", "scripts_of_enqueue", "scripts_of_ack"),
+    [
+        (lambda _: {}, {"enqueue_one"}, {"ack"}),
+        (lambda _: EXPIRES, {"enqueue_one"}, {"ack"}),
+        (lambda _: {"priority": 3, **EXPIRES}, {"enqueue_one"}, {"ack"}),
+        (foreign, {"claim_alias", "enqueue_one"}, {"ack"}),
+        (
+            lambda _: {"unique": {"keys": ["type"]}},
+            {"lock_claim", "enqueue_one"},
+            {"ack", "lock_settle", "outbox_record_delivered"},
+        ),
+    ],
+    ids=["plain", "expires", "priority", "client id", "unique"],
+)
+async def test_a_job_runs_no_script_in_vain(
+    store: Store,
+    other_store: Store,
+    consistent: Consistent,
+    options: Callable[[Store], dict[str, Any]],
+    scripts_of_enqueue: set[str],
+    scripts_of_ack: set[str],
+) -> None:
+    await put(store)  # the first job of the queue and the first ack of a minute cost more
+    await ack(store, (await take(store))[0])
+    process, scripts = recorded(store)
+
+    job = await put(process, **options(store))
+    assert scripts.times == dict.fromkeys(scripts_of_enqueue, 1)
+    consistent()
+    scripts.times.clear()
+    [fetched] = await take(process)
+    assert (fetched.id, scripts.times["fetch"], scripts.times["fetch_full"]) == (job.id, 1, 0)
+    process, scripts = recorded(other_store)
+    await ack(process, job, lease_id=fetched.lease_id)
+    assert scripts.times == dict.fromkeys(scripts_of_ack, 1)
+    consistent()
+
+
+@pytest.mark.parametrize("reason", ["retention", "limit"])
+async def test_the_lease_says_that_the_ack_needs_the_full_path(
+    store: Store, other_store: Store, reason: str
+) -> None:
+    if reason == "retention":
+        await enqueue(store, new_job(), fields=[f.KEEP, b"60000:60000:60000"])
+    else:
+        await keyed(store, key_in(store, home=True), concurrency=9)
+    [job] = await take(store)
+    process, scripts = recorded(other_store)
+
+    assert (await ack(process, job, lease_id=job.lease_id)).state == "completed"
+
+    assert scripts.times["ack_full"] == 1
+    assert scripts.times["ack"] == 0
+
+
+async def test_one_limited_job_does_not_make_later_fetches_expensive(
+    store: Store, consistent: Consistent
+) -> None:
+    await keyed(store, key_in(store, home=True), concurrency=9)
+    for _ in range(3):
+        await put(store)
+    process, scripts = recorded(store)
+
+    assert await calls_of_fetch(process, scripts) == (1, 1)
+    assert await calls_of_fetch(process, scripts) == (0, 1), "the job before had a limit"
+    for _ in range(2):
+        assert await calls_of_fetch(process, scripts) == (1, 0)
+    consistent()
+
+
+async def test_a_queue_of_limited_jobs_is_fetched_by_the_full_path_at_once(store: Store) -> None:
+    key = key_in(store, home=True)
+    for _ in range(3):
+        await keyed(store, key, concurrency=9)
+    process, scripts = recorded(store)
+    assert await calls_of_fetch(process, scripts) == (1, 1)
+    assert await calls_of_fetch(process, scripts) == (0, 1)
+    assert await calls_of_fetch(process, scripts) == (0, 1)
+
+
+async def block_one(store: Store) -> Shard:
+    """Block a job before some plain jobs, with a pending request of its token."""
+    await keyed(store, key_in(store, home=False), concurrency=0)
+    for _ in range(6):
+        await put(store)
+    assert len(await take(store)) == 1
+    return shard_of(store)
+
+
+async def test_a_blocked_job_does_not_make_every_fetch_expensive(
+    store: Store, db: Any, consistent: Consistent
+) -> None:
+    shard = await block_one(store)
+    process, scripts = recorded(store)
+    refresh_demand(db, shard)
+    for _ in range(2):
+        assert await calls_of_fetch(process, scripts) == (1, 0)
+    assert len(await take(process, count=9)) == 3, "the last of them by the full path"
+    assert scripts.times["fetch_full"] >= 1
+    consistent()
+
+
+def refresh_demand(db: Any, shard: Shard, by_ms: int = HOUR) -> None:
+    """Change the time at which the full path has refreshed the demand of the queue."""
+    db.hincrby(shard.queue_counters(QUEUE), "demand_at", by_ms)
+
+
+@pytest.mark.parametrize("reason", ["old demand", "damaged demand", "key without a request"])
+async def test_a_fetch_requests_tokens_for_blocked_jobs_in_time(
+    store: Store, db: Any, reason: str
+) -> None:
+    shard = await block_one(store)
+    refresh_demand(db, shard, -2000 if reason == "old demand" else HOUR)
+    if reason == "damaged demand":
+        db.hset(shard.queue_counters(QUEUE), "demand_at", "x")
+    elif reason == "key without a request":
+        db.zadd(shard.token_demand(QUEUE), {"another key": -1})
+    process, scripts = recorded(store)
+
+    assert (await calls_of_fetch(process, scripts))[1] == 1
