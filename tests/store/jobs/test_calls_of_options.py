@@ -57,6 +57,7 @@ def foreign(store: Store) -> dict[str, Any]:
 async def test_a_job_runs_no_script_in_vain(
     store: Store,
     other_store: Store,
+    db: Any,
     consistent: Consistent,
     options: Callable[[Store], dict[str, Any]],
     scripts_of_enqueue: set[str],
@@ -68,6 +69,8 @@ async def test_a_job_runs_no_script_in_vain(
 
     job = await put(process, **options(store))
     assert scripts.times == dict.fromkeys(scripts_of_enqueue, 1)
+    is_checked = db.zscore(shard_of(store).references, job.id) is not None
+    assert is_checked == (len(scripts_of_enqueue) > 1), "a failover may lose the lock or the alias"
     consistent()
     scripts.times.clear()
     [fetched] = await take(process)
