@@ -10,7 +10,7 @@ import pytest
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.http.push.announcements import Announcement
 from ojs_cluster.http.push.channels import ALL, types_of
-from ojs_cluster.http.push.frames import FrameEncoder
+from ojs_cluster.http.push.frames import FrameEncoder, position_block
 from ojs_cluster.http.websocket.messages import (
     MAX_CHANNELS,
     EventMessages,
@@ -20,12 +20,7 @@ from ojs_cluster.http.websocket.messages import (
 )
 from ojs_cluster.store.features.events.new_event import NewEvent, new_event
 from ojs_cluster.store.features.events.positions import decode_id, id_of, part_of
-from ojs_cluster.store.features.events.subscriber import (
-    BufferBudget,
-    Channel,
-    Subscriber,
-    Subscription,
-)
+from ojs_cluster.store.features.events.subscriber import Channel, Subscription
 
 SHARD = 3
 JOB = "01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee"
@@ -38,51 +33,52 @@ def event(kind: str, number: int, **more: str) -> NewEvent:
     return new_event(SHARD, (number, 0, 0), (number, 0, None), raw)
 
 
-def subscribed(channel: Channel, *types: str) -> Subscription:
-    subscriber = Subscriber(BufferBudget(10**6, 100))
-    subscriber.reached = {SHARD: part_of(SHARD, (1, 0, None))}
-    return Subscription(subscriber, channel, types)
+def encoder() -> FrameEncoder:
+    new = FrameEncoder()
+    new.reached = {SHARD: part_of(SHARD, (1, 0, None))}
+    return new
 
 
-def sent(subscription: Subscription, *events: NewEvent) -> tuple[list[tuple[str, str]], bool]:
-    """Return the kind and id of each frame, and whether the stream has ended."""
-    encoder = FrameEncoder(subscription.subscriber)
-    frames = encoder.items((subscription, each) for each in events).decode().split("\n\n")[:-1]
+def sent(
+    channel: Channel, types: tuple[str, ...], *events: NewEvent
+) -> tuple[list[tuple[str, str]], FrameEncoder]:
+    """Return the kind and id of each frame, and the encoder."""
+    subscription, used = Subscription(channel, types), encoder()
+    frames = used.items((subscription, each) for each in events).decode().split("\n\n")[:-1]
     fields = [dict(line.split(": ", 1) for line in frame.split("\n")) for frame in frames]
-    return [(each["event"], each["id"]) for each in fields], encoder.ended
+    return [(each["event"], each["id"]) for each in fields], used
 
 
 def test_the_last_event_of_a_job_ends_its_stream_and_says_so_in_its_id() -> None:
-    subscription = subscribed(Channel(f"job:{JOB}", "job", JOB))
-    found, ended = sent(subscription, event("job.completed", 2), event("job.enqueued", 3))
+    channel = Channel(f"job:{JOB}", "job", JOB)
+    found, used = sent(channel, (), event("job.completed", 2), event("job.enqueued", 3))
     assert [kind for kind, _ in found] == ["job.state_changed", "job.completed"]
     ids = [decode_id(text, 8) for _, text in found]
     assert [each and each.ended for each in ids] == [False, True]
-    assert ended
+    assert used.ended
 
 
 def test_a_job_ends_its_stream_although_the_client_does_not_want_the_event() -> None:
-    subscription = subscribed(Channel(f"job:{JOB}", "job", JOB), "job.progress")
-    assert sent(subscription, event("job.completed", 2)) == ([], True)
+    channel = Channel(f"job:{JOB}", "job", JOB)
+    found, used = sent(channel, ("job.progress",), event("job.completed", 2))
+    assert (found, used.ended) == ([], True)
 
 
 def test_the_stream_of_a_queue_goes_on_after_the_end_of_a_job() -> None:
-    subscription = subscribed(Channel("queue:mail", "queue", "mail"), "job.*")
-    found, ended = sent(subscription, event("job.cancelled", 2), event("job.enqueued", 3))
+    channel = Channel("queue:mail", "queue", "mail")
+    found, used = sent(channel, ("job.*",), event("job.cancelled", 2), event("job.enqueued", 3))
     assert [kind for kind, _ in found] == ["job.cancelled", "job.enqueued"]
-    assert not ended
+    assert not used.ended
 
 
 def test_the_id_passes_events_that_the_client_does_not_want() -> None:
-    subscription = subscribed(ALL, "queue.paused")
-    assert sent(subscription, event("job.enqueued", 2)) == ([], False)
-    assert subscription.subscriber.reached == {SHARD: part_of(SHARD, (2, 0, None))}
+    found, used = sent(ALL, ("queue.paused",), event("job.enqueued", 2))
+    assert (found, used.ended) == ([], False)
+    assert used.reached == {SHARD: part_of(SHARD, (2, 0, None))}
 
 
 def test_an_expired_job_changes_its_state() -> None:
-    [(kind, _)], _ = sent(
-        subscribed(ALL, "job.state_changed"), event("job.expired", 2, f="pending")
-    )
+    [(kind, _)], _ = sent(ALL, ("job.state_changed",), event("job.expired", 2, f="pending"))
     assert kind == "job.state_changed"
 
 
@@ -93,8 +89,8 @@ def test_events_of_one_entry_have_ids_of_their_own() -> None:
 
 
 def test_a_heartbeat_tells_the_position() -> None:
-    encoder = FrameEncoder(subscribed(ALL).subscriber)
-    assert encoder.position() == b"id: %b\n\n" % id_of([part_of(SHARD, (1, 0, None))])
+    block = position_block(encoder().position)
+    assert block == b"id: %b\n\n" % id_of([part_of(SHARD, (1, 0, None))])
 
 
 @pytest.mark.parametrize("name", ["types", "event_types", "type"])
@@ -119,32 +115,38 @@ def test_a_new_partition_is_read_from_before_the_clock_skew() -> None:
     assert starts[2].approximate
 
 
+def messages_of(*subscriptions: Subscription) -> EventMessages:
+    messages = EventMessages()
+    messages.reached = {SHARD: part_of(SHARD, (1, 0, None))}
+    messages.name_channels(subscriptions)
+    return messages
+
+
 def id_in(messages: EventMessages) -> str:
     text: str = json.loads(messages.event(None, Announcement("t", b"{}", 0)))["id"]
     return text
 
 
+def job_channels(count: int, length: int = 1) -> list[Subscription]:
+    names = [f"job:{'q' * length}{n}" for n in range(count)]
+    return [Subscription(Channel(name, "job", name)) for name in names]
+
+
 def test_an_id_names_no_channels_of_an_earlier_list() -> None:
-    subscription = subscribed(ALL)
-    messages = EventMessages(subscription.subscriber)
-    messages.name_channels({"all": subscription})
+    messages = messages_of(Subscription(ALL))
     assert ";" in id_in(messages)
-    messages.name_channels({f"queue:{'q' * 90}{n}": subscription for n in range(MAX_CHANNELS)})
+    messages.name_channels(job_channels(MAX_CHANNELS, length=90))
     assert ";" not in id_in(messages)
 
 
 def test_an_id_with_more_channels_than_a_connection_may_have_is_unknown() -> None:
-    subscriber = subscribed(ALL).subscriber
     for count, is_known in ((MAX_CHANNELS, True), (MAX_CHANNELS + 1, False)):
-        messages = EventMessages(subscriber)
-        messages.name_channels({f"job:{n}": subscribed(ALL) for n in range(count)})
-        assert (decode_resumed(id_in(messages), 8) is not None) == is_known
+        found = decode_resumed(id_in(messages_of(*job_channels(count))), 8)
+        assert (found is not None) == is_known
 
 
 def test_a_resumed_channel_keeps_its_types() -> None:
-    subscription = subscribed(ALL, "job.started", "job.failed")
-    messages = EventMessages(subscription.subscriber)
-    messages.name_channels({"all": subscription})
+    messages = messages_of(Subscription(ALL, ("job.started", "job.failed")))
     found = decode_resumed(id_in(messages), 8)
     assert found is not None
     assert found[1] == [("all", ["job.failed", "job.started"])]
