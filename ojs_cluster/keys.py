@@ -408,7 +408,7 @@ class Meta:
     marks: bytes = b"ojs:{meta}:marks"
     """Sorted set: marks on the charts of the dashboard, as JSON, by their time (ms)."""
     searches: bytes = b"ojs:{meta}:searches"
-    """Hash: searches for jobs that users of the dashboard have saved, by name, as JSON."""
+    """Hash: the saved searches of an earlier version. It expires; nothing reads it."""
     pools: bytes = b"ojs:{meta}:pools"
     """Hash: worker pools by name, as JSON. The field '#' is the version."""
     tenants: bytes = b"ojs:{meta}:tenants"

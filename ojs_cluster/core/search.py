@@ -278,6 +278,12 @@ def parse_search(text: str, *, now_ms: int) -> Search:
     )
 
 
+def quoted(text: str) -> str:
+    """Return a text as a quoted value of a search, in which an asterisk has no meaning."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 def _skip_blanks(text: str, position: int) -> int:
     while position < len(text) and text[position].isspace():
         position += 1

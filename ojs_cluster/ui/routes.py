@@ -34,7 +34,7 @@ from ojs_cluster.ui.pages.crons import lists as crons
 from ojs_cluster.ui.pages.crons import preview as cron_preview
 from ojs_cluster.ui.pages.queues import changes as queue_changes
 from ojs_cluster.ui.pages.queues import lists as queues
-from ojs_cluster.ui.pages.shared import language, marks, searches, times
+from ojs_cluster.ui.pages.shared import language, marks, times
 from ojs_cluster.ui.visit import Answer
 
 Handler = Callable[..., Awaitable[Answer]]
@@ -86,8 +86,6 @@ PAGES: Final = (
     PageRoute("GET", "/jobs/values.json", completion.values),
     PageRoute("GET", "/jobs/new", new_job.show, (Scope.ADMIN_READ, Scope.DATA_WRITE), True),
     PageRoute("POST", "/jobs/new", new_job.create, (Scope.ADMIN_READ, Scope.DATA_WRITE)),
-    PageRoute("POST", "/jobs/searches", searches.save, (Scope.ADMIN_WRITE,)),
-    PageRoute("POST", "/jobs/searches/delete", searches.delete, (Scope.ADMIN_WRITE,)),
     PageRoute("GET", "/jobs/<job_id>", job.show),
     PageRoute("GET", "/jobs/<job_id>.json", job.download),
     PageRoute("POST", "/jobs/<job_id>/retry", job.retry, (Scope.ADMIN_WRITE,)),

@@ -106,8 +106,6 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
         return {"tool_call_id": "c"}
     if route.template.endswith(("/tenants/{id}", "/tenants/{id}/limits")):
         return {"max_scheduled": 5} if route.template.endswith("limits") else {"limits": {}}
-    if "/searches/" in route.template:
-        return {"query": "state:active"}
     if "/pools/" in route.template:
         return {"queues": ["q"]}
     if "fetch" in route.template:

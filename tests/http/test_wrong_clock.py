@@ -131,11 +131,6 @@ async def test_a_mark_has_the_right_time(late: Api) -> None:
     assert len((await late.get(f"{ADMIN}/marks?since=5m")).json["items"]) == 2
 
 
-async def test_a_search_is_saved_at_the_right_time(late: Api) -> None:
-    saved = await late.call("PUT", f"{ADMIN}/searches/mine", {"query": "queue:a"})
-    assert off_s(saved.json["saved_at"]) < 120
-
-
 async def test_statistics_end_now(late: Api) -> None:
     minute = int(real_s()) // 60
     recorder = MinuteRecorder(late.app.store)

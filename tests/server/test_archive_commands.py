@@ -202,8 +202,9 @@ def test_a_terminal_shows_how_far_an_export_and_an_import_are(
 
 def test_one_object_is_no_plural() -> None:
     progress = archive.ImportCounts()
-    progress.created.update({"cron jobs": 1, "saved searches": 1, "parts of results": 2})
+    progress.created.update({"cron jobs": 1, "parts of results": 2})
+    progress.ignored["saved searches"] = 1
     assert progress.text() == (
         "1 cron job created, 0 existed already; 2 parts of results created, 0 existed already; "
-        "1 saved search created, 0 existed already"
+        "1 saved search ignored"
     )

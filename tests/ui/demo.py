@@ -86,8 +86,6 @@ class Demo:
         self.post("/webhooks/subscriptions", hook)
         filtered = {"action": "cancel", "filter": {"queue": "media"}, "dry_run": True}
         self.mark = self.post("/admin/marks", {"label": "v1.2.3"})["id"]
-        saved = {"query": "type:email.* state:discarded"}
-        self._client.put(f"{V1}/admin/searches/Failed e-mails", json=saved).raise_for_status()
         self.operation = self.post("/admin/bulk", filtered)["id"]
         self._fill_tenants()
         return self

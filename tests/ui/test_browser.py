@@ -307,9 +307,7 @@ def test_a_job_is_found_and_opened_by_keyboard_alone(
     visitor.page.context.close()
 
 
-def test_a_search_is_completed_by_keyboard_and_saved_for_all(
-    chromium: Browser, running: Running, demo: Demo
-) -> None:
+def test_a_search_is_completed_by_keyboard(chromium: Browser, running: Running, demo: Demo) -> None:
     visitor = window(chromium, running)
     visitor.log_in()
     page = visitor.open("jobs")
@@ -339,23 +337,6 @@ def test_a_search_is_completed_by_keyboard_and_saved_for_all(
     field.fill("state:discarded")
     field.press("Enter")
     page.wait_for_url("**/jobs?*query=state*")
-    page.get_by_label("Name of this search").fill("Lost")
-    page.get_by_role("button", name="Save for all users").click()
-    expect(page.locator(".saved").get_by_role("link", name="Lost")).to_have_count(1)
-    page = visitor.open("jobs")
-    field = page.get_by_role("combobox", name="Search", exact=True)
-    field.press_sequentially("los")
-    expect(page.locator("#query-options").get_by_role("option")).to_have_text(
-        ["Lost: state:discarded"]
-    )
-    field.press("ArrowDown")
-    field.press("Enter")
-    expect(field).to_have_value("state:discarded")
-    field.press("Enter")
-    page.wait_for_url("**/jobs?*query=state*")
-    page.get_by_text("All saved searches as a table").click()
-    page.get_by_role("button", name="Delete the saved search Lost").click()
-    expect(page.locator(".saved").get_by_role("link", name="Lost")).to_have_count(0)
     visitor.check()
     visitor.page.context.close()
 

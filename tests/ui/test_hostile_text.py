@@ -87,11 +87,6 @@ def attack(
     off = {"enabled": True, "reason": worker, "refuse": ["fetch"]}
     assert api.post("/ojs/v1/admin/maintenance", json=off).status_code == 200
     assert api.post("/ojs/v1/admin/marks", json={"label": worker}).status_code == 201
-    escaped = worker.replace('"', '\\"')
-    saved = {"query": f'"{escaped}"'}
-    name = quote(worker[-60:].strip(), safe="")
-    made = api.put(f"/ojs/v1/admin/searches/{name}", json=saved)
-    assert made.status_code == 201, made.text
     reason = {"max_scheduled": 7, "reason": text}
     made = api.put("/ojs/v1/admin/tenants/acme/limits", json=reason)
     assert made.status_code == 200, made.text

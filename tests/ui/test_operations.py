@@ -121,40 +121,6 @@ def test_a_mark_is_set_on_the_charts_and_deleted(running: Running, admin: httpx.
     wait_until(lambda: "v7 rollout" not in page(admin, "/ui/"), what="the mark is gone")
 
 
-def test_a_search_is_saved_for_all_users_and_deleted(running: Running, admin: httpx.Client) -> None:
-    filters = "jobs?state=discarded&type=email.*&query=timeout"
-    query = "state:discarded type:email.* timeout"
-    form = next(
-        each for each in parse(page(admin, f"/ui/{filters}")).all("input") if query in str(each)
-    )
-    sent = {"name": "E-mail timeouts", "query": form.attributes["value"], "back": filters}
-    shown = send(admin, "/ui/jobs/searches", sent)
-    assert "The search E-mail timeouts is saved for all users" in shown
-    assert "Save for all users" not in shown, "it is saved already"
-    link = next(a for a in parse(shown).all("a") if "timeout" in a.attributes.get("title", ""))
-    assert page(admin, "/ui/" + link.attributes["href"].removeprefix("./"))
-    other = {**sent, "query": "state:active"}
-    asked = admin.post("/ui/jobs/searches", data=other)
-    assert "It was saved by boss and is replaced for all users." in asked.text
-    assert 'title="state:active"' not in page(admin, "/ui/jobs")
-    assert "is saved" in send(admin, "/ui/jobs/searches", {**other, "confirmed": "1"})
-    send(admin, "/ui/jobs/searches", {**sent, "confirmed": "1"})
-    wrong = send(admin, "/ui/jobs/searches", {**sent, "query": "colour:red"})
-    assert "note-bad" in wrong
-
-    with running.browser("viewer-key") as client:
-        wait_until(lambda: "E-mail timeouts" in page(client, "/ui/jobs"), what="it is shared")
-        seen = page(client, f"/ui/{filters}")
-        assert "jobs/searches" not in seen
-        assert client.post("/ui/jobs/searches/delete", data=sent).status_code == 403
-    with running.browser("email-key") as client:
-        assert "E-mail timeouts" not in page(client, "/ui/jobs")
-        assert client.get("/ui/jobs/values.json").json()["searches"] == []
-    left = send(admin, "/ui/jobs/searches/delete", sent)
-    assert "The search E-mail timeouts is deleted" in left
-    assert 'title="state:discarded type:email.* timeout"' not in left
-
-
 def test_outbox_dead_letters_are_shown_and_delivered_again(
     running: Running, admin: httpx.Client
 ) -> None:

@@ -9,11 +9,9 @@ import httpx
 import pytest
 
 from ojs_cluster.core.indexed_fields import parse_indexed_fields
-from ojs_cluster.core.search import parse_search
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.ui.pages.audit import _reasons_in
-from ojs_cluster.ui.redaction import searches
 from ojs_cluster.ui.redaction.redaction import Redaction
 from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.settings import UiSettings
@@ -91,30 +89,6 @@ def test_the_index_of_the_search_reveals_no_hidden_value(
     every = page(client, f"/ui/{link}")
     assert job_id in every
     assert "Found by the index" not in every
-
-
-def test_a_saved_search_is_compared_with_the_rules_once(
-    hiding: Running, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parsed = []
-
-    def spy(query: str, **given: Any) -> Any:
-        parsed.append(query)
-        return parse_search(query, **given)
-
-    monkeypatch.setattr(searches, "parse_search", spy)
-    queries = {"kept": "type:once.kept", "hidden": "type:once args.password:a"}
-    with hiding.api() as api:
-        for name, query in queries.items():
-            answer = api.put(f"/ojs/v1/admin/searches/{name}", json={"query": query})
-            assert answer.status_code == 201, answer.text
-        wait_until(lambda: "type:once.kept" in client.get("/ui/jobs").text, what="it is shown")
-        for _ in range(2):
-            shown = client.get("/ui/jobs/values.json").json()["searches"]
-            assert [each["name"] for each in shown if each["name"] in queries] == ["kept"]
-        for name in queries:
-            assert api.delete(f"/ojs/v1/admin/searches/{name}").status_code == 200
-    assert sorted(query for query in parsed if "once" in query) == sorted(queries.values())
 
 
 @pytest.mark.parametrize(

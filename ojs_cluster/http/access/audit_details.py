@@ -45,7 +45,6 @@ SHOWN: Final[Mapping[str, frozenset[str]]] = {
         "queue.limit": _LIMITS,
         "rate_limit.override": (*_LIMITS, "limit", "expires_at"),
         "schema.configure": ("mode", "compatibility"),
-        "search.save": (),
         "system.maintenance": ("enabled", "refuse", "reason", "duration", "estimated_duration"),
         "tenant.set": ("limits", "fairness_weight"),
         "tenant.set_limits": (

@@ -134,7 +134,6 @@ _PATH: Final = {
     ("schemas", "version"): Parameter("version", "A version, such as `2` or `2.0.1`.", _TEXT),
     ("pools", "name"): Parameter("name", "The name of a worker pool.", _QUEUE),
     ("marks", "id"): Parameter("id", "The id of a mark.", _TEXT),
-    ("searches", "name"): Parameter("name", "The name of a saved search.", _TEXT),
     ("bulk", "id"): Parameter("id", "The id of a bulk operation.", _TEXT),
 }
 """Parameters of paths, by the segment before the parameter and its name."""

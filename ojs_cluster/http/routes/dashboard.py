@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
-from ojs_cluster.http.handlers.admin import marks, searches
+from ojs_cluster.http.handlers.admin import marks
 from ojs_cluster.http.routing.router import V1, Route
 
 ROUTES: Final[tuple[Route, ...]] = (
@@ -13,20 +13,5 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", f"{V1}/admin/marks", marks.add, Scope.ADMIN_WRITE, action="mark.add"),
     Route(
         "DELETE", f"{V1}/admin/marks/{{id}}", marks.drop, Scope.ADMIN_WRITE, action="mark.delete"
-    ),
-    Route("GET", f"{V1}/admin/searches", searches.list_searches, Scope.ADMIN_READ),
-    Route(
-        "PUT",
-        f"{V1}/admin/searches/{{name}}",
-        searches.put,
-        Scope.ADMIN_WRITE,
-        action="search.save",
-    ),
-    Route(
-        "DELETE",
-        f"{V1}/admin/searches/{{name}}",
-        searches.drop,
-        Scope.ADMIN_WRITE,
-        action="search.delete",
     ),
 )

@@ -28,26 +28,3 @@ class MarkDeleted(TypedDict):
 
     deleted: bool
     id: str
-
-
-class SavedSearch(TypedDict):
-    """A saved search for jobs."""
-
-    name: str
-    query: str
-    saved_at: Moment
-    saved_by: str
-
-
-class SavedSearchList(TypedDict):
-    """Saved searches in the order of their names."""
-
-    items: list[SavedSearch]
-    total: Count
-
-
-class SavedSearchDeleted(TypedDict):
-    """A deleted saved search."""
-
-    deleted: bool
-    name: str

@@ -28,7 +28,7 @@ from ojs_cluster.store.open import open_store
 from ojs_cluster.store.operators.archive import import_archive, import_workflows
 from ojs_cluster.store.operators.archive.archive import VERSION, parse
 from ojs_cluster.store.operators.archive.archive_results import restore_results
-from ojs_cluster.store.operators.archive.dashboard_lines import restore_mark, restore_search
+from ojs_cluster.store.operators.archive.dashboard_lines import restore_mark
 from ojs_cluster.store.operators.archive.export_archive import ClusterChanged, export
 from ojs_cluster.store.operators.archive.line_values import (
     ArchiveFooter,
@@ -40,9 +40,9 @@ from ojs_cluster.store.operators.archive.line_values import (
     MarkLine,
     PoolLine,
     QueueLine,
+    RemovedLine,
     ResultsLine,
     SchemaLine,
-    SearchLine,
     TenantLine,
     WorkflowLine,
 )
@@ -56,7 +56,6 @@ MAX_LINE_BYTES = 64 * 1024 * 1024
 _KINDS: Final = {
     "crons": "cron jobs",
     "results": "parts of results",
-    "searches": "saved searches",
 }
 """The kinds of lines whose name in the archive is not the one for people."""
 _SINGULAR: Final = {"parts of results": "part of results", "saved searches": "saved search"}
@@ -66,6 +65,8 @@ after the line with which it reaches one of these sizes."""
 
 _JOB_LINE = b'{"job":'
 """Beginning of a line of an archive that has a job."""
+_Line = ArchiveLine | RemovedLine | InvalidLine
+"""What a line of the file has been parsed to."""
 
 
 class NotAnArchive(Exception):
@@ -93,27 +94,31 @@ class ImportCounts:
     Attributes:
         created: number of objects that were created, by their kind, such as ``jobs``.
         existing: number of objects that existed before, by their kind.
+        ignored: number of lines of kinds that this version no longer has, by their kind.
         refused: number of lines that could not be used.
         complete: whether the last line of the archive was read.
     """
 
     created: Counter[str] = field(default_factory=Counter)
     existing: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
     refused: int = 0
     complete: bool = False
 
     @property
     def total(self) -> int:
         """Number of lines of objects so far, those that could not be used included."""
-        return self.created.total() + self.existing.total() + self.refused
+        stored = self.created.total() + self.existing.total()
+        return stored + self.ignored.total() + self.refused
 
     def text(self) -> str:
-        """Return one line with the number of created and existing objects."""
+        """Return one line with the number of created, existing and ignored objects."""
         kinds = sorted(self.created.keys() | self.existing.keys())
         counts = [
             f"{_counted(self.created[kind], kind)} created, {self.existing[kind]} existed already"
             for kind in kinds
         ]
+        counts += [f"{_counted(self.ignored[kind], kind)} ignored" for kind in self.ignored]
         return "; ".join(counts or ["the archive is empty"])
 
 
@@ -274,10 +279,13 @@ async def import_lines(
         counts.refused += 1
         report(f"line {number}: {error}")
 
-    async def store_line(numbered: tuple[int, ArchiveLine | InvalidLine]) -> None:
+    async def store_line(numbered: tuple[int, _Line]) -> None:
         number, line = numbered
         if isinstance(line, InvalidLine):
             refuse(number, line)
+            return
+        if isinstance(line, RemovedLine):
+            counts.ignored[line.kind] += 1
             return
         if isinstance(line, JobLine) and line.queue in refused_queues:
             # It could run although its queue was paused, or without the limits of the queue.
@@ -337,8 +345,8 @@ def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 def _read_window(
     lines: Iterator[tuple[int, bytes]],
-) -> list[tuple[int, ArchiveLine | InvalidLine]]:
-    window: list[tuple[int, ArchiveLine | InvalidLine]] = []
+) -> list[tuple[int, _Line]]:
+    window: list[tuple[int, _Line]] = []
     size = 0
     for number, raw in lines:
         if raw.strip():
@@ -349,7 +357,7 @@ def _read_window(
     return window
 
 
-def _parsed(raw: bytes) -> ArchiveLine | InvalidLine:
+def _parsed(raw: bytes) -> _Line:
     try:
         return parse(raw)
     except InvalidLine as error:
@@ -376,9 +384,6 @@ async def _store(store: Store, line: ArchiveLine) -> tuple[str, import_archive.R
             return "pools", "created" if await restore_pool(store, pool) else "exists"
         case MarkLine(mark):
             return "marks", "created" if await restore_mark(store, mark) else "exists"
-        case SearchLine(search):
-            new = await restore_search(store, search)
-            return "saved searches", "created" if new else "exists"
         case _:
             raise InvalidLine("a header in the middle of the file")
 

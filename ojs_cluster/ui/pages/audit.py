@@ -77,8 +77,6 @@ ACTIONS: Final = {
     "schema.configure": later("Configure a schema"),
     "schema.delete": later("Delete a schema"),
     "schema.register": later("Register a schema"),
-    "search.delete": later("Delete a saved search"),
-    "search.save": later("Save a search"),
     "system.maintenance": later("Switch maintenance mode"),
     "tenant.delete": later("Delete a tenant"),
     "tenant.set": later("Set up a tenant"),

@@ -13,7 +13,6 @@ import orjson
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.search import FIELDS
-from ojs_cluster.ui.pages.shared.searches import read_searches
 from ojs_cluster.ui.redaction.redaction import ERROR_TYPE
 from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, Download, Visit
@@ -24,7 +23,7 @@ _ERRORS: Final = 100
 
 
 async def values(visit: Visit) -> Answer:
-    """Return fields, values of ``state``, ``queue``, ``type`` and ``error``, and saved searches.
+    """Return fields, and values of ``state``, ``queue``, ``type`` and ``error``.
 
     A user who may see some queues only gets values of these queues.
     """
@@ -49,7 +48,6 @@ async def values(visit: Visit) -> Answer:
                 "queue": sorted(queues)[:_MAX_VALUES],
                 "type": sorted(types)[:_MAX_VALUES],
                 "error": await _error_types(visit),
-                "searches": await _searches(visit),
             }
         ),
     )
@@ -62,11 +60,6 @@ def _fields(visit: Visit) -> list[str]:
         *(name if name.endswith(".") else f"{name}:" for name in FIELDS),
         *(name for name in indexed if not why_not_searched(f'{name}""', visit.redaction)),
     ]
-
-
-async def _searches(visit: Visit) -> list[dict[str, str]]:
-    """Return names and texts of the saved searches."""
-    return [{"name": one["name"], "query": one["query"]} for one in await read_searches(visit)]
 
 
 async def _error_types(visit: Visit) -> list[str]:

@@ -17,7 +17,6 @@ from ojs_cluster.core.search import parse_search
 from ojs_cluster.ui.json_view import short_json
 from ojs_cluster.ui.languages.translate import _, ngettext
 from ojs_cluster.ui.pages.bulk import ACTIONS, SCOPES
-from ojs_cluster.ui.pages.shared.searches import as_search, may_save, read_searches
 from ojs_cluster.ui.redaction.redaction import ERROR, Value
 from ojs_cluster.ui.redaction.rules import HIDDEN_JSON
 from ojs_cluster.ui.redaction.searches import why_not_searched
@@ -130,7 +129,6 @@ async def show_all(visit: Visit) -> Answer:
         if error.status not in (400, 422):
             raise
         refusal = error.sentence  # a mistake in the search: the page explains it beside the form
-    searches = [] if visit.is_refresh else await read_searches(visit)
     await hide_in_rows(visit, listed.items)
     return Page(
         "jobs.html",
@@ -140,9 +138,6 @@ async def show_all(visit: Visit) -> Answer:
             "pagination": listed.pagination,
             "filters": filters,
             "refusal": refusal,
-            "searches": searches,
-            "own_query": "" if refusal else as_search(filters),
-            "may_save": may_save(visit),
             "named": named,
             "states": [state.value for state in STATES],
             "counts": await _counts(visit, filters),

@@ -8,12 +8,12 @@ from typing import Any, Final
 import orjson
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.core.search import quoted
 from ojs_cluster.store.engine.tenants.admission import WAITING
 from ojs_cluster.ui.forms.form import Form, confirmation, is_confirmed, number_or_text, refused
 from ojs_cluster.ui.forms.limits import per_period, period_in_words, period_of
 from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.overview import TILES
-from ojs_cluster.ui.pages.shared.searches import quoted
 from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE
 from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit

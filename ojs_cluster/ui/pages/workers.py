@@ -10,6 +10,7 @@ import orjson
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.raw_json import Raw
+from ojs_cluster.core.search import quoted
 from ojs_cluster.http import replies
 from ojs_cluster.http.handlers.workers.list_workers import worker_json
 from ojs_cluster.store.features.workers.lists import read_workers
@@ -18,7 +19,6 @@ from ojs_cluster.ui.forms.form import confirmation, is_confirmed
 from ojs_cluster.ui.json_view import HIDDEN, show_json
 from ojs_cluster.ui.languages.translate import _, later
 from ojs_cluster.ui.pages.shared.held_jobs import MAX_ACTIVE, HeldJobs, read_held_jobs
-from ojs_cluster.ui.pages.shared.searches import quoted
 from ojs_cluster.ui.redaction.redaction import Value
 from ojs_cluster.ui.redaction.rules import HIDDEN_JSON
 from ojs_cluster.ui.visit import Answer, Page, Visit

@@ -1,4 +1,4 @@
-// Completes searches, also to saved ones. Without it, a search is a plain field.
+// Completes searches. Without it, a search is a plain field.
 (function () {
   "use strict";
   const MAX_SHOWN = 10;
@@ -16,8 +16,7 @@
 
   const quoted = (value) => /[\s,"\\]/.test(value) || value.endsWith("*") ? `"${value.replace(/[\\"]/g, "\\$&")}"` : value;
 
-  const plain = (text) => ({ text, label: text });
-  // What the word at the cursor may become: where it starts, and what may replace it. A saved search replaces all.
+  // What the word at the cursor may become: where it starts, and what may replace it.
   function suggestions(text) {
     if ((text.match(/(?:^|[^\\])"/g) || []).length % 2) {
       const open = text.lastIndexOf('"');
@@ -29,11 +28,7 @@
     const colon = word.indexOf(":");
     if (colon < 0) {
       const fields = (values && values.fields) || [];
-      const saved = word ? (values && values.searches) || [] : [];
-      return { start, found: [
-        ...fields.filter((name) => name.startsWith(word) && name !== word).map(plain),
-        ...saved.filter((each) => each.name.toLowerCase().includes(word.toLowerCase())).map((each) => ({ text: each.query, label: `${each.name}: ${each.query}`, isWhole: true })),
-      ] };
+      return { start, found: fields.filter((name) => name.startsWith(word) && name !== word) };
     }
     const comma = Math.max(word.lastIndexOf(","), colon);
     return ofField(word.slice(0, colon), word.slice(comma + 1), start + comma + 1);
@@ -41,7 +36,7 @@
   function ofField(field, part, start) {
     const known = values && Object.hasOwn(values, field) ? values[field] : [];
     const low = part.toLowerCase();
-    return { start, found: known.filter((value) => value.toLowerCase().startsWith(low) && value !== part).map(quoted).map(plain) };
+    return { start, found: known.filter((value) => value.toLowerCase().startsWith(low) && value !== part).map(quoted) };
   }
 
   function complete(input) {
@@ -75,7 +70,7 @@
         item.id = `${list.id}-${number}`;
         item.setAttribute("role", "option");
         item.setAttribute("aria-selected", "false");
-        item.textContent = option.label;
+        item.textContent = option;
         item.addEventListener("pointerdown", (event) => { event.preventDefault(); choose(option); });
         list.append(item);
       });
@@ -89,12 +84,7 @@
       input.setAttribute("aria-activedescendant", items[active].id);
       items[active].scrollIntoView({ block: "nearest" });
     }
-    function choose({ text, isWhole }) {
-      if (isWhole) {
-        input.value = text;
-        close();
-        return;
-      }
+    function choose(text) {
       const rest = input.value.slice(input.selectionStart).replace(/^[^\s,]*/, "");
       const end = /[:.]$/.test(text) ? "" : " ";
       input.value = input.value.slice(0, start) + text + end + rest.replace(/^\s/, "");

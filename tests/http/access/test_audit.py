@@ -35,7 +35,6 @@ from ojs_cluster.store.features.retention.lifecycle import create_queue
 from ojs_cluster.store.features.webhooks import deliveries
 from ojs_cluster.store.ground.process_state import subscriptions
 from ojs_cluster.store.operators.dashboard.marks import Mark, add_mark
-from ojs_cluster.store.operators.dashboard.searches import SavedSearch, save_search
 from ojs_cluster.store.operators.operations import audit as store_audit
 from ojs_cluster.store.operators.operations.audit import AuditStream
 from tests.http.api import Api, open_app, serving, until
@@ -124,9 +123,6 @@ async def subject_of(api: Api, route: Route) -> str:
         return "spare"
     if "/queues/" in route.template:
         return "mail"
-    if "/searches/" in route.template:
-        await save_search(api.app.store, SavedSearch("failed", "state:active", 1))
-        return "failed"
     if "/marks/" in route.template:
         await add_mark(api.app.store, Mark("m", "v2", time.time_ns() // 1_000_000))
         return "m"

@@ -1,4 +1,4 @@
-"""Export and import of marks on charts and saved searches."""
+"""Export and import of marks on charts; saved searches of an earlier version are ignored."""
 
 from __future__ import annotations
 
@@ -10,37 +10,40 @@ import pytest
 
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operators.archive.archive import parse
-from ojs_cluster.store.operators.archive.dashboard_lines import restore_mark, restore_search
+from ojs_cluster.store.operators.archive.dashboard_lines import restore_mark
 from ojs_cluster.store.operators.archive.line_values import InvalidLine
-from ojs_cluster.store.operators.dashboard import searches
 from ojs_cluster.store.operators.dashboard.marks import KEPT_MS, Mark, add_mark, read_marks
-from ojs_cluster.store.operators.dashboard.searches import SavedSearch, read_searches, save_search
 from tests.store.archives import export_text, import_text
 
 NOW_MS = time.time_ns() // 1_000_000
 MARKS = [Mark("0" * 16, "v1 ü", NOW_MS - 5), Mark("1" * 16, "v2", NOW_MS, "alice")]
-SEARCH = SavedSearch("failed mail", 'state:discarded "x"', 5, "bob")
+SEARCH = {"name": "failed", "query": "state:discarded", "saved_ms": 5, "principal": "bob"}
 
 
-async def test_marks_and_saved_searches_are_restored_unless_they_exist(
-    store: Store, db: Any
-) -> None:
+async def test_marks_are_restored_unless_they_exist(store: Store, db: Any) -> None:
     for mark in MARKS:
         await add_mark(store, mark)
-    await save_search(store, SEARCH)
     text = await export_text(store)
-    db.delete(store.keys.meta.marks, store.keys.meta.searches)
-    for created in ({"marks": 2, "saved searches": 1}, {}):  # an import may be repeated
+    db.delete(store.keys.meta.marks)
+    for created in ({"marks": 2}, {}):  # an import may be repeated
         counts, messages = await import_text(store, text)
         assert (counts.created, counts.refused, messages) == (created, 0, [])
         assert await read_marks(store) == MARKS
-        assert await read_searches(store) == [SEARCH]
 
-    other = SavedSearch(SEARCH.name, "state:active", 6)
-    await save_search(store, other)
     counts, _ = await import_text(store, text)
-    assert counts.existing == {"marks": 2, "saved searches": 1}
-    assert await read_searches(store) == [other]
+    assert counts.existing == {"marks": 2}
+
+
+async def test_saved_searches_of_an_earlier_version_are_counted_and_ignored(
+    store: Store, db: Any
+) -> None:
+    await add_mark(store, MARKS[1])
+    head, *rest, end = (await export_text(store)).splitlines(keepends=True)
+    lines = [json.dumps({"search": {**SEARCH, "name": name}}).encode() + b"\n" for name in "ab"]
+    counts, messages = await import_text(store, b"".join([head, *lines, *rest, end]))
+    assert (counts.refused, counts.total, counts.complete, messages) == (0, 3, True, [])
+    assert counts.text() == "0 marks created, 1 existed already; 2 saved searches ignored"
+    assert not db.exists(store.keys.meta.searches)
 
 
 async def test_no_mark_is_restored_that_is_too_old_or_in_the_future(store: Store) -> None:
@@ -50,35 +53,22 @@ async def test_no_mark_is_restored_that_is_too_old_or_in_the_future(store: Store
     assert await read_marks(store) == []
 
 
-async def test_more_searches_than_the_maximum_are_refused(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await save_search(store, SEARCH)
-    monkeypatch.setattr(searches, "MAX_SEARCHES", 1)
-    with pytest.raises(InvalidLine, match="at most 1 searches"):
-        await restore_search(store, SavedSearch("other", "state:active", 1))
-
-
 @pytest.mark.parametrize(
-    ("kind", "change"),
+    "change",
     [
-        ("mark", {"id": "x"}),
-        ("mark", {"label": ""}),
-        ("mark", {"label": "a\nb"}),
-        ("mark", {"at_ms": "x"}),
-        ("mark", {"principal": 5}),
-        ("search", {"name": " x"}),
-        ("search", {"name": "x" * 61}),
-        ("search", {"query": ""}),
-        ("search", {"query": "state:loud"}),
-        ("search", {"saved_ms": 2**60}),
-        ("search", {"principal": "x" * 1001}),
+        {"id": "x"},
+        {"label": ""},
+        {"label": " x"},
+        {"label": "a\nb"},
+        {"label": "x" * 101},
+        {"at_ms": "x"},
+        {"at_ms": 2**60},
+        {"principal": 5},
+        {"principal": "x" * 1001},
     ],
 )
-def test_a_line_that_no_export_writes_is_refused(kind: str, change: dict[str, Any]) -> None:
+def test_a_line_that_no_export_writes_is_refused(change: dict[str, Any]) -> None:
     line: dict[str, Any] = {"id": "0" * 16, "label": "v1", "at_ms": 1}
-    if kind == "search":
-        line = {"name": "x", "query": "state:active", "saved_ms": 1}
-    parse(json.dumps({kind: line}).encode())
+    parse(json.dumps({"mark": line}).encode())
     with pytest.raises(InvalidLine):
-        parse(json.dumps({kind: line | change}).encode())
+        parse(json.dumps({"mark": line | change}).encode())

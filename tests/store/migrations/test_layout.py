@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import trio
 
+from ojs_cluster.keys import Meta
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.ground.process_state.layout_record import LayoutRecord
@@ -38,6 +39,21 @@ async def opens(backend: Embedded, layouts: Layouts) -> bool:
             return True
     except UnusableBackend:
         return False
+
+
+async def test_saved_searches_of_an_earlier_version_expire(backend: Embedded, db: Any) -> None:
+    searches = Meta().searches
+    month_ms = 30 * 86_400_000
+    for known_ms in (month_ms, month_ms // 2):  # a later start does not put the end off
+        if known_ms == month_ms:
+            db.hset(searches, "failed", '{"name":"failed","query":"state:discarded","saved_ms":1}')
+        else:
+            db.pexpire(searches, known_ms)
+        async with open_store(patient_client(backend)):
+            with trio.fail_after(60):
+                while db.pttl(searches) < 0:  # noqa: ASYNC110 - a task of the store
+                    await trio.sleep(0.01)
+        assert known_ms - 600_000 < db.pttl(searches) <= known_ms
 
 
 async def until_seen(store: Store, db: Any) -> None:

@@ -2,7 +2,7 @@
 
 ``names_<layout>.json`` has the names of each layout. Its part ``pinned`` never changes: the digest
 here would differ. A name that is added without another number, as docs/upgrading.md allows, goes to
-the part ``added``.
+the part ``added``. The part ``removed`` has names that no process of this version reads or writes.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ def all_names(layout: int) -> Names:
     for part in ("pinned", "added"):
         for kind, found in read_names(layout, part).items():
             names[kind] |= found
+    for kind, found in read_names(layout, "removed").items():
+        names[kind] -= found
     return names
 
 

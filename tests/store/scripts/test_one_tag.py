@@ -83,7 +83,6 @@ from ojs_cluster.store.ground.process_state.type_minutes import add_type_minutes
 from ojs_cluster.store.ground.runtime import Arg
 from ojs_cluster.store.ground.scripts import load_scripts
 from ojs_cluster.store.operators.dashboard.marks import Mark, add_mark, remove_mark
-from ojs_cluster.store.operators.dashboard.searches import SavedSearch, delete_search, save_search
 from ojs_cluster.store.operators.migrations.execution import migrate
 from ojs_cluster.store.operators.migrations.layout import check_layout, raise_copy, report
 from ojs_cluster.store.operators.operations import audit, metrics, rights
@@ -544,8 +543,6 @@ async def bulk_operations(store: Store, db: Any) -> None:
         await set_maintenance(store, refused)
     await add_mark(store, mark := Mark("0" * 16, "v1", 4 * 10**12))
     await remove_mark(store, mark.id)
-    await save_search(store, SavedSearch("s", "state:active", 1))
-    await delete_search(store, "s")
     await add_type_minutes(store, {b"a": [1] * WIDTH})
     await list_types(store, 60, WIDTH)
     await HourRollUp(store, WIDTH).run(0)

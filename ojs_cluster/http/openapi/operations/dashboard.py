@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ojs_cluster.http.handlers.admin import marks, searches
+from ojs_cluster.http.handlers.admin import marks
 from ojs_cluster.http.openapi import parameters as p
 from ojs_cluster.http.openapi.described import OperationDetails
 from ojs_cluster.http.routing.router import Handler
@@ -23,11 +23,4 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
     ),
     marks.add: OperationDetails({201: shapes.Mark}, body=marks.MarkBody),
     marks.drop: OperationDetails({200: shapes.MarkDeleted}),
-    searches.list_searches: OperationDetails({200: shapes.SavedSearchList}),
-    searches.put: OperationDetails(
-        {200: shapes.SavedSearch, 201: shapes.SavedSearch},
-        body=searches.SearchBody,
-        errors=(409,),
-    ),
-    searches.drop: OperationDetails({200: shapes.SavedSearchDeleted}),
 }

@@ -27,8 +27,6 @@ from ojs_cluster.store.engine.limits.depth_bounds import is_overflow
 from ojs_cluster.store.operators.archive.dashboard_lines import (
     mark_pieces,
     parse_mark_line,
-    parse_search_line,
-    search_pieces,
 )
 from ojs_cluster.store.operators.archive.job_lines import job_pieces, parse_job_line
 from ojs_cluster.store.operators.archive.line_values import (
@@ -42,9 +40,9 @@ from ojs_cluster.store.operators.archive.line_values import (
     MarkLine,
     PoolLine,
     QueueLine,
+    RemovedLine,
     ResultsLine,
     SchemaLine,
-    SearchLine,
     TenantLine,
     WorkflowLine,
     dump,
@@ -100,8 +98,6 @@ def encode(line: ArchiveLine, **more: str | int) -> bytes:
             kind, pieces = "pool", pool_pieces(pool)
         case MarkLine(mark):
             kind, pieces = "mark", mark_pieces(mark)
-        case SearchLine(search):
-            kind, pieces = "search", search_pieces(search)
         case ArchiveFooter(counts):
             kind, pieces = "end", {"counts": dump(dict(counts))}
     raw = b'{"%b":{%b}}\n' % (kind.encode(), raw_json.join(pieces))
@@ -109,8 +105,8 @@ def encode(line: ArchiveLine, **more: str | int) -> bytes:
     return raw if raw.count(b"\n") == 1 else raw[:-1].replace(b"\n", b" ") + b"\n"
 
 
-def parse(raw: bytes) -> ArchiveLine:
-    """Parse a line that ``encode`` wrote.
+def parse(raw: bytes) -> ArchiveLine | RemovedLine:
+    """Parse a line that ``encode`` wrote, in this or an earlier version.
 
     Raises:
         InvalidLine: the line has another form, or values that no export writes.
@@ -292,7 +288,7 @@ def _end(members: Mapping[str, Raw]) -> ArchiveFooter:
     return ArchiveFooter({kind: number(counts, kind) for kind in counts})
 
 
-_PARSERS: Mapping[str, Callable[[Mapping[str, Raw]], ArchiveLine]] = {
+_PARSERS: Mapping[str, Callable[[Mapping[str, Raw]], ArchiveLine | RemovedLine]] = {
     "export": _head,
     "queue": _queue,
     "job": parse_job_line,
@@ -303,6 +299,6 @@ _PARSERS: Mapping[str, Callable[[Mapping[str, Raw]], ArchiveLine]] = {
     "tenant": parse_tenant_line,
     "pool": parse_pool_line,
     "mark": parse_mark_line,
-    "search": parse_search_line,
+    "search": lambda _: RemovedLine("saved searches"),
     "end": _end,
 }

@@ -1,4 +1,4 @@
-"""Export and import what the users of the dashboard share: marks on charts and saved searches."""
+"""Export and import what the users of the dashboard share: marks on charts."""
 
 from __future__ import annotations
 
@@ -9,28 +9,15 @@ from typing import Final
 import msgspec
 
 from ojs_cluster.core import raw_json
-from ojs_cluster.core.errors import Conflict, InvalidRequest
 from ojs_cluster.core.raw_json import Raw
-from ojs_cluster.core.search import MAX_CHARACTERS, parse_search
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.operators.archive.line_values import (
-    InvalidLine,
-    MarkLine,
-    SearchLine,
-    number,
-)
+from ojs_cluster.store.operators.archive.line_values import InvalidLine, MarkLine, number
 from ojs_cluster.store.operators.dashboard.marks import (
     KEPT_MS,
     MAX_LABEL,
     Mark,
     add_mark,
     read_marks,
-)
-from ojs_cluster.store.operators.dashboard.searches import (
-    MAX_NAME,
-    SavedSearch,
-    read_searches,
-    save_search,
 )
 
 _MAX_PRINCIPAL: Final = 1000
@@ -42,29 +29,21 @@ _LEAST_MS: Final = 60_000
 """Least remaining time in ms of a mark that is stored."""
 _is_mark_id = re.compile(r"[0-9a-f]{16}").fullmatch
 _mark_decoder = msgspec.json.Decoder(Mark)
-_search_decoder = msgspec.json.Decoder(SavedSearch)
 
 
-async def export_dashboard(store: Store, put: Callable[[str, MarkLine | SearchLine], None]) -> None:
-    """Write a line for each mark and each saved search. A damaged record is left out.
+async def export_dashboard(store: Store, put: Callable[[str, MarkLine], None]) -> None:
+    """Write a line for each mark. A damaged record is left out.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     for mark in await read_marks(store):
         put("marks", MarkLine(mark))
-    for search in await read_searches(store):
-        put("searches", SearchLine(search))
 
 
 def mark_pieces(mark: Mark) -> dict[str, Raw]:
     """Return the members of the line of a mark: those of its record."""
     return raw_json.object_members(msgspec.json.encode(mark)) or {}
-
-
-def search_pieces(search: SavedSearch) -> dict[str, Raw]:
-    """Return the members of the line of a saved search: those of its record."""
-    return raw_json.object_members(msgspec.json.encode(search)) or {}
 
 
 def parse_mark_line(members: Mapping[str, Raw]) -> MarkLine:
@@ -80,29 +59,12 @@ def parse_mark_line(members: Mapping[str, Raw]) -> MarkLine:
         raise InvalidLine(f"the mark is not valid: {error}") from None
     if not _is_mark_id(mark.id):
         raise InvalidLine(f"{raw_json.show(mark.id)} is not the id of a mark")
-    _check_text("label", mark.label, MAX_LABEL)
-    _check_principal(mark.principal)
+    label, user = mark.label, mark.principal
+    if label != label.strip() or not 1 <= len(label) <= MAX_LABEL or not label.isprintable():
+        raise InvalidLine(f"'label' must have 1 to {MAX_LABEL} printable characters")
+    if len(user) > _MAX_PRINCIPAL or not user.isprintable():
+        raise InvalidLine("'principal' is not the name of an API key")
     return MarkLine(mark)
-
-
-def parse_search_line(members: Mapping[str, Raw]) -> SearchLine:
-    """Return the saved search with the members of a line.
-
-    Raises:
-        InvalidLine: a member is missing or not valid.
-    """
-    number(members, "saved_ms")
-    try:
-        search = _search_decoder.decode(b"{%b}" % raw_json.join(dict(members)))
-        _check_text("name", search.name, MAX_NAME)
-        _check_text("query", search.query, MAX_CHARACTERS)
-        parse_search(search.query, now_ms=search.saved_ms)
-    except InvalidRequest as error:
-        raise InvalidLine(f"the saved search is not valid: {error.message}") from None
-    except ValueError as error:
-        raise InvalidLine(f"the saved search is not valid: {error}") from None
-    _check_principal(search.principal)
-    return SearchLine(search)
 
 
 async def restore_mark(store: Store, mark: Mark) -> bool:
@@ -123,28 +85,3 @@ async def restore_mark(store: Store, mark: Mark) -> bool:
     if any(present.id == mark.id for present in await read_marks(store)):
         return False
     return await add_mark(store, mark)
-
-
-async def restore_search(store: Store, search: SavedSearch) -> bool:
-    """Store a saved search; return False if there is one of this name.
-
-    Raises:
-        InvalidLine: there are too many saved searches.
-        BackendUnavailable: Redis did not answer in time.
-    """
-    try:
-        return await save_search(store, search, replace=False)
-    except Conflict:
-        return False
-    except InvalidRequest as error:
-        raise InvalidLine(error.message) from None
-
-
-def _check_text(name: str, text: str, most: int) -> None:
-    if text != text.strip() or not 1 <= len(text) <= most or not text.isprintable():
-        raise InvalidLine(f"'{name}' must have 1 to {most} printable characters")
-
-
-def _check_principal(name: str) -> None:
-    if len(name) > _MAX_PRINCIPAL or not name.isprintable():
-        raise InvalidLine("'principal' is not the name of an API key")

@@ -17,7 +17,6 @@ from ojs_cluster.core.tenants.settings import TenantSettings
 from ojs_cluster.store.ground import job_fields as f
 from ojs_cluster.store.ground.process_state.schema_index import TypePolicy
 from ojs_cluster.store.operators.dashboard.marks import Mark
-from ojs_cluster.store.operators.dashboard.searches import SavedSearch
 
 QUEUE_FIELDS = {
     b"paused": "paused",
@@ -172,10 +171,14 @@ class MarkLine:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchLine:
-    """A saved search of the dashboard."""
+class RemovedLine:
+    """A line of a kind that only an earlier version wrote. An import counts it and ignores it.
 
-    search: SavedSearch
+    Args:
+        kind: the kind of the line, in the plural for people.
+    """
+
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +206,6 @@ ArchiveLine = (
     | TenantLine
     | PoolLine
     | MarkLine
-    | SearchLine
     | ArchiveFooter
 )
 

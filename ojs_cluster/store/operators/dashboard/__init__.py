@@ -1,1 +1,1 @@
-"""What the users of the dashboard share: marks on charts, and saved searches."""
+"""What the users of the dashboard share: marks on charts."""

@@ -32,6 +32,8 @@ log = logging.getLogger("ojs.store")
 REPORT_S = 5.0
 """Time in seconds between two reports of a process. A migration waits until no process has reported
 for ``execution.GRACE_MS`` that it cannot serve the new layout."""
+_REMOVED_MS = 30 * 86_400_000
+"""Time in ms for which data that only an earlier version reads stays, so that you can go back."""
 _PATIENCE_S = 2.0
 """Time in seconds to wait for the record before the copies are read, and then for the copies."""
 
@@ -77,6 +79,7 @@ async def check_layout(store: Store, shards: int) -> None:
         await _refuse_unnumbered(store)
         store.layout.record = record[0]
         await store.background.once("schema", partial(_write_copies, store, record[0]), 0)
+        await store.background.once("removed data", partial(_expire_removed_data, store), 0)
         return
     if not copies:
         raise BackendUnavailable(
@@ -188,6 +191,13 @@ async def _write_copies(store: Store, record: LayoutRecord) -> None:
             await raise_copy(store, shard, record)
 
     await run_concurrently(store.keys, copy)
+
+
+async def _expire_removed_data(store: Store) -> None:
+    """Let the saved searches of an earlier version expire, which nothing else removes."""
+    meta = store.keys.meta
+    call = ("PEXPIRE", meta.searches, _REMOVED_MS, "NX")
+    await store.redis.call(meta.slot, *call, idempotent=True)
 
 
 async def _read_copies(store: Store) -> list[LayoutRecord]:

@@ -1,1 +1,1 @@
-"""What the users of the dashboard share: marks on charts, and saved searches."""
+"""What several pages share: marks on charts, the language, the time zone, changes in words."""
