@@ -11,7 +11,7 @@ from typing import Final
 import httpx
 import trio
 
-from ojs_cluster.store.ground.process_state.tenant_table import REFRESH_S
+from ojs_cluster.store.ground.versioned_table import REFRESH_S
 from tests.chaos.bounded_load import STEPS_OF_BOUNDED_LOAD, BoundedProducer
 from tests.chaos.checker import examine
 from tests.chaos.client import JSON, V1, ChaosClient

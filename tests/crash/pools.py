@@ -43,7 +43,7 @@ class PoolChange:
 
     async def happened(self, world: World, scene: str) -> bool:
         """The counts always belong to the configuration that is stored."""
-        pool = (await pools.read_all(world.store)).pools().get(scene)
+        pool = (await pools.read_all(world.store)).records.get(scene)
         counts = (await read_counts(world.store, [scene]))[scene]
         if pool is None:
             assert counts == {}

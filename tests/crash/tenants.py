@@ -43,7 +43,7 @@ class TenantChange:
 
     async def happened(self, world: World, scene: str) -> bool:
         """A tenant with settings is always listed, and the janitor copies its weight."""
-        settings = (await tenants.read_all(world.store)).get(scene)
+        settings = (await tenants.read_all(world.store)).records.get(scene)
         listed = await tenants.last_seen_ms(world.store, scene) is not None
         assert listed == (settings is not None)
         await WeightsCheck().check(world.store)

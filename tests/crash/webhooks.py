@@ -75,7 +75,7 @@ class Delivering:
 
     async def finish(self, world: World, scene: Scene) -> None:
         store = world.store
-        if scene.subscription in (await subscriptions.read_all(store)).records:
+        if scene.subscription in (await subscriptions.read_all(store)).stored:
             await subscriptions.delete(store, scene.subscription)
         await store.webhooks.read(store)
         for shard in store.keys:

@@ -27,12 +27,11 @@ from ojs_cluster.store.features.cron import firing
 from ojs_cluster.store.features.events import readers, replay
 from ojs_cluster.store.features.search import lists
 from ojs_cluster.store.features.tenants import weights
-from ojs_cluster.store.ground import background
+from ojs_cluster.store.ground import background, versioned_table
 from ojs_cluster.store.ground.process_state import (
     job_counts,
     limit_keys,
     partitions,
-    pool_table,
     registry,
     tenant_table,
     touch,
@@ -59,9 +58,8 @@ _TIMES: Final = (
     (health, "PATIENCE_S"),
     (nodes, "PATIENCE_S"),
     (processes, "_LAST_REPORT_S"),
-    (pool_table, "_MAX_WAIT_S"),
+    (versioned_table, "_MAX_WAIT_S"),
     (admission, "_MAX_WAIT_S"),
-    (tenant_table, "_MAX_WAIT_S"),
     (tenant_table, "_FIRST_WAIT_S"),
     (weights, "_ANSWER_S"),
     (session_secret, "_PATIENCE_S"),

@@ -240,7 +240,7 @@ async def _read_counts(store: Store, name: str) -> bytes:
 
 async def _read(store: Store, page: int, queues: QueuePatterns | None) -> bytes:
     """Return one page of the pools, without the counts of pools on other pages."""
-    pools = (await store_pools.read_all(store)).pools().values()
+    pools = (await store_pools.read_all(store)).records.values()
     seen = [pool for pool in pools if queues is None or all(map(queues.admits, pool.queues))]
     first = (page - 1) * _PER_PAGE
     shown = seen[first : first + _PER_PAGE]

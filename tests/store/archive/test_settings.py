@@ -32,8 +32,8 @@ POOL = new_pool("web", "weighted", ["mail", "sms"], {"mail": 3})
 
 async def settings(store: Store) -> list[Any]:
     """Return the settings of all tenants and all pools."""
-    found = [*(await tenants.read_all(store)).settings().values()]
-    return [*found, *(await pools.read_all(store)).pools().values()]
+    found = [*(await tenants.read_all(store)).records.values()]
+    return [*found, *(await pools.read_all(store)).records.values()]
 
 
 async def test_tenants_and_pools_are_restored_unless_they_exist(

@@ -258,6 +258,6 @@ async def test_an_unchanged_pool_keeps_its_positions(store: Store) -> None:
 async def test_a_damaged_record_harms_no_other_pool(store: Store, db: Any) -> None:
     await make_pool(store, "strict", a=1)
     db.hset(store.keys.meta.pools, "broken", "{")
-    assert list((await pools.read_all(store)).pools()) == ["p"]
+    assert list((await pools.read_all(store)).records) == ["p"]
     await make_pool(store, "strict", name="broken", a=1)
-    assert list((await pools.read_all(store)).pools()) == ["broken", "p"]
+    assert list((await pools.read_all(store)).records) == ["broken", "p"]

@@ -118,7 +118,7 @@ async def test_defaults_are_restored_although_the_process_died_after_the_drain(
 ) -> None:
     token = await removed_defaults(store)
     with pytest.raises(BackendUnavailable):
-        await drains.end_drain(before(store, "write_queue_defaults", 0, lose), QUEUE, token)
+        await drains.end_drain(before(store, "write_record", 0, lose), QUEUE, token)
 
     assert await status(store) == "active"
     assert (await get_defaults(store, QUEUE)).default_timeout == 7

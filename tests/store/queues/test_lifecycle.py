@@ -110,7 +110,7 @@ async def test_a_job_that_ends_a_deletion_leaves_the_defaults(store: Store) -> N
         await enqueue(store, new_job(), ignore_depth_bound=True)
 
     with pytest.raises(Conflict):
-        await lifecycle.delete_queue(before(store, "write_queue_defaults", 0, return_a_job), QUEUE)
+        await lifecycle.delete_queue(before(store, "write_record", 0, return_a_job), QUEUE)
     assert not (await get_defaults(store, QUEUE)).empty
 
 
@@ -314,7 +314,7 @@ async def test_a_resume_during_a_deletion_neither_loses_nor_brings_back_defaults
     async def die() -> None:
         raise BackendUnavailable("no answer", outcome="unknown")
 
-    dying = before(before(store, "write_queue_defaults", 0, resume), "delete_queue", 1, die)
+    dying = before(before(store, "write_record", 0, resume), "delete_queue", 1, die)
     with pytest.raises(BackendUnavailable):
         await lifecycle.delete_drained(dying, QUEUE, "first")
     assert (await get_defaults(store, QUEUE)).default_timeout == 7
@@ -355,7 +355,7 @@ async def test_defaults_that_an_operator_removes_stay_removed(store: Store, db: 
     async def return_a_job() -> None:
         await enqueue(store, new_job(), ignore_depth_bound=True)
 
-    returning = before(store, "write_queue_defaults", 0, return_a_job)
+    returning = before(store, "write_record", 0, return_a_job)
     assert not await lifecycle.delete_drained(returning, QUEUE, "token")
     assert (await get_defaults(store, QUEUE)).default_timeout == 7
     await change_defaults(store, QUEUE, {"default_timeout": None})

@@ -12,7 +12,7 @@ import trio
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.ground.process_state import webhook_table
+from ojs_cluster.store.ground import versioned_table
 from ojs_cluster.store.ground.runtime import Runtime
 from ojs_cluster.store.open import open_store
 from tests.scheduler.running import eventually
@@ -73,7 +73,7 @@ async def test_it_waits_for_its_first_read(
 async def test_after_a_limit_it_works_without_them_and_tells(
     server: Embedded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(webhook_table, "FIRST_READ_S", 0.3)
+    monkeypatch.setattr(versioned_table, "FIRST_READ_S", 0.3)
     caplog.set_level(logging.WARNING, "ojs.store")
     meta = await with_a_subscription(server)
     server.pause(meta)

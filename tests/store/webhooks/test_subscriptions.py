@@ -8,11 +8,12 @@ import msgspec
 import pytest
 import trio
 
-from ojs_cluster.core.webhooks import Secret
+from ojs_cluster.core.webhooks import Secret, Subscription
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.ground.process_state import subscriptions, webhook_table
-from ojs_cluster.store.ground.process_state.subscriptions import ROTATION_MS, Snapshot
+from ojs_cluster.store.ground.process_state import subscriptions
+from ojs_cluster.store.ground.process_state.subscriptions import ROTATION_MS, SUBSCRIPTIONS
 from ojs_cluster.store.ground.runtime import Runtime
+from ojs_cluster.store.ground.versioned_table import Snapshot
 from tests.store.shortcuts import clock_ms
 from tests.store.webhook_jobs import SECRET, subscribe
 
@@ -60,17 +61,17 @@ async def test_an_inactive_subscription_selects_nothing(store: Store) -> None:
 async def test_a_late_reply_does_not_replace_a_newer_copy(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_changed, was_read, release = subscriptions.read_changed, trio.Event(), trio.Event()
+    read_changed, was_read, release = SUBSCRIPTIONS.read_changed, trio.Event(), trio.Event()
     await subscribe(store)
 
-    async def late(runtime: Runtime, known: bytes) -> Snapshot | None:
+    async def late(runtime: Runtime, known: bytes) -> Snapshot[Subscription] | None:
         found = await read_changed(runtime, known)
         if not was_read.is_set():
             was_read.set()
             await release.wait()
         return found
 
-    monkeypatch.setattr(webhook_table, "read_changed", late)
+    monkeypatch.setattr(store.webhooks._copy, "_read_changed", late)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.webhooks.read, store)
         await was_read.wait()

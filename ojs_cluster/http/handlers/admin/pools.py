@@ -209,7 +209,7 @@ def _ratio(number: int, total: int) -> float:
 
 async def _accessible(app: App, queues: QueuePatterns | None) -> list[Pool]:
     """Return the pools whose queues an API key may all access."""
-    found = (await store_pools.read_all(app.store)).pools()
+    found = (await store_pools.read_all(app.store)).records
     return [pool for pool in found.values() if _admits(queues, pool)]
 
 

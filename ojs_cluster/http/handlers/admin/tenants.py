@@ -98,7 +98,7 @@ async def list_tenants(app: App, request: Request) -> Response:
         app.store, limit=page.limit, offset=page.offset, after=page.after
     )
     seen = dict(found)
-    settings = (await store_tenants.read_all(app.store)).settings()
+    settings = (await store_tenants.read_all(app.store)).records
     counts = await read_states(app.store, list(seen))
     items = [
         _members_of(tenant, settings.get(tenant), counts[tenant], seen[tenant]) for tenant in seen
@@ -115,7 +115,7 @@ async def get(app: App, request: Request, tenant: str) -> Response:
     ``GET /ojs/v1/admin/tenants/{id}`` (spec: ojs-multi-tenancy 10.1)
     """
     _check_own(request, tenant)
-    settings = (await store_tenants.read_all(app.store)).get(tenant)
+    settings = (await store_tenants.read_all(app.store)).records.get(tenant)
     seen_ms = await store_tenants.last_seen_ms(app.store, tenant)
     counts = (await read_states(app.store, [tenant]))[tenant]
     if settings is None and seen_ms is None and not any(counts.values()):
@@ -222,7 +222,7 @@ async def stats(app: App, request: Request, tenant: str) -> Response:
     """
     _check_own(request, tenant)
     numbers = await read_counts(app.store, tenant)
-    settings = (await store_tenants.read_all(app.store)).get(tenant)
+    settings = (await store_tenants.read_all(app.store)).records.get(tenant)
     by_state = {state.value: numbers[state.value] for state in State}
     limits = {} if settings is None else settings.limits.to_json()
     current = {QUEUE_DEPTH: sum(by_state[state] for state in WAITING)}

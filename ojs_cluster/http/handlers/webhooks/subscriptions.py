@@ -102,7 +102,7 @@ async def list_subscriptions(app: App, request: Request) -> Response:
     page = query.numbered_page(
         query.parameters(request.query), SUBSCRIPTIONS, default=50, max_limit=200
     )
-    found = (await subscriptions.read_all(app.store)).subscriptions()
+    found = subscriptions.oldest_first(await subscriptions.read_all(app.store))
     counts = await read_counts(app.store)
     part, follows = listed.cut(
         found,

@@ -36,7 +36,7 @@ async def change(
     """
     while True:
         snapshot = await read_all(store)
-        old, now_ms = snapshot.get(tenant), snapshot.now_ms
+        old, now_ms = snapshot.records.get(tenant), snapshot.now_ms
         wanted = changed(old)
         new = TenantSettings(
             tenant_id=tenant,
@@ -46,7 +46,7 @@ async def change(
             created_ms=now_ms if old is None else old.created_ms,
             updated_ms=now_ms if old is None else max(now_ms, old.updated_ms + 1),
         )
-        reply = await _write(store, tenant, snapshot.records.get(tenant, b""), encode(new))
+        reply = await _write(store, tenant, snapshot.stored.get(tenant, b""), encode(new))
         if reply == b"full":
             raise _too_many()
         if reply == b"ok":
@@ -81,11 +81,11 @@ async def delete(store: Store, tenant: str) -> None:
     """
     while True:
         snapshot = await read_all(store)
-        record = snapshot.records.get(tenant, b"")
+        record = snapshot.stored.get(tenant, b"")
         if not record and await last_seen_ms(store, tenant) is None:
             raise NotFound("tenant", tenant)
         if await _write(store, tenant, record, b"") == b"ok":
-            await _mirror_changed(store, snapshot.get(tenant), None)
+            await _mirror_changed(store, snapshot.records.get(tenant), None)
             return
 
 

@@ -8,20 +8,13 @@
 -- ARGV: 1 events kept, 2 tenant, 3 expected record ('' none), 4 wanted record ('' none), 5 maximum number of tenants
 --       with settings.
 -- Returns: 'ok' | 'changed' | 'full'
---@include keys now fields append_event set_deadline
-local tenants_key, known_key = KEYS[1], KEYS[2]
+--@include keys now fields append_event set_deadline replace_record
+local known_key = KEYS[2]
 local tenant, expected, wanted = ARGV[2], ARGV[3], ARGV[4]
-local record = redis.call('HGET', tenants_key, tenant) or ''
-if record ~= wanted then
-    if record ~= expected then return 'changed' end
-    -- One field of the hash is the version, so `>` and not `>=`.
-    if record == '' and redis.call('HLEN', tenants_key) > tonumber(ARGV[5]) then return 'full' end
-    -- A version is never used twice, not even when the hash was deleted in between.
-    local version = math.max(now, (tonumber(redis.call('HGET', tenants_key, '#')) or 0) + 1)
-    redis.call('HSET', tenants_key, '#', string.format('%.0f', version))
-    if wanted == '' then redis.call('HDEL', tenants_key, tenant)
-    else redis.call('HSET', tenants_key, tenant, wanted) end
-    if record == '' then emit('tenant.created', '', {[F.queue] = '', [F.type] = '', [F.tenant] = tenant}) end
+local reply, version = replace_record(KEYS[1], tenant, expected, wanted, tonumber(ARGV[5]))
+if reply ~= 'ok' then return reply end
+if version and expected == '' then
+    emit('tenant.created', '', {[F.queue] = '', [F.type] = '', [F.tenant] = tenant})
 end
 if wanted == '' then redis.call('ZREM', known_key, tenant)
 else redis.call('ZADD', known_key, now, tenant) end

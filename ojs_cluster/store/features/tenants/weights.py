@@ -21,11 +21,12 @@ from typing import Final
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.core.tenants.settings import NO_WEIGHT
+from ojs_cluster.core.tenants.settings import NO_WEIGHT, TenantSettings
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.ground.fanout import run_concurrently
-from ojs_cluster.store.ground.process_state.tenants import TenantSnapshot, read_all, read_changed
+from ojs_cluster.store.ground.process_state.tenants import TENANTS, read_all
+from ojs_cluster.store.ground.versioned_table import Snapshot
 
 log = logging.getLogger("ojs.store")
 
@@ -76,7 +77,7 @@ class WeightsCheck:
         began = trio.current_time()
         is_due = began - self._checked_at >= _CHECK_S
         known = b"" if is_due or self._silent else self._version
-        snapshot = await read_changed(store, known)
+        snapshot = await TENANTS.read_changed(store, known)
         if snapshot is None:
             return True
         everywhere = is_due or snapshot.version != self._version
@@ -99,7 +100,7 @@ class WeightsCheck:
 
 
 async def _correct(
-    store: Store, snapshot: TenantSnapshot, shards: Collection[Shard], answer_s: float
+    store: Store, snapshot: Snapshot[TenantSettings], shards: Collection[Shard], answer_s: float
 ) -> tuple[bool, dict[Shard, BackendUnavailable]]:
     """Write the copies that differ from the settings.
 
@@ -113,7 +114,7 @@ async def _correct(
         Whether any copy differed, and the shards that did not answer, with their failures.
     """
     weights: list[str] = []
-    for tenant, settings in sorted(snapshot.settings().items()):
+    for tenant, settings in snapshot.records.items():
         if settings.fairness_weight != NO_WEIGHT:
             weights += tenant, f"{settings.fairness_weight:.12g}"
     digest = hashlib.sha256("\n".join(weights).encode()).hexdigest()[:16] if weights else ""

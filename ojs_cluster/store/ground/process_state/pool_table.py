@@ -1,15 +1,13 @@
 """This process's copy of the worker pools, and its part in their scheduling.
 
-Only a fetch that names a pool uses the copy. The fetch reads it again when it is two seconds old,
-so a process without such fetches reads nothing. A process counts what its fetches got in memory,
-and adds its counts to those of the other processes every five seconds.
+Only a fetch that names a pool uses the copy (``versioned_table``). A process counts what its
+fetches got in memory, and adds its counts to those of the other processes every five seconds.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -20,21 +18,18 @@ from ojs_cluster.core.pools.pool import Pool
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.store.ground.process_state.depth_reader import QueueInShard
-from ojs_cluster.store.ground.process_state.pools import PoolSnapshot, read_changed
+from ojs_cluster.store.ground.process_state.pools import POOLS
+from ojs_cluster.store.ground.versioned_table import REFRESH_S, Snapshot, VersionedTable
 
 if TYPE_CHECKING:
     from ojs_cluster.store.ground.runtime import Arg, Runtime
 
 log = logging.getLogger("ojs.store")
 
-REFRESH_S: Final = 2.0
-"""Age in seconds at which a fetch reads the pools again."""
 UNKNOWN_REFRESH_S: Final = 0.1
 """Age in seconds at which a fetch for an unknown pool reads the pools again."""
 FLUSH_S: Final = 5.0
 """Seconds between two writes of counts."""
-_MAX_WAIT_S: Final = 1.0
-"""Longest time in seconds that a fetch waits for a new copy."""
 _LAST_FLUSH_S: Final = 1.0
 """Time limit in seconds for the last write of a process that stops."""
 
@@ -149,8 +144,9 @@ class PoolTable:
     def __init__(self) -> None:
         """Begin without a copy; the first fetch that names a pool reads it."""
         self._states: dict[str, PoolState] = {}
-        self._version = b""
-        self._read_began = float("-inf")
+        self._copy = VersionedTable("worker pools", POOLS.read_changed, self._replace)
+        self.read = self._copy.read
+        self.try_read = self._copy.try_read
 
     async def get(self, store: Runtime, name: str) -> PoolState:
         """Return the state of a pool.
@@ -161,43 +157,17 @@ class PoolTable:
             NotFound: there is no such pool.
             BackendUnavailable: this process has no copy, and Redis did not answer in time.
         """
-        max_age_s = REFRESH_S if name in self._states else UNKNOWN_REFRESH_S
-        if trio.current_time() - self._read_began >= max_age_s:
-            first = self._read_began == float("-inf")
-            wait_s = _MAX_WAIT_S if first or store.redis.is_responsive(store.keys.meta.slot) else 0
-            await store.background.once("pools", partial(self.read, store), wait_s)
+        await self._copy.refresh(store, REFRESH_S if name in self._states else UNKNOWN_REFRESH_S)
         if name not in self._states:
-            if self._read_began == float("-inf"):
-                raise BackendUnavailable(
-                    "the worker pools cannot be read at present", outcome="not_applied"
-                )
             raise NotFound("pool", name)
         return self._states[name]
 
-    async def read(self, store: Runtime) -> None:
-        """Read the pools now.
-
-        Raises:
-            BackendUnavailable: Redis did not answer in time.
-        """
-        began = trio.current_time()
-        snapshot = await read_changed(store, self._version)
-        if began < self._read_began:
-            return  # a read that began later is already done
-        self._read_began = began
-        if snapshot is not None:
-            self._replace(snapshot)
-
-    async def try_read(self, store: Runtime) -> None:
-        """Read the pools after a change by this process; another process needs no such read."""
-        await store.background.once("pools after change", partial(self.read, store), _MAX_WAIT_S)
-
-    def _replace(self, snapshot: PoolSnapshot) -> None:
+    def _replace(self, snapshot: Snapshot[Pool]) -> None:
         states = {}
-        for name, pool in snapshot.pools().items():
+        for name, pool in snapshot.records.items():
             known = self._states.get(name)
             states[name] = known if known is not None and known.pool == pool else PoolState(pool)
-        self._states, self._version = states, snapshot.version
+        self._states = states
 
     async def run(self, store: Runtime) -> None:
         """Write the counts every ``FLUSH_S`` seconds, until cancelled."""

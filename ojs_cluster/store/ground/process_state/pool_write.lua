@@ -6,26 +6,17 @@
 -- ARGV: 1 name, 2 expected record ('' none), 3 wanted record ('' none), 4 maximum number of pools,
 --       5 updated_ms of the wanted record.
 -- Returns: 'ok' | 'changed' | 'full'
---@include now
-local pools_key, counts_key = KEYS[1], KEYS[2]
-local name, expected, wanted = ARGV[1], ARGV[2], ARGV[3]
-local record = redis.call('HGET', pools_key, name) or ''
-if record == wanted then return 'ok' end
-if record ~= expected then return 'changed' end
--- One field of the hash is the version, so `>` and not `>=`.
-if record == '' and redis.call('HLEN', pools_key) > tonumber(ARGV[4]) then return 'full' end
+--@include replace_record
+local counts_key, wanted = KEYS[2], ARGV[3]
 local counted = redis.call('HKEYS', counts_key)
--- A version is never used twice, not even when the hash was deleted in between.
-local version = math.max(now, (tonumber(redis.call('HGET', pools_key, '#')) or 0) + 1)
-redis.call('HSET', pools_key, '#', string.format('%.0f', version))
+local reply, version = replace_record(KEYS[1], ARGV[1], ARGV[2], wanted, tonumber(ARGV[4]))
+if not version then return reply end
 if wanted == '' then
-    redis.call('HDEL', pools_key, name)
     redis.call('DEL', counts_key)
 else
-    redis.call('HSET', pools_key, name, wanted)
     redis.call('HSET', counts_key, '@', ARGV[5])
     for _, field in ipairs(counted) do
         if field ~= '@' then redis.call('HDEL', counts_key, field) end
     end
 end
-return 'ok'
+return reply

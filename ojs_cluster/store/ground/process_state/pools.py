@@ -6,56 +6,21 @@ keeps a copy (``pool_table``).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.pools.pool import Pool, decode, encode
+from ojs_cluster.keys import Meta
 from ojs_cluster.store.ground.runtime import Runtime
-from ojs_cluster.store.ground.versioned_hash import VersionedHash, read_versioned_hash
-
-log = logging.getLogger("ojs.store")
+from ojs_cluster.store.ground.versioned_table import VersionedHash
 
 MAX_POOLS: Final = 100
 """Maximum number of pools of a cluster."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolSnapshot(VersionedHash):
-    """All pools at one time."""
-
-    def pools(self) -> dict[str, Pool]:
-        """Return the pools by name, in the order of the names. A damaged record is left out."""
-        found = {}
-        for name, record in sorted(self.records.items()):
-            try:
-                found[name] = decode(record)
-            except ValueError as error:
-                log.warning("worker pool %s is damaged: %s", name, error)
-        return found
-
-
-async def read_all(store: Runtime) -> PoolSnapshot:
-    """Return all pools.
-
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
-    """
-    found = await read_changed(store, b"")
-    return found or PoolSnapshot(0, b"", {})
-
-
-async def read_changed(store: Runtime, known: bytes) -> PoolSnapshot | None:
-    """Return all pools, or None if ``known`` is their version.
-
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
-    """
-    return await read_versioned_hash(store, store.keys.meta.pools, known, PoolSnapshot)
+POOLS: Final = VersionedHash("worker pool", Meta().pools, decode)
+read_all: Final = POOLS.read_all
 
 
 async def get_pool(store: Runtime, name: str) -> Pool:
@@ -65,7 +30,7 @@ async def get_pool(store: Runtime, name: str) -> Pool:
         NotFound: there is no such pool.
         BackendUnavailable: Redis did not answer in time.
     """
-    pool = (await read_all(store)).pools().get(name)
+    pool = (await read_all(store)).records.get(name)
     if pool is None:
         raise NotFound("pool", name)
     return pool
@@ -91,7 +56,7 @@ async def set_pool(
     """
     while True:
         snapshot = await read_all(store)
-        old, record = snapshot.pools().get(wanted.name), snapshot.records.get(wanted.name, b"")
+        old, record = snapshot.records.get(wanted.name), snapshot.stored.get(wanted.name, b"")
         check(old)
         now_ms = snapshot.now_ms if old is None else max(snapshot.now_ms, old.updated_ms + 1)
         created_ms = now_ms if old is None else old.created_ms
@@ -133,10 +98,10 @@ async def delete_pool(store: Runtime, name: str, check: Callable[[Pool | None], 
     """
     while True:
         snapshot = await read_all(store)
-        record = snapshot.records.get(name)
+        record = snapshot.stored.get(name)
         if record is None:
             raise NotFound("pool", name)
-        check(snapshot.pools().get(name))
+        check(snapshot.records.get(name))
         if await _write(store, name, record, b"", 0) == b"ok":
             return
 

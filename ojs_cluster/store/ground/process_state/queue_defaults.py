@@ -8,13 +8,16 @@ from typing import Any, Final
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.queue_defaults import QueueDefaults, changed, decode, encode
+from ojs_cluster.keys import Meta
 from ojs_cluster.store.ground.runtime import Runtime
+from ojs_cluster.store.ground.versioned_table import VersionedHash
 
 log = logging.getLogger("ojs.store")
 
 MAX_QUEUES: Final = 1000
 """Maximum number of queues with defaults. Every process keeps a copy."""
 NONE: Final = QueueDefaults()
+DEFAULTS: Final = VersionedHash("the defaults of queue", Meta().queue_defaults, decode)
 
 
 def decode_record(queue: str, record: bytes | None) -> QueueDefaults:
@@ -135,7 +138,7 @@ async def _write(
 async def _replace(store: Runtime, queue: str, record: bytes, wanted: bytes) -> bytes:
     meta = store.keys.meta
     reply: bytes = await store.run_meta(
-        "write_queue_defaults",
+        "write_record",
         [meta.queue_defaults],
         [queue, record, wanted, MAX_QUEUES, meta.queue_defaults_channel],
     )

@@ -16,8 +16,9 @@ import msgspec
 
 from ojs_cluster.core.schemas.compatibility import Compatibility
 from ojs_cluster.core.schemas.versions import SchemaVersion
+from ojs_cluster.keys import Meta
 from ojs_cluster.store.ground.runtime import Runtime
-from ojs_cluster.store.ground.versioned_hash import VersionedHash, read_versioned_hash
+from ojs_cluster.store.ground.versioned_table import VersionedHash
 
 log = logging.getLogger("ojs.store")
 
@@ -101,6 +102,7 @@ class SchemaIndex:
 _decode_record: Final = msgspec.json.Decoder(SchemaRecord).decode
 _decode_policy: Final = msgspec.json.Decoder(TypePolicy).decode
 encode: Final = msgspec.json.encode
+_FIELDS: Final = VersionedHash("schema", Meta().job_schemas, bytes)
 
 
 async def read_changed(store: Runtime, known: bytes) -> SchemaIndex | None:
@@ -109,13 +111,13 @@ async def read_changed(store: Runtime, known: bytes) -> SchemaIndex | None:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    found = await read_versioned_hash(store, store.keys.meta.job_schemas, known, VersionedHash)
+    found = await _FIELDS.read_changed(store, known)
     if found is None:
         return None
     now_ms, version = found.now_ms, found.version
     index = SchemaIndex(now_ms, version)
     total_bytes = 0
-    for name, value in found.records.items():
+    for name, value in found.stored.items():
         try:
             if name == TOTAL_BYTES:
                 total_bytes = int(value)

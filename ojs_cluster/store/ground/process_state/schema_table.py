@@ -1,14 +1,14 @@
 """This process's copy of the schemas of job args.
 
 An enqueue looks up the type of its job in ``validated``. Without a schema, this is all it costs. A
-schema is compiled when the first job needs it. A change on another process takes effect here when
-its message arrives, or within two seconds (``watched_copy``).
+schema is compiled when the first job needs it. The copy is watched (``versioned_table``).
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -16,6 +16,7 @@ import trio
 from ojs_cluster.core.errors import SchemaRefused
 from ojs_cluster.core.schemas.compiled import CompiledSchema, Problem
 from ojs_cluster.core.schemas.versions import SchemaVersion
+from ojs_cluster.keys import Meta
 from ojs_cluster.store.ground.process_state.schema_index import (
     SchemaIndex,
     SchemaRecord,
@@ -25,15 +26,13 @@ from ojs_cluster.store.ground.process_state.schema_index import (
 )
 from ojs_cluster.store.ground.process_state.suspect_schemas import SuspectSchemas, digest_of
 from ojs_cluster.store.ground.process_state.validation_process import ValidationProcess
-from ojs_cluster.store.ground.watched_copy import WatchedCopy
+from ojs_cluster.store.ground.versioned_table import VersionedTable
 
 if TYPE_CHECKING:
     from ojs_cluster.store.ground.runtime import Runtime
 
 log = logging.getLogger("ojs.store")
 
-FIRST_READ_S: Final = 10.0
-"""Maximum time in seconds for which a process waits for its first read: a failover is over then."""
 _LOG_PAUSE_S: Final = 60.0
 """Time in seconds between two warnings about jobs of one type."""
 
@@ -122,17 +121,31 @@ class TypeSchemas:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class _Schemas:
+    """All schemas at one time: the index, the schemas by its fields, and the mode of types."""
+
+    index: SchemaIndex
+    by_field: dict[str, StoredSchema]
+    default_mode: str
+
+    @property
+    def version(self) -> bytes:
+        return self.index.version
+
+
 class SchemaTable:
     """This process's copy of the schemas of job args."""
 
     def __init__(self) -> None:
         """Start with an empty copy; ``start`` or ``run`` reads the schemas."""
         self._schemas: dict[str, StoredSchema] = {}
-        self._read_began = float("-inf")
-        self._copy = WatchedCopy(
-            "schemas of job args", lambda store: store.keys.meta.job_schema_channel, self.read
+        self._copy = VersionedTable(
+            *("schemas of job args", self._read_changed, self._replace),
+            channel=Meta().job_schema_channel,
         )
         self.run = self._copy.run
+        self.read = self._copy.read
         self.try_read = self._copy.try_read
         self.process = ValidationProcess()
         self.suspects = SuspectSchemas()
@@ -145,28 +158,14 @@ class SchemaTable:
         """The job types whose args are validated."""
 
     async def start(self, store: Runtime, nursery: trio.Nursery) -> None:
-        """Read the schemas, then keep the copy current in ``nursery``.
+        """Read the schemas, then keep the copy current (``VersionedTable.start``)."""
+        await self._copy.start(store, nursery, "this process validates no job")
 
-        It returns after ``FIRST_READ_S`` at the latest. Without a copy, the process validates no
-        job until it can read the schemas.
-        """
-        if not await self._copy.first_read(store, FIRST_READ_S):
-            log.warning(
-                "cannot read the schemas of job args: until the master of the meta tag answers, "
-                "this process validates no job"
-            )
-        nursery.start_soon(self.run, store)
-
-    async def read(self, store: Runtime) -> None:
-        """Read the schemas now, if they have changed.
-
-        Raises:
-            BackendUnavailable: Redis did not answer in time.
-        """
-        began = trio.current_time()
-        index = await read_changed(store, self.index.version)
+    async def _read_changed(self, store: Runtime, version: bytes) -> _Schemas | None:
+        """Return the schemas, or None if ``version`` is theirs. Read documents not in the copy."""
+        index = await read_changed(store, version)
         if index is None:
-            return
+            return None
         known = self._schemas
         kept = {
             name: known[name]
@@ -174,33 +173,27 @@ class SchemaTable:
             if name in known and known[name].record == record
         }
         missing = [record for name, record in index.records.items() if name not in kept]
-        documents = await read_documents(store, missing)
-        if began < self._read_began:
-            return  # a read that began later is already done
-        self._read_began = began
-        for name, document in documents.items():
+        for name, document in (await read_documents(store, missing)).items():
             kept[name] = StoredSchema(index.records[name], document)
-        self._replace(store, index, kept)
+        return _Schemas(index, kept, store.settings.schema_mode)
 
-    def _replace(
-        self, store: Runtime, index: SchemaIndex, schemas: dict[str, StoredSchema]
-    ) -> None:
+    def _replace(self, found: _Schemas) -> None:
+        index = found.index
         by_type: dict[str, list[StoredSchema]] = {}
-        for schema in schemas.values():
+        for schema in found.by_field.values():
             by_type.setdefault(schema.record.type, []).append(schema)
         types = {
             job_type: TypeSchemas(
-                sorted(found, key=lambda each: each.version.place, reverse=True),
+                sorted(schemas, key=lambda each: each.version.place, reverse=True),
                 index.policies.get(job_type, TypePolicy()),
             )
-            for job_type, found in by_type.items()
+            for job_type, schemas in by_type.items()
         }
-        default = store.settings.schema_mode
-        self.index, self._schemas, self.types = index, schemas, types
+        self.index, self._schemas, self.types = index, found.by_field, types
         self.validated = {
-            job_type: found
-            for job_type, found in types.items()
-            if (found.policy.mode or default) != "off"
+            job_type: schemas
+            for job_type, schemas in types.items()
+            if (schemas.policy.mode or found.default_mode) != "off"
         }
 
     def find(self, field: str) -> StoredSchema | None:

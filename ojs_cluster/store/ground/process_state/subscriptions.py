@@ -6,20 +6,17 @@ There are at most ``MAX_SUBSCRIPTIONS``, so one hash has all of them, and every 
 
 from __future__ import annotations
 
-import logging
 import uuid
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, TypeVar
 
 import msgspec
 
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound
 from ojs_cluster.core.webhooks import MAX_PACKED, Secret, Subscription, decode, encode, pack
+from ojs_cluster.keys import Meta
 from ojs_cluster.store.ground.runtime import Runtime
-from ojs_cluster.store.ground.versioned_hash import VersionedHash, read_versioned_hash
-
-log = logging.getLogger("ojs.store")
+from ojs_cluster.store.ground.versioned_table import Snapshot, VersionedHash
 
 MAX_SUBSCRIPTIONS: Final = 100
 """Maximum number of subscriptions of a cluster."""
@@ -28,41 +25,15 @@ ROTATION_MS: Final = 24 * 3_600_000
 _MAX_SECRETS: Final = 4
 """Maximum number of secrets that sign each delivery."""
 
+R = TypeVar("R")
 Change = Callable[[Subscription], Subscription]
+SUBSCRIPTIONS: Final = VersionedHash("webhook subscription", Meta().webhooks, decode)
+read_all: Final = SUBSCRIPTIONS.read_all
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot(VersionedHash):
-    """All subscriptions at one time."""
-
-    def subscriptions(self) -> list[Subscription]:
-        """Return the subscriptions, oldest first. A damaged record is logged and left out."""
-        found = []
-        for subscription_id, record in self.records.items():
-            try:
-                found.append(decode(record))
-            except ValueError as error:
-                log.warning("webhook subscription %s is damaged: %s", subscription_id, error)
-        return sorted(found, key=lambda each: (each.created_ms, each.id))
-
-
-async def read_all(store: Runtime) -> Snapshot:
-    """Return all subscriptions.
-
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
-    """
-    found = await read_changed(store, b"")
-    return found or Snapshot(0, b"", {})
-
-
-async def read_changed(store: Runtime, known: bytes) -> Snapshot | None:
-    """Return all subscriptions, or None if ``known`` is their version.
-
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
-    """
-    return await read_versioned_hash(store, store.keys.meta.webhooks, known, Snapshot)
+def oldest_first(snapshot: Snapshot[Subscription]) -> list[Subscription]:
+    """Return the subscriptions in the order of their creation."""
+    return sorted(snapshot.records.values(), key=lambda each: (each.created_ms, each.id))
 
 
 async def get(store: Runtime, subscription_id: str) -> Subscription:
@@ -72,7 +43,7 @@ async def get(store: Runtime, subscription_id: str) -> Subscription:
         NotFound: there is no such subscription.
         BackendUnavailable: Redis did not answer in time.
     """
-    return _find(await read_all(store), subscription_id)
+    return _found((await read_all(store)).records, subscription_id)
 
 
 async def create(store: Runtime, make: Callable[[str, int], Subscription]) -> Subscription:
@@ -89,7 +60,7 @@ async def create(store: Runtime, make: Callable[[str, int], Subscription]) -> Su
     """
     snapshot = await read_all(store)
     new = make(f"sub_{uuid.uuid4()}", snapshot.now_ms)
-    _check_size([*snapshot.subscriptions(), new])
+    _check_size([*snapshot.records.values(), new])
     if await _write(store, new.id, b"", encode(new)) == b"full":
         raise InvalidRequest(f"at most {MAX_SUBSCRIPTIONS} webhook subscriptions may exist")
     return new
@@ -111,12 +82,11 @@ async def change(store: Runtime, subscription_id: str, edit: Change) -> Subscrip
     """
     while True:
         snapshot = await read_all(store)
-        old = _find(snapshot, subscription_id)
+        old = _found(snapshot.records, subscription_id)
         now_ms = max(snapshot.now_ms, old.updated_ms)
         new = msgspec.structs.replace(edit(old), id=old.id, updated_ms=now_ms)
-        others = [each for each in snapshot.subscriptions() if each.id != old.id]
-        _check_size([*others, new])
-        expected = snapshot.records[subscription_id]
+        _check_size((snapshot.records | {subscription_id: new}).values())
+        expected = snapshot.stored[subscription_id]
         if await _write(store, old.id, expected, encode(new)) == b"ok":
             return new
 
@@ -154,18 +124,15 @@ async def delete(store: Runtime, subscription_id: str) -> None:
         BackendUnavailable: Redis did not answer in time.
     """
     while True:
-        record = (await read_all(store)).records.get(subscription_id)
-        if record is None:
-            raise NotFound("webhook subscription", subscription_id[:100])
+        record = _found((await read_all(store)).stored, subscription_id)
         if await _write(store, subscription_id, record, b"") == b"ok":
             return
 
 
-def _find(snapshot: Snapshot, subscription_id: str) -> Subscription:
-    for each in snapshot.subscriptions():
-        if each.id == subscription_id:
-            return each
-    raise NotFound("webhook subscription", subscription_id[:100])
+def _found(by_id: Mapping[str, R], subscription_id: str) -> R:
+    if subscription_id not in by_id:
+        raise NotFound("webhook subscription", subscription_id[:100])
+    return by_id[subscription_id]
 
 
 def _check_size(subscriptions: Iterable[Subscription]) -> None:
@@ -180,7 +147,7 @@ def _check_size(subscriptions: Iterable[Subscription]) -> None:
 async def _write(store: Runtime, subscription_id: str, expected: bytes, wanted: bytes) -> bytes:
     meta = store.keys.meta
     reply: bytes = await store.run_meta(
-        "webhook_write",
+        "write_record",
         [meta.webhooks],
         [subscription_id, expected, wanted, MAX_SUBSCRIPTIONS, meta.webhook_channel],
     )

@@ -1,7 +1,6 @@
 """This process's copy of the settings of tenants, and its record of the tenants it has registered.
 
-Requests with jobs of a tenant and metrics use the copy. They read it again when it is two seconds
-old, so a process without them reads nothing.
+Only requests with jobs of a tenant and metrics use the copy (``versioned_table``).
 """
 
 from __future__ import annotations
@@ -12,19 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.tenants.settings import TenantSettings
-from ojs_cluster.store.ground.process_state.tenants import MAX_KNOWN, REMEMBER_MS, read_changed
+from ojs_cluster.store.ground.process_state.tenants import MAX_KNOWN, REMEMBER_MS, TENANTS
+from ojs_cluster.store.ground.versioned_table import Snapshot, VersionedTable
 
 if TYPE_CHECKING:
     from ojs_cluster.store.ground.runtime import Arg, Runtime
 
-REFRESH_S: Final = 2.0
-"""Age in seconds at which a request reads the settings again."""
 RENEWAL_S: Final = 600.0
 """Time in seconds after which a tenant with new jobs is registered again."""
-_MAX_WAIT_S: Final = 1.0
-"""Longest time in seconds that a request waits for a new copy."""
 _FIRST_WAIT_S: Final = 0.5
 """Longest time in seconds that a request waits until its new tenant is registered."""
 _RETRY_S: Final = 10.0
@@ -40,8 +35,9 @@ class TenantTable:
     def __init__(self) -> None:
         """Begin without a copy; the first request with a tenant's job reads it."""
         self._settings: dict[str, TenantSettings] = {}
-        self._version = b""
-        self._read_began = float("-inf")
+        self._copy = VersionedTable("limits of tenants", TENANTS.read_changed, self._replace)
+        self.read = self._copy.read
+        self.try_read = self._copy.try_read
         self._renewal_times: dict[str, float] = {}  # in the order of the last registrations
         self.sums_being_read: dict[str, trio.Event] = {}
         """By tenant, what is set when a request of this process has read the tenant's sum."""
@@ -54,7 +50,7 @@ class TenantTable:
         Raises:
             BackendUnavailable: this process has no copy, and Redis did not answer in time.
         """
-        await self._refresh(store)
+        await self._copy.refresh(store)
         return self._settings.get(tenant)
 
     async def names(self, store: Runtime) -> list[str]:
@@ -63,37 +59,11 @@ class TenantTable:
         Raises:
             BackendUnavailable: this process has no copy, and Redis did not answer in time.
         """
-        await self._refresh(store)
+        await self._copy.refresh(store)
         return sorted(self._settings)
 
-    async def _refresh(self, store: Runtime) -> None:
-        """Read the settings if the copy is old."""
-        if trio.current_time() - self._read_began >= REFRESH_S:
-            first = self._read_began == float("-inf")
-            wait_s = _MAX_WAIT_S if first or store.redis.is_responsive(store.keys.meta.slot) else 0
-            await store.background.once("tenants", partial(self.read, store), wait_s)
-            if self._read_began == float("-inf"):
-                raise BackendUnavailable(
-                    "the limits of tenants cannot be read at present", outcome="not_applied"
-                )
-
-    async def read(self, store: Runtime) -> None:
-        """Read the settings now.
-
-        Raises:
-            BackendUnavailable: Redis did not answer in time.
-        """
-        began = trio.current_time()
-        snapshot = await read_changed(store, self._version)
-        if began < self._read_began:
-            return  # a read that began later is already done
-        self._read_began = began
-        if snapshot is not None:
-            self._settings, self._version = snapshot.settings(), snapshot.version
-
-    async def try_read(self, store: Runtime) -> None:
-        """Read the settings after a change by this process."""
-        await store.background.once("tenants after change", partial(self.read, store), _MAX_WAIT_S)
+    def _replace(self, snapshot: Snapshot[TenantSettings]) -> None:
+        self._settings = snapshot.records
 
     def forget(self, tenant: str) -> None:
         """Register a tenant again at its next job, because it was deleted."""

@@ -7,16 +7,13 @@ because of a new job in the last ``REMEMBER_MS``.
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
 from typing import Any, Final
 
-from ojs_cluster.core.tenants.settings import TenantSettings, decode
+from ojs_cluster.core.tenants.settings import decode
+from ojs_cluster.keys import Meta
 from ojs_cluster.store.ground.listed import Listed, Position, scored_names
 from ojs_cluster.store.ground.runtime import Runtime
-from ojs_cluster.store.ground.versioned_hash import VersionedHash, read_versioned_hash
-
-log = logging.getLogger("ojs.store")
+from ojs_cluster.store.ground.versioned_table import VersionedHash
 
 MAX_TENANTS: Final = 1000
 """Maximum number of tenants with settings."""
@@ -24,46 +21,8 @@ MAX_KNOWN: Final = 100_000
 """Maximum number of tenants in the list."""
 REMEMBER_MS: Final = 30 * 86_400_000
 """Time in ms after which a tenant without new jobs and without settings leaves the list."""
-
-
-@dataclass(frozen=True, slots=True)
-class TenantSnapshot(VersionedHash):
-    """The settings of all tenants at one time."""
-
-    def get(self, tenant: str) -> TenantSettings | None:
-        """Return the settings of a tenant, None if it has none or they are damaged."""
-        record = self.records.get(tenant)
-        if record is None:
-            return None
-        try:
-            return decode(record)
-        except ValueError as error:
-            log.warning("the settings of tenant %s are damaged: %s", tenant, error)
-            return None
-
-    def settings(self) -> dict[str, TenantSettings]:
-        """Return the settings by tenant. A damaged record is left out."""
-        found = ((tenant, self.get(tenant)) for tenant in self.records)
-        return {tenant: settings for tenant, settings in found if settings is not None}
-
-
-async def read_changed(store: Runtime, known: bytes) -> TenantSnapshot | None:
-    """Return all settings, or None if ``known`` is their version.
-
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
-    """
-    return await read_versioned_hash(store, store.keys.meta.tenants, known, TenantSnapshot)
-
-
-async def read_all(store: Runtime) -> TenantSnapshot:
-    """Return the settings of all tenants.
-
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
-    """
-    found = await read_changed(store, b"")
-    return found or TenantSnapshot(0, b"", {})
+TENANTS: Final = VersionedHash("tenant", Meta().tenants, decode)
+read_all: Final = TENANTS.read_all
 
 
 async def last_seen_ms(store: Runtime, tenant: str) -> int | None:

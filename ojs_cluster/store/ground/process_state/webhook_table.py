@@ -2,34 +2,25 @@
 
 Each script that appends events must know which subscriptions select them. The subscriptions are
 not in the script's shard, so each process keeps a copy and passes it to the scripts (docs/adr/041).
-Without subscriptions this costs nothing. A change is announced on a channel. The message may be
-lost, so each process also reads the version of the subscriptions every two seconds.
-
-While the master of the meta tag is unreachable, the last copy stays in use. A process that starts
-in that time has no copy, and the events of its scripts reach no webhook. So it waits for its first
-read, for a limited time: the shards of other masters must be served.
+Without subscriptions this costs nothing. The copy is watched (``versioned_table``). The events of a
+process without a copy reach no webhook, so it waits for its first read, for a limited time.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
 from ojs_cluster.core.webhooks import Subscription, pack
+from ojs_cluster.keys import Meta
 from ojs_cluster.store.ground.process_state import fan_out
-from ojs_cluster.store.ground.process_state.subscriptions import Snapshot, read_changed
-from ojs_cluster.store.ground.watched_copy import WatchedCopy
+from ojs_cluster.store.ground.process_state.subscriptions import SUBSCRIPTIONS, oldest_first
+from ojs_cluster.store.ground.versioned_table import Snapshot, VersionedTable
 
 if TYPE_CHECKING:
     from ojs_cluster.store.ground.runtime import Runtime
-
-log = logging.getLogger("ojs.store")
-
-FIRST_READ_S: Final = 10.0
-"""Maximum time in seconds for which a process waits for its first read: a failover is over then."""
 
 
 class WebhookTable:
@@ -40,12 +31,12 @@ class WebhookTable:
         self._subscriptions: dict[str, Subscription] = {}
         self._selecting: Counter[str] = Counter()
         self._damaged: frozenset[str] = frozenset()
-        self._version = b""
-        self._read_began = float("-inf")
-        self._copy = WatchedCopy(
-            "webhook subscriptions", lambda store: store.keys.meta.webhook_channel, self.read
+        self._copy = VersionedTable(
+            *("webhook subscriptions", SUBSCRIPTIONS.read_changed, self.replace),
+            channel=Meta().webhook_channel,
         )
         self.run = self._copy.run
+        self.read = self._copy.read
         self.try_read = self._copy.try_read
         self._unread_since_s: float | None = None
         self._unread_s = 0.0
@@ -84,40 +75,20 @@ class WebhookTable:
         return trio.current_time() - self._unread_since_s
 
     async def start(self, store: Runtime, nursery: trio.Nursery) -> None:
-        """Read the subscriptions, then keep the copy current in ``nursery``.
+        """Read the subscriptions, then keep the copy current (``VersionedTable.start``).
 
-        Call it before the process serves requests or leads shards. It returns after
-        ``FIRST_READ_S`` at the latest, also without a copy. ``unread_s`` then counts the time until
-        the first read.
+        Without a copy, ``unread_s`` counts the time until the first read.
         """
-        if not await self._copy.first_read(store, FIRST_READ_S):
+        without = "events of this process are not delivered to webhooks"
+        await self._copy.start(store, nursery, without)
+        if not self._copy.was_read:
             self._unread_since_s = trio.current_time()
-            log.warning(
-                "cannot read webhook subscriptions: until the master of the meta tag answers, "
-                "events of this process are not delivered to webhooks"
-            )
-        nursery.start_soon(self.run, store)
 
-    async def read(self, store: Runtime) -> None:
-        """Read the subscriptions now.
-
-        Raises:
-            BackendUnavailable: Redis did not answer in time.
-        """
-        began = trio.current_time()
-        snapshot = await read_changed(store, self._version)
-        if snapshot is None or began < self._read_began:
-            return  # nothing has changed, or a read that began later is already done
-        self._read_began = began
-        self.replace(snapshot)
-
-    def replace(self, snapshot: Snapshot) -> None:
+    def replace(self, snapshot: Snapshot[Subscription]) -> None:
         """Replace the copy."""
         self._unread_s, self._unread_since_s = self.unread_s, None
-        found = snapshot.subscriptions()
-        self._subscriptions = {each.id: each for each in found}
-        self._damaged = frozenset(snapshot.records.keys() - self._subscriptions.keys())
-        self._version = snapshot.version
-        active = [each for each in found if each.active]
+        self._subscriptions = {each.id: each for each in oldest_first(snapshot)}
+        self._damaged = frozenset(snapshot.stored.keys() - snapshot.records.keys())
+        active = [each for each in self._subscriptions.values() if each.active]
         self._selecting = Counter(name for each in active for name in each.selected_names())
         self.packed = pack(active)

@@ -28,9 +28,9 @@ async def export_settings(store: Store, put: Callable[[str, TenantLine | PoolLin
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    for settings in (await tenants.read_all(store)).settings().values():
+    for settings in (await tenants.read_all(store)).records.values():
         put("tenants", TenantLine(settings))
-    for pool in (await pools.read_all(store)).pools().values():
+    for pool in (await pools.read_all(store)).records.values():
         put("pools", PoolLine(pool))
 
 
