@@ -1,8 +1,8 @@
 """Copy fields of a queue's hash from partition 0 to the other partitions.
 
-These fields are the flags ``paused`` and ``draining``, the depth bound and ``on_exhaustion``. The
-scripts of a partition can read only the queue's hash in their own shard, so each partition has a
-copy.
+These fields are the flags ``paused`` and ``draining``, the depth bound, ``on_exhaustion`` and the
+fair share. The scripts of a partition can read only the queue's hash in their own shard, so each
+partition has a copy.
 
 Partition 0 holds the wanted value. A process that changes the value, or the number of partitions,
 writes the copies. It repeats this until all copies agree with a value that did not change during
@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.ground.fanout import run_concurrently
+from ojs_cluster.store.ground.partial_failures import after_first_write
 
 if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
@@ -27,56 +29,75 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-async def read_text(
-    store: Store, shard: Shard, queue: str, field: str, valid: re.Pattern[bytes]
-) -> str | None:
-    """Return a field of a queue's hash in one partition.
+@dataclass(frozen=True, slots=True)
+class MirroredText:
+    """A setting of a queue as a text, which each partition has.
 
     Args:
-        store: the store.
-        shard: the shard of the partition.
-        queue: the queue's name.
+        read: returns the value in one partition: "" if there is none, None if it is damaged.
+        write: sets the value in one partition, and removes it for "".
+    """
+
+    read: Callable[[Store, Shard, str], Awaitable[str | None]]
+    write: Callable[[Store, Shard, str, str], Awaitable[None]]
+
+    async def get(self, store: Store, queue: str) -> str:
+        """Return the value of a queue, "" for none.
+
+        Raises:
+            BackendUnavailable: Redis did not answer in time.
+        """
+        return await self.read(store, store.keys.shard_of_queue(queue), queue) or ""
+
+    async def set(self, store: Store, queue: str, value: str) -> None:
+        """Set the value in all partitions of a queue, which need not exist.
+
+        Raises:
+            TooManyQueues: the queue is new, and the registry of queue names is full.
+            BackendUnavailable: Redis did not answer in time.
+        """
+        await store.queues.ensure(store, [queue])
+        await store.partitions.try_read(store)
+        await self.write(store, store.keys.shard_of_queue(queue), queue, value)
+        with after_first_write():
+            await self.mirror(store, queue)
+
+    async def mirror(self, store: Store, queue: str) -> None:
+        """Make all partitions agree with partition 0, and remove damaged values.
+
+        Raises:
+            BackendUnavailable: Redis did not answer in time.
+        """
+
+        async def read_or_remove(shard: Shard) -> str:
+            found = await self.read(store, shard, queue)
+            if found is None:
+                await self.write(store, shard, queue, "")
+            return found or ""
+
+        await mirror_field(
+            store, queue, read_or_remove, lambda shard, text: self.write(store, shard, queue, text)
+        )
+
+
+def reader_of(
+    field: str, valid: re.Pattern[bytes]
+) -> Callable[[Store, Shard, str], Awaitable[str | None]]:
+    """Return a function that reads a field of a queue's hash, for ``MirroredText``.
+
+    Args:
         field: the field.
         valid: what the field may hold, as ASCII.
-
-    Returns:
-        The value, "" if there is none, None if it is damaged.
-
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
-    """
-    key = shard.queue_counters(queue)
-    found = await store.redis.call(shard.slot, "HGET", key, field, idempotent=True)
-    if not isinstance(found, bytes):
-        return ""
-    return found.decode() if valid.fullmatch(found) else None
-
-
-async def mirror_text(
-    store: Store,
-    queue: str,
-    read: Callable[[Shard], Awaitable[str | None]],
-    write: Callable[[Shard, str], Awaitable[None]],
-) -> None:
-    """Make all partitions agree with partition 0, and remove damaged values.
-
-    Args:
-        store: the store.
-        queue: the queue's name.
-        read: returns the value of a partition, as ``read_text`` does.
-        write: sets the value of a partition, and removes it for "".
-
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
     """
 
-    async def read_or_remove(shard: Shard) -> str:
-        found = await read(shard)
-        if found is None:
-            await write(shard, "")
-        return found or ""
+    async def read(store: Store, shard: Shard, queue: str) -> str | None:
+        key = shard.queue_counters(queue)
+        found = await store.redis.call(shard.slot, "HGET", key, field, idempotent=True)
+        if not isinstance(found, bytes):
+            return ""
+        return found.decode() if valid.fullmatch(found) else None
 
-    await mirror_field(store, queue, read_or_remove, write)
+    return read
 
 
 async def mirror_field(

@@ -402,7 +402,7 @@ async def test_a_copied_field_does_not_bring_a_deleted_queue_back(
 
     async def mirror() -> None:  # as the janitor does, when only partition 0 is left
         await other_store.partitions.read(other_store)
-        await depth_bounds.mirror_bound(other_store, QUEUE)
+        await depth_bounds.BOUND.mirror(other_store, QUEUE)
 
     await lifecycle.delete_queue(before(store, "delete_queue", 2, mirror), QUEUE)
     assert not any(db.hexists(shard.queue_counters(QUEUE), "created") for shard in shards)

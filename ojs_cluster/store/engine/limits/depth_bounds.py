@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ojs_cluster.core.errors import QueueDraining, QueueFull
 from ojs_cluster.keys import Shard
-from ojs_cluster.store.engine import mirrored_fields
+from ojs_cluster.store.engine.mirrored_fields import MirroredText
 from ojs_cluster.store.engine.outbox.deliver_in_background import deliver_in_background
 from ojs_cluster.store.engine.outbox.outbox import deliver
 from ojs_cluster.store.ground.fanout import run_concurrently
-from ojs_cluster.store.ground.partial_failures import after_first_write, before_first_write
+from ojs_cluster.store.ground.partial_failures import before_first_write
 
 if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
@@ -286,53 +286,6 @@ async def _check_all(store: Store, shard: Shard, new: Mapping[str, int]) -> list
     return [] if reply[0] == b"pressure" else reply
 
 
-async def set_bound(store: Store, queue: str, bound: DepthBound | int | None) -> None:
-    """Set the bound of a queue, in all its partitions. The queue need not exist.
-
-    Args:
-        store: the store.
-        queue: the queue's name.
-        bound: the bound, or a number of jobs that ``reject`` enforces; None for
-            ``OJS_MAX_QUEUE_DEPTH``.
-
-    Raises:
-        TooManyQueues: the queue is new, and the registry of queue names is full.
-        BackendUnavailable: Redis did not answer in time.
-    """
-    await store.queues.ensure(store, [queue])
-    await store.partitions.try_read(store)
-    if isinstance(bound, int):
-        bound = DepthBound(bound)
-    packed = "" if bound is None else bound.packed()
-    await _write_bound(store, store.keys.shard_of_queue(queue), queue, packed)
-    with after_first_write():
-        await mirror_bound(store, queue)
-
-
-async def get_bound(store: Store, queue: str) -> DepthBound | None:
-    """Return the bound that an operator has set for a queue, None when none is set.
-
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
-    """
-    found = await _read_bound(store, store.keys.shard_of_queue(queue), queue)
-    return unpack_bound(found) if found else None
-
-
-async def mirror_bound(store: Store, queue: str) -> None:
-    """Make the bounds in all partitions agree with that of partition 0.
-
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
-    """
-    await mirrored_fields.mirror_text(
-        store,
-        queue,
-        lambda shard: _read_bound(store, shard, queue),
-        lambda shard, bound: _write_bound(store, shard, queue, bound),
-    )
-
-
 async def _read_bound(store: Store, shard: Shard, queue: str) -> str | None:
     """Return the bound in one partition, packed; "" for none, None if it is damaged."""
     key = shard.queue_counters(queue)
@@ -354,3 +307,26 @@ async def _write_bound(store: Store, shard: Shard, queue: str, packed: str) -> N
         shard, "bound_queue", [shard.queue_counters(queue)], args, idempotent=True
     )
     await deliver(store, shard, effects)
+
+
+BOUND: Final = MirroredText(_read_bound, _write_bound)
+
+
+async def set_bound(store: Store, queue: str, bound: DepthBound | int | None) -> None:
+    """Set the bound of a queue, as ``MirroredText.set``.
+
+    Args:
+        store: the store.
+        queue: the queue's name.
+        bound: the bound, or a number of jobs that ``reject`` enforces; None for
+            ``OJS_MAX_QUEUE_DEPTH``.
+    """
+    if isinstance(bound, int):
+        bound = DepthBound(bound)
+    await BOUND.set(store, queue, "" if bound is None else bound.packed())
+
+
+async def get_bound(store: Store, queue: str) -> DepthBound | None:
+    """Return the bound that an operator has set for a queue, None when none is set."""
+    found = await BOUND.get(store, queue)
+    return unpack_bound(found) if found else None

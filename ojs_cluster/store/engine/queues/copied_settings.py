@@ -54,9 +54,9 @@ async def copy_settings(store: Store, queue: str) -> bool:
     if has_settings:
         await pauses.mirror_flags(store, queue)
         await partition_quotas.update_quotas(store, queue)
-        await depth_bounds.mirror_bound(store, queue)
-        await exhaustion.mirror_on_exhaustion(store, queue)
-        await fair_share.mirror_fair_share(store, queue)
+        await depth_bounds.BOUND.mirror(store, queue)
+        await exhaustion.ON_EXHAUSTION.mirror(store, queue)
+        await fair_share.FAIR_SHARE.mirror(store, queue)
     return has_settings
 
 

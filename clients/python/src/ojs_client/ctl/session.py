@@ -98,13 +98,6 @@ class Session:
             self.api.close()
 
 
-def _write_examples(formatter: click.HelpFormatter, text: str) -> None:
-    lines = [line.strip() for line in text.strip().splitlines()]
-    formatter.write_paragraph()
-    formatter.write("Examples:\n")
-    formatter.write("".join(f"  ojsctl {line}\n" for line in lines))
-
-
 class Examples(click.Command):
     """A command whose help ends with examples.
 
@@ -119,24 +112,14 @@ class Examples(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples."""
         super().format_epilog(ctx, formatter)
-        _write_examples(formatter, self._examples)
+        formatter.write_paragraph()
+        formatter.write("Examples:\n")
+        for line in self._examples.strip().splitlines():
+            formatter.write(f"  ojsctl {line.strip()}\n")
 
 
-class Nouns(click.Group):
-    """The group of all commands, whose help ends with examples.
-
-    Args:
-        examples: command lines, one per line, without ``ojsctl``.
-    """
-
-    def __init__(self, *args: Any, examples: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._examples = examples
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the exit codes and the examples."""
-        super().format_epilog(ctx, formatter)
-        _write_examples(formatter, self._examples)
+class Nouns(Examples, click.Group):
+    """The group of all commands, whose help ends with the exit codes and with examples."""
 
 
 class Leaf(Examples):
