@@ -1,22 +1,25 @@
-"""Build the OpenAPI 3.1 document from the route tables."""
+"""Build the OpenAPI 3.1 document, with an operation object per route, from the route tables."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ojs_cluster import __version__
-from ojs_cluster.http.openapi.described import OperationDetails
-from ojs_cluster.http.openapi.operation_objects import (
-    SECURITY_SCHEMES,
-    answer_of,
-    operation_object,
-)
+from ojs_cluster.http.openapi import docstrings
+from ojs_cluster.http.openapi.described import MEDIA_TYPE, Answer, OperationDetails, Parameter
 from ojs_cluster.http.openapi.operations.all_operations import OPERATIONS
-from ojs_cluster.http.openapi.responses import error_components
+from ojs_cluster.http.openapi.parameters import TENANT, of_path
+from ojs_cluster.http.openapi.responses import (
+    error_components,
+    error_reference,
+    error_statuses,
+    phrase,
+)
 from ojs_cluster.http.openapi.schemas import Schemas
-from ojs_cluster.http.routing.router import Route
+from ojs_cluster.http.routing.router import V1, Route, TenantAccess
 from ojs_cluster.http.shapes.common import Error
 
 _DESCRIPTION: Final = """\
@@ -32,6 +35,18 @@ checked against. A server that runs without API keys serves all operations witho
 A client may ignore members that it does not know. The GET operations also serve HEAD, and every
 path serves OPTIONS.
 """
+_BODY_TYPES: Final = (MEDIA_TYPE, "application/json")
+_SECURITY_SCHEMES: Final[Mapping[str, Any]] = {
+    "apiKey": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key with the scope of the operation, as a bearer token.",
+    },
+    "clientCertificate": {
+        "type": "mutualTLS",
+        "description": "A client certificate whose subject belongs to an API key.",
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +98,7 @@ def build_document(families: Mapping[str, Family]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for name, route, details in described:
         path = paths.setdefault(route.template, {})
-        path[route.method.lower()] = operation_object(route, details, schemas, name)
+        path[route.method.lower()] = _operation_object(route, details, schemas, name)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -100,7 +115,7 @@ def build_document(families: Mapping[str, Family]) -> dict[str, Any]:
         "components": {
             "schemas": schemas.components,
             "responses": error_components(),
-            "securitySchemes": dict(SECURITY_SCHEMES),
+            "securitySchemes": dict(_SECURITY_SCHEMES),
         },
     }
 
@@ -109,7 +124,113 @@ def _types(described: Iterable[OperationDetails]) -> list[Any]:
     types: list[Any] = [Error]
     for details in described:
         for answer in details.answers.values():
-            types += answer_of(answer).shapes
+            types += _answer_of(answer).shapes
         if details.body is not None:
             types.append(details.body)
     return types
+
+
+def _answer_of(shape: Any) -> Answer:
+    """Return the answer that a table describes by ``shape``, a type or an ``Answer``."""
+    return shape if isinstance(shape, Answer) else Answer(shape)
+
+
+def _operation_id(route: Route) -> str:
+    """Return the id of an operation: its method and the words of its path.
+
+    ``GET /ojs/v1/jobs/{id}/result`` is ``getJobsByIdResult``. ``GET /health``, which is not below
+    ``/ojs``, is ``getRootHealth``.
+    """
+    path = route.template
+    for prefix, name in ((V1, ""), ("/ojs", ""), ("", "/root")):
+        if path.startswith(f"{prefix}/"):
+            path = name + path.removeprefix(prefix)
+            break
+    words = re.split("[/.-]", path.replace("{", "by-").replace("}", ""))
+    return route.method.lower() + "".join(word.capitalize() for word in words)
+
+
+def _operation_object(
+    route: Route, details: OperationDetails, schemas: Schemas, tag: str
+) -> dict[str, Any]:
+    """Return the operation object of a route.
+
+    Args:
+        route: the route.
+        details: what its handler reads and returns.
+        schemas: the schemas of all bodies.
+        tag: the name of the family of routes.
+    """
+    handler = route.handler
+    operation: dict[str, Any] = {
+        "operationId": _operation_id(route),
+        "summary": docstrings.summary(handler),
+        "tags": [tag],
+    }
+    description = docstrings.description(handler)
+    if description:
+        operation["description"] = description
+    section = docstrings.spec(handler)
+    if section:
+        operation["x-ojs-spec"] = section
+    parameters = [*of_path(route.template), *details.parameters]
+    if not route.open and route.access_of_tenants is not TenantAccess.REFUSED:
+        parameters.append(TENANT)
+    if parameters:
+        operation["parameters"] = [_parameter(parameter) for parameter in parameters]
+    if details.body is not None:
+        schema = schemas[details.body]
+        operation["requestBody"] = {
+            "required": details.body_required,
+            "content": {media_type: {"schema": schema} for media_type in _BODY_TYPES},
+        }
+    operation["responses"] = _responses(route, details, schemas)
+    if route.open:
+        operation["security"] = []
+    elif route.scope is not None:
+        operation["security"] = [{scheme: [route.scope.value]} for scheme in _SECURITY_SCHEMES]
+        operation["x-ojs-scope"] = route.scope.value
+    operation["x-ojs-queue-access"] = route.queue_access.value
+    if not route.open:
+        operation["x-ojs-tenant-access"] = route.access_of_tenants.value
+    return operation
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "in": parameter.location,
+        "description": parameter.description,
+        "required": parameter.required,
+        "schema": dict(parameter.schema),
+    }
+
+
+def _responses(route: Route, details: OperationDetails, schemas: Schemas) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for status, shape in details.answers.items():
+        answer = _answer_of(shape)
+        text = answer.description or _first_sentence(answer.shape) or phrase(status)
+        response: dict[str, Any] = {"description": text}
+        if answer.shape is not None:
+            bodies = [schemas[shape] for shape in answer.shapes]
+            schema = bodies[0] if len(bodies) == 1 else {"anyOf": bodies}
+            response["content"] = {answer.media_type: {"schema": schema}}
+            for media_type in answer.also:
+                response["content"][media_type] = {"schema": {"type": "string"}}
+        if answer.headers:
+            response["headers"] = {
+                name: {"description": meaning, "schema": {"type": "string"}}
+                for name, meaning in answer.headers.items()
+            }
+        responses[str(status)] = response
+    for status in error_statuses(route, details):
+        responses[str(status)] = error_reference(status)
+    return dict(sorted(responses.items()))
+
+
+def _first_sentence(shape: Any) -> str:
+    if not isinstance(shape, type) or shape.__module__ == "builtins":
+        return ""
+    found = docstrings.paragraphs(shape)
+    return docstrings.markdown(found[0]) if found else ""

@@ -26,7 +26,7 @@ from ojs_cluster.store.features.queue_deletion.deletion import (
     begin_deletion,
     open_target,
 )
-from ojs_cluster.store.features.queue_deletion.walks import after_walk
+from ojs_cluster.store.features.queue_deletion.ending import after_walk
 from ojs_cluster.store.features.queue_drains.drains import restore_defaults_of
 from ojs_cluster.store.features.queue_drains.unfinished import end_unfinished_deletion
 from tests.store.queue_deletion.test_deletion import begin, carry_out

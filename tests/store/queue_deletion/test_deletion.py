@@ -30,7 +30,7 @@ from ojs_cluster.store.features.queue_deletion.deletion import (
     begin_deletion,
     open_target,
 )
-from ojs_cluster.store.features.queue_deletion.walks import after_walk
+from ojs_cluster.store.features.queue_deletion.ending import after_walk
 from ojs_cluster.store.features.rate_limits import rate_limits
 from ojs_cluster.store.features.retention import lifecycle
 from ojs_cluster.store.features.retention.retention import retire
