@@ -187,6 +187,12 @@ def check_key(key: object, *, field: str = "key") -> str:
     return key
 
 
+RATE_LIMIT_MEMBERS: Final = frozenset(
+    {"max_per_second", "key", "concurrency", "rate", "throttle", "period", "on_limit"}
+)
+"""The members that ``parse_rate_limit`` reads. Others are ignored."""
+
+
 def parse_rate_limit(
     values: Mapping[str, Any], *, path: str = "options.rate_limit"
 ) -> RateLimitPolicy:

@@ -64,6 +64,7 @@ class NewWorkflow:
         definitions: one enqueue request per job of the plan, as JSON. Each has its tenant.
         declares_limit: numbers of the jobs that declare a rate limit for their queue.
         limit_keys: rate limit keys that jobs name.
+        warned: numbers of the jobs that have warnings.
     """
 
     type: str
@@ -72,6 +73,7 @@ class NewWorkflow:
     definitions: Sequence[bytes]
     declares_limit: Collection[int] = ()
     limit_keys: Collection[str] = ()
+    warned: Collection[int] = ()
 
 
 def parse_workflow(
@@ -105,7 +107,10 @@ def parse_workflow(
             "the step waits for itself, directly or through others", field=f"{path}.depends_on"
         ) from None
     kind, definitions = reader.nodes[0].kind, reader.definitions
-    return NewWorkflow(kind, name, plan, definitions, reader.declares_limit, reader.limit_keys)
+    return NewWorkflow(
+        *(kind, name, plan, definitions),
+        *(reader.declares_limit, reader.limit_keys, reader.warned),
+    )
 
 
 @dataclass(slots=True)
@@ -143,6 +148,7 @@ class _Reader:
     definitions: list[bytes] = field(default_factory=list)
     declares_limit: set[int] = field(default_factory=set)
     limit_keys: set[str] = field(default_factory=set)
+    warned: set[int] = field(default_factory=set)
     total_bytes: int = 0
     dependencies: int = 0
 
@@ -241,6 +247,8 @@ class _Reader:
             tenant=job.tenant,
         )
         self._check_tenant(node, path)
+        if job.warnings:
+            self.warned.add(node.job)
         if job.rate_limit is not None and job.rate_limit.max_per_second is not None:
             self.declares_limit.add(node.job)
         if job.rate_limit is not None and job.rate_limit.key:

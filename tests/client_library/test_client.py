@@ -25,6 +25,8 @@ from ojs_client import (
     new_job,
     new_job_id,
 )
+from ojs_client.options import NewJob
+from ojs_client.transport import warnings_of
 from ojs_cluster.core.jobs.ids import is_job_id
 from tests.client_library.conftest import Server
 from tests.client_library.faults import Watched
@@ -333,6 +335,42 @@ def test_an_unknown_option_is_refused() -> None:
     wrong: Any = {"prioritty": 1}
     with pytest.raises(TypeError, match="prioritty"):
         new_job("t.a", **wrong)
+    with pytest.raises(TypeError, match="prioritty"):
+        NewJob("t.a", options=wrong)
+
+
+async def test_what_the_server_ignores_is_logged_with_the_job(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = {"key": "k", "concurrency": 1, "burst": 2}
+    ignored = "options.rate_limit.burst is not known, so it is ignored"
+
+    async def scenario(client: Client) -> Any:
+        job = await client.enqueue("t.a", rate_limit=limit)
+        jobs = await client.enqueue_many([new_job("t.a"), new_job("t.a", rate_limit=limit)])
+        cron = await client.cron.register("c", "@daily", new_job("t.a", rate_limit=limit))
+        flow = await client.start(chain(new_job("t.a", rate_limit=limit)))
+        return [job.id, jobs[1].id], cron.name, flow.id
+
+    ids, cron, flow = await server.run(scenario)
+    assert [each.message for each in caplog.records if each.name == "ojs_client"] == [
+        *(f"job {each}: {ignored}" for each in ids),
+        f"cron {cron}: {ignored}",
+        f"workflow {flow}: steps[0]: {ignored}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"warnings": ["jobs[7]: a"], "jobs": [{"id": "1"}]},
+        {"warnings": ["jobs[0]: a"], "jobs": [None]},
+        {"warnings": "a", "jobs": 1},
+        {"warnings": [7], "job": "x"},
+    ],
+)
+def test_no_form_of_a_warning_is_an_error_after_the_job_exists(reply: Any) -> None:
+    assert not any("job 1" in each for each in warnings_of(reply))
 
 
 def test_a_list_is_no_step_of_a_workflow() -> None:

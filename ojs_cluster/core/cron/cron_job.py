@@ -61,6 +61,7 @@ class CronDefinition:
         type: the type of the job.
         queue: the queue of the job.
         tenant: the tenant of the job, '' for none.
+        warnings: the warnings of the job, if the definition was parsed from a request.
     """
 
     name: str
@@ -72,6 +73,7 @@ class CronDefinition:
     type: str
     queue: str
     tenant: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def is_cron_name(text: str) -> bool:
@@ -152,7 +154,10 @@ def job_of_occurrence(
     job_meta: dict[str, Raw] = {}
     # The cron spec has a job's meta inside of its options, all other specs have it beside the
     # options.
-    for meta in (options.get("meta"), members.get("meta")):
+    option = options.pop("meta", None)
+    if option is not None:
+        members["options"] = Raw(b"{%b}" % raw_json.join(options))
+    for meta in (option, members.get("meta")):
         if meta is not None:
             job_meta |= raw_json.object_members(meta) or {}
     job_meta["cron_name"] = Raw(orjson.dumps(name))
@@ -210,6 +215,7 @@ def _definition(given: dict[str, Raw], limits: PayloadLimits, tenant: str) -> Cr
         type=checked_job.type,
         queue=checked_job.queue,
         tenant=checked_job.tenant,
+        warnings=checked_job.warnings,
     )
 
 

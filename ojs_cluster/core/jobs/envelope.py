@@ -112,6 +112,7 @@ class NewJob(msgspec.Struct, frozen=True):
             retention of the server.
         indexed: hashes of the values that the index of the search has of the job, which the store
             adds (``store.search.index_values``).
+        warnings: texts for the response, as ``JobOptions.warnings``.
     """
 
     id: str | None
@@ -131,6 +132,7 @@ class NewJob(msgspec.Struct, frozen=True):
     tenant: str = ""
     retention: str = ""
     indexed: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def envelope_head(
@@ -289,7 +291,7 @@ def _job(attributes: dict[str, Raw], limits: PayloadLimits, trace: bytes, tenant
         body += b"," + parsed.members
     if attributes:
         body += b"," + join(attributes)
-    return NewJob(
+    job = NewJob(
         id=job_id,
         type=job_type,
         queue=parsed.queue,
@@ -318,6 +320,8 @@ def _job(attributes: dict[str, Raw], limits: PayloadLimits, trace: bytes, tenant
             )
         ),
     )
+    # One more argument of the call would make each job a tenth more expensive.
+    return msgspec.structs.replace(job, warnings=parsed.warnings) if parsed.warnings else job
 
 
 def _type(piece: Raw | None) -> str:

@@ -7,7 +7,7 @@ possible because the result does not depend on the clock: a relative time stays 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -16,15 +16,19 @@ import msgspec
 
 from ojs_cluster.core.durations import MAX_DURATION_MS, parse_duration_ms
 from ojs_cluster.core.errors import InvalidRequest, ValidationFailed
-from ojs_cluster.core.jobs.retry import DEFAULT_RETRY, RetryPolicy, parse_retry
-from ojs_cluster.core.jobs.unique import UniquePolicy, parse_unique
-from ojs_cluster.core.rate_limit import RateLimitPolicy, parse_rate_limit
-from ojs_cluster.core.raw_json import Raw, array_items, show, string, value
+from ojs_cluster.core.jobs.retry import DEFAULT_RETRY, RETRY_MEMBERS, RetryPolicy, parse_retry
+from ojs_cluster.core.jobs.unique import UNIQUE_MEMBERS, UniquePolicy, parse_unique
+from ojs_cluster.core.rate_limit import RATE_LIMIT_MEMBERS, RateLimitPolicy, parse_rate_limit
+from ojs_cluster.core.raw_json import Raw, array_items, join, object_members, show, string, value
 from ojs_cluster.core.timestamps import TimePoint, parse_timestamp
 
 MAX_QUEUE_LENGTH: Final = 128
 MAX_PRIORITY: Final = 100
 _is_queue: Final = re.compile(r"[a-z0-9][a-z0-9.\-]*").fullmatch
+_MAX_WARNINGS: Final = 10
+"""Maximum number of warnings about one job."""
+_MAX_SHOWN: Final = 100
+"""Maximum number of characters of a name that is not known."""
 _MAX_CACHED_BYTES: Final = 512
 """Maximum size of options whose result is cached."""
 _ABSENT: Final = Raw(b"null")
@@ -47,10 +51,12 @@ TOP_LEVEL: Final = frozenset(
         "enqueue_ttl",
     }
 )
+SHOWN: Final = ("retry", "unique", "rate_limit", "tags")
+"""Options with data of the client that are members of the stored job, under the same names."""
 
 
-class _RawOptions(msgspec.Struct):
-    """The known members of ``options``. A null counts as absent; other members are ignored."""
+class _RawOptions(msgspec.Struct, forbid_unknown_fields=True):
+    """The members of ``options``. A null counts as absent."""
 
     queue: Any = None
     priority: Any = None
@@ -90,6 +96,8 @@ class JobOptions:
         rate_limit: rate limit policy; None if the job has none.
         members: the options that become attributes of the job, as JSON members without braces.
         metadata: JSON object to merge into ``meta``; None if there is none.
+        warnings: texts for the response, one per member that is not known. Such members are
+            ignored, because a later version of the spec may have them (ojs-json-format 14.3).
     """
 
     queue: str = "default"
@@ -104,6 +112,7 @@ class JobOptions:
     rate_limit: RateLimitPolicy | None = None
     members: bytes = b""
     metadata: bytes | None = None
+    warnings: tuple[str, ...] = ()
 
 
 DEFAULT_OPTIONS: Final = JobOptions()
@@ -166,12 +175,12 @@ def _resolve(text: bytes, top_level: Mapping[str, Raw]) -> JobOptions:
     if text != b"null" and not text.startswith(b"{"):
         raise InvalidRequest("options must be an object", field="options")
     try:
-        options = _RawOptions() if text == b"null" else _decode_options(text)
+        options, unknown = _decoded(text)
     except msgspec.DecodeError:  # The text is valid JSON, so a number does not fit into float64.
         raise InvalidRequest(
             "a number in options is out of range for float64", field="options"
         ) from None
-    source = _OptionSource(options, top_level)
+    source = _OptionSource(options, top_level, [f"options.{name}" for name in unknown])
     members: list[bytes] = []  # The calls below append to it.
     return JobOptions(
         queue=_queue(source),
@@ -186,7 +195,23 @@ def _resolve(text: bytes, top_level: Mapping[str, Raw]) -> JobOptions:
         unique=_unique(source, members),
         rate_limit=_rate_limit(source, members),
         members=_add_tags(source, members),
+        warnings=tuple(
+            f"{path[:_MAX_SHOWN]} is not known, so it is ignored"
+            for path in source.unknown[:_MAX_WARNINGS]
+        ),
     )
+
+
+def _decoded(text: bytes) -> tuple[_RawOptions, list[str]]:
+    """Return the known members of ``options``, and the names of the others."""
+    if text == b"null":
+        return _RawOptions(), []
+    try:
+        return _decode_options(text), []
+    except msgspec.ValidationError:  # a member is not known, or a number does not fit
+        given = object_members(text) or {}
+    known = {name: given.pop(name) for name in _RawOptions.__struct_fields__ if name in given}
+    return _decode_options(b"{%b}" % join(known)), list(given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +220,20 @@ class _OptionSource:
 
     options: _RawOptions
     top_level: Mapping[str, Raw]
+    unknown: list[str]
+    """Paths of members that are not known. Policies add theirs."""
+
+    def policy(self, name: str, *aliases: str, known: Collection[str]) -> tuple[Any, str]:
+        """Return the object of a policy and its path, as ``first``; note its unknown members.
+
+        Raises:
+            ValidationFailed: it is no object.
+        """
+        found, path = self.first(name, *aliases, top_level=(name,))
+        if found is not None and not isinstance(found, dict):
+            raise ValidationFailed(f"{name} must be an object, not {show(found)}", field=path)
+        self.unknown.extend(f"{path}.{each}" for each in found or () if each not in known)
+        return found, path
 
     def first(self, *names: str, top_level: tuple[str, ...] = ()) -> tuple[Any, str]:
         """Return the first value that is present and not null, and its path for error messages.
@@ -248,12 +287,10 @@ def check_priority(priority: object, *, field: str) -> int:
 
 
 def _retry(source: _OptionSource, members: list[bytes]) -> RetryPolicy:
-    policy, path = source.first("retry", "retry_policy", top_level=("retry",))
+    policy, path = source.policy("retry", "retry_policy", known=RETRY_MEMBERS)
     attempts, attempts_path = source.first("max_attempts")
     if policy is None and attempts is None:
         return DEFAULT_RETRY
-    if policy is not None and not isinstance(policy, dict):
-        raise ValidationFailed(f"retry must be an object, not {show(policy)}", field=path)
     retry = parse_retry(policy, path=path, max_attempts=attempts, max_attempts_path=attempts_path)
     members.append(b'"retry":' + retry.json())
     return retry
@@ -368,22 +405,18 @@ def _metadata(source: _OptionSource) -> bytes | None:
 
 
 def _unique(source: _OptionSource, members: list[bytes]) -> UniquePolicy | None:
-    unique, path = source.first("unique", top_level=("unique",))
+    unique, path = source.policy("unique", known=UNIQUE_MEMBERS)
     if unique is None:
         return None
-    if not isinstance(unique, dict):
-        raise ValidationFailed(f"unique must be an object, not {show(unique)}", field=path)
     policy = parse_unique(unique, path=path)
     members.append(b'"unique":' + policy.json())
     return policy
 
 
 def _rate_limit(source: _OptionSource, members: list[bytes]) -> RateLimitPolicy | None:
-    limit, path = source.first("rate_limit", top_level=("rate_limit",))
+    limit, path = source.policy("rate_limit", known=RATE_LIMIT_MEMBERS)
     if limit is None:
         return None
-    if not isinstance(limit, dict):
-        raise ValidationFailed(f"rate_limit must be an object, not {show(limit)}", field=path)
     policy = parse_rate_limit(limit, path=path)
     members.append(b'"rate_limit":' + policy.json())
     return policy

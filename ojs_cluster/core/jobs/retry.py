@@ -108,6 +108,17 @@ _DEFAULT_BACKOFF: Final = (
 )
 
 
+RETRY_MEMBERS: Final = frozenset(
+    {
+        *("max_attempts", "initial_interval", "initial_interval_ms", "initial_delay_ms"),
+        *("max_interval", "max_interval_ms", "backoff_coefficient", "jitter"),
+        *("backoff_strategy", "backoff_type", "strategy", "backoff"),
+        *("on_exhaustion", "non_retryable_errors"),
+    }
+)
+"""The members that ``parse_retry`` reads. Others are ignored."""
+
+
 def is_packed_retry(text: str) -> bool:
     """Return whether ``text`` is a packed backoff of a policy that ``parse_retry`` accepts."""
     match = _is_packed(text)
@@ -128,7 +139,6 @@ def parse_retry(
 
     Besides its name in the spec, a field may have the names that SDKs send. If a request uses
     several names of a field, the name in the spec has priority. A null field counts as absent.
-    Unknown fields are ignored.
 
     Args:
         values: the policy object, None for the default policy.

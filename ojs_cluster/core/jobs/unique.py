@@ -84,6 +84,15 @@ class UniquePolicy:
         return orjson.dumps(policy)
 
 
+UNIQUE_MEMBERS: Final = frozenset(
+    {
+        *("keys", "key", "args_keys", "meta_keys", "period", "period_ms", "within"),
+        *("states", "on_conflict"),
+    }
+)
+"""The members that ``parse_unique`` reads. Others are ignored."""
+
+
 def parse_unique(values: Mapping[str, Any], *, path: str = "options.unique") -> UniquePolicy:
     """Parse a uniqueness policy. Null fields count as absent.
 

@@ -19,7 +19,7 @@ from ojs_cluster.http.authorization.queue_scope import check_cron, check_new_job
 from ojs_cluster.http.cursor_kinds import CRONS
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
-from ojs_cluster.store.engine.args_validation import check_args
+from ojs_cluster.store.engine.args_validation import check_members
 from ojs_cluster.store.features.cron import cron as store_cron
 from ojs_cluster.store.features.cron.cron_record import CronRecord
 from ojs_cluster.store.features.cron.cron_store import HISTORY_KEPT
@@ -86,15 +86,16 @@ async def register(app: App, request: Request) -> Response:
 
 
 async def _check_args(app: App, definition: CronDefinition) -> list[str]:
-    """Validate the args of a cron job; return the warnings. Each occurrence validates them again.
+    """Validate the args of a cron job; return all warnings. Each occurrence validates them again.
 
     Raises:
         ArgsRefused: the args are refused.
     """
     if not app.store.schemas.validated:
-        return []
+        return list(definition.warnings)
     parse = partial(parse_job, definition.job, limits=app.settings.limits)
-    return await check_args(app.store, await off_loop(parse, len(definition.job)))
+    job = await off_loop(parse, len(definition.job))
+    return [*definition.warnings, *await check_members(app.store, job.type, job.body)]
 
 
 async def get(app: App, _request: Request, name: str) -> Response:
@@ -114,10 +115,14 @@ async def change(app: App, request: Request, name: str) -> Response:
         require_json(request)
     limits, queues, tenant = app.settings.limits, request.queues, request.tenant or ""
 
+    warnings: tuple[str, ...] = ()
+
     def edit(old: CronDefinition) -> CronDefinition:
+        nonlocal warnings
         if tenant and old.tenant != tenant:  # the name has been registered again since the check
             raise NotFound("cron job", name[:255])
         new = patch_cron(old, request.body, limits=limits, tenant=tenant)
+        warnings = new.warnings
         if queues is not None:
             check_queues(queues, [old.queue])
             check_new_job(queues, parse_job(new.job, limits=limits))
@@ -129,7 +134,7 @@ async def change(app: App, request: Request, name: str) -> Response:
         edit,
         size=len(request.body),
     )
-    return _response(200, cron)
+    return replies.with_warnings(_response(200, cron), warnings)
 
 
 async def pause(app: App, _request: Request, name: str) -> Response:

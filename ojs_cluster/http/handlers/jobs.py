@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -56,7 +56,7 @@ async def enqueue(app: App, request: Request) -> Response:
     check_new_job(request.queues, new_job)
     if app.settings.test_hooks:
         validate_if_marked(new_job)
-    warnings = None
+    warnings: Sequence[str] = new_job.warnings
     if new_job.type in app.store.schemas.validated:
         warnings = await check_args(app.store, new_job)
     try:
@@ -71,7 +71,7 @@ async def enqueue(app: App, request: Request) -> Response:
     except Duplicate as duplicate:
         raise await hide_existing(app, request, duplicate) from None
     if job.deduplicated:
-        return replies.deduplicated_response(job)
+        return replies.with_warnings(replies.deduplicated_response(job), warnings)
     more = () if new_job.rate_limit is None else await headers_of(app, new_job)
     headers = (("Location", f"/ojs/v1/jobs/{job.id}"), *more)
     if job.pressure is not None:

@@ -59,7 +59,7 @@ class CronAnswer(CronMembers):
 
 
 class RegisteredCron(CronAnswer):
-    """The cron job. ``warnings`` says why its args do not match the schema of its type."""
+    """The cron job. ``warnings`` is that of its job."""
 
     warnings: NotRequired[list[str]]
 

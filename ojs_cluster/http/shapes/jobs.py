@@ -106,12 +106,6 @@ class JobAnswer(JobHead):
     job: Job
 
 
-class Deduplicated(JobAnswer):
-    """The existing job, because the new one would duplicate a unique job."""
-
-    deduplicated: Literal[True]
-
-
 class WholeJob(Job):
     """The job in ``job``, and its members again at the top level."""
 
@@ -138,9 +132,15 @@ class JobItems(TypedDict):
 
 
 class EnqueuedJob(JobAnswer):
-    """The job. ``warnings`` says why its args do not match the schema of its type."""
+    """The job. ``warnings`` names options that are not known, and args that match no schema."""
 
     warnings: NotRequired[list[str]]
+
+
+class Deduplicated(EnqueuedJob):
+    """The existing job, because the new one would duplicate a unique job."""
+
+    deduplicated: Literal[True]
 
 
 class Batch(TypedDict):

@@ -94,7 +94,7 @@ class WorkflowAnswer(WorkflowMembers):
 
 
 class CreatedWorkflow(WorkflowAnswer):
-    """The workflow. ``warnings`` says which args do not match the schema of their type."""
+    """The workflow. ``warnings`` is that of its jobs."""
 
     warnings: NotRequired[list[str]]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -64,19 +65,19 @@ async def check_args(store: Store, job: NewJob, effort: Effort | None = None) ->
         effort: what earlier jobs of the request have taken; None for a single job.
 
     Returns:
-        Warnings, if the args do not match and the mode of the type is ``warn``.
+        The warnings of the job, and if the mode of the type is ``warn`` why its args do not match.
 
     Raises:
         ArgsRefused: the args do not match, and the mode of the type is ``strict``.
         ValidationBusy: the args cannot be validated now, and the mode of the type is ``strict``.
     """
-    return await check_members(store, job.type, job.body, effort)
+    return [*job.warnings, *await check_members(store, job.type, job.body, effort)]
 
 
 async def check_members(
     store: Store, job_type: str, body: bytes, effort: Effort | None = None
 ) -> list[str]:
-    """Validate the args of a job, as ``check_args`` does.
+    """Validate the args of a job, as ``check_args`` does; return why they do not match.
 
     Args:
         store: the store.
@@ -141,7 +142,11 @@ async def _problems(
 
 
 async def check_each(
-    store: Store, jobs: Sequence[NewJob | OJSError], *, name: str = "jobs"
+    store: Store,
+    jobs: Sequence[NewJob | OJSError],
+    *,
+    name: str = "jobs",
+    numbers: Sequence[int] | None = None,
 ) -> tuple[list[NewJob | OJSError], list[str]]:
     """Validate the args of several jobs.
 
@@ -149,33 +154,33 @@ async def check_each(
         store: the store.
         jobs: the jobs, or the errors of invalid ones.
         name: the member of the request that holds the jobs.
+        numbers: the number of each job in the request; None if these are all of its jobs.
 
     Returns:
         The jobs, with an error in place of each job that is refused or cannot be validated now, and
         the warnings.
     """
     checked, warnings = list(jobs), list[str]()
-    if not store.schemas.validated:
-        return checked, warnings
+    validated = store.schemas.validated
     effort = Effort()
-    for index, job in enumerate(jobs):
-        if isinstance(job, OJSError) or job.type not in store.schemas.validated:
+    for index, (number, job) in enumerate(zip(numbers or count(), jobs, strict=False)):
+        if isinstance(job, OJSError) or not (job.warnings or job.type in validated):
             continue
         await effort.give_turn()
         try:
             found = await check_args(store, job, effort)
         except (ArgsRefused, ValidationBusy) as error:
-            error.message = f"{name}[{index}]: {error.message}"
+            error.message = f"{name}[{number}]: {error.message}"
             error.args = (error.message,)
-            error.details.update(index=index, field=f"{name}[{index}].args")
+            error.details.update(index=number, field=f"{name}[{number}].args")
             checked[index] = error
         else:
-            warnings += (f"{name}[{index}]: {each}" for each in found)
+            warnings += (f"{name}[{number}]: {each}" for each in found)
     return checked, warnings[:MAX_WARNINGS]
 
 
 async def check_workflow(store: Store, new: NewWorkflow) -> list[str]:
-    """Validate the args of all jobs of a workflow, callbacks included; return the warnings.
+    """Validate the args of all jobs of a workflow, callbacks included; return all warnings.
 
     The args are those of the request. The schemas may change before a later step is enqueued. The
     step is then enqueued all the same, because the workflow could not end otherwise.
@@ -186,23 +191,31 @@ async def check_workflow(store: Store, new: NewWorkflow) -> list[str]:
     """
     validated = store.schemas.validated
     jobs: list[NewJob] = []
+    numbers: list[int] = []
     effort = Effort()
     for node, definition in zip(new.plan.jobs, new.definitions, strict=True):
-        if node.type in validated:
+        if node.type in validated or node.job in new.warned:
             await effort.give_turn()
             parse = partial(parse_job, definition, limits=STORED_LIMITS)
             jobs.append(await off_loop(parse, len(definition)))
-    return await check_all(store, jobs, name="steps")
+            numbers.append(node.job)
+    return await check_all(store, jobs, name="steps", numbers=numbers)
 
 
-async def check_all(store: Store, jobs: Sequence[NewJob], *, name: str = "jobs") -> list[str]:
+async def check_all(
+    store: Store,
+    jobs: Sequence[NewJob],
+    *,
+    name: str = "jobs",
+    numbers: Sequence[int] | None = None,
+) -> list[str]:
     """Validate the args of jobs that are enqueued together; return the warnings.
 
     Raises:
         ArgsRefused: the args of a job are refused. The error is that of the first such job.
         ValidationBusy: none are refused, but those of a job cannot be validated now.
     """
-    checked, warnings = await check_each(store, jobs, name=name)
+    checked, warnings = await check_each(store, jobs, name=name, numbers=numbers)
     errors = [each for each in checked if isinstance(each, OJSError)]
     if errors:
         raise min(errors, key=lambda each: isinstance(each, ValidationBusy))

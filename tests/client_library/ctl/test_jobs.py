@@ -38,6 +38,17 @@ def test_a_file_of_jobs_is_enqueued_in_batches(ctl: Ctl, tmp_path: Path) -> None
     assert len(ctl.names("job", "ls", "--queue", "q.file", "--limit", "120")) == 120
 
 
+def test_an_option_that_the_server_ignores_is_named_with_its_job(ctl: Ctl, tmp_path: Path) -> None:
+    lines = [{"type": "t.a", "args": []}, {"type": "t.a", "args": [], "options": {"prioritty": 9}}]
+    file = tmp_path / "jobs.jsonl"
+    file.write_text("".join(f"{json.dumps(each)}\n" for each in lines))
+
+    result = ctl.run("job", "enqueue", "--file", str(file), "-o", "name")
+
+    expected = "options.prioritty is not known, so it is ignored"
+    assert result.stderr == f"Warning: job {result.stdout.split()[1]}: {expected}\n"
+
+
 def test_a_file_that_breaks_off_says_what_was_enqueued(ctl: Ctl, tmp_path: Path) -> None:
     line = json.dumps({"type": "t.a", "args": [], "options": {"queue": "q.broken"}})
     file = tmp_path / "jobs.jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from ojs_cluster.core.errors import InvalidRequest, OJSError, ValidationFailed
@@ -86,7 +87,8 @@ ABSOLUTE = TimePoint(4_102_444_799_000, False, "2099-12-31T23:59:59Z")
         ({"ttl": 1, "enqueue_ttl": 60}, {}, {"expires": TimePoint(1_000, True, None)}),
         (None, {"enqueue_ttl": 60}, {"expires": TimePoint(60_000, True, None)}),
         ({"pending": True}, {}, {"pending": True}),
-        ({"unknown": {"x": 1}}, {}, {"queue": "default"}),
+        ({"unknown": {"x": 1}, "queue": "mail"}, {}, {"queue": "mail"}),
+        ({"retry": {"max_attempts": 2, "unknown": 1}}, {}, {"retry": RetryPolicy(max_attempts=2)}),
     ],
     ids=str,
 )
@@ -95,6 +97,38 @@ def test_every_spelling_of_an_option_is_understood_and_the_canonical_one_wins(
 ) -> None:
     job = _parse(options, **beside)
     assert {name: getattr(job, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "beside", "unknown"),
+    [
+        (None, {}, []),
+        ({"queue": "mail", "unique": None}, {}, []),
+        ({"prioritty": 5, "queue": "mail", "\u00fc": [1e300]}, {}, ["prioritty", "\u00fc"]),
+        ({"retry": {"max_atempts": 5}}, {}, ["retry.max_atempts"]),
+        ({"retry_policy": {"a": 1}, "unique": {"b": 1}}, {}, ["retry_policy.a", "unique.b"]),
+        ({"rate_limit": {"key": "k", "concurrency": 1, "c": 1}}, {}, ["rate_limit.c"]),
+        ({"x" * 500: 1}, {}, ["x" * 92]),
+        ({f"x{n}": None for n in range(20)}, {}, [f"x{n}" for n in range(10)]),
+    ],
+)
+def test_members_that_are_not_known_are_ignored_with_a_warning(
+    options: object, beside: dict[str, Any], unknown: list[str]
+) -> None:
+    found = _parse(options, **beside).warnings
+    assert found == tuple(f"options.{name} is not known, so it is ignored" for name in unknown)
+
+
+def test_attributes_that_are_not_known_are_kept_without_a_warning() -> None:
+    job = _parse(None, unknown=1, retry={"max_atempts": 5})
+    assert _body(job)["unknown"] == 1
+    assert job.warnings == ("retry.max_atempts is not known, so it is ignored",)
+
+
+@pytest.mark.parametrize("number", [b"1e400", b"-1e999"])
+def test_a_number_out_of_range_in_an_ignored_member_does_not_matter(number: bytes) -> None:
+    job = parse_job(b'{"type":"t","args":[],"options":{"priority":5,"x":%b}}' % number)
+    assert (job.priority, len(job.warnings)) == (5, 1)
 
 
 @pytest.mark.parametrize(
@@ -274,4 +308,4 @@ def test_null_options_count_as_absent() -> None:
 
 def test_large_options_are_understood_like_small_ones() -> None:
     large = {"queue": "q", "padding": "x" * 5000}
-    assert _parse(large) == _parse({"queue": "q"})
+    assert msgspec.structs.replace(_parse(large), warnings=()) == _parse({"queue": "q"})

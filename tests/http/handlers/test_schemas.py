@@ -231,7 +231,7 @@ async def test_a_workflow_with_refused_args_is_not_created(strict: Api) -> None:
     await configured(strict, mode="warn")
     reply = await strict.post("/ojs/v1/workflows", {"type": "chain", "steps": steps})
     assert reply.status == 201
-    assert len(reply.json["warnings"]) == 1
+    assert [each.split(":")[0] for each in reply.json["warnings"]] == ["steps[1]"]
 
 
 async def test_an_occurrence_with_refused_args_is_recorded_as_failed(

@@ -149,11 +149,21 @@ class JobOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job that is not enqueued yet. ``new_job`` creates it."""
+    """A job that is not enqueued yet. ``new_job`` creates it.
+
+    Raises:
+        TypeError: there is no such option.
+    """
 
     type: str
     args: tuple[JSON, ...] = ()
     options: JobOptions = field(default_factory=lambda: JobOptions())
+
+    def __post_init__(self) -> None:
+        """Check the names of the options, before anything is sent."""
+        if unknown := self.options.keys() - JobOptions.__annotations__.keys():
+            wrong = ", ".join(sorted(unknown))
+            raise TypeError(f"a job has no option {wrong}: arguments of a job are positional")
 
     def json(self, *, trace: bool = True) -> dict[str, JSON]:
         """Return the enqueue request.
@@ -203,10 +213,6 @@ def new_job(type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> NewJob:
         TypeError: there is no such option.
         ValueError: ``tags`` is one string.
     """
-    if unknown := options.keys() - JobOptions.__annotations__.keys():
-        raise TypeError(
-            f"a job has no option {', '.join(sorted(unknown))}: arguments of a job are positional"
-        )
     if "tags" in options:  # an iterator yields them only once
         options["tags"] = names(options["tags"], "tags")
     return NewJob(type, args, options)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from types import TracebackType
 from typing import Any, Final, Self
@@ -25,6 +26,7 @@ log = logging.getLogger("ojs_client")
 
 _TYPE: Final = "application/openjobspec+json"
 _V1: Final = "/ojs/v1"
+_IN_BATCH: Final = re.compile(r"jobs\[(\d+)\]: (.*)", re.DOTALL)
 _encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
@@ -179,6 +181,8 @@ class Transport:
         if response.status < 300:
             if not isinstance(decoded, dict):
                 raise ConnectionFailed(f"the response from {self.url} is not JSON", applied=None)
+            for warning in warnings_of(decoded):
+                log.warning("%s", warning)
             return decoded
         raise api_error(
             response.status,
@@ -186,6 +190,22 @@ class Transport:
             retry_after=response.headers.get("retry-after"),
             request_id=response.headers.get("x-request-id", ""),
         )
+
+
+def warnings_of(reply: Mapping[str, JSON]) -> Iterator[str]:
+    """Yield the warnings of a response, such as an option that the server does not know.
+
+    Each begins with the job, workflow or cron job that it is about. The request has had its effect,
+    so a malformed response raises no error.
+    """
+    texts, jobs = reply.get("warnings"), reply.get("jobs")
+    whole = next((kind for kind in ("job", "workflow", "cron") if reply.get(kind)), "")
+    for text in texts if isinstance(texts, list) else ():
+        kind, about, found = whole, reply.get(whole), _IN_BATCH.match(str(text))
+        if found is not None and isinstance(jobs, list):
+            kind, about, text = "job", dict(enumerate(jobs)).get(int(found[1])), found[2]
+        known = isinstance(about, dict) and about.get("id")
+        yield f"{kind} {known}: {text}" if known else str(text)
 
 
 def may_repeat(error: OJSError, repeat: Repeat) -> bool:

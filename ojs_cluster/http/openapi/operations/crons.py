@@ -29,7 +29,7 @@ OPERATIONS: Final[Mapping[Handler, OperationDetails]] = {
         errors=(409,),
     ),
     cron.get: _CRON,
-    cron.change: OperationDetails({200: shapes.CronAnswer}, body=CronChange, errors=(409,)),
+    cron.change: OperationDetails({200: shapes.RegisteredCron}, body=CronChange, errors=(409,)),
     cron.pause: _CRON,
     cron.resume: _CRON,
     cron.drop: OperationDetails({200: shapes.CronDeleted}, errors=(409,)),

@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+import click
 import httpx2
 
 from ojs_client._version import __version__
 from ojs_client.ctl.profile import Connection
+from ojs_client.ctl.text import safe
 from ojs_client.errors import ApiError, ConnectionFailed, api_error, refuses_cursor
 from ojs_client.options import JSON
-from ojs_client.transport import encode
+from ojs_client.transport import encode, warnings_of
 
 V1: Final = "/ojs/v1"
 ADMIN: Final = f"{V1}/admin"
@@ -87,6 +89,9 @@ class Api:
         if response.status_code < 300 or response.status_code in also:
             if decoded is None and response.content:
                 raise ConnectionFailed(f"the response from {self.url} is not JSON", applied=None)
+            if method != "GET" and isinstance(decoded, dict):
+                for warning in warnings_of(decoded):
+                    click.echo(safe(f"Warning: {warning}"), err=True)
             return decoded or {}
         raise api_error(
             response.status_code,
