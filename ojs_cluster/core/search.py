@@ -30,6 +30,7 @@ from typing import Final
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.search_fields import FIELDS, STARTS, Kind
 from ojs_cluster.core.searched_content import SearchedContent, SearchedFields, SearchedJob
 from ojs_cluster.core.timestamps import parse_timestamp
 
@@ -42,24 +43,10 @@ MAX_VALUES: Final = 100
 MAX_PATH_NAMES: Final = 6
 """Maximum number of names in the path of an argument or a meta value."""
 
-_TEXT_FIELDS: Final = frozenset({"id", "queue", "type", "state", "tag", "worker", "error"})
-_NUMBER_FIELDS: Final = frozenset({"priority", "attempt"})
-_TIME_FIELDS: Final = frozenset({"since", "until"})
-_MEMBER_FIELDS: Final = frozenset({"args", "meta"})
-_ALWAYS_SET_FIELDS: Final = frozenset({"id", "queue", "type", "state"})
-"""Fields of which each job has a value, so that an empty prefix admits all jobs."""
 _WORD: Final = "word"
-"""Name of a term without a field. A search cannot write it as a field."""
-_CONTENT_FIELDS: Final = frozenset({"tag", "error", _WORD, *_MEMBER_FIELDS})
-"""Fields for which a search reads the content of a job: args, meta, tags and errors. The content
-may be large, so the other fields are compared first."""
-FIELDS: Final = (
-    *("id", "queue", "type", "state", "priority", "tag", "worker", "error", "attempt"),
-    *("args.", "meta.", "since", "until"),
-)
-"""The names of the fields, for completion."""
+"""Name of a term without a field."""
 
-_NAME: Final = re.compile(r"([a-z]+)((?:\.[^\s:,\"]+)?):")
+_NAME: Final = re.compile(r"([a-z][a-z0-9_-]*)((?:\.[^\s:,\"]+)?):")
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*+)"(\*?)')
 _BARE: Final = re.compile(r'[^\s,"]+')
 _WITHOUT_FIELD: Final = re.compile(r"[^\s\"]+")
@@ -110,12 +97,16 @@ class Term:
         path: names that lead to the member, for ``args`` and ``meta``.
         texts: the alternatives of a text field.
         numbers: the alternatives of a number field.
+
+    Attributes:
+        needs_content: whether the term reads the content of a job.
     """
 
     name: str
     path: tuple[str, ...] = ()
     texts: tuple[TextPattern, ...] = ()
     numbers: tuple[NumberPattern, ...] = ()
+    needs_content: bool = field(init=False, compare=False)
     _exact: frozenset[str] = field(init=False, repr=False, compare=False)
     _prefixes: tuple[str, ...] = field(init=False, repr=False, compare=False)
     _word: str = field(init=False, repr=False, compare=False)
@@ -128,24 +119,19 @@ class Term:
         object.__setattr__(self, "_prefixes", prefixes)
         word = self.texts[0].text.casefold() if self.name == _WORD else ""
         object.__setattr__(self, "_word", word)
-
-    @property
-    def needs_content(self) -> bool:
-        """Whether the term reads the content of a job."""
-        return self.name in _CONTENT_FIELDS
+        needs_content = self.name == _WORD or bool(FIELDS[self.name].content)
+        object.__setattr__(self, "needs_content", needs_content)
 
     @property
     def admits_all(self) -> bool:
         """Whether every job matches, such as with ``type:*``."""
-        return self.name in _ALWAYS_SET_FIELDS and "" in self._prefixes
+        return self.name != _WORD and FIELDS[self.name].always_set and "" in self._prefixes
 
     def admits(self, job: SearchedFields) -> bool:
         """Return whether a property of ``job`` matches one of the alternatives."""
-        if self.name == "priority":
-            return any(pattern.admits(job.priority) for pattern in self.numbers)
-        if self.name == "attempt":
-            return any(pattern.admits(job.attempt) for pattern in self.numbers)
-        value: str = getattr(job, self.name)
+        value = getattr(job, self.name)
+        if self.numbers:
+            return any(pattern.admits(value) for pattern in self.numbers)
         return bool(value) and self._admits_any((value,))
 
     def admits_content(self, content: SearchedContent) -> bool:
@@ -259,15 +245,15 @@ def parse_search(text: str, *, now_ms: int) -> Search:
             position = _skip_blanks(text, position)
             continue
         name, path = match[1], tuple(match[2][1:].split(".")) if match[2] else ()
-        _check_name(name, path)
+        kind = _kind_of(name, path)
         values, position = _parse_values(text, match.end())
-        if name in _TIME_FIELDS:
+        if kind is Kind.TIME:
             (since if name == "since" else until).append(_time_of(name, values, now_ms))
-        elif name in _NUMBER_FIELDS:
+        elif kind is Kind.NUMBER:
             terms.append(Term(name, numbers=tuple(_number_of(name, value) for value in values)))
         else:
             terms.append(Term(name, path, tuple(values)))
-        if name not in _TIME_FIELDS:
+        if kind is not Kind.TIME:
             untimed.append(text[start:position])
         position = _skip_blanks(text, position)
     for term in terms:
@@ -294,7 +280,8 @@ def _parse_word(text: str, position: int) -> tuple[str, int]:
     """Return the text without a field that begins at ``position``, and the position after it.
 
     An asterisk at the end changes nothing, because the text is compared with every part of a value.
-    A field in another spelling, such as ``QUEUE:mail``, is more likely a mistake than a text.
+    A field in another spelling, such as ``QUEUE:mail`` or ``-queue:mail``, is more likely a mistake
+    than a text.
     """
     if text[position] == '"':
         start = position
@@ -306,8 +293,8 @@ def _parse_word(text: str, position: int) -> tuple[str, int]:
         bare = _WITHOUT_FIELD.match(text, position)
         assert bare is not None  # noqa: S101 - neither a blank nor a quote is here
         word, position = bare[0].rstrip("*"), bare.end()
-        named = word.partition(":")[0].rstrip(".").lower() if ":" in word else ""
-        if named in _TEXT_FIELDS | _NUMBER_FIELDS | _TIME_FIELDS | _MEMBER_FIELDS:
+        named = word.partition(":")[0].strip("-+!.").lower() if ":" in word else ""
+        if named in FIELDS:
             raise _rejected(f"has no field at {bare[0][:40]!r}: use {_field_names()}")
         if position < len(text) and not text[position].isspace():
             raise _rejected(f"needs a blank before {text[position:][:40]!r}")
@@ -341,17 +328,19 @@ def _parse_values(text: str, position: int) -> tuple[list[TextPattern], int]:
         position += 1
 
 
-def _check_name(name: str, path: tuple[str, ...]) -> None:
-    if name in _MEMBER_FIELDS:
-        if not path or not all(path):
-            raise _rejected(f"needs a name after '{name}.'")
-        if len(path) > MAX_PATH_NAMES:
-            raise _rejected(f"has more than {MAX_PATH_NAMES} names in a path")
-    elif path or name not in _TEXT_FIELDS | _NUMBER_FIELDS | _TIME_FIELDS:
+def _kind_of(name: str, path: tuple[str, ...]) -> Kind:
+    """Return the kind of a field; check that it exists, and has a path if it needs one."""
+    field = FIELDS.get(name)
+    if field is None or (path and not field.has_path):
         raise _rejected(
             f"has the unknown field '{'.'.join((name, *path))[:40]}': use {_field_names()}, or "
             "quote a text that has a colon"
         )
+    if field.has_path and not all(path or [""]):
+        raise _rejected(f"needs a name after '{name}.'")
+    if len(path) > MAX_PATH_NAMES:
+        raise _rejected(f"has more than {MAX_PATH_NAMES} names in a path")
+    return field.kind
 
 
 def _check_states(term: Term) -> None:
@@ -381,7 +370,7 @@ def _time_of(name: str, values: list[TextPattern], now_ms: int) -> int:
 
 
 def _field_names() -> str:
-    return ", ".join(f"{name}NAME:" if name.endswith(".") else f"{name}:" for name in FIELDS)
+    return ", ".join(f"{start}NAME:" if start.endswith(".") else start for start in STARTS)
 
 
 def _rejected(reason: str) -> InvalidRequest:

@@ -17,6 +17,7 @@ import msgspec
 
 from ojs_cluster.core.json_scan import has_more_items
 from ojs_cluster.core.raw_json import array_items, object_members, string
+from ojs_cluster.core.search_fields import FIELDS
 
 MAX_ITEMS: Final = 10_000
 """Maximum number of items of an array, or members of an object, that a search reads."""
@@ -59,14 +60,8 @@ class SearchedFields(Protocol):
 class SearchedJob(SearchedFields, Protocol):
     """What a search reads of a job: its small fields, and by the methods its content."""
 
-    def args(self) -> bytes:
-        """Return the arguments as a JSON array."""
-
-    def meta(self) -> bytes:
-        """Return ``meta`` as a JSON object, empty for none."""
-
-    def tags(self) -> bytes:
-        """Return the tags as a JSON array, empty for none."""
+    def member(self, name: str) -> bytes:
+        """Return a member of the job as JSON, such as its args; empty for none."""
 
     def errors(self) -> Iterable[bytes]:
         """Return the kept errors as JSON objects."""
@@ -93,8 +88,8 @@ class SearchedContent:
         """Return the values of a field, at most ``MAX_VALUES_READ``.
 
         Args:
-            name: ``args``, ``meta``, ``tag``, ``error``, or ``word`` for the texts that a word
-                without a field is compared with. These are folded (``str.casefold``) once for all
+            name: a field with content, or ``word`` for the texts that a word without a field is
+                compared with. These are folded (``str.casefold``) once for all
                 words.
             path: names that lead to the member, for ``args`` and ``meta``.
 
@@ -110,25 +105,26 @@ class SearchedContent:
         return found
 
     def _texts(self, name: str, path: tuple[str, ...]) -> Iterable[str]:
-        match name:
+        if name == "word":
+            job = self._job
+            texts = chain((job.id, job.type, job.queue), _error_texts(job.errors()))
+            return map(str.casefold, texts)
+        member = FIELDS[name].content
+        match member:
+            case "errors":
+                return _error_texts(self._job.errors())
             case "args":
                 return self._argument_texts(path)
             case "meta":
                 if self._meta is None:
-                    self._meta = _members(self._job.meta())
+                    self._meta = _members(self._job.member(member))
                 return _texts_at(self._meta, path)
-            case "tag":
-                return values_of_tags(self._job.tags())
-            case "word":
-                job = self._job
-                texts = chain((job.id, job.type, job.queue), _error_texts(job.errors()))
-                return map(str.casefold, texts)
-        return _error_texts(self._job.errors())
+        return _scalars(self._job.member(member))
 
     def _argument_texts(self, path: tuple[str, ...]) -> Iterator[str]:
         """Yield the texts of an argument by its position, or of members of all arguments."""
         if self._items is None:
-            self._items = _array(self._job.args())
+            self._items = _array(self._job.member("args"))
         if path[0].isascii() and path[0].isdigit():
             for item in self._items[int(path[0]) :][:1]:
                 yield from _member_texts(item, path[1:])

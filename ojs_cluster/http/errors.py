@@ -394,8 +394,8 @@ def _body(entry: ErrorEntry, message: str, details: Mapping[str, Any], request_i
                 "message": message,
                 "retryable": entry.retryable,
                 "hint": entry.hint,
-                "docs_url": url,
-                "doc_url": url,
+                "docs_url": url,  # as the conformance suites name it (L0-OPS-030)
+                "doc_url": url,  # as the spec names it (ojs-errors 3.2)
                 "details": {**details, "ojs_code": entry.number, "catalog": entry.name},
                 "request_id": request_id,
             }

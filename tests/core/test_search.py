@@ -38,14 +38,8 @@ class Job:
     worker: str = "w-1"
     raw: dict[str, bytes] = field(default_factory=dict)
 
-    def args(self) -> bytes:
-        return self.raw.get("args", b"[]")
-
-    def meta(self) -> bytes:
-        return self.raw.get("meta", b"")
-
-    def tags(self) -> bytes:
-        return self.raw.get("tags", b"")
+    def member(self, name: str) -> bytes:
+        return self.raw.get(name, b"")
 
     def errors(self) -> Iterable[bytes]:
         error = self.raw.get("error")
@@ -271,6 +265,10 @@ def test_times_are_absolute_or_ago_and_the_narrowest_hold() -> None:
         ("since:+PT5S", "needs one time"),
         ("since:2h*", "needs one time"),
         ("QUEUE:a", "has no field"),
+        ("-queue:a", "has no field"),
+        ("group_id:a", "unknown field 'group_id'"),
+        ("group_id.x:a", "unknown field 'group_id.x'"),
+        ("group-2:a", "unknown field 'group-2'"),
         ("queue:a " * (MAX_TERMS + 1), "terms"),
         ("queue:" + ",".join("a" for _ in range(MAX_VALUES + 1)), "values"),
         ("queue:" + "a" * MAX_CHARACTERS, "characters"),
@@ -314,13 +312,9 @@ def test_any_value_can_be_quoted(value: str) -> None:
 class CountedJob(Job):
     read: list[str] = field(default_factory=list)
 
-    def args(self) -> bytes:
-        self.read.append("args")
-        return super().args()
-
-    def meta(self) -> bytes:
-        self.read.append("meta")
-        return super().meta()
+    def member(self, name: str) -> bytes:
+        self.read.append(name)
+        return super().member(name)
 
 
 def test_content_is_read_once_for_all_terms() -> None:

@@ -8,7 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
+from ojs_cluster.core import search, search_fields
 from ojs_cluster.core.indexed_fields import parse_indexed_fields
+from ojs_cluster.core.search import parse_search
+from ojs_cluster.core.search_fields import SearchField
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.ui.pages.audit import _reasons_in
@@ -139,6 +142,23 @@ def test_a_search_with_a_text_that_a_pattern_hides_is_refused() -> None:
 @pytest.mark.parametrize("query", ["args.user:password", "args.card:x", "tag:password", "args.:x"])
 def test_other_searches_are_made(query: str) -> None:
     assert why_not_searched(query, Redaction(HIDDEN)) == ""
+
+
+@pytest.mark.parametrize("field", [SearchField(), SearchField(content="group")])
+def test_a_field_of_which_it_is_not_known_what_it_reads_is_refused(
+    monkeypatch: pytest.MonkeyPatch, field: SearchField
+) -> None:
+    for module in (search, searches):
+        monkeypatch.setattr(module, "FIELDS", {**search_fields.FIELDS, "group_id": field})
+    assert "values of group_id" in why_not_searched("group_id:g1", Redaction(HIDDEN))
+    assert why_not_searched("group_id:g1", Redaction()) == ""
+
+
+@pytest.mark.parametrize("name", search_fields.FIELDS)
+def test_it_is_known_of_every_field_what_it_reads(name: str) -> None:
+    start = f"{name}.a" if search_fields.FIELDS[name].has_path else name
+    value = {"state": "active", "priority": 1, "attempt": 1, "since": "1h", "until": "1h"}
+    assert why_not_searched(f"{start}:{value.get(name, 'x')}", Redaction(frozenset({"zzz"}))) == ""
 
 
 def test_neither_a_list_nor_a_count_answers_such_a_search(client: httpx.Client) -> None:

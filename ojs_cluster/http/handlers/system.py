@@ -6,6 +6,7 @@ import math
 import time
 from typing import Any
 
+from ojs_cluster.core.search_fields import STARTS
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
@@ -79,6 +80,7 @@ async def manifest(app: App, request: Request) -> Response:
             "backend": "redis",
             "capabilities": CAPABILITIES,
             "unique_job_strength": "strong",
+            "search_fields": STARTS,
             "extensions": extensions,
             "endpoints": {
                 "base_url": "/ojs/v1",

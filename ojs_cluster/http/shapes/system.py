@@ -40,7 +40,10 @@ class RefusedClasses(TypedDict):
 
 
 class Manifest(TypedDict):
-    """What the server can do. ``extensions`` is a list of names for clients that are SDKs."""
+    """What the server can do. ``extensions`` is a list of names for clients that are SDKs.
+
+    ``search_fields`` is how each term of a search may start, such as ``queue:`` and ``meta.``.
+    """
 
     specversion: str
     ojs_version: str
@@ -51,6 +54,7 @@ class Manifest(TypedDict):
     backend: str
     capabilities: dict[str, bool]
     unique_job_strength: str
+    search_fields: list[str]
     extensions: ManifestExtensions | list[str]
     endpoints: dict[str, str]
     maintenance: NotRequired[RefusedClasses]

@@ -12,7 +12,7 @@ import orjson
 
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.core.search import FIELDS
+from ojs_cluster.core.search_fields import STARTS
 from ojs_cluster.ui.redaction.redaction import ERROR_TYPE
 from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.visit import Answer, ApiError, Download, Visit
@@ -57,7 +57,7 @@ def _fields(visit: Visit) -> list[str]:
     """Return the fields, and the indexed ones among the members of meta unless they are hidden."""
     indexed = [f"{each.name}:" for each in visit.app.store.settings.search_index if each.path]
     return [
-        *(name if name.endswith(".") else f"{name}:" for name in FIELDS),
+        *STARTS,
         *(name for name in indexed if not why_not_searched(f'{name}""', visit.redaction)),
     ]
 

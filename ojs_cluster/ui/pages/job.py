@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.core.jobs.options import SHOWN
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.raw_json import Raw, array_items, join, object_members, string
 from ojs_cluster.ui.forms.form import MAX_EDITED
@@ -28,7 +29,8 @@ _OWN: Final = frozenset(
 """Members that a copy does not have: it gets an id, may run at once, and is in no workflow."""
 _SETTINGS: Final = (
     *("queue", "priority", "max_attempts", "timeout_ms", "visibility_timeout_ms"),
-    *("retry", "unique", "rate_limit", "tags", "scheduled_at", "expires_at"),
+    *SHOWN,
+    *("scheduled_at", "expires_at"),
 )
 _EMPTY: Final = Raw(b"{}")
 _ORDER: Final = ("scheduled", "available", "active", "failed", "retryable")
@@ -189,7 +191,7 @@ def _new_job(members: dict[str, Raw]) -> bytes:
 
 def _curl(visit: Visit, members: dict[str, Raw]) -> str:
     """Return the command that enqueues the job again; empty for a large job."""
-    names = ("type", "args", "meta", "queue", "priority", "retry", "timeout_ms", "tags")
+    names = [name for name in ("type", "args", "meta", *_SETTINGS) if name not in _OWN]
     body = b"{%b}" % join({name: members[name] for name in names if name in members})
     if len(body) > MAX_EDITED:
         return ""

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from ojs_cluster.core.jobs.options import SHOWN
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.store.ground.off_loop import off_loop
 from ojs_cluster.ui.redaction.function import Function, Redactor
@@ -15,10 +16,8 @@ from ojs_cluster.ui.redaction.rules import ALIASES, ANY, HIDDEN_JSON, Path, pars
 
 _LARGE: Final = 8 * 1024
 """Size in bytes of the values of a page above which a thread compares them with the rules."""
-_OPTIONS: Final = frozenset({"tags", "retry", "unique", "rate_limit"})
-"""Members of a job that its options have set."""
 _VALUES: Final = frozenset({"args", "meta", "result", "progress_data", "parent_results", "errors"})
-SENT: Final = ("args", "meta", "tags", "retry", "unique", "rate_limit")
+SENT: Final = ("args", "meta", *SHOWN)
 """Members of a job that a copy of it has, and that clients choose."""
 ERROR: Final = ("errors", ANY)
 """One error, of which the page does not know the number."""
@@ -95,7 +94,7 @@ class Redaction:
 
     async def members(self, members: Mapping[str, Raw], job_type: str) -> dict[str, Raw]:
         """Return the members of a job or a cron job with hidden values replaced."""
-        paths = {name: path for name in members if (path := _path_of(name)) is not None}
+        paths = {name: path for name in members if (path := path_of(name)) is not None}
         values = [Value(bytes(members[name]), path, job_type) for name, path in paths.items()]
         shown = await self.apply(values)
         found = dict(members)
@@ -130,9 +129,9 @@ class Redaction:
         return found
 
 
-def _path_of(name: str) -> Path | None:
+def path_of(name: str) -> Path | None:
     """Return the path of a member of a job; None for one that the server writes."""
-    if name in _OPTIONS:
+    if name in SHOWN:
         return ("options", name)
     root = ALIASES.get(name, name)
     if root not in _VALUES and root != "options":

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Final
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.search import Term, parse_search
+from ojs_cluster.core.search_fields import FIELDS
 from ojs_cluster.ui.languages.translate import _
-from ojs_cluster.ui.redaction.redaction import ERROR, Redaction
+from ojs_cluster.ui.redaction.redaction import ERROR, Redaction, path_of
 from ojs_cluster.ui.redaction.rules import ANY, Path
 
-_ERROR_PATHS = [(*ERROR, name) for name in ("type", "code", "message")]
+_SHOWN: Final = frozenset({"id", "queue", "type", "state", "priority", "attempt", "worker"})
+"""Fields whose values are not hidden by any setting."""
+_ERROR_PATHS: Final[list[Path]] = [(*ERROR, name) for name in ("type", "code", "message")]
 
 
 def why_not_searched(query: str, redaction: Redaction) -> str:
@@ -31,7 +35,9 @@ def why_not_searched(query: str, redaction: Redaction) -> str:
     if any(rules.text(text) != text for text in texts):
         return _("The operator hides a text that this search has (OJS_UI_REDACT).")
     for term in terms:
-        paths = list(_paths_of(term))
+        paths = _paths_of(term)
+        if paths is None:
+            return _hidden(term.name)
         if redaction.by_value and any(path[0] != ERROR[0] for path in paths):
             return _(
                 "The operator hides some values of args, meta and tags, so no search reads them."
@@ -41,7 +47,7 @@ def why_not_searched(query: str, redaction: Redaction) -> str:
             if not hidden and any(_hides(rule.path, path) for rule in rules.paths):
                 hidden = ".".join(path)
             if hidden:
-                why = _("The operator hides the values of %(name)s (OJS_UI_REDACT).", name=hidden)
+                why = _hidden(hidden)
                 if term.name != "word":
                     return why
                 more = _("A word is also searched in errors.")
@@ -49,23 +55,27 @@ def why_not_searched(query: str, redaction: Redaction) -> str:
     return ""
 
 
-def _paths_of(term: Term) -> Iterator[Path]:
-    """Yield where a term reads values that the operator may hide.
+def _hidden(name: str) -> str:
+    return _("The operator hides the values of %(name)s (OJS_UI_REDACT).", name=name)
+
+
+def _paths_of(term: Term) -> list[Path] | None:
+    """Return where a term reads values that the operator may hide; None if that is not known.
 
     A name of a path may itself contain dots. Such a name is several names here.
     """
+    if term.name in _SHOWN:
+        return []
+    member = "errors" if term.name == "word" else FIELDS[term.name].content
     names = tuple(name.lower() for name in term.path)
-    match term.name:
-        case "tag":
-            yield ("options", "tags")
-        case "error" | "word":
-            yield from _ERROR_PATHS
-        case "meta":
-            yield ("meta", *names)
-        case "args":
-            yield ("args", ANY, *names)  # a member of each argument
-            if names[0].isdigit():
-                yield ("args", *names)
+    match member:
+        case "errors":
+            return _ERROR_PATHS
+        case "args":  # a member of each argument
+            named = [("args", ANY, *names)]
+            return [*named, ("args", *names)] if names[0].isdigit() else named
+    path = path_of(member)
+    return None if path is None else [(*path, *names)]
 
 
 def _name_in(path: Path, names: frozenset[str]) -> str:

@@ -20,7 +20,7 @@
   function suggestions(text) {
     if ((text.match(/(?:^|[^\\])"/g) || []).length % 2) {
       const open = text.lastIndexOf('"');
-      const before = /([a-z]+):(?:[^\s"]*,)?$/.exec(text.slice(0, open));
+      const before = /([a-z][a-z0-9_-]*):(?:[^\s"]*,)?$/.exec(text.slice(0, open));
       return before ? ofField(before[1], text.slice(open + 1), open) : null;
     }
     const start = text.search(/\S*$/);

@@ -58,24 +58,13 @@ class SearchedRecord:
         held = self.record.state is State.ACTIVE
         return (self.record.worker_id or "") if held else ""
 
-    def args(self) -> bytes:
-        """Return the arguments as a JSON array."""
-        return self._member("args")
-
-    def meta(self) -> bytes:
-        """Return ``meta`` as a JSON object, empty for none."""
-        return self._member("meta")
-
-    def tags(self) -> bytes:
-        """Return the tags as a JSON array, empty for none."""
-        return self._member("tags")
+    def member(self, name: str) -> bytes:
+        """Return a member of the job as JSON, such as its args; empty for none."""
+        return bytes(self._members.get(name, b""))
 
     def errors(self) -> Iterable[bytes]:
         """Return the kept errors as JSON objects."""
         return self.record.errors()
-
-    def _member(self, name: str) -> bytes:
-        return bytes(self._members.get(name, b""))
 
     @cached_property
     def _members(self) -> Mapping[str, msgspec.Raw]:

@@ -17,7 +17,7 @@ from ojs_client.ctl.api import ADMIN
 from ojs_client.ctl.errors import Exit, Failed
 from ojs_client.ctl.output import Row, note
 from ojs_client.ctl.progress import Bar
-from ojs_client.ctl.session import F, Session, check_terminal, confirm
+from ojs_client.ctl.session import F, Session, check_terminal, completion_of, confirm
 from ojs_client.ctl.text import counted
 from ojs_client.errors import ApiError
 
@@ -25,11 +25,6 @@ STATES: Final = (
     *("pending", "scheduled", "available", "active"),
     *("retryable", "completed", "cancelled", "discarded"),
 )
-FIELDS: Final = (
-    *("id:", "queue:", "type:", "state:", "priority:", "tag:", "worker:", "error:", "attempt:"),
-    *("args.", "meta.", "since:", "until:"),
-)
-"""The fields of a search (docs/guide/administration.md)."""
 _DONE: Final = {"cancel": "cancelled", "retry": "retried", "delete": "deleted", "purge": "purged"}
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
@@ -64,10 +59,15 @@ class Selection:
             )
 
 
-def complete_query(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+_complete_field = completion_of(
+    lambda api: api.get("/ojs/manifest").get("search_fields", ())  # none before 0.2
+)
+
+
+def complete_query(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Return the searches that begin like ``incomplete`` and go on with a field."""
     before, blank, term = incomplete.rpartition(" ")
-    return [f"{before}{blank}{name}" for name in FIELDS if name.startswith(term)]
+    return [f"{before}{blank}{name}" for name in _complete_field(ctx, param, term)]
 
 
 query_option = click.option(
