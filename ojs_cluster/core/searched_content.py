@@ -60,8 +60,12 @@ class SearchedFields(Protocol):
 class SearchedJob(SearchedFields, Protocol):
     """What a search reads of a job: its small fields, and by the methods its content."""
 
-    def member(self, name: str) -> bytes:
-        """Return a member of the job as JSON, such as its args; empty for none."""
+    def members(self) -> Mapping[str, msgspec.Raw]:
+        """Return the members that the client chose, such as the args, as JSON.
+
+        Raises:
+            msgspec.DecodeError: the stored JSON is damaged.
+        """
 
     def errors(self) -> Iterable[bytes]:
         """Return the kept errors as JSON objects."""
@@ -70,7 +74,7 @@ class SearchedJob(SearchedFields, Protocol):
 class SearchedContent:
     """The content of one job, decoded when a term first reads it."""
 
-    __slots__ = ("_arguments", "_items", "_job", "_meta", "_values")
+    __slots__ = ("_arguments", "_items", "_job", "_members", "_meta", "_values")
 
     def __init__(self, job: SearchedJob) -> None:
         """Read nothing yet.
@@ -81,6 +85,7 @@ class SearchedContent:
         self._job = job
         self._items: Sequence[msgspec.Raw] | None = None
         self._arguments: Sequence[Mapping[str, msgspec.Raw]] | None = None
+        self._members: Mapping[str, msgspec.Raw] | None = None
         self._meta: Mapping[str, msgspec.Raw] | None = None
         self._values: dict[tuple[str, tuple[str, ...]], Sequence[str]] = {}
 
@@ -117,14 +122,19 @@ class SearchedContent:
                 return self._argument_texts(path)
             case "meta":
                 if self._meta is None:
-                    self._meta = _members(self._job.member(member))
+                    self._meta = _members(self._member(member))
                 return _texts_at(self._meta, path)
-        return _scalars(self._job.member(member))
+        return _scalars(self._member(member))
+
+    def _member(self, name: str) -> bytes:
+        if self._members is None:
+            self._members = self._job.members()
+        return bytes(self._members.get(name, b""))
 
     def _argument_texts(self, path: tuple[str, ...]) -> Iterator[str]:
         """Yield the texts of an argument by its position, or of members of all arguments."""
         if self._items is None:
-            self._items = _array(self._job.member("args"))
+            self._items = _array(self._member("args"))
         if path[0].isascii() and path[0].isdigit():
             for item in self._items[int(path[0]) :][:1]:
                 yield from _member_texts(item, path[1:])

@@ -22,7 +22,6 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.jobs.read_jobs import read_some
 from ojs_cluster.store.engine.jobs.record import JobRecord
-from ojs_cluster.store.engine.jobs.searched_record import SearchedRecord
 from ojs_cluster.store.ground import cursor as cursors
 
 # The formats in which Redis returns scores.
@@ -104,9 +103,7 @@ class JobFilter:
     def admits(self, job: JobRecord) -> bool:
         """Return whether the filter admits the job."""
         return self.admits_without_content(job) and (
-            self.search is None
-            or not self.search.needs_content
-            or self.search.admits_content(SearchedRecord(job))
+            self.search is None or not self.search.needs_content or self.search.admits_content(job)
         )
 
     def admits_without_content(self, job: JobRecord) -> bool:
@@ -121,7 +118,7 @@ class JobFilter:
             and (self.worker is None or (job.worker_id, job.state) == (self.worker, State.ACTIVE))
             and (job.dead or not self.dead)
             and self._admits_time(job)
-            and (self.search is None or self.search.admits_without_content(SearchedRecord(job)))
+            and (self.search is None or self.search.admits_without_content(job))
         )
 
     @property

@@ -17,7 +17,7 @@ import orjson
 from ojs_cluster.core.errors import MalformedJob
 from ojs_cluster.core.jobs.envelope import envelope_head
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.core.raw_json import array_items, join
+from ojs_cluster.core.raw_json import array_items, join, object_members
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store.engine.jobs.stored_progress import Progress, checkpoint_bytes, read_progress
 from ojs_cluster.store.ground import job_fields as f
@@ -118,6 +118,11 @@ class JobRecord(msgspec.Struct, frozen=True):
         return value.decode() if value else None
 
     @property
+    def worker(self) -> str:
+        """The worker that holds the active job, empty for none."""
+        return (self.worker_id or "") if self.state is State.ACTIVE else ""
+
+    @property
     def lease_id(self) -> str | None:
         """The lease of the active job."""
         value = self.fields.get(f.LEASE)
@@ -132,6 +137,14 @@ class JobRecord(msgspec.Struct, frozen=True):
     def progress(self) -> Progress | None:
         """The progress of the last attempt; its value is 1.0 once the job is completed."""
         return read_progress(self.fields)
+
+    def members(self) -> Mapping[str, msgspec.Raw]:
+        """Return the members of the envelope, for a search.
+
+        Raises:
+            msgspec.DecodeError: the stored JSON is damaged.
+        """
+        return object_members(self.envelope() + b"}") or {}
 
     @property
     def size(self) -> int:

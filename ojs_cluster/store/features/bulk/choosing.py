@@ -9,7 +9,6 @@ from ojs_cluster.core.bulk.selection import BulkAction, JobSummary
 from ojs_cluster.core.errors import MalformedJob, NotFound
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.jobs import read_jobs
-from ojs_cluster.store.engine.jobs.searched_record import SearchedRecord
 from ojs_cluster.store.features.bulk.by_content import with_content
 from ojs_cluster.store.features.bulk.candidates import PAGE, Page, read_page
 from ojs_cluster.store.features.bulk_records.operation import BulkOperation, Position, Slice, Target
@@ -80,7 +79,7 @@ async def _read(store: Store, operation: BulkOperation, position: Position) -> P
         found[job_id] = JobSummary(
             *(job_id, job.state, job.queue, job.type, job.created_ms, job.finished_ms),
             *(job.priority, job.dead, job.hidden, job.replays),
-            *(job.attempt, SearchedRecord(job).worker),
+            *(job.attempt, job.worker),
         )
 
     await run_concurrently(ids, read_one)

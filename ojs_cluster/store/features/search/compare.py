@@ -10,7 +10,6 @@ import trio
 from ojs_cluster.core.search import Search
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.engine.jobs.record import JobRecord
-from ojs_cluster.store.engine.jobs.searched_record import SearchedRecord
 from ojs_cluster.store.ground.off_loop import off_loop
 
 _LARGE: Final = 32 * 1024
@@ -26,6 +25,4 @@ async def search_admits(search: Search, job: JobRecord) -> bool:
     """
     await ensure_task()
     await trio.lowlevel.checkpoint()
-    return await off_loop(
-        partial(search.admits_content, SearchedRecord(job)), job.size, large=_LARGE
-    )
+    return await off_loop(partial(search.admits_content, job), job.size, large=_LARGE)
