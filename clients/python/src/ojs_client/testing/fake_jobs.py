@@ -18,8 +18,8 @@ ENDED: Final = ("completed", "cancelled", "discarded")
 _TYPE: Final = re.compile(r"[a-z][a-z0-9_\-]*(?:\.[a-z][a-z0-9_\-]*)*")
 _QUEUE: Final = re.compile(r"[a-z0-9][a-z0-9.\-]{0,127}")
 _ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-_SHOWN: Final = ("timeout_ms", "tags", "rate_limit")
-"""Options that the envelope of a job repeats as they are."""
+_OWN_FORM: Final = {"queue", "priority", "retry", "unique", "scheduled_at", "expires_at"}
+"""Options that the envelope of a job shows in another form. It repeats the others as they are."""
 
 
 def new_id(now_ms: int) -> str:
@@ -177,7 +177,7 @@ class FakeJob:
             "max_attempts": self.retries.max_attempts,
             "args": self.args,
             "meta": self.meta,
-            **{name: self.options[name] for name in _SHOWN if name in self.options},
+            **{name: self.options[name] for name in self.options if name not in _OWN_FORM},
             "state": self.state,
             "attempt": self.attempt,
             "created_at": iso(self.created_ms),
