@@ -10,11 +10,11 @@ import pytest
 
 from ojs_cluster.core import search, search_fields
 from ojs_cluster.core.indexed_fields import parse_indexed_fields
-from ojs_cluster.core.search import parse_search
 from ojs_cluster.core.search_fields import SearchField
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.ui.pages.audit import _reasons_in
+from ojs_cluster.ui.redaction import searches
 from ojs_cluster.ui.redaction.redaction import Redaction
 from ojs_cluster.ui.redaction.searches import why_not_searched
 from ojs_cluster.ui.settings import UiSettings
