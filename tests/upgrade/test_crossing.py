@@ -32,8 +32,12 @@ NAMES = """
 import json
 import re
 from ojs_cluster.keys import SHARD_KEYS
-from ojs_cluster.store.effects import EFFECTS
-from ojs_cluster.store.ground.scripts import read_includes
+try:
+    from ojs_cluster.store.effects import EFFECTS
+    from ojs_cluster.store.ground.scripts import read_includes
+except ModuleNotFoundError:  # version 0.1
+    from ojs_cluster.store.outbox.effects import EFFECTS
+    from ojs_cluster.store.scripts import read_includes
 print(json.dumps([read_includes()["fields"], sorted(EFFECTS), sorted(SHARD_KEYS)]))
 """
 
