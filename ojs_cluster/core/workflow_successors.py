@@ -76,6 +76,9 @@ class Successors:
         Args:
             node_statuses: the node statuses, in which the jobs have ended.
             ended: numbers of the jobs.
+
+        Raises:
+            KeyError: one of them has not ended, or a job that may start now has an unknown status.
         """
         visit = _Visit(self, node_statuses, list(ended))
         for job in visit.jobs:  # grows while it is read

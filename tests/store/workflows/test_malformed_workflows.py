@@ -15,7 +15,12 @@ from ojs_cluster.store.engine.changes.delete_finished import delete_finished
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue_with_id
 from ojs_cluster.store.engine.jobs import nack as nacks
 from ojs_cluster.store.engine.jobs import read_jobs
-from ojs_cluster.store.features.workflows import read_workflows, workflow_progress, workflows
+from ojs_cluster.store.features.workflows import (
+    advance,
+    read_workflows,
+    workflow_progress,
+    workflows,
+)
 from ojs_cluster.store.features.workflows.progress_check import WorkflowCheck
 from tests.store.shortcuts import HOUR, QUEUE, ack, new_job, take
 from tests.store.workflow_jobs import (
@@ -108,6 +113,16 @@ async def test_the_end_of_its_job_is_recorded_when_it_is_repaired(
     assert await state_of(store, workflow) == "completed"
     await drain_all(store, db)
     assert_no_effects(store, db)
+
+
+async def test_the_effect_of_a_damaged_next_step_names_the_workflow(store: Store, db: Any) -> None:
+    workflow = await make(store)
+    home = home_of(store, workflow)
+    db.hset(home.workflow(workflow.id), "node_statuses", "qz")
+    [job] = await take(store)
+    payload = f"{workflow.id} 0 {job.id} completed".encode()
+    with pytest.raises(MalformedRecord, match=workflow.id):
+        await advance.on_job_ended(store, store.keys.shard_of_id(job.id), payload)
 
 
 async def test_the_end_of_a_job_that_was_removed_since_is_not_lost(store: Store, db: Any) -> None:

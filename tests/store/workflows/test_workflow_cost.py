@@ -11,8 +11,9 @@ import pytest
 import trio
 
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
 from ojs_cluster.store.features.workflows import advance
-from tests.store.shortcuts import QUEUE, ack, take
+from tests.store.shortcuts import QUEUE, ack, new_job, take
 from tests.store.workflow_jobs import (
     assert_no_effects,
     batch,
@@ -163,3 +164,31 @@ async def test_remaining_steps_are_counted_once(store: Store, db: Any) -> None:
         data = next(event[b"D"] for _, event in last if event[b"t"].endswith(b"step_completed"))
         remaining.append(json.loads(b"{%b}" % data)["steps_remaining"])
     assert remaining == [4, 3, 1, 70]
+
+
+async def test_a_starter_goes_on_after_a_step_that_a_dead_one_has_refused(
+    store: Store, other_store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes start the workflow, and one dies when it has recorded the refused step."""
+    monkeypatch.setattr(advance, "_CHUNK", 1)
+    unique = {"keys": ["type"], "on_conflict": "ignore"}
+    await enqueue(store, new_job("other", type="unique", unique=unique))
+    dead = trio.CancelScope()
+
+    async def die(moment: Moment) -> None:
+        if moment == Moment("after", "workflow_record_outcome", 1):
+            dead.cancel()
+
+    async def begin_twice(moment: Moment) -> None:
+        if moment == Moment("before", "enqueue", 1):
+            [raw] = [raw for home in store.keys for raw in db.zrange(home.running_workflows, 0, -1)]
+            with dead:
+                await advance.on_created(at_moments(other_store, die), store.keys.shard(0), raw)
+
+    steps = [step("unique", options={"unique": unique}), step("next")]
+    starter = at_moments(store, begin_twice)
+    workflow = await group(starter, step(), {"type": "chain", "steps": steps})
+    assert dead.cancelled_caught
+    assert sorted([await run_one(store), await run_one(store)]) == ["next", "step"]
+    assert await state_of(store, workflow) == "completed"
+    assert_no_effects(store, db)

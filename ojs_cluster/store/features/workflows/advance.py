@@ -125,8 +125,8 @@ async def advance(store: Store, progress: WorkflowProgress) -> None:
     if evaluation.state in ENDED:
         await _end(store, progress, immutable, evaluation.state)
         return
-    after, refused = await _start(store, progress, immutable.plan, evaluation.ready)
-    await _continue_after(store, after, refused)
+    after, ended = await _start(store, progress, immutable.plan, evaluation.ready)
+    await _continue_after(store, after, ended)
 
 
 async def _continue_after(
@@ -147,10 +147,10 @@ async def _continue_after(
         immutable = await _running_part(store, progress)
         if immutable is None:
             return
-        statuses = progress.node_statuses
-        if any(statuses[number] not in ENDED_STATUSES for number in ended):
-            raise malformed(progress.workflow_id)
-        following = immutable.successors.after(statuses, ended)
+        try:
+            following = immutable.successors.after(progress.node_statuses, ended)
+        except KeyError as error:
+            raise malformed(progress.workflow_id) from error
         if following.state in ENDED:
             await _end(store, progress, immutable, following.state)
             return
@@ -190,16 +190,18 @@ async def _start(
         known: what is known of their inputs.
 
     Returns:
-        The progress afterwards, and the numbers of the jobs that have ended because they were
-        refused.
+        The progress afterwards, and the numbers of the jobs that have ended, such as those that
+        were refused. A process that has refused one may have died before it went on.
     """
-    all_refused: list[int] = []
+    ended: list[int] = []
     for start in range(0, len(ready), _CHUNK):
         statuses = progress.node_statuses
-        chunk = [n for n in ready[start : start + _CHUNK] if statuses[n] == STATUS_UNKNOWN]
+        part = ready[start : start + _CHUNK]
+        ended += [n for n in part if statuses[n] in ENDED_STATUSES]
+        chunk = [n for n in part if statuses[n] == STATUS_UNKNOWN]
         if not chunk:
             continue
-        all_refused += await enqueue_steps(store, progress, plan, chunk, known)
+        ended += await enqueue_steps(store, progress, plan, chunk, known)
         after = await record_enqueued(store, progress.workflow_id, chunk)
         if after is None:
             return progress, ()
@@ -208,7 +210,7 @@ async def _start(
         if after.state != RUNNING:
             return after, ()
         progress = after
-    return progress, all_refused
+    return progress, ended
 
 
 async def _cancel_enqueued(store: Store, progress: WorkflowProgress) -> None:
