@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Mapping
 
 import orjson
@@ -10,11 +11,14 @@ import pytest
 from msgspec.structs import replace
 
 from ojs_cluster.core.workflow import Plan, inputs, render
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.features.workflows.enqueue_steps import _inputs_of_next
 from ojs_cluster.store.ground import job_fields as f
 from tests.core.test_workflow import parse
 from tests.core.test_workflow_successors import random_workflow
+from tests.store.shortcuts import ack, take
+from tests.store.workflow_jobs import make, step
 
 
 def fields_of(plan: Plan, number: int, results: Mapping[int, bytes]) -> list[bytes]:
@@ -48,3 +52,18 @@ def test_inputs_of_the_next_step(seed: int) -> None:
                 assert _inputs_of_next(plan, number, job, 1) is None
             else:
                 assert found is None
+
+
+async def test_inputs_of_steps_that_are_enqueued_are_not_kept(store: Store) -> None:
+    """Each of these steps has inputs of its own, although they are equal."""
+    steps = [step(id="a")] + [step(id=f"s{n}", depends_on=["a"]) for n in range(40)]
+    await make(store, steps=steps)
+    [job] = await take(store)
+    result = b'"%b"' % (b"x" * 500_000)
+    tracemalloc.start()
+    try:
+        await ack(store, job, result=result)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 30 * len(result), "a few portions, and not the inputs of all steps"

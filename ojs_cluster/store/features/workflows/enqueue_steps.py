@@ -107,7 +107,7 @@ class _Enqueuer:
     refused: list[int] = field(default_factory=list)
     """Numbers of the jobs that are refused because of their uniqueness."""
     inputs: dict[int, list[bytes]] = field(default_factory=dict)
-    """Names and values of the fields with the inputs, by the node that they are the inputs of."""
+    """Names and values of the fields with the inputs that several jobs may have, by their node."""
 
     async def enqueue(self, numbers: Sequence[int]) -> None:
         """Enqueue jobs of one shard in their order."""
@@ -164,7 +164,8 @@ class _Enqueuer:
             given = [f.PARENTS, render(list(trees), results)]
             if any(names):
                 given += (f.PARENT_NAMES, orjson.dumps(names))
-            self.inputs[node] = given
+            if node != self.plan.numbers[number]:
+                self.inputs[node] = given
         return given or ()
 
 
