@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from ojs_cluster.http.app import App
+from ojs_cluster.http.push import sse
 from ojs_cluster.http.push.frames import FrameEncoder
 from ojs_cluster.http.websocket.messages import EventMessages
 from ojs_cluster.server.embedded.servers import Embedded
@@ -219,3 +220,23 @@ async def test_a_stream_closes_its_connection_although_the_client_does_not(
         assert [event.kind for event in await stream.rest()] == ["server.shutdown"]
         with trio.fail_after(reading.DEADLINE_S):
             assert await stream.stream.receive_some(1) == b""
+
+
+async def test_a_drain_during_a_check_is_noticed(
+    standalone: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards_of = sse.shards_of
+
+    async def drain_during(*args: Any) -> Any:
+        if sse.CHECK_S == 3600.0:
+            app.drain()
+        monkeypatch.setattr(sse, "CHECK_S", 3600.0)
+        return await shards_of(*args)
+
+    monkeypatch.setattr(sse, "CHECK_S", 0.05)
+    monkeypatch.setattr(sse, "HEARTBEAT_S", 3600.0)
+    async with open_app(standalone) as app, serving(app, grace_s=3600.0) as port:
+        await Api(app).enqueue(options={"queue": "q"})
+        async with events(port, "/ojs/v1/queues/q/events") as stream:
+            monkeypatch.setattr(sse, "shards_of", drain_during)
+            assert [event.kind for event in await stream.rest()] == ["server.shutdown"]

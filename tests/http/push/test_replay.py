@@ -311,3 +311,63 @@ async def test_new_partitions_are_read(backend: Embedded, monkeypatch: pytest.Mo
             await call(shard.slot, "XADD", shard.events, "*", *entry, "q", "q")
             [event] = await stream.take(1)
         assert len(event.id.split("_")) == 5
+
+
+@pytest.mark.parametrize("last", [False, True])
+async def test_a_partition_that_another_client_finds_during_a_replay_is_read(
+    standalone: Embedded, monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
+    """Clients with the same subscriptions share the readers of their shards."""
+    between, found = replay._between, list[bool]()
+
+    async def extend_before(*args: Any) -> int:
+        if feed.readers.shards and not found and (not last or len(feed.followers) == 2):
+            found.append(True)
+            added = app.store.keys.partitions("q", 4)
+            await feed.extend(app.store, added)
+            reader = feed.readers.reader(added[3].index)
+            before = reader.position
+            entry = ("t", "job.enqueued", "j", "01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee", "y", "t")
+            await app.store.redis.call(
+                *(added[3].slot, "XADD", added[3].events, "*", *entry, "q", "q")
+            )
+
+            async def read() -> bool:
+                return reader.position != before
+
+            await until(read)
+        return await between(*args)
+
+    async with open_app(standalone) as app, serving(app) as port:
+        api = Api(app)
+        target = "/ojs/v1/queues/q/events"
+        await api.enqueue(options={"queue": "q"})
+        async with events(port, target) as stream:
+            await api.enqueue(options={"queue": "q"})
+            [first] = await stream.take(1)
+            missed = await api.enqueue(options={"queue": "q"})
+            await stream.take(1)
+            [feed] = app.push.hub._feeds.values()
+            monkeypatch.setattr(replay, "_between", extend_before)
+            async with events(port, target, {"Last-Event-ID": first.id}) as again:
+                got = [event.data["job_id"] for event in await again.take(2)]
+                after = await api.enqueue(options={"queue": "q"})
+                got += [event.data["job_id"] for event in await again.take(1)]
+    assert got == [missed["id"], "01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee", after["id"]]
+
+
+async def test_a_new_partition_without_events_is_no_gap(
+    standalone: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "_CATCH_UP_S", 3600.0)
+    async with open_app(standalone) as app, serving(app) as port:
+        api, target = Api(app), "/ojs/v1/queues/q/events"
+        await api.enqueue(options={"queue": "q"})
+        async with events(port, target) as stream:
+            await api.enqueue(options={"queue": "q"})
+            [first] = await stream.take(1)
+        await api.call("PUT", "/ojs/v1/admin/queues/q/config", {"partitions": 4})
+        missed = await api.enqueue(options={"queue": "q"})
+        async with events(port, target, {"Last-Event-ID": first.id}) as stream:
+            [event] = await stream.take(1)
+    assert event.data.get("job_id") == missed["id"], event

@@ -419,7 +419,7 @@ class Follower:
         return False
 
     def wake(self) -> None:
-        """End the present ``wait``."""
+        """End the present ``wait``, or the next one."""
         self._woken.set()
         self._waits = False
 
@@ -430,7 +430,6 @@ class Follower:
             Whether the task may take the next events.
         """
         self._has_turn = False
-        self._woken = trio.Event()
         self._waits = True
         if self._feed is not None and self.is_behind:
             self._feed.notify(self._feed)
@@ -439,6 +438,7 @@ class Follower:
                 await self._woken.wait()
         finally:
             self._waits = False
+            self._woken = trio.Event()
         return self._has_turn
 
 

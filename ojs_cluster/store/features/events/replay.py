@@ -20,7 +20,7 @@ from ojs_cluster.store.features.events.entries import (
     text_of,
 )
 from ojs_cluster.store.features.events.new_event import Gap, new_event
-from ojs_cluster.store.features.events.positions import Start
+from ojs_cluster.store.features.events.positions import EventId, Start
 from ojs_cluster.store.features.events.readers import Readers
 from ojs_cluster.store.features.events.shard_reader import BEGIN, BUSY_S, CHUNK, ShardReader
 from ojs_cluster.store.features.events.subscriber import Item, Subscription
@@ -65,13 +65,16 @@ async def replay(
     found = 0
     for number in range(_ROUNDS + 1):
         if not number:
-            for shard in readers.shards:
-                await _catch_up(readers.reader(shard.index), begin[shard.index].position)
+            for index, start in starts.items():
+                if not start.approximate:  # the stream may have no event at that time
+                    await _catch_up(readers.reader(index), start.position)
         last = number == _ROUNDS or (number > 0 and found < _FEW)
         if last:
             follow()
         # Without a pause after ``follow``: readers offer the events after these positions.
         ends = {shard.index: readers.reader(shard.index).position for shard in readers.shards}
+        # Another client of the feed may have found a new partition.
+        begin = EventId(begin).starts_of(ends) or begin
         found = 0
         for shard in readers.shards:
             start, end = begin[shard.index], ends[shard.index]
@@ -107,7 +110,8 @@ async def _between(
 ) -> int:
     """Deliver the events of one stream after ``start`` and up to ``end``; return their number."""
     position = start.position
-    if _order(position) > _order(end):  # the stream has lost its last entries in a failover
+    if _order(position) > _order(end) and not start.approximate:
+        # The stream has lost its last entries in a failover.
         gap = Gap(shard.index, end, end[0], max(end[0], position[0]))
         await deliver([(subscription, gap) for subscription in subscriptions])
     if _order(position) >= _order(end):
