@@ -48,8 +48,6 @@ _MAX_BATCHES: Final = 4
 """Maximum number of batches of one subscription in memory."""
 _MAX_REQUESTS: Final = 8
 """Maximum number of open requests to one subscription."""
-_STARTS: Final = 32
-"""Maximum number of batches and requests that begin in one turn of the event loop."""
 _MAX_IDLE: Final = 256
 """Maximum number of idle connections to receivers."""
 _PATIENCE: Final = 5
@@ -140,27 +138,6 @@ class WebhookSender:
         self._client = client or WebhookClient(settings, max_idle=_MAX_IDLE)
         self._receivers: dict[str, _Receiver] = {}
         self._busy: set[tuple[int, str]] = set()
-        self._starts = 0
-        """Number of batches and requests that have begun in this turn of the event loop."""
-        self._waiting = trio.lowlevel.ParkingLot()
-
-    async def _turn(self) -> None:
-        """Wait until a batch or a request may begin.
-
-        A request takes up to a millisecond of the event loop. If hundreds of them began in one
-        turn, they would delay the renewal of leases and all other loops.
-        """
-        if self._starts >= _STARTS:
-            await self._waiting.park()
-            return
-        self._starts += 1
-        if self._starts == 1:
-            trio.lowlevel.current_trio_token().run_sync_soon(self._begin_turn)
-
-    def _begin_turn(self) -> None:
-        self._starts = len(self._waiting.unpark(count=_STARTS))
-        if self._starts:
-            trio.lowlevel.current_trio_token().run_sync_soon(self._begin_turn)
 
     def close(self) -> None:
         """Close the idle connections to receivers."""
@@ -207,7 +184,6 @@ class WebhookSender:
             more = True
             while more:
                 async with receiver.batches:
-                    await self._turn()
                     more = await self._send_batch(shard, subscription_id, receiver)
         except OJSError as error:
             log.warning(
@@ -305,7 +281,6 @@ class WebhookSender:
         async with receiver.requests:
             if receiver.wait_until_s > trio.current_time():
                 return  # the receiver has asked to wait in the meantime
-            await self._turn()
             result = await self._attempt(subscription, delivery)
         receiver.note(result)
         outcome, delay_s = decide(result, delivery.attempts, self._settings.retry_delays_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, cast
@@ -18,7 +17,6 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.webhooks import deliveries
 from ojs_cluster.store.ground.process_state import subscriptions
 from ojs_cluster.webhooks.client import AttemptResult, WebhookClient
-from scheduler.loops import webhooks
 from scheduler.loops.webhooks import WebhookSender
 from tests.scheduler.running import put, redis_ms, store_at
 from tests.scheduler.test_webhooks import HOOKS, Answering, step, subscribed, using
@@ -197,29 +195,3 @@ def add_delivery(db: Any, shard: Shard, subscription_id: str, at_ms: int) -> str
     db.zadd(shard.webhook_pending(subscription_id), {number: at_ms})
     db.zadd(shard.webhook_due, {subscription_id: at_ms})
     return number
-
-
-async def test_deliveries_begin_a_few_at_a_time(standalone: Embedded) -> None:
-    """Otherwise they would delay the renewal of leases."""
-
-    class Turns(trio.abc.Instrument):
-        """Notes how many requests have begun before each turn of the event loop."""
-
-        def __init__(self) -> None:
-            self.calls: list[int] = []
-
-        def before_io_wait(self, timeout: float) -> None:
-            self.calls.append(client.calls)
-
-    async with store_at(standalone.url, using(HOOKS)) as store:
-        for number in range(40):
-            await subscribed(store, "job.enqueued", url=f"https://r{number}.example/")
-        client, turns = in_turn(*[200] * 80), Turns()
-        sender = sender_of(store, client)
-        await put(store, 2)
-        trio.lowlevel.add_instrument(turns)
-        await step(sender, store)
-        trio.lowlevel.remove_instrument(turns)
-        assert client.calls == 80
-        begun = [after - before for before, after in itertools.pairwise(turns.calls)]
-        assert 0 < max(begun) <= webhooks._STARTS
