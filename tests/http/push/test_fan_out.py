@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from ojs_cluster.http.app import App
-from ojs_cluster.http.push import sse
+from ojs_cluster.http.push import channels, sse
 from ojs_cluster.http.push.frames import FrameEncoder
 from ojs_cluster.http.websocket.messages import EventMessages
 from ojs_cluster.server.embedded.servers import Embedded
@@ -225,7 +225,7 @@ async def test_a_stream_closes_its_connection_although_the_client_does_not(
 async def test_a_drain_during_a_check_is_noticed(
     standalone: Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shards_of = sse.shards_of
+    shards_of = channels.shards_of
 
     async def drain_during(*args: Any) -> Any:
         if sse.CHECK_S == 3600.0:

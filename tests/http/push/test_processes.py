@@ -21,10 +21,10 @@ from tests.support.nodes import ApiNode
 
 MOST = 2000
 IDLE_KIB = 64
-"""KiB of a subscriber that waits, measured as 49."""
-SLOW_KIB = 120
-"""KiB of a subscriber that reads nothing, with its buffer and the piece that is being sent;
-measured as 82."""
+"""KiB of a subscriber that waits, measured as 42."""
+SLOW_KIB = 64
+"""KiB of a subscriber that reads nothing. It shares the piece that it is sent with others;
+measured as 44."""
 
 
 @contextmanager
