@@ -11,10 +11,21 @@ import pytest
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.queues.pauses import pause_or_resume
 from ojs_cluster.store.ground import job_fields as f
 from ojs_cluster.store.ground.process_state.depth_cache import LimitedQueues
 from tests.store.limit_jobs import key_in, keyed
-from tests.store.shortcuts import HOUR, QUEUE, ack, foreign_id, new_job, put, shard_of, take
+from tests.store.shortcuts import (
+    HOUR,
+    QUEUE,
+    ack,
+    foreign_id,
+    new_job,
+    put,
+    shard_of,
+    sibling_queue,
+    take,
+)
 from tests.support.invariants import InvariantReport
 from tests.support.recording import Recording
 
@@ -163,3 +174,52 @@ async def test_a_fetch_requests_tokens_for_blocked_jobs_in_time(
     process, scripts = recorded(store)
 
     assert (await calls_of_fetch(process, scripts))[1] == 1
+
+
+async def test_blocked_jobs_of_a_paused_queue_do_not_make_every_fetch_expensive(
+    store: Store, db: Any, consistent: Consistent
+) -> None:
+    shard = await block_one(store)
+    await pause_or_resume(store, QUEUE, "pause")
+    other = sibling_queue(store)
+    for _ in range(3):
+        await put(store, other)
+    process, scripts = recorded(store)
+    refresh_demand(db, shard, -2000)
+
+    for _ in range(3):
+        assert len(await take(process, QUEUE, other)) == 1
+
+    assert scripts.times == {"fetch": 3}
+    consistent()
+
+
+async def test_fetches_of_many_jobs_do_not_try_the_fast_path_in_vain(
+    store: Store, consistent: Consistent
+) -> None:
+    key = key_in(store, home=True)
+    for _ in range(5):
+        await keyed(store, key, concurrency=99)
+        await put(store)
+    process, scripts = recorded(store)
+
+    for _ in range(4):
+        assert len(await take(process, count=2)) == 2
+
+    assert (scripts.times["fetch"], scripts.times["fetch_full"]) == (1, 4)
+    consistent()
+
+
+async def test_fetches_that_want_more_jobs_than_there_are_do_not_try_it_in_vain(
+    store: Store, consistent: Consistent
+) -> None:
+    await block_one(store)
+    assert len(await take(store, count=9)) == 5
+    process, scripts = recorded(store)
+
+    for _ in range(3):
+        await put(store)
+        assert len(await take(process, count=2)) == 1
+
+    assert scripts.times["fetch"] == 1
+    consistent()

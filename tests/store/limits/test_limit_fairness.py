@@ -19,7 +19,17 @@ from ojs_cluster.store.engine.jobs.cancel import cancel
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from tests.store.hot_queues import put_into, spread
 from tests.store.limit_jobs import key_in, keyed, token_counts
-from tests.store.shortcuts import HOUR, QUEUE, ack, new_job, put, take, until
+from tests.store.shortcuts import (
+    HOUR,
+    QUEUE,
+    ack,
+    new_job,
+    put,
+    queues_in_other_shards,
+    shard_of,
+    take,
+    until,
+)
 from tests.store.unique_jobs import keys_there
 from tests.support.invariants import InvariantReport
 from tests.support.recording import Recording
@@ -174,6 +184,24 @@ async def test_a_fetch_behind_full_keys_makes_a_limited_number_of_calls(
     scripts.times.clear()
     assert await take(replace(store, scripts=scripts)) == []
     assert scripts.times["fetch_full"] == fetch._MAX_CALLS, "the request ends soon"
+
+
+async def test_a_fetch_of_queues_in_several_shards_may_make_as_many_calls(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "_FURTHER_CALLS", 2)
+    await block(store)
+    others = [
+        name
+        for name in queues_in_other_shards(store, 3)
+        if shard_of(store, name) is not shard_of(store)
+    ]
+    scripts = Recording(store.scripts)
+    start_deadline().at = trio.current_time() + 10  # the default time of a request
+
+    assert await take(replace(store, scripts=scripts), QUEUE, *others[:2]) == []
+
+    assert scripts.times["fetch_full"] == fetch._MAX_CALLS + 2
 
 
 @pytest.mark.parametrize("jobs", [4000, pytest.param(20_000, marks=pytest.mark.soak)])

@@ -39,7 +39,7 @@ local found, bytes, taken, blocked = nil, 0, {}, false
 for q = 5, #KEYS, 3 do -- index of the queue's first key
     local queue = redis.call('HMGET', KEYS[q], 'paused', 'limits', 'max_per_second', 'active', 'fair')
     if queue[2] or queue[3] or queue[5] then return {now, 'limited'} end
-    if (unusual > 0 or q > 5) and redis.call('ZCARD', KEYS[q + 2]) > 0 then
+    if not queue[1] and (unusual > 0 or q > 5) and redis.call('ZCARD', KEYS[q + 2]) > 0 then
 --@include requests_pending
         blocked = true
         if not requests_pending(KEYS[q]) then return {now, 'limited_job'} end

@@ -48,10 +48,11 @@ _FURTHER_CALLS = 60
 Before the first job that can start there may be blocked jobs. Each call moves 400 of them to the
 blocked jobs of their key, or requests tokens for ``_MAX_IDLE_KEYS`` keys. So later calls, and later
 fetches, begin after them (docs/adr/011)."""
-_RESERVED_S = 5.0
+_RESERVED_S = 2.0
 """A fetch makes none of the further calls in the last seconds of its request.
 
-The client then gets an empty response instead of an error."""
+The client then gets an empty response instead of an error. It is less than the part of the default
+time of a request that each of ``_MAX_SEQUENTIAL`` stages has."""
 _FIRST_IDLE_KEYS, _SCAN_IDLE_KEYS, _MAX_IDLE_KEYS = 8, 32, 128
 """Numbers of idle rate limit keys for which a call requests tokens: the first, the largest while
 there are jobs that no call has read, and the largest.
@@ -457,8 +458,12 @@ class _Fetch:
         else:
             parsed = FetchReply.parse(reply)
         fetched = parsed.records(self._worker_id, prefix)
-        if limited and fetched and LIMITED_FIELDS.isdisjoint(fetched[-1].fields):
-            store.limited_queues.pass_job(shard, queues)
+        if (
+            limited
+            and len(fetched) >= self.wanted
+            and all(LIMITED_FIELDS.isdisjoint(job.fields) for job in fetched)
+        ):
+            store.limited_queues.pass_jobs(shard, queues)
         self.jobs += fetched  # before any step that may fail: the caller releases these jobs
         (self._parent or self)._bytes += sum([job.size for job in fetched])
         for job in fetched:

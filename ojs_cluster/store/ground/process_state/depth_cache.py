@@ -153,9 +153,9 @@ class QueueDepthCache:
 class LimitedQueues:
     """The calls, by shard and queues, that need the full-path script because of limits.
 
-    The fast-path script is not tried again for ``LIMITED_S`` seconds, or until a job without limits
-    is the first one of queues that have no limits of their own. Fetches use one object of this
-    class, and enqueues use another.
+    The fast-path script is not tried again for ``LIMITED_S`` seconds, or until a fetch gets all the
+    jobs that it wants, without limits, from queues that have no limits of their own. Fetches use
+    one object of this class, and enqueues use another.
     """
 
     def __init__(self) -> None:
@@ -174,8 +174,8 @@ class LimitedQueues:
         else:
             self._by_job.discard(entry)
 
-    def pass_job(self, shard: Shard, queues: Sequence[str]) -> None:
-        """Record that a job without limits has started."""
+    def pass_jobs(self, shard: Shard, queues: Sequence[str]) -> None:
+        """Record that a fetch has got all the jobs that it wanted, without limits."""
         entry = _entry(shard, queues)
         if entry in self._by_job:
             self._by_job.discard(entry)
