@@ -125,7 +125,7 @@ async def put_unmet(store: Store, jobs: int) -> None:
         await enqueue_many(store, [new_job(rate_limit=limit) for limit in limits[at : at + 500]])
 
 
-@pytest.mark.parametrize("keys", [2000, pytest.param(20_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("keys", [2000, pytest.param(12_000, marks=pytest.mark.soak)])
 async def test_a_plain_job_behind_many_full_keys_waits_for_few_requests(
     store: Store, consistent: Consistent, keys: int
 ) -> None:
@@ -135,15 +135,16 @@ async def test_a_plain_job_behind_many_full_keys_waits_for_few_requests(
 
     assert await looks_until(replace(store, scripts=scripts), [plain]) == 1
 
-    calls = keys / 400 + 1
-    assert scripts.times["fetch_full"] <= calls
+    calls = keys / 200 + 1
+    # A call that passes more keys blocks its node for more than 10 ms.
+    assert keys / 200 <= scripts.times["fetch_full"] <= calls
     assert scripts.times["limit_request"] <= 32 * calls
     consistent()
 
 
 def calls_for(keys: int) -> float:
     """Return how many calls pass the first jobs of this many full keys (docs/adr/011)."""
-    return keys / 400 + keys / 128 + 6
+    return keys / 200 + keys / 128 + 6
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,9 @@ _MAX_CALLS = 4
 _FURTHER_CALLS = 60
 """How many calls a fetch without jobs may make above ``_MAX_CALLS``, over all of its shards.
 
-Before the first job that can start there may be blocked jobs. Each call moves 400 of them to the
-blocked jobs of their key, or requests tokens for ``_MAX_IDLE_KEYS`` keys. So later calls, and later
-fetches, begin after them (docs/adr/011)."""
+Before the first job that can start there may be blocked jobs. Each call moves 200 to 400 of them to
+the blocked jobs of their key, or requests tokens for ``_MAX_IDLE_KEYS`` keys. So later calls, and
+later fetches, begin after them (docs/adr/011)."""
 _RESERVED_S = 2.0
 """A fetch makes none of the further calls in the last seconds of its request.
 
@@ -59,8 +59,8 @@ there are jobs that no call has read, and the largest.
 
 An idle key has no pending token request. The first call requests tokens for the best jobs instead.
 Then the number of keys grows by a factor of four with each call. So few granted tokens stay unused,
-and a thousand exhausted keys take ten calls. Requests take longer than reading, and a job that has
-not been read yet may need no token."""
+and a thousand exhausted keys take twelve calls. Requests take longer than reading, and a job that
+has not been read yet may need no token."""
 _FULL_PATH: Final = (b"full_path", b"limited", b"limited_job")
 """Replies of ``fetch.lua`` after which ``fetch_full.lua`` is run."""
 _UNREAD_JOBS: Final = 2
