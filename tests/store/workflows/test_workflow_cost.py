@@ -91,7 +91,7 @@ async def test_a_starter_goes_on_where_a_dead_one_ended(store: Store, db: Any) -
         taken = await take(store, count=100)
         assert len(taken) in (0, len(jobs))
         if taken:
-            marks.add(calls["workflow_record_enqueued"] - calls["outbox_record_attempt"])
+            marks.add(calls["workflow_record_enqueued"] - calls["outbox_record_delivered"])
         for job in taken:
             await ack(store, job)
         if not died:
