@@ -37,7 +37,8 @@ def drained(worker: Program) -> None:
     """Stop a worker as a deployment does; it must end cleanly."""
     worker.signal(signal.SIGTERM)
     assert worker.wait_exit() == 0, worker.output
-    assert "Traceback" not in worker.output
+    failures = worker.output.count("attempt failed")
+    assert worker.output.count("\nTraceback") <= failures, worker.output
 
 
 def test_the_email_worker_sends_repeats_and_gives_up(server_url: str, client: SyncClient) -> None:

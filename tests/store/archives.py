@@ -139,6 +139,8 @@ def as_restored(text: bytes, *, same_shards: bool) -> dict[tuple[str, str], dict
     """
     found = content(text)
     for (kind, _), line in found.items():
+        if kind == "workflow":
+            line.pop("left", None)  # is counted again
         if kind == "job" and line["state"] == "active":
             line["state"] = "available"
             line["position"] = 0

@@ -21,6 +21,8 @@ from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine import aliases
+from ojs_cluster.store.engine.enqueue import batch_attempt
+from ojs_cluster.store.engine.enqueue import enqueue as store_enqueue
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.engine.jobs.record import JobRecord
@@ -310,8 +312,8 @@ async def test_a_late_request_stores_nothing_when_its_id_was_taken_over(
         job, stalled, taken = msgspec.structs.replace(late, queue=QUEUE), False, False
 
         def good_for(ms: int) -> None:
-            for module in ("enqueue", "batch_attempt"):
-                monkeypatch.setattr(f"ojs_cluster.store.enqueue.{module}.CLAIM_MS", ms)
+            for module in (store_enqueue, batch_attempt):
+                monkeypatch.setattr(module, "CLAIM_MS", ms)
 
         async def drop_if_unused() -> None:
             nonlocal stalled, taken
