@@ -81,6 +81,11 @@ def _around(before: bytes, after: bytes, read: Callable[[bytes], Any]) -> Callab
     return lambda raw: read(before + raw + after)
 
 
+def _fingerprint_of(args: bytes) -> str:
+    raw_json.check_text(args)  # as for each request: what nests deeper never gets further
+    return fingerprint(_policy, job_type="t", queue="q", args=args, meta=b"{}")
+
+
 def _text(read: Callable[[str], Any], before: str = "", after: str = "") -> Callable[[bytes], Any]:
     return lambda raw: read(before + raw.decode() + after)
 
@@ -113,7 +118,7 @@ PARSERS: dict[str, tuple[int, tuple[bytes, ...], Callable[[bytes], Any]]] = {
         _around(
             b'["',
             b'"]',
-            lambda raw: fingerprint(_policy, job_type="t", queue="q", args=raw, meta=b"{}"),
+            _fingerprint_of,
         ),
     ),
     "fingerprint of numbers": (
@@ -122,7 +127,7 @@ PARSERS: dict[str, tuple[int, tuple[bytes, ...], Callable[[bytes], Any]]] = {
         _around(
             b"[",
             b"1]",
-            lambda raw: fingerprint(_policy, job_type="t", queue="q", args=raw, meta=b"{}"),
+            _fingerprint_of,
         ),
     ),
     "head": (
