@@ -11,11 +11,12 @@ A wildcard is not accepted, because the spec forbids it for endpoints that need 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Final
 
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Headers, Request, Response
-from ojs_cluster.http.routing.router import QueueAccess, Route, TenantAccess
+from ojs_cluster.http.routing.router import NO_DATA, Route
 
 _METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _REQUEST_HEADERS: Final = "Content-Type, Accept, Authorization, X-Request-Id, OJS-Version"
@@ -72,12 +73,5 @@ def preflight_response(request: Request) -> Response:
     )
 
 
-PREFLIGHT: Final = Route(
-    "OPTIONS",
-    "*",
-    _answer_preflight,
-    queue_access=QueueAccess.NONE,
-    tenants=TenantAccess.NONE,
-    open=True,
-)
+PREFLIGHT: Final = Route("OPTIONS *", _answer_preflight, replace(NO_DATA, open=True))
 """The route of every preflight request. It is not in the table, because it has no path."""

@@ -209,7 +209,7 @@ def base_of(text: str) -> str:
 
 def record_login(app: App, head: Request, principal: Principal) -> None:
     """Record a successful login in the audit."""
-    route = Route("POST", "/ui/login", _no_handler, action="ui.login")
+    route = Route("POST /ui/login", _no_handler, action="ui.login")
     app.audit.record_response(head, new_request_id(), route, (), principal, Response(303, b""))
 
 

@@ -507,7 +507,7 @@ async def test_a_bug_is_logged_and_not_leaked(
     async def broken(_app: object, _request: Request) -> Response:
         raise RuntimeError("the secret reason")
 
-    router = HttpRouter([Route("GET", "/broken", broken)])
+    router = HttpRouter([Route("GET /broken", broken)])
     monkeypatch.setattr("ojs_cluster.http.admission.router_for", lambda _hooks: router)
     reply = await api.get("/broken", headers={"X-Request-Id": "find-me"})
     assert (reply.status, reply.error["code"]) == (500, "internal_error")
@@ -530,7 +530,7 @@ async def test_an_error_from_a_nursery_reaches_the_client(
             nursery.start_soon(refuse)
         raise AssertionError
 
-    router = HttpRouter([Route("GET", "/grouped", handler)])
+    router = HttpRouter([Route("GET /grouped", handler)])
     monkeypatch.setattr("ojs_cluster.http.admission.router_for", lambda _hooks: router)
     reply = await api.get("/grouped")
     assert (reply.status, reply.error["message"]) == (409, "not now")

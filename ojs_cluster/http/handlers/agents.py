@@ -86,9 +86,6 @@ async def pause(app: App, request: Request, job_id: str) -> Response:
 
     An available job becomes pending. An attempt that runs may end; if it does not complete the job,
     the job waits for the agent too.
-
-    ``POST /ojs/v1/agents/{id}/pause``, aliases ``POST /v1/agents/{id}/pause`` and
-    ``POST /v1/agent/jobs/{id}/pause``
     """
     fields.job_id(job_id)
     body = decode(_pause_decoder, request, app.settings.limits, optional=True)
@@ -97,11 +94,7 @@ async def pause(app: App, request: Request, job_id: str) -> Response:
 
 
 async def resume(app: App, request: Request, job_id: str) -> Response:
-    """Resume a paused agent with the decision of a human. A job that was held is available.
-
-    ``POST /ojs/v1/agents/{id}/resume``, aliases ``POST /v1/agents/{id}/resume`` and
-    ``POST /v1/agent/jobs/{id}/resume``
-    """
+    """Resume a paused agent with the decision of a human. A job that was held is available."""
     fields.job_id(job_id)
     body = decode(_resume_decoder, request, app.settings.limits, optional=True)
     metadata = body.metadata or {}
@@ -118,9 +111,6 @@ async def fork(app: App, request: Request, job_id: str) -> Response:
     """Add a branch to an agent: its history up to a turn.
 
     Turn n is the n-th entry of the list ``turns`` in the checkpoint of the job.
-
-    ``POST /ojs/v1/agents/{id}/fork``, aliases ``POST /v1/agents/{id}/fork`` and
-    ``POST /v1/agent/jobs/{id}/fork``
     """
     fields.job_id(job_id)
     body = decode(_fork_decoder, request, app.settings.limits, optional=True)
@@ -132,11 +122,7 @@ async def fork(app: App, request: Request, job_id: str) -> Response:
 
 
 async def merge(app: App, request: Request, job_id: str) -> Response:
-    """Merge two branches. They conflict at each turn that both have with different content.
-
-    ``POST /ojs/v1/agents/{id}/merge``, aliases ``POST /v1/agents/{id}/merge`` and
-    ``POST /v1/agent/jobs/{id}/merge``
-    """
+    """Merge two branches. They conflict at each turn that both have with different content."""
     fields.job_id(job_id)
     body = decode(_merge_decoder, request, app.settings.limits)
     if body.strategy not in STRATEGIES:
@@ -160,8 +146,6 @@ async def tool_retry(app: App, request: Request, job_id: str) -> Response:
 
     ``ext_agent_v2.tool_retry`` of the job has ``max_attempts`` (3 by default), ``provider`` and
     ``alternate_provider``.
-
-    ``POST /ojs/v1/agents/{id}/tool-retry``
     """
     fields.job_id(job_id)
     body = decode(_tool_retry_decoder, request, app.settings.limits)
@@ -183,10 +167,7 @@ async def tool_retry(app: App, request: Request, job_id: str) -> Response:
 
 
 async def state(app: App, _request: Request, job_id: str) -> Response:
-    """Return the state of an agent, its last decision and its branches.
-
-    ``GET /ojs/v1/agents/{id}/state``, alias ``GET /v1/agents/{id}/state``
-    """
+    """Return the state of an agent, its last decision and its branches."""
     job, record = await agents.read(app.store, fields.job_id(job_id))
     return replies.json_response(
         200,

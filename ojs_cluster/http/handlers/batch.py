@@ -22,7 +22,7 @@ from ojs_cluster.store.ground.off_loop import off_loop
 async def enqueue_many(app: App, request: Request) -> Response:
     """Enqueue all jobs of the body, or none of them.
 
-    ``POST /ojs/v1/jobs/batch`` (spec: ojs-http-binding 9.2)
+    (spec: ojs-http-binding 9.2)
     """
     if request.body:
         require_json(request)

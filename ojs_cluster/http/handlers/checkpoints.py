@@ -29,8 +29,7 @@ _decoder = msgspec.json.Decoder(CheckpointBody)
 async def save(app: App, request: Request, job_id: str) -> Response:
     """Store a checkpoint of a job.
 
-    ``PUT`` and ``POST /ojs/v1/jobs/{id}/checkpoint`` (spec: ojs-durable-execution 4.1),
-    ``POST /ojs/v1/checkpoints/{id}``
+    (spec: ojs-durable-execution 4.1)
     """
     fields.job_id(job_id)
     body = await decode_large(_decoder, request, app.settings.limits, outer_levels=1)
@@ -53,7 +52,7 @@ async def save(app: App, request: Request, job_id: str) -> Response:
 async def get(app: App, _request: Request, job_id: str) -> Response:
     """Return the checkpoint of a job.
 
-    ``GET /ojs/v1/jobs/{id}/checkpoint`` (spec: ojs-durable-execution 4.3)
+    (spec: ojs-durable-execution 4.3)
 
     Raises:
         NotFound: the job does not exist, or has no checkpoint.
@@ -67,18 +66,14 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
 async def delete(app: App, _request: Request, job_id: str) -> Response:
     """Delete the checkpoint of a job; a job without one gets the same response.
 
-    ``DELETE /ojs/v1/jobs/{id}/checkpoint`` (spec: ojs-durable-execution 4.4),
-    ``DELETE /ojs/v1/checkpoints/{id}``
+    (spec: ojs-durable-execution 4.4)
     """
     await checkpoints.delete(app.store, fields.job_id(job_id))
     return Response(200, b'{"deleted":true,"job_id":"%b"}' % job_id.encode())
 
 
 async def resume(app: App, _request: Request, job_id: str) -> Response:
-    """Return whether a job has a checkpoint, and the checkpoint.
-
-    ``GET /ojs/v1/checkpoints/{id}/resume``
-    """
+    """Return whether a job has a checkpoint, and the checkpoint."""
     stored = await checkpoints.read_checkpoint(app.store, fields.job_id(job_id))
     if stored is None:
         return Response(200, b'{"has_checkpoint":false,"checkpoint":null}')

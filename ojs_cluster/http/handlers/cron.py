@@ -42,7 +42,7 @@ async def list_crons(app: App, request: Request) -> Response:
     The response repeats the list under the names of the HTTP binding, the OpenAPI document, the
     cron document and the Ruby SDK.
 
-    ``GET /ojs/v1/cron?enabled&limit&offset&cursor`` (spec: ojs-cron 8.2)
+    (spec: ojs-cron 8.2)
     """
     given = query.parameters(request.query)
     page = query.page(given, CRONS)
@@ -68,7 +68,7 @@ async def list_crons(app: App, request: Request) -> Response:
 async def register(app: App, request: Request) -> Response:
     """Store a cron job, or replace the cron job of the same name. Both return the status 201.
 
-    ``POST /ojs/v1/cron`` (spec: ojs-cron 8.1)
+    (spec: ojs-cron 8.1)
     """
     if request.body:
         require_json(request)
@@ -101,7 +101,7 @@ async def _check_args(app: App, definition: CronDefinition) -> list[str]:
 async def get(app: App, _request: Request, name: str) -> Response:
     """Return a cron job.
 
-    ``GET /ojs/v1/cron/{name}`` (spec: ojs-cron 8.3)
+    (spec: ojs-cron 8.3)
     """
     return _response(200, await store_cron.get(app.store, name))
 
@@ -109,7 +109,7 @@ async def get(app: App, _request: Request, name: str) -> Response:
 async def change(app: App, request: Request, name: str) -> Response:
     """Change a cron job: replace its members by those that the body contains.
 
-    ``PATCH /ojs/v1/cron/{name}`` (spec: ojs-cron 8)
+    (spec: ojs-cron 8)
     """
     if request.body:
         require_json(request)
@@ -140,7 +140,7 @@ async def change(app: App, request: Request, name: str) -> Response:
 async def pause(app: App, _request: Request, name: str) -> Response:
     """Disable a cron job. The request body is ignored.
 
-    ``POST /ojs/v1/cron/{name}/pause`` (spec: ojs-cron 8.5)
+    (spec: ojs-cron 8.5)
     """
     return await _set_enabled(app, name, enabled=False)
 
@@ -148,7 +148,7 @@ async def pause(app: App, _request: Request, name: str) -> Response:
 async def resume(app: App, _request: Request, name: str) -> Response:
     """Enable a cron job. The request body is ignored.
 
-    ``POST /ojs/v1/cron/{name}/resume`` (spec: ojs-cron 8.5)
+    (spec: ojs-cron 8.5)
     """
     return await _set_enabled(app, name, enabled=True)
 
@@ -156,7 +156,7 @@ async def resume(app: App, _request: Request, name: str) -> Response:
 async def drop(app: App, _request: Request, name: str) -> Response:
     """Delete a cron job.
 
-    ``DELETE /ojs/v1/cron/{name}`` (spec: ojs-cron 8.4)
+    (spec: ojs-cron 8.4)
     """
     cron = await store_cron.delete(app.store, name)
     return _response(200, cron, b',"deleted":true,"name":%b' % replies.quoted(name))
@@ -168,7 +168,7 @@ async def trigger(app: App, request: Request, name: str) -> Response:
     If the job would duplicate a unique job, the status is 200 and the response has the existing
     job.
 
-    ``POST /ojs/v1/cron/{name}/trigger`` (spec: ojs-cron 8)
+    (spec: ojs-cron 8)
     """
     if request.queues is not None:
         definition = (await store_cron.get(app.store, name)).definition
@@ -188,7 +188,7 @@ async def history(app: App, request: Request, name: str) -> Response:
     ``executions`` has the same entries for the command line client. ``state`` is the outcome, and
     ``started_at`` the time at which the job was enqueued.
 
-    ``GET /ojs/v1/cron/{name}/history?limit`` (spec: ojs-cron 8)
+    (spec: ojs-cron 8)
     """
     limit = query.integer(query.parameters(request.query), "limit", 50, low=1, high=HISTORY_KEPT)
     items = []

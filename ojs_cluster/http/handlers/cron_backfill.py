@@ -40,8 +40,6 @@ async def run(app: App, request: Request, name: str) -> Response:
     of the same occurrence, so an occurrence that has fired, or was backfilled before, is not
     enqueued again while its job is kept. The overlap policy does not apply. A disabled cron job
     can be backfilled, too.
-
-    ``POST /ojs/v1/cron/{name}/backfill``
     """
     body = decode(_decoder, request, app.settings.limits)
     from_ms, to_ms = _ms(body.from_, "from"), _ms(body.to, "to")

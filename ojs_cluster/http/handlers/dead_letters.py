@@ -24,7 +24,7 @@ async def list_dead(app: App, request: Request) -> Response:
     some queues and it names no queue, the order is newest first within each shard, and ``total`` is
     absent.
 
-    ``GET /ojs/v1/dead-letter?queue&limit&offset&cursor`` (spec: ojs-http-binding 12.1)
+    (spec: ojs-http-binding 12.1)
     """
     given = query.parameters(request.query)
     queue = check_queue(given["queue"], field="queue") if given.get("queue") else None
@@ -58,7 +58,7 @@ async def stats(app: App, request: Request) -> Response:
     are too many dead letters to read all their types. If the API key is restricted to some queues,
     the numbers are those of the first 1000 queues, by name, that it may access.
 
-    ``GET /ojs/v1/dead-letter/stats`` (spec: ojs-dead-letter 10.1)
+    (spec: ojs-dead-letter 10.1)
     """
     totals = await store_dead.get_stats(app.store, request.queues)
     value: dict[str, Any] = {
@@ -76,7 +76,7 @@ async def stats(app: App, request: Request) -> Response:
 async def get(app: App, _request: Request, job_id: str) -> Response:
     """Return a dead letter.
 
-    ``GET /ojs/v1/dead-letter/{id}`` (spec: ojs-dead-letter 9.2)
+    (spec: ojs-dead-letter 9.2)
     """
     return replies.job_response(200, await store_dead.get(app.store, fields.job_id(job_id)))
 
@@ -84,7 +84,7 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
 async def retry(app: App, request: Request, job_id: str) -> Response:
     """Make the job of a dead letter available again. The request body is ignored.
 
-    ``POST /ojs/v1/dead-letter/{id}/retry`` (spec: ojs-http-binding 12.2)
+    (spec: ojs-http-binding 12.2)
     """
     cause = cause_of(app, request)
     job = await store_dead.retry(app.store, fields.job_id(job_id), cause)
@@ -94,7 +94,7 @@ async def retry(app: App, request: Request, job_id: str) -> Response:
 async def delete(app: App, _request: Request, job_id: str) -> Response:
     """Delete a dead letter.
 
-    ``DELETE /ojs/v1/dead-letter/{id}`` (spec: ojs-http-binding 12.3)
+    (spec: ojs-http-binding 12.3)
     """
     await store_dead.delete(app.store, fields.job_id(job_id))
     return replies.json_response(200, {"deleted": True, "job_id": job_id})

@@ -22,8 +22,6 @@ async def change(app: App, request: Request, job_id: str) -> Response:
     The body names the members to change. The others keep their values. ``null`` removes
     ``timeout_ms``, ``expires_at`` or ``tags``. Only a scheduled job can get another
     ``scheduled_at``. A unique job keeps its args and meta, because they identify it.
-
-    ``PATCH /ojs/v1/jobs/{id}``
     """
     job, warnings = await _changed(app, request, job_id)
     response = replies.job_response(200, job)
@@ -34,8 +32,6 @@ async def change_as_admin(app: App, request: Request, job_id: str) -> Response:
     """Change members of a job that waits. The members of the job are at the top level.
 
     The body is that of ``PATCH /ojs/v1/jobs/{id}``.
-
-    ``PATCH /ojs/v1/admin/jobs/{id}``
     """
     job, _warnings = await _changed(app, request, job_id)
     return Response(200, job.json())

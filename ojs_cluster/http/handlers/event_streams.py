@@ -42,8 +42,7 @@ _HEADERS: Final[Headers] = (
 async def stream_events(app: App, request: Request) -> Response:
     """Stream the events of a job, of a queue or of the cluster.
 
-    ``GET /ojs/v1/events/stream?channel&types&queue``; ``channel`` is ``job:ID``, ``queue:NAME`` or
-    ``all``, the default. A queue need not exist yet.
+    The queue need not exist yet.
     """
     given = query.parameters(request.query)
     channel = parse_channel(given["channel"]) if given.get("channel") else ALL
@@ -58,7 +57,7 @@ async def stream_events(app: App, request: Request) -> Response:
 async def stream_job(app: App, request: Request, job_id: str) -> Response:
     """Stream the events of a job; the stream ends when the job has ended.
 
-    ``GET /ojs/v1/jobs/{id}/events?types`` (spec: ojs-realtime 2.1)
+    (spec: ojs-realtime 2.1)
     """
     channel = Channel(f"job:{job_id}", "job", fields.job_id(job_id))
     await check_access(app, request, channel)
@@ -68,7 +67,7 @@ async def stream_job(app: App, request: Request, job_id: str) -> Response:
 async def stream_queue(app: App, request: Request, name: str) -> Response:
     """Stream the events of a queue that exists.
 
-    ``GET /ojs/v1/queues/{name}/events?types`` (spec: ojs-realtime 2.2)
+    (spec: ojs-realtime 2.2)
     """
     channel = Channel(f"queue:{name}", "queue", check_queue(name, field="name"))
     await check_queue_exists(app, name)
@@ -78,7 +77,7 @@ async def stream_queue(app: App, request: Request, name: str) -> Response:
 async def upgrade(_app: App, _request: Request) -> Response:
     """Refuse a request that does not open a WebSocket; ``push.websocket`` serves the others.
 
-    ``GET /ojs/v1/ws`` (spec: ojs-realtime 3.1)
+    (spec: ojs-realtime 3.1)
     """
     raise UpgradeRequired("open a WebSocket to this path")
 
@@ -86,7 +85,7 @@ async def upgrade(_app: App, _request: Request) -> Response:
 async def stream_progress(app: App, request: Request, job_id: str) -> Response:
     """Stream the progress of a job; the stream ends when the job has ended.
 
-    ``GET /ojs/v1/jobs/{id}/progress/stream`` (spec: ojs-progress 7.2)
+    (spec: ojs-progress 7.2)
     """
     channel = Channel(f"job:{job_id}", "job", fields.job_id(job_id))
     await check_access(app, request, channel)

@@ -20,9 +20,9 @@ from ojs_cluster.store.features.events.listing import (
 async def list_events(app: App, request: Request) -> Response:
     """List events: oldest first from a cursor, or newest first by the number of the page.
 
-    ``GET /ojs/v1/events?types&queues&job_types&since&after&limit``, or ``?page&per_page`` with the
-    same filters. ``type`` is an alias of ``types``. Without a cursor, the first page starts at the
-    time ``since`` (spec: ojs-events 6.4).
+    Without a cursor, the first page starts at the time ``since``.
+
+    (spec: ojs-events 6.4)
     """
     given = query.parameters(request.query)
     queues = query.names(given, "queues")

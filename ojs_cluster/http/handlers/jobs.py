@@ -43,7 +43,7 @@ _MAX_SKIP_READS = 100
 async def enqueue(app: App, request: Request) -> Response:
     """Enqueue a job.
 
-    ``POST /ojs/v1/jobs`` (spec: ojs-http-binding 9.1)
+    (spec: ojs-http-binding 9.1)
     """
     if request.body:
         require_json(request)
@@ -86,7 +86,7 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
     The job is the member ``job`` of the response. Its members are also repeated at the top level,
     where the Ruby SDK and the command line client read them.
 
-    ``GET /ojs/v1/jobs/{id}`` (spec: ojs-http-binding 9.3)
+    (spec: ojs-http-binding 9.3)
     """
     return replies.whole_job_response(await store_jobs.get(app.store, fields.job_id(job_id)))
 
@@ -94,7 +94,6 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
 async def cancel(app: App, request: Request, job_id: str) -> Response:
     """Cancel a job. The request body is ignored.
 
-    ``DELETE /ojs/v1/jobs/{id}``, alias ``POST /ojs/v1/jobs/{id}/cancel``
     (spec: ojs-http-binding 9.4)
     """
     job = await store_cancel.cancel(app.store, fields.job_id(job_id), cause=cause_of(app, request))
@@ -104,7 +103,7 @@ async def cancel(app: App, request: Request, job_id: str) -> Response:
 async def activate(app: App, _request: Request, job_id: str) -> Response:
     """Make a pending job available.
 
-    ``POST /ojs/v1/jobs/{id}/activate`` (spec: ojs-http-binding 9.5)
+    (spec: ojs-http-binding 9.5)
     """
     job = await store_activate.activate(app.store, fields.job_id(job_id))
     return replies.job_response(200, job)
@@ -120,7 +119,6 @@ async def list_jobs(app: App, request: Request) -> Response:
     of the search has found the jobs, if it has (``store.search.indexed``). The index may lack jobs,
     so ``complete`` is false then. With ``index=false`` all jobs are searched.
 
-    ``GET /ojs/v1/jobs?state&queue&type&query&index&sort&order&limit&cursor&offset``
     (spec: ojs-http-binding 17)
     """
     given = query.parameters(request.query)

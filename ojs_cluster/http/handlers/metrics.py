@@ -13,7 +13,7 @@ from ojs_cluster.http.messages import Request, Response
 async def scrape(app: App, request: Request) -> Response:
     """Return the metrics of the cluster, and the metrics of this node's responses.
 
-    ``GET /metrics`` (spec: ojs-observability)
+    (spec: ojs-observability)
     """
     node = [*exposition.traffic_families(app.traffic), app.maintenance.family()]
     return await exposition.exposition(request, node, app.cluster_exposition)
@@ -24,8 +24,6 @@ async def summary(app: App, request: Request) -> Response:
 
     With ``format=prometheus`` the response is that of ``/metrics``. The counters sum the queues
     that ``/metrics`` shows.
-
-    ``GET /ojs/v1/metrics?format``
     """
     if query.parameters(request.query).get("format") == "prometheus":
         return await scrape(app, request)

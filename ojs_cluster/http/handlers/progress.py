@@ -46,10 +46,7 @@ _decoder = msgspec.json.Decoder(ProgressBody)
 
 
 async def report(app: App, request: Request) -> Response:
-    """Store the progress of the job that the body names.
-
-    ``POST /ojs/v1/workers/progress``
-    """
+    """Store the progress of the job that the body names."""
     body = decode(_decoder, request, app.settings.limits)
     job_id = named_job(body.job_id or body.id)
     await check_job(app, request, job_id)
@@ -59,7 +56,7 @@ async def report(app: App, request: Request) -> Response:
 async def report_by_path(app: App, request: Request, job_id: str) -> Response:
     """Store the progress of the job in the path.
 
-    ``PUT /ojs/v1/jobs/{id}/progress`` (spec: ojs-progress 6.1)
+    (spec: ojs-progress 6.1)
     """
     fields.job_id(job_id)
     return await _report(app, job_id, decode(_decoder, request, app.settings.limits))
@@ -68,7 +65,7 @@ async def report_by_path(app: App, request: Request, job_id: str) -> Response:
 async def get(app: App, _request: Request, job_id: str) -> Response:
     """Return the progress of a job; its members are null if none was reported.
 
-    ``GET /ojs/v1/jobs/{id}/progress`` (spec: ojs-progress 7.1)
+    (spec: ojs-progress 7.1)
     """
     job = await store_jobs.get(app.store, fields.job_id(job_id))
     return Response(200, body_of(job), _headers(job))

@@ -66,7 +66,7 @@ async def create(app: App, request: Request) -> Response:
     If the process dies after the queue was created, a part of the configuration may be missing. The
     client then sends it by ``PUT /ojs/v1/queues/{name}``.
 
-    ``POST /ojs/v1/queues`` (spec: ojs-queue-config 9.2)
+    (spec: ojs-queue-config 9.2)
     """
     body = decode(_create_decoder, request, app.settings.limits)
     check_queue(body.name, field="name")
@@ -84,7 +84,7 @@ async def put(app: App, request: Request, name: str) -> Response:
 
     The queue is kept without jobs until it is deleted.
 
-    ``PUT /ojs/v1/queues/{name}`` (spec: ojs-queue-config 9.1)
+    (spec: ojs-queue-config 9.1)
     """
     check_queue(name, field="name")
     body = decode(_put_decoder, request, app.settings.limits)
@@ -112,7 +112,7 @@ async def delete(app: App, request: Request, name: str) -> Response:
     The response has the status 202 if jobs are left after some seconds. Then the scheduler
     continues the bulk operation that the response names, and the queue drains meanwhile.
 
-    ``DELETE /ojs/v1/queues/{name}`` (spec: ojs-queue-config 9.4)
+    (spec: ojs-queue-config 9.4)
     """
     check_queue(name, field="name")
     body = decode(_delete_decoder, request, app.settings.limits, optional=True)

@@ -44,7 +44,7 @@ _purge_decoder = msgspec.json.Decoder(QueuePurgeBody)
 async def list_queues(app: App, request: Request) -> Response:
     """List queues by name.
 
-    ``GET /ojs/v1/queues?limit&offset&cursor`` (spec: ojs-http-binding 11.1)
+    (spec: ojs-http-binding 11.1)
     """
     page = query.page(query.parameters(request.query), QUEUES)
     found, total, last = await store_queues.list_queues(
@@ -64,7 +64,7 @@ async def list_queues(app: App, request: Request) -> Response:
 async def get(app: App, request: Request, name: str) -> Response:
     """Return a queue with its counts. For a request of a tenant, they are those of its jobs.
 
-    ``GET /ojs/v1/queues/{name}`` (spec: ojs-queue-config 9.3)
+    (spec: ojs-queue-config 9.3)
     """
     check_queue(name, field="name")
     if not await store_queues.exists(app.store, name):
@@ -85,7 +85,7 @@ async def stats(app: App, request: Request, name: str) -> Response:
     The SDKs, which send ``OJS-Version``, and the command line client get the name of the queue as
     ``queue``. Other clients get an object, as in the OpenAPI document and the conformance suites.
 
-    ``GET /ojs/v1/queues/{name}/stats`` (spec: ojs-http-binding 11.2)
+    (spec: ojs-http-binding 11.2)
     """
     members = _stats(await _read_stats(app, request, check_queue(name, field="name")))
     if request.tenant is not None:
@@ -103,7 +103,7 @@ async def priority_stats(app: App, _request: Request, name: str) -> Response:
 
     An unknown queue has no jobs.
 
-    ``GET /ojs/v1/queues/{name}/priority-stats`` (spec: ojs-priority)
+    (spec: ojs-priority)
     """
     counts = await count_by_priority(app.store, check_queue(name, field="name"))
     return replies.json_response(
@@ -119,7 +119,7 @@ async def priority_stats(app: App, _request: Request, name: str) -> Response:
 async def pause(app: App, _request: Request, name: str) -> Response:
     """Pause a queue, so that workers get no jobs from it. The request body is ignored.
 
-    ``POST /ojs/v1/queues/{name}/pause`` (spec: ojs-http-binding 11.3)
+    (spec: ojs-http-binding 11.3)
     """
     return await _change_state(app, name, "pause", "paused_at")
 
@@ -130,7 +130,7 @@ async def drain(app: App, _request: Request, name: str) -> Response:
     Jobs that were accepted before are never refused: retries, scheduled jobs and later steps of
     workflows still enter the queue.
 
-    ``POST /ojs/v1/queues/{name}/drain`` (spec: ojs-queue-config 5.1)
+    (spec: ojs-queue-config 5.1)
     """
     return await _change_state(app, name, "drain", "draining_at")
 
@@ -138,7 +138,7 @@ async def drain(app: App, _request: Request, name: str) -> Response:
 async def resume(app: App, _request: Request, name: str) -> Response:
     """Resume a queue that is paused or draining. The request body is ignored.
 
-    ``POST /ojs/v1/queues/{name}/resume`` (spec: ojs-http-binding 11.4)
+    (spec: ojs-http-binding 11.4)
     """
     return await _change_state(app, name, "resume", "resumed_at")
 
@@ -149,7 +149,7 @@ async def purge(app: App, request: Request, name: str) -> Response:
     ``left`` is the number of available jobs that remain, because one request deletes a limited
     number. The client repeats the request until ``left`` is 0.
 
-    ``POST /ojs/v1/queues/{name}/purge`` (spec: ojs-admin-api 6.5)
+    (spec: ojs-admin-api 6.5)
     """
     check_queue(name, field="name")
     body = decode(_purge_decoder, request, app.settings.limits, optional=True)

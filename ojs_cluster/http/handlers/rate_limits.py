@@ -81,7 +81,6 @@ _limits_decoder = msgspec.json.Decoder(LimitsBody)
 async def list_keys(app: App, request: Request) -> Response:
     """List rate limit keys.
 
-    ``GET /ojs/v1/rate-limits?limit&offset&cursor`` or ``?per_page&page``
     (spec: ojs-rate-limiting 10)
     """
     given = query.parameters(request.query)
@@ -103,7 +102,7 @@ async def list_keys(app: App, request: Request) -> Response:
 async def get_key(app: App, _request: Request, key: str) -> Response:
     """Return the limits and the usage of a rate limit key.
 
-    ``GET /ojs/v1/rate-limits/{key}`` (spec: ojs-rate-limiting 10)
+    (spec: ojs-rate-limiting 10)
     """
     key_status = await store_limits.get_key(app.store, check_key(key))
     return replies.json_response(200, _key(key_status))
@@ -114,7 +113,6 @@ async def override_key(app: App, request: Request, key: str) -> Response:
 
     The override ends at ``expires_at``, or when it is removed if the body has no ``expires_at``.
 
-    ``PUT /ojs/v1/rate-limits/{key}/override``, alias ``PUT /ojs/v1/rate-limits/{key}``
     (spec: ojs-rate-limiting 10)
     """
     check_key(key)
@@ -133,7 +131,7 @@ async def override_key(app: App, request: Request, key: str) -> Response:
 async def drop_override(app: App, _request: Request, key: str) -> Response:
     """Remove the override of a rate limit key, if there is one.
 
-    ``DELETE /ojs/v1/rate-limits/{key}/override`` (spec: ojs-rate-limiting 10)
+    (spec: ojs-rate-limiting 10)
     """
     key_status = await store_limits.override_key(app.store, check_key(key), RateLimits(), None)
     return replies.json_response(200, _key(key_status))
@@ -174,7 +172,7 @@ async def headers_of(app: App, job: NewJob) -> Headers:
 async def set_queue(app: App, request: Request, name: str) -> Response:
     """Replace all limits of a queue.
 
-    ``PUT /ojs/v1/admin/queues/{name}/rate-limit`` (spec: ojs-rate-limiting 7.2)
+    (spec: ojs-rate-limiting 7.2)
     """
     check_queue(name, field="name")
     limits = _limits(app, request)
@@ -189,7 +187,7 @@ async def set_queue(app: App, request: Request, name: str) -> Response:
 async def get_queue(app: App, _request: Request, name: str) -> Response:
     """Return the limits of a queue. An unknown queue has none.
 
-    ``GET /ojs/v1/admin/queues/{name}/rate-limit`` (spec: ojs-rate-limiting 7.2)
+    (spec: ojs-rate-limiting 7.2)
     """
     check_queue(name, field="name")
     return _queue(name, await store_limits.get_queue_limits(app.store, name))
@@ -198,7 +196,7 @@ async def get_queue(app: App, _request: Request, name: str) -> Response:
 async def drop_queue(app: App, _request: Request, name: str) -> Response:
     """Remove all limits of a queue, whether an operator has set them or a job has carried them.
 
-    ``DELETE /ojs/v1/admin/queues/{name}/rate-limit`` (spec: ojs-rate-limiting 7.2)
+    (spec: ojs-rate-limiting 7.2)
     """
     check_queue(name, field="name")
     return _queue(name, await store_limits.clear_queue_limits(app.store, name))

@@ -25,7 +25,7 @@ async def get(app: App, request: Request, job_id: str) -> Response:
     With ``wait`` the response is delayed until the job is finished, for at most ``timeout``
     seconds.
 
-    ``GET /ojs/v1/jobs/{id}/result?wait&timeout`` (spec: ojs-results 8)
+    (spec: ojs-results 8)
 
     Raises:
         NotFound: there is no such job.

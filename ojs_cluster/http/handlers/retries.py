@@ -18,10 +18,7 @@ from ojs_cluster.store.ground import job_fields as f
 
 
 async def list_retries(app: App, _request: Request, job_id: str) -> Response:
-    """Return the failed attempts that the job keeps, oldest first, and its retry policy.
-
-    ``GET /ojs/v1/jobs/{id}/retries``
-    """
+    """Return the failed attempts that the job keeps, oldest first, and its retry policy."""
     job = await store_jobs.get(app.store, fields.job_id(job_id))
     retries = [_retry(error) for error in job.errors()]
     if retries and job.state is State.RETRYABLE and job.due_ms is not None:

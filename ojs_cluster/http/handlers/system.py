@@ -57,7 +57,7 @@ async def manifest(app: App, request: Request) -> Response:
     versions, and the HTTP binding has an array of names. The SDKs, which send ``OJS-Version``,
     decode the array.
 
-    ``GET /ojs/manifest`` (spec: ojs-http-binding 21.1)
+    (spec: ojs-http-binding 21.1)
     """
     settings = app.settings
     extensions: object = {"official": EXTENSIONS, "experimental": []}
@@ -95,7 +95,7 @@ async def manifest(app: App, request: Request) -> Response:
 async def health(app: App, _request: Request) -> Response:
     """Return the health of the process and of Redis; 503 while no master of Redis responds.
 
-    ``GET /ojs/v1/health`` (spec: ojs-http-binding 8.1)
+    (spec: ojs-http-binding 8.1)
     """
     backend, usable = await _backend(app)
     return _health(app, backend, usable, 200 if usable else 503)
@@ -107,18 +107,13 @@ async def alive(app: App, _request: Request) -> Response:
     Some operators use this path for liveness probes. If the probe failed while Redis does not
     respond, every API process would be restarted, which does not help. The response may take
     ``health_timeout_s``; the response of ``/live`` never waits for Redis.
-
-    ``GET /health``
     """
     backend, usable = await _backend(app)
     return _health(app, backend, usable, 200)
 
 
 async def live(_app: App, _request: Request) -> Response:
-    """Return 200 without a call of Redis, for liveness probes.
-
-    ``GET /live``, alias ``GET /healthz``, which Kubernetes operators use
-    """
+    """Return 200 without a call of Redis, for liveness probes."""
     return replies.json_response(200, {"status": "ok"})
 
 
@@ -127,8 +122,6 @@ async def ready(app: App, _request: Request) -> Response:
 
     It is enough if one master of Redis responds. Requests for the shards of masters that do not
     respond get 503, and all other requests are served.
-
-    ``GET /ready``, alias ``GET /readyz``, which Kubernetes operators use
     """
     if app.draining.is_set():
         return replies.json_response(503, {"status": "draining"})

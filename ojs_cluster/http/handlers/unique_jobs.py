@@ -15,8 +15,6 @@ async def list_unique_jobs(app: App, request: Request) -> Response:
     """List the jobs that hold a unique lock.
 
     A page may have fewer entries than its size, because a lock may have no holder any more.
-
-    ``GET /ojs/v1/unique-jobs?page&per_page&cursor``
     """
     page = query.numbered_page(query.parameters(request.query), LOCKS)
     found, total, last = await list_locks(

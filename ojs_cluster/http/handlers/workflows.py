@@ -47,7 +47,7 @@ _MAX_READS: Final = 4
 async def create(app: App, request: Request) -> Response:
     """Create a workflow and enqueue its first jobs.
 
-    ``POST /ojs/v1/workflows`` (spec: ojs-http-binding 14.1)
+    (spec: ojs-http-binding 14.1)
     """
     if request.body:
         require_json(request)
@@ -75,7 +75,7 @@ async def get(app: App, request: Request, workflow_id: str) -> Response:
     ``limit=0`` the response has no step, and its size does not grow with the workflow. The failures
     and the start that a response names are those of its page.
 
-    ``GET /ojs/v1/workflows/{id}?limit&offset`` (spec: ojs-http-binding 14.2)
+    (spec: ojs-http-binding 14.2)
     """
     given = query.parameters(request.query)
     page = read_workflows.ALL_JOBS
@@ -90,7 +90,6 @@ async def get(app: App, request: Request, workflow_id: str) -> Response:
 async def cancel(app: App, _request: Request, workflow_id: str) -> Response:
     """Cancel a workflow and its unfinished jobs. The request body is ignored.
 
-    ``DELETE /ojs/v1/workflows/{id}``, alias ``POST /ojs/v1/workflows/{id}/cancel``
     (spec: ojs-http-binding 14.3)
     """
     workflow = await store_workflows.cancel(app.store, workflow_id)
@@ -102,7 +101,7 @@ async def cancel(app: App, _request: Request, workflow_id: str) -> Response:
 async def progress(app: App, _request: Request, workflow_id: str) -> Response:
     """Return the counts of a workflow without its jobs.
 
-    ``GET /ojs/v1/workflows/{id}/progress`` (spec: ojs-workflows 11)
+    (spec: ojs-workflows 11)
     """
     workflow = await read_workflows.get(app.store, workflow_id, jobs=False)
     counts = _counts(workflow)
@@ -131,7 +130,6 @@ async def list_workflows(app: App, request: Request) -> Response:
     Their number is not known, so ``total`` is absent. A page may then have fewer entries than
     ``limit`` although other pages follow, and has a ``next_cursor``.
 
-    ``GET /ojs/v1/workflows?state&limit&offset&cursor`` or ``?state&per_page&page``
     (spec: ojs-workflows 11)
     """
     given = query.parameters(request.query)

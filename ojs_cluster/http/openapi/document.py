@@ -9,8 +9,6 @@ from typing import Any, Final
 
 from ojs_cluster import __version__
 from ojs_cluster.http.openapi import docstrings
-from ojs_cluster.http.openapi.described import MEDIA_TYPE, Answer, OperationDetails, Parameter
-from ojs_cluster.http.openapi.operations.all_operations import OPERATIONS
 from ojs_cluster.http.openapi.parameters import TENANT, of_path
 from ojs_cluster.http.openapi.responses import (
     error_components,
@@ -19,6 +17,7 @@ from ojs_cluster.http.openapi.responses import (
     phrase,
 )
 from ojs_cluster.http.openapi.schemas import Schemas
+from ojs_cluster.http.routing.described import MEDIA_TYPE, Answer, Parameter
 from ojs_cluster.http.routing.router import V1, Route, TenantAccess
 from ojs_cluster.http.shapes.common import Error
 
@@ -58,24 +57,7 @@ class Family:
 
 
 class Undescribed(LookupError):
-    """A route has a handler that no table of ``openapi.operations`` describes."""
-
-
-def details_of(route: Route) -> OperationDetails:
-    """Return what the handler of a route reads and returns.
-
-    Raises:
-        Undescribed: no table describes the handler.
-    """
-    handler: Any = getattr(route.handler, "__func__", route.handler)
-    details = OPERATIONS.get(handler)
-    if details is None:
-        raise Undescribed(
-            f"{route.method} {route.template}: add a row for {handler.__module__}."
-            f"{handler.__qualname__} to a table in ojs_cluster/http/openapi/operations/, with the "
-            "types of its answers and its body, and its parameters"
-        )
-    return details
+    """A route does not say what it answers."""
 
 
 def build_document(families: Mapping[str, Family]) -> dict[str, Any]:
@@ -85,20 +67,20 @@ def build_document(families: Mapping[str, Family]) -> dict[str, Any]:
         families: the families of routes by name. The routes of test hooks are left out.
 
     Raises:
-        Undescribed: a handler is not described.
+        Undescribed: a route has no answers.
         UnknownParameter: a parameter of a path is not described.
     """
-    described = [
-        (name, route, details_of(route))
+    served = [
+        (name, route)
         for name, family in families.items()
         for route in family.routes
         if not route.test_hook
     ]
-    schemas = Schemas(_types(details for _, _, details in described))
+    schemas = Schemas(_types(route for _, route in served))
     paths: dict[str, dict[str, Any]] = {}
-    for name, route, details in described:
+    for name, route in served:
         path = paths.setdefault(route.template, {})
-        path[route.method.lower()] = _operation_object(route, details, schemas, name)
+        path[route.method.lower()] = _operation_object(route, schemas, name)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -120,13 +102,14 @@ def build_document(families: Mapping[str, Family]) -> dict[str, Any]:
     }
 
 
-def _types(described: Iterable[OperationDetails]) -> list[Any]:
+def _types(routes: Iterable[Route]) -> list[Any]:
     types: list[Any] = [Error]
-    for details in described:
-        for answer in details.answers.values():
+    for route in routes:
+        if not route.answers:
+            raise Undescribed(f"{route.path}: add the types of its answers and its body")
+        for answer in route.answers.values():
             types += _answer_of(answer).shapes
-        if details.body is not None:
-            types.append(details.body)
+        types += filter(None, (route.body, route.optional_body))
     return types
 
 
@@ -150,14 +133,11 @@ def _operation_id(route: Route) -> str:
     return route.method.lower() + "".join(word.capitalize() for word in words)
 
 
-def _operation_object(
-    route: Route, details: OperationDetails, schemas: Schemas, tag: str
-) -> dict[str, Any]:
+def _operation_object(route: Route, schemas: Schemas, tag: str) -> dict[str, Any]:
     """Return the operation object of a route.
 
     Args:
         route: the route.
-        details: what its handler reads and returns.
         schemas: the schemas of all bodies.
         tag: the name of the family of routes.
     """
@@ -173,18 +153,19 @@ def _operation_object(
     section = docstrings.spec(handler)
     if section:
         operation["x-ojs-spec"] = section
-    parameters = [*of_path(route.template), *details.parameters]
+    parameters = [*of_path(route.template), *route.parameters]
     if not route.open and route.access_of_tenants is not TenantAccess.REFUSED:
         parameters.append(TENANT)
     if parameters:
         operation["parameters"] = [_parameter(parameter) for parameter in parameters]
-    if details.body is not None:
-        schema = schemas[details.body]
+    body = route.body or route.optional_body
+    if body is not None:
+        schema = schemas[body]
         operation["requestBody"] = {
-            "required": details.body_required,
+            "required": route.optional_body is None,
             "content": {media_type: {"schema": schema} for media_type in _BODY_TYPES},
         }
-    operation["responses"] = _responses(route, details, schemas)
+    operation["responses"] = _responses(route, schemas)
     if route.open:
         operation["security"] = []
     elif route.scope is not None:
@@ -206,9 +187,9 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     }
 
 
-def _responses(route: Route, details: OperationDetails, schemas: Schemas) -> dict[str, Any]:
+def _responses(route: Route, schemas: Schemas) -> dict[str, Any]:
     responses: dict[str, Any] = {}
-    for status, shape in details.answers.items():
+    for status, shape in route.answers.items():
         answer = _answer_of(shape)
         text = answer.description or _first_sentence(answer.shape) or phrase(status)
         response: dict[str, Any] = {"description": text}
@@ -224,7 +205,7 @@ def _responses(route: Route, details: OperationDetails, schemas: Schemas) -> dic
                 for name, meaning in answer.headers.items()
             }
         responses[str(status)] = response
-    for status in error_statuses(route, details):
+    for status in error_statuses(route):
         responses[str(status)] = error_reference(status)
     return dict(sorted(responses.items()))
 

@@ -40,8 +40,6 @@ class DocumentEndpoint:
 
         A client that sends the `ETag` of its copy as `If-None-Match` gets 304 while the copy is
         current.
-
-        ``GET /ojs/openapi.json``
         """
         generated = await self._get()
         headers = (

@@ -10,8 +10,8 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.jobs.tenant import MAX_TENANT_LENGTH
 from ojs_cluster.core.rate_limit import MAX_KEY_LENGTH
 from ojs_cluster.http.fields import MAX_WORKER_ID
-from ojs_cluster.http.openapi.described import Parameter
 from ojs_cluster.http.query import MAX_OFFSET
+from ojs_cluster.http.routing.described import Parameter
 from ojs_cluster.http.shapes.common import JOB_ID_PATTERN, QUEUE_PATTERN
 
 _QUEUE: Final = {"type": "string", "pattern": QUEUE_PATTERN, "maxLength": MAX_QUEUE_LENGTH}
@@ -90,6 +90,7 @@ SORT: Final = text(
 ORDER: Final = text("order", "The direction of the order.", enum=["asc", "desc"], default="desc")
 SINCE: Final = Parameter("since", "Only entries at or after this time.", _TIME)
 UNTIL: Final = Parameter("until", "Only entries before this time.", _TIME)
+AGE: Final = "A time, or an age such as `24h`."
 TYPES: Final = text("types", "Names of events, separated by commas.")
 TENANT: Final = Parameter(
     "X-OJS-Tenant",

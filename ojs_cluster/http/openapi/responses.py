@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from ojs_cluster.http.errors import INTERNAL, TABLE
-from ojs_cluster.http.openapi.described import MEDIA_TYPE, OperationDetails
+from ojs_cluster.http.routing.described import MEDIA_TYPE
 from ojs_cluster.http.routing.router import Route
 
 EVERYWHERE: Final = frozenset({400, 413, 422, 429, 431, 500, 503})
@@ -23,19 +23,19 @@ def phrase(status: int) -> str:
     return _NEW_PHRASES.get(status) or HTTPStatus(status).phrase
 
 
-def error_statuses(route: Route, details: OperationDetails) -> list[int]:
+def error_statuses(route: Route) -> list[int]:
     """Return the statuses of the errors that an operation may return.
 
     A status that the operation also uses for a successful response is left out.
     """
-    statuses = set(EVERYWHERE) | set(details.errors)
+    statuses = set(EVERYWHERE) | set(route.errors)
     if not route.open:
         statuses |= _WITH_KEY
     if route.method in ("POST", "PUT", "PATCH", "DELETE"):
         statuses |= _WITH_BODY
     if "{" in route.template:
         statuses.add(404)
-    return sorted(statuses - set(details.answers))
+    return sorted(statuses - set(route.answers))
 
 
 def error_reference(status: int) -> dict[str, Any]:

@@ -4,35 +4,73 @@ from __future__ import annotations
 
 from typing import Final
 
-from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.handlers import agents
-from ojs_cluster.http.routing.router import V1, QueueAccess, Route
+from ojs_cluster.http.routing import access as a
+from ojs_cluster.http.routing.router import Route, table
+from ojs_cluster.http.shapes import agents as shapes
 
-_JS: Final = "/v1/agent/jobs"
-_PYTHON: Final = "/v1/agents"
-_ALL: Final = (f"{V1}/agents", _PYTHON, _JS)
-
-ROUTES: Final[tuple[Route, ...]] = (
-    *(
-        Route("POST", f"{base}/{{id}}/{name}", handler, scope, QueueAccess.JOB)
-        for name, handler, scope in (
-            ("pause", agents.pause, Scope.WORKER),
-            # A worker cannot approve what its own agent has asked for.
-            ("resume", agents.resume, Scope.DATA_WRITE),
-            ("fork", agents.fork, Scope.WORKER),
-            ("merge", agents.merge, Scope.WORKER),
-        )
-        for base in _ALL
+ROUTES: Final = table(
+    Route(
+        "POST /ojs/v1/agents/{id}/pause",
+        agents.pause,
+        a.WORK_JOB,
+        {200: shapes.AgentPaused},
+        optional_body=agents.PauseBody,
+        errors=(409,),
+        aliases=(
+            "POST /v1/agents/{id}/pause",
+            "POST /v1/agent/jobs/{id}/pause",
+        ),
     ),
     Route(
-        "POST",
-        f"{V1}/agents/{{id}}/tool-retry",
-        agents.tool_retry,
-        Scope.WORKER,
-        QueueAccess.JOB,
+        "POST /ojs/v1/agents/{id}/resume",
+        agents.resume,
+        a.WRITE_JOB,  # a worker cannot approve what its own agent has asked for
+        {200: shapes.AgentResumed},
+        optional_body=agents.ResumeBody,
+        errors=(409,),
+        aliases=(
+            "POST /v1/agents/{id}/resume",
+            "POST /v1/agent/jobs/{id}/resume",
+        ),
     ),
-    *(
-        Route("GET", f"{base}/{{id}}/state", agents.state, Scope.DATA_READ, QueueAccess.JOB)
-        for base in (f"{V1}/agents", _PYTHON)
+    Route(
+        "POST /ojs/v1/agents/{id}/fork",
+        agents.fork,
+        a.WORK_JOB,
+        {200: shapes.AgentForked},
+        optional_body=agents.ForkBody,
+        errors=(409,),
+        aliases=(
+            "POST /v1/agents/{id}/fork",
+            "POST /v1/agent/jobs/{id}/fork",
+        ),
+    ),
+    Route(
+        "POST /ojs/v1/agents/{id}/merge",
+        agents.merge,
+        a.WORK_JOB,
+        {200: shapes.AgentMerged},
+        body=agents.MergeBody,
+        errors=(409,),
+        aliases=(
+            "POST /v1/agents/{id}/merge",
+            "POST /v1/agent/jobs/{id}/merge",
+        ),
+    ),
+    Route(
+        "POST /ojs/v1/agents/{id}/tool-retry",
+        agents.tool_retry,
+        a.WORK_JOB,
+        {200: shapes.ToolRetried},
+        body=agents.ToolRetryBody,
+        errors=(409,),
+    ),
+    Route(
+        "GET /ojs/v1/agents/{id}/state",
+        agents.state,
+        a.READ_JOB,
+        {200: shapes.AgentStateAnswer},
+        aliases=("GET /v1/agents/{id}/state",),
     ),
 )

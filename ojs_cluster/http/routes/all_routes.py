@@ -11,9 +11,9 @@ from functools import cache
 from types import ModuleType
 from typing import Final
 
-from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.openapi.document import Family, build_document
 from ojs_cluster.http.openapi.endpoint import DocumentEndpoint
+from ojs_cluster.http.openapi.parameters import IF_NONE_MATCH
 from ojs_cluster.http.routes import (
     admin,
     agents,
@@ -30,19 +30,28 @@ from ojs_cluster.http.routes import (
     workers,
     workflows,
 )
-from ojs_cluster.http.routing.router import HttpRouter, QueueAccess, Route, TenantAccess
+from ojs_cluster.http.routing import access as a
+from ojs_cluster.http.routing.described import Answer
+from ojs_cluster.http.routing.router import HttpRouter, Route
 
 _TABLES: Final = (
     *(system, jobs, workers, queues, workflows, crons, events, webhooks, schemas, pools, admin),
     *(agents, tenants, dashboard),
 )
 DOCUMENT_ROUTE: Final = Route(
-    "GET",
-    "/ojs/openapi.json",
+    "GET /ojs/openapi.json",
     DocumentEndpoint(lambda: build_document(FAMILIES)).get,
-    Scope.DATA_READ,
-    QueueAccess.NONE,
-    TenantAccess.NONE,
+    a.READ_NO_QUEUE,
+    {
+        200: Answer(
+            dict,
+            "The document.",
+            "application/json",
+            {"ETag": "The entity tag of the document.", "Cache-Control": "Always `no-cache`."},
+        ),
+        304: Answer(description="The copy of the client is current."),
+    },
+    parameters=(IF_NONE_MATCH,),
 )
 
 

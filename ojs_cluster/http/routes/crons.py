@@ -4,66 +4,101 @@ from __future__ import annotations
 
 from typing import Final
 
-from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.handlers import cron, cron_backfill
-from ojs_cluster.http.routing.router import V1, QueueAccess, Route, TenantAccess
+from ojs_cluster.http.openapi import parameters as p
+from ojs_cluster.http.routing import access as a
+from ojs_cluster.http.routing.described import Answer, Parameter
+from ojs_cluster.http.routing.router import Route, table
+from ojs_cluster.http.shapes import crons as shapes
+from ojs_cluster.http.shapes.job_requests import CronBody, CronChange
+from ojs_cluster.store.features.cron.cron_store import HISTORY_KEPT
 
-ROUTES: Final[tuple[Route, ...]] = (
+ROUTES: Final = table(
     Route(
-        "GET",
-        f"{V1}/cron",
+        "GET /ojs/v1/cron",
         cron.list_crons,
-        Scope.DATA_READ,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        a.READ_NAMED_OF_TENANT,
+        {200: shapes.CronList},
+        parameters=(
+            Parameter("enabled", "Only enabled cron jobs, or only disabled ones.", p.BOOLEAN),
+            *p.page(),
+        ),
+        aliases=("GET /ojs/v1/crons",),
     ),
     Route(
-        "POST",
-        f"{V1}/cron",
+        "POST /ojs/v1/cron",
         cron.register,
-        Scope.DATA_WRITE,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        a.WRITE_NAMED_OF_TENANT,
+        {201: Answer(shapes.RegisteredCron, headers={"Location": "The path of the cron job."})},
+        body=CronBody,
+        errors=(409,),
+        aliases=("POST /ojs/v1/crons",),
     ),
-    Route("GET", f"{V1}/cron/{{name}}", cron.get, Scope.DATA_READ, QueueAccess.CRON),
-    Route("PATCH", f"{V1}/cron/{{name}}", cron.change, Scope.DATA_WRITE, QueueAccess.CRON),
-    Route("DELETE", f"{V1}/cron/{{name}}", cron.drop, Scope.DATA_WRITE, QueueAccess.CRON),
     Route(
-        "POST",
-        f"{V1}/cron/{{name}}/trigger",
+        "GET /ojs/v1/cron/{name}",
+        cron.get,
+        a.READ_CRON,
+        {200: shapes.CronAnswer},
+        errors=(409,),
+        aliases=("GET /ojs/v1/crons/{name}",),
+    ),
+    Route(
+        "PATCH /ojs/v1/cron/{name}",
+        cron.change,
+        a.WRITE_CRON,
+        {200: shapes.RegisteredCron},
+        body=CronChange,
+        errors=(409,),
+        aliases=("PATCH /ojs/v1/crons/{name}",),
+    ),
+    Route(
+        "DELETE /ojs/v1/cron/{name}",
+        cron.drop,
+        a.WRITE_CRON,
+        {200: shapes.CronDeleted},
+        errors=(409,),
+        aliases=("DELETE /ojs/v1/crons/{name}",),
+    ),
+    Route(
+        "POST /ojs/v1/cron/{name}/trigger",
         cron.trigger,
-        Scope.DATA_WRITE,
-        QueueAccess.CRON,
+        a.WRITE_CRON,
+        {
+            201: Answer(shapes.CronTriggered, headers={"Location": "The path of the job."}),
+            200: Answer(shapes.CronTriggered, "The job would duplicate a unique job."),
+        },
+        errors=(409,),
         request_class="enqueue",
     ),
     Route(
-        "POST",
-        f"{V1}/cron/{{name}}/backfill",
+        "POST /ojs/v1/cron/{name}/backfill",
         cron_backfill.run,
-        Scope.DATA_WRITE,
-        QueueAccess.CRON,
+        a.WRITE_CRON,
+        {200: shapes.CronBackfill},
+        body=cron_backfill.BackfillBody,
+        errors=(409, 413),
         request_class="enqueue",
     ),
-    Route("POST", f"{V1}/cron/{{name}}/pause", cron.pause, Scope.DATA_WRITE, QueueAccess.CRON),
-    Route("POST", f"{V1}/cron/{{name}}/resume", cron.resume, Scope.DATA_WRITE, QueueAccess.CRON),
-    Route("GET", f"{V1}/cron/{{name}}/history", cron.history, Scope.DATA_READ, QueueAccess.CRON),
     Route(
-        "GET",
-        f"{V1}/crons",
-        cron.list_crons,
-        Scope.DATA_READ,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        "POST /ojs/v1/cron/{name}/pause",
+        cron.pause,
+        a.WRITE_CRON,
+        {200: shapes.CronAnswer},
+        errors=(409,),
     ),
     Route(
-        "POST",
-        f"{V1}/crons",
-        cron.register,
-        Scope.DATA_WRITE,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        "POST /ojs/v1/cron/{name}/resume",
+        cron.resume,
+        a.WRITE_CRON,
+        {200: shapes.CronAnswer},
+        errors=(409,),
     ),
-    Route("GET", f"{V1}/crons/{{name}}", cron.get, Scope.DATA_READ, QueueAccess.CRON),
-    Route("PATCH", f"{V1}/crons/{{name}}", cron.change, Scope.DATA_WRITE, QueueAccess.CRON),
-    Route("DELETE", f"{V1}/crons/{{name}}", cron.drop, Scope.DATA_WRITE, QueueAccess.CRON),
+    Route(
+        "GET /ojs/v1/cron/{name}/history",
+        cron.history,
+        a.READ_CRON,
+        {200: shapes.CronHistory},
+        parameters=(p.limit(50, HISTORY_KEPT),),
+        errors=(409,),
+    ),
 )

@@ -4,14 +4,36 @@ from __future__ import annotations
 
 from typing import Final
 
-from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.handlers.admin import marks
-from ojs_cluster.http.routing.router import V1, Route
+from ojs_cluster.http.openapi import parameters as p
+from ojs_cluster.http.routing import access as a
+from ojs_cluster.http.routing.router import Route, table
+from ojs_cluster.http.shapes import dashboard as shapes
 
-ROUTES: Final[tuple[Route, ...]] = (
-    Route("GET", f"{V1}/admin/marks", marks.list_marks, Scope.ADMIN_READ),
-    Route("POST", f"{V1}/admin/marks", marks.add, Scope.ADMIN_WRITE, action="mark.add"),
+ROUTES: Final = table(
     Route(
-        "DELETE", f"{V1}/admin/marks/{{id}}", marks.drop, Scope.ADMIN_WRITE, action="mark.delete"
+        "GET /ojs/v1/admin/marks",
+        marks.list_marks,
+        a.ADMIN_READ,
+        {200: shapes.MarkList},
+        parameters=(
+            p.text("since", f"Only marks at or after this time. {p.AGE}"),
+            p.text("until", f"Only marks at or before this time. {p.AGE}"),
+        ),
+    ),
+    Route(
+        "POST /ojs/v1/admin/marks",
+        marks.add,
+        a.ADMIN_WRITE,
+        {201: shapes.Mark},
+        body=marks.MarkBody,
+        action="mark.add",
+    ),
+    Route(
+        "DELETE /ojs/v1/admin/marks/{id}",
+        marks.drop,
+        a.ADMIN_WRITE,
+        {200: shapes.MarkDeleted},
+        action="mark.delete",
     ),
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.handlers import (
     batch,
     checkpoints,
@@ -20,174 +19,253 @@ from ojs_cluster.http.handlers.bulk import enqueue as bulk_enqueue
 from ojs_cluster.http.handlers.bulk import views as bulk_views
 from ojs_cluster.http.handlers.history import events as history
 from ojs_cluster.http.handlers.history import lineage
-from ojs_cluster.http.handlers.workers import fetch, settle
-from ojs_cluster.http.routing.router import V1, QueueAccess, Route, TenantAccess
+from ojs_cluster.http.handlers.workers import settle
+from ojs_cluster.http.openapi import parameters as p
+from ojs_cluster.http.openapi.answers import BATCH_SIZE, BULK_CHANGE, STREAM
+from ojs_cluster.http.routing import access as a
+from ojs_cluster.http.routing.described import Answer
+from ojs_cluster.http.routing.router import Route, table
+from ojs_cluster.http.shapes import jobs as shapes
+from ojs_cluster.http.shapes import workers as worker_shapes
+from ojs_cluster.http.shapes.common import Deleted, Error
+from ojs_cluster.http.shapes.history import HistoryDeleted, JobHistory, JobLineage, StateHistory
+from ojs_cluster.http.shapes.job_requests import (
+    BatchBody,
+    BulkEnqueueBody,
+    EnqueueBody,
+    JobEditBody,
+)
+from ojs_cluster.http.shapes.jobs import BulkEnqueueResult
 
-ROUTES: Final[tuple[Route, ...]] = (
+_LOCATION: Final = {"Location": "The path of the job."}
+_OVER: Final = Answer(description="The job has ended, and the client has read its last event.")
+
+ROUTES: Final = table(
     Route(
-        "POST",
-        f"{V1}/jobs",
+        "POST /ojs/v1/jobs",
         jobs.enqueue,
-        Scope.DATA_WRITE,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        a.WRITE_NAMED_OF_TENANT,
+        {201: Answer(shapes.EnqueuedJob, headers=_LOCATION), 200: shapes.Deduplicated},
+        body=EnqueueBody,
+        errors=(409,),
         fast=True,
         request_class="enqueue",
     ),
     Route(
-        "GET",
-        f"{V1}/jobs",
+        "GET /ojs/v1/jobs",
         jobs.list_jobs,
-        Scope.DATA_READ,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        a.READ_NAMED_OF_TENANT,
+        {200: shapes.JobList},
+        parameters=(
+            *(p.STATE, p.QUEUE, p.TYPE, p.SEARCH, p.INDEX, p.SORT, p.ORDER),
+            *(p.limit(), p.offset(jobs.MAX_OFFSET), p.CURSOR),
+        ),
     ),
     Route(
-        "POST",
-        f"{V1}/jobs/batch",
+        "POST /ojs/v1/jobs/batch",
         batch.enqueue_many,
-        Scope.DATA_WRITE,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        a.WRITE_NAMED_OF_TENANT,
+        {201: shapes.Batch},
+        body=BatchBody,
+        errors=(409,),
         batch=True,
         fast=True,
         request_class="enqueue",
     ),
     Route(
-        "POST",
-        f"{V1}/jobs/bulk",
+        "POST /ojs/v1/jobs/bulk",
         bulk_enqueue.enqueue_jobs,
-        Scope.DATA_WRITE,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        a.WRITE_NAMED_OF_TENANT,
+        {
+            201: Answer(BulkEnqueueResult, "All jobs are enqueued.", headers=BATCH_SIZE),
+            207: Answer(BulkEnqueueResult, "Some jobs are enqueued.", headers=BATCH_SIZE),
+            422: Answer(
+                (BulkEnqueueResult, Error), "No job is enqueued, or the request is not possible."
+            ),
+        },
+        body=BulkEnqueueBody,
+        parameters=(p.IDEMPOTENCY_KEY,),
+        errors=(409,),
         batch=True,
         request_class="enqueue",
     ),
     Route(
-        "POST",
-        f"{V1}/jobs/fetch",
-        fetch.fetch,
-        Scope.WORKER,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
-        waits_for_jobs=True,
-        fast=True,
-        request_class="fetch",
-    ),
-    Route(
-        "POST",
-        f"{V1}/jobs/bulk/cancel",
+        "POST /ojs/v1/jobs/bulk/cancel",
         bulk_views.cancel_jobs,
-        Scope.DATA_WRITE,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        a.WRITE_NAMED_OF_TENANT,
+        BULK_CHANGE,
+        body=bulk_views.BulkBody,
         action="bulk.cancel",
     ),
     Route(
-        "POST",
-        f"{V1}/jobs/bulk/retry",
+        "POST /ojs/v1/jobs/bulk/retry",
         bulk_views.retry_jobs,
-        Scope.ADMIN_WRITE,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        a.ADMIN_WRITE_NAMED_OF_TENANT,
+        BULK_CHANGE,
+        body=bulk_views.BulkBody,
         action="bulk.retry",
     ),
     Route(
-        "POST",
-        f"{V1}/jobs/bulk/delete",
+        "POST /ojs/v1/jobs/bulk/delete",
         bulk_views.delete_jobs,
-        Scope.ADMIN_PURGE,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        a.PURGE_NAMED_OF_TENANT,
+        BULK_CHANGE,
+        body=bulk_views.BulkBody,
         action="bulk.delete",
     ),
-    Route("GET", f"{V1}/jobs/{{id}}", jobs.get, Scope.DATA_READ, QueueAccess.JOB, fast=True),
-    Route("PATCH", f"{V1}/jobs/{{id}}", edit.change, Scope.DATA_WRITE, QueueAccess.JOB),
-    Route("DELETE", f"{V1}/jobs/{{id}}", jobs.cancel, Scope.DATA_WRITE, QueueAccess.JOB),
-    Route("POST", f"{V1}/jobs/{{id}}/cancel", jobs.cancel, Scope.DATA_WRITE, QueueAccess.JOB),
-    Route("POST", f"{V1}/jobs/{{id}}/activate", jobs.activate, Scope.DATA_WRITE, QueueAccess.JOB),
+    Route("GET /ojs/v1/jobs/{id}", jobs.get, a.READ_JOB, {200: shapes.WholeJob}, fast=True),
     Route(
-        "GET", f"{V1}/jobs/{{id}}/retries", retries.list_retries, Scope.DATA_READ, QueueAccess.JOB
+        "PATCH /ojs/v1/jobs/{id}",
+        edit.change,
+        a.WRITE_JOB,
+        {200: shapes.EnqueuedJob},
+        body=JobEditBody,
+        errors=(409, 413),
     ),
-    Route("GET", f"{V1}/jobs/{{id}}/history", history.get, Scope.DATA_READ, QueueAccess.JOB),
     Route(
-        "GET",
-        f"{V1}/events/{{id}}/history",
+        "DELETE /ojs/v1/jobs/{id}",
+        jobs.cancel,
+        a.WRITE_JOB,
+        {200: shapes.JobAnswer},
+        errors=(409,),
+        aliases=("POST /ojs/v1/jobs/{id}/cancel",),
+    ),
+    Route(
+        "POST /ojs/v1/jobs/{id}/activate",
+        jobs.activate,
+        a.WRITE_JOB,
+        {200: shapes.JobAnswer},
+        errors=(409,),
+    ),
+    Route("GET /ojs/v1/jobs/{id}/retries", retries.list_retries, a.READ_JOB, {200: shapes.Retries}),
+    Route(
+        "GET /ojs/v1/jobs/{id}/history",
+        history.get,
+        a.READ_JOB,
+        {200: JobHistory},
+        parameters=p.page(),
+    ),
+    Route(
+        "GET /ojs/v1/events/{id}/history",
         history.get_states,
-        Scope.DATA_READ,
-        QueueAccess.JOB,
+        a.READ_JOB,
+        {200: StateHistory},
+        parameters=p.page(),
     ),
     Route(
-        "DELETE",
-        f"{V1}/jobs/{{id}}/history",
+        "DELETE /ojs/v1/jobs/{id}/history",
         history.delete,
-        Scope.ADMIN_PURGE,
-        QueueAccess.JOB,
+        a.PURGE_JOB,
+        {200: HistoryDeleted},
         action="job.delete_history",
     ),
-    Route("GET", f"{V1}/jobs/{{id}}/lineage", lineage.get, Scope.DATA_READ, QueueAccess.JOB),
-    Route("GET", f"{V1}/jobs/{{id}}/result", result.get, Scope.DATA_READ, QueueAccess.JOB),
-    Route("GET", f"{V1}/jobs/{{id}}/checkpoint", checkpoints.get, Scope.DATA_READ, QueueAccess.JOB),
-    *(
-        Route(method, f"{V1}/{path}/{{id}}{end}", handler, Scope.WORKER, QueueAccess.JOB)
-        for path, end, method, handler in (
-            ("jobs", "/checkpoint", "PUT", checkpoints.save),
-            ("jobs", "/checkpoint", "POST", checkpoints.save),
-            ("jobs", "/checkpoint", "DELETE", checkpoints.delete),
-            ("checkpoints", "", "POST", checkpoints.save),
-            ("checkpoints", "", "DELETE", checkpoints.delete),
+    Route("GET /ojs/v1/jobs/{id}/lineage", lineage.get, a.READ_JOB, {200: JobLineage}),
+    Route(
+        "GET /ojs/v1/jobs/{id}/result",
+        result.get,
+        a.READ_JOB,
+        {200: shapes.JobResult},
+        parameters=(
+            p.flag("wait", "Whether to wait until the job is finished."),
+            p.number("timeout", "Maximum time to wait, in seconds.", low=0, high=300, default=30),
+        ),
+        errors=(408, 410),
+    ),
+    Route(
+        "GET /ojs/v1/jobs/{id}/checkpoint",
+        checkpoints.get,
+        a.READ_JOB,
+        {200: shapes.CheckpointAnswer},
+    ),
+    Route(
+        "PUT /ojs/v1/jobs/{id}/checkpoint",
+        checkpoints.save,
+        a.WORK_JOB,
+        {200: shapes.CheckpointAnswer},
+        body=checkpoints.CheckpointBody,
+        errors=(409,),
+        aliases=(
+            "POST /ojs/v1/jobs/{id}/checkpoint",
+            "POST /ojs/v1/checkpoints/{id}",
             # The Python and JS SDKs send the base path twice.
-            ("ojs/v1/checkpoints", "", "POST", checkpoints.save),
-            ("ojs/v1/checkpoints", "", "DELETE", checkpoints.delete),
-        )
+            "POST /ojs/v1/ojs/v1/checkpoints/{id}",
+        ),
     ),
-    *(
-        Route(
-            "GET",
-            f"{V1}/{path}checkpoints/{{id}}/resume",
-            checkpoints.resume,
-            Scope.DATA_READ,
-            QueueAccess.JOB,
-        )
-        for path in ("", "ojs/v1/")
-    ),
-    Route("GET", f"{V1}/jobs/{{id}}/progress", progress.get, Scope.DATA_READ, QueueAccess.JOB),
     Route(
-        "GET",
-        f"{V1}/jobs/{{id}}/progress/stream",
+        "DELETE /ojs/v1/jobs/{id}/checkpoint",
+        checkpoints.delete,
+        a.WORK_JOB,
+        {200: Deleted},
+        aliases=(
+            "DELETE /ojs/v1/checkpoints/{id}",
+            "DELETE /ojs/v1/ojs/v1/checkpoints/{id}",
+        ),
+    ),
+    Route(
+        "GET /ojs/v1/checkpoints/{id}/resume",
+        checkpoints.resume,
+        a.READ_JOB,
+        {200: shapes.Resume},
+        aliases=("GET /ojs/v1/ojs/v1/checkpoints/{id}/resume",),
+    ),
+    Route(
+        "GET /ojs/v1/jobs/{id}/progress",
+        progress.get,
+        a.READ_JOB,
+        {
+            200: Answer(
+                shapes.JobProgress,
+                headers={
+                    "Last-Modified": "When the progress was reported.",
+                    "X-OJS-Progress": "The progress, from 0 to 1.",
+                },
+            )
+        },
+    ),
+    Route(
+        "GET /ojs/v1/jobs/{id}/progress/stream",
         event_streams.stream_progress,
-        Scope.DATA_READ,
-        QueueAccess.JOB,
+        a.READ_JOB,
+        {200: STREAM},
     ),
     Route(
-        "GET",
-        f"{V1}/jobs/{{id}}/events",
+        "GET /ojs/v1/jobs/{id}/events",
         event_streams.stream_job,
-        Scope.DATA_READ,
-        QueueAccess.JOB,
+        a.READ_JOB,
+        {200: STREAM, 204: _OVER},
+        parameters=(p.TYPES, p.LAST_EVENT_ID),
     ),
     Route(
-        "PUT",
-        f"{V1}/jobs/{{id}}/progress",
+        "PUT /ojs/v1/jobs/{id}/progress",
         progress.report_by_path,
-        Scope.WORKER,
-        QueueAccess.JOB,
+        a.WORK_JOB,
+        {200: shapes.JobProgress},
+        body=progress.ProgressBody,
+        errors=(404, 409),
     ),
     Route(
-        "POST",
-        f"{V1}/jobs/{{id}}/ack",
+        "POST /ojs/v1/jobs/{id}/ack",
         settle.ack_by_path,
-        Scope.WORKER,
-        QueueAccess.JOB,
+        a.WORK_JOB,
+        {200: worker_shapes.AckAnswer},
+        optional_body=settle.AckBody,
+        errors=(404, 409),
         fast=True,
     ),
     Route(
-        "POST",
-        f"{V1}/jobs/{{id}}/nack",
+        "POST /ojs/v1/jobs/{id}/nack",
         settle.nack_by_path,
-        Scope.WORKER,
-        QueueAccess.JOB,
+        a.WORK_JOB,
+        {200: worker_shapes.NackAnswer},
+        optional_body=settle.NackBody,
+        errors=(404, 409),
         fast=True,
     ),
-    Route("GET", f"{V1}/unique-jobs", unique_jobs.list_unique_jobs, Scope.ADMIN_READ),
+    Route(
+        "GET /ojs/v1/unique-jobs",
+        unique_jobs.list_unique_jobs,
+        a.ADMIN_READ,
+        {200: shapes.UniqueLocks},
+        parameters=p.numbered_page(),
+    ),
 )

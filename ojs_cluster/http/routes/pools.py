@@ -4,51 +4,36 @@ from __future__ import annotations
 
 from typing import Final
 
-from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.handlers.admin import pools
-from ojs_cluster.http.routing.router import V1, QueueAccess, Route, TenantAccess
+from ojs_cluster.http.routing import access as a
+from ojs_cluster.http.routing.router import Route, table
+from ojs_cluster.http.shapes import pools as shapes
 
-ROUTES: Final[tuple[Route, ...]] = (
+ROUTES: Final = table(
+    Route("GET /ojs/v1/admin/pools", pools.list_pools, a.ADMIN_READ_NAMED, {200: shapes.PoolList}),
     Route(
-        "GET",
-        f"{V1}/admin/pools",
-        pools.list_pools,
-        Scope.ADMIN_READ,
-        QueueAccess.HANDLER,
-        TenantAccess.REFUSED,
+        "GET /ojs/v1/admin/pools/{name}", pools.get, a.ADMIN_READ_NAMED, {200: shapes.PoolAnswer}
     ),
     Route(
-        "GET",
-        f"{V1}/admin/pools/{{name}}",
-        pools.get,
-        Scope.ADMIN_READ,
-        QueueAccess.HANDLER,
-        TenantAccess.REFUSED,
-    ),
-    Route(
-        "PUT",
-        f"{V1}/admin/pools/{{name}}",
+        "PUT /ojs/v1/admin/pools/{name}",
         pools.put,
-        Scope.ADMIN_WRITE,
-        QueueAccess.HANDLER,
-        TenantAccess.REFUSED,
+        a.ADMIN_WRITE_NAMED,
+        {200: shapes.PoolAnswer, 201: shapes.PoolAnswer},
+        body=pools.PoolBody,
+        errors=(409,),
         action="pool.set",
     ),
     Route(
-        "DELETE",
-        f"{V1}/admin/pools/{{name}}",
+        "DELETE /ojs/v1/admin/pools/{name}",
         pools.drop,
-        Scope.ADMIN_WRITE,
-        QueueAccess.HANDLER,
-        TenantAccess.REFUSED,
+        a.ADMIN_WRITE_NAMED,
+        {200: shapes.PoolDeleted},
         action="pool.delete",
     ),
     Route(
-        "GET",
-        f"{V1}/admin/scheduling/stats",
+        "GET /ojs/v1/admin/scheduling/stats",
         pools.stats,
-        Scope.ADMIN_READ,
-        QueueAccess.HANDLER,
-        TenantAccess.REFUSED,
+        a.ADMIN_READ_NAMED,
+        {200: shapes.SchedulingStatsAnswer},
     ),
 )

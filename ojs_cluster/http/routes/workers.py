@@ -4,91 +4,105 @@ from __future__ import annotations
 
 from typing import Final
 
-from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.handlers import progress
 from ojs_cluster.http.handlers.workers import fetch, heartbeat, settle, settle_many
 from ojs_cluster.http.handlers.workers import list_workers as workers
-from ojs_cluster.http.routing.router import V1, QueueAccess, Route, TenantAccess, with_aliases
+from ojs_cluster.http.openapi import parameters as p
+from ojs_cluster.http.routing import access as a
+from ojs_cluster.http.routing.described import Answer
+from ojs_cluster.http.routing.router import Route, table
+from ojs_cluster.http.shapes import jobs as job_shapes
+from ojs_cluster.http.shapes import workers as shapes
+from ojs_cluster.http.shapes.common import Error
 
-ROUTES: Final[tuple[Route, ...]] = (
+ROUTES: Final = table(
     Route(
-        "POST",
-        f"{V1}/workers/fetch",
+        "POST /ojs/v1/workers/fetch",
         fetch.fetch,
-        Scope.WORKER,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        a.WORK_NAMED_OF_TENANT,
+        {200: shapes.FetchedJobs},
+        body=fetch.FetchBody,
+        errors=(404,),
         waits_for_jobs=True,
         fast=True,
         request_class="fetch",
+        aliases=("POST /ojs/v1/jobs/fetch",),
     ),
     Route(
-        "POST",
-        f"{V1}/workers/ack",
+        "POST /ojs/v1/workers/ack",
         settle.ack,
-        Scope.WORKER,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        a.WORK_NAMED_OF_TENANT,
+        {200: shapes.AckAnswer},
+        body=settle.AckBody,
+        errors=(404, 409),
         fast=True,
     ),
     Route(
-        "POST",
-        f"{V1}/workers/nack",
+        "POST /ojs/v1/workers/nack",
         settle.nack,
-        Scope.WORKER,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        a.WORK_NAMED_OF_TENANT,
+        {200: shapes.NackAnswer},
+        body=settle.NackBody,
+        errors=(404, 409),
         fast=True,
     ),
     Route(
-        "POST",
-        f"{V1}/workers/ack/batch",
+        "POST /ojs/v1/workers/ack/batch",
         settle_many.ack_many,
-        Scope.WORKER,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        a.WORK_NAMED_OF_TENANT,
+        {200: shapes.SettleResults},
+        body=settle_many.AcksBody,
         batch=True,
         fast=True,
     ),
     Route(
-        "POST",
-        f"{V1}/workers/nack/batch",
+        "POST /ojs/v1/workers/nack/batch",
         settle_many.nack_many,
-        Scope.WORKER,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        a.WORK_NAMED_OF_TENANT,
+        {200: shapes.SettleResults},
+        body=settle_many.NacksBody,
         batch=True,
         fast=True,
     ),
-    *with_aliases(
-        Route(
-            "POST",
-            f"{V1}/workers/heartbeat",
-            heartbeat.receive,
-            Scope.WORKER,
-            QueueAccess.HANDLER,
-            TenantAccess.HANDLER,
-            fast=True,
-        ),
-        f"{V1}/workers/beat",
+    Route(
+        "POST /ojs/v1/workers/heartbeat",
+        heartbeat.receive,
+        a.WORK_NAMED_OF_TENANT,
+        {200: shapes.HeartbeatAnswer},
+        body=heartbeat.HeartbeatBody,
+        fast=True,
+        aliases=("POST /ojs/v1/workers/beat",),
     ),
     Route(
-        "POST",
-        f"{V1}/workers/progress",
+        "POST /ojs/v1/workers/progress",
         progress.report,
-        Scope.WORKER,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        a.WORK_NAMED_OF_TENANT,
+        {200: job_shapes.JobProgress},
+        body=progress.ProgressBody,
+        errors=(404, 409),
     ),
-    Route("GET", f"{V1}/workers", workers.list_workers, Scope.DATA_READ),
-    # Any worker key could send the heartbeat that this needs, so the queues of a key do not matter.
     Route(
-        "DELETE",
-        f"{V1}/workers/{{id}}",
-        heartbeat.deregister,
-        Scope.WORKER,
-        QueueAccess.NONE,
-        TenantAccess.NONE,
+        "GET /ojs/v1/workers",
+        workers.list_workers,
+        a.READ,
+        {200: shapes.WorkerList},
+        parameters=p.page(100, 1000),
     ),
-    Route("GET", f"{V1}/workers/{{id}}/health", workers.health, Scope.DATA_READ),
+    Route(
+        "DELETE /ojs/v1/workers/{id}",
+        heartbeat.deregister,
+        # Any worker key could send the heartbeat that this needs: the queues do not matter.
+        a.WORK_NO_QUEUE,
+        {200: shapes.WorkerRemoved},
+        errors=(409,),
+    ),
+    Route(
+        "GET /ojs/v1/workers/{id}/health",
+        workers.health,
+        a.READ,
+        {
+            200: Answer(shapes.Worker, "The worker takes jobs."),
+            503: Answer((shapes.Worker, Error), "The worker drains or is stale."),
+        },
+    ),
 )

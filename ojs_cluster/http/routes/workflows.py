@@ -4,45 +4,70 @@ from __future__ import annotations
 
 from typing import Final
 
-from ojs_cluster.core.access.scopes import Scope
+from ojs_cluster.core.payload_limits import MAX_BATCH_JOBS
 from ojs_cluster.http.handlers import workflows
-from ojs_cluster.http.routing.router import V1, QueueAccess, Route, TenantAccess
+from ojs_cluster.http.openapi import parameters as p
+from ojs_cluster.http.routing import access as a
+from ojs_cluster.http.routing.described import Answer
+from ojs_cluster.http.routing.router import Route, table
+from ojs_cluster.http.shapes import workflows as shapes
+from ojs_cluster.http.shapes.job_requests import WorkflowBody
 
-ROUTES: Final[tuple[Route, ...]] = (
+_STATE: Final = p.text(
+    "state",
+    "Only workflows in this state. `active` is an alias of `running`.",
+    enum=["running", "active", "pending", "completed", "failed", "cancelled"],
+)
+_STEPS: Final = (
+    p.number(
+        "limit",
+        "Maximum number of steps, nested ones and callbacks included; 0 for none.",
+        low=0,
+        high=MAX_BATCH_JOBS,
+        default=MAX_BATCH_JOBS,
+    ),
+    p.offset(MAX_BATCH_JOBS),
+)
+
+ROUTES: Final = table(
     Route(
-        "POST",
-        f"{V1}/workflows",
+        "POST /ojs/v1/workflows",
         workflows.create,
-        Scope.DATA_WRITE,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
+        a.WRITE_NAMED_OF_TENANT,
+        {201: Answer(shapes.CreatedWorkflow, headers={"Location": "The path of the workflow."})},
+        body=WorkflowBody,
+        errors=(409,),
         batch=True,
         request_class="enqueue",
     ),
     Route(
-        "GET",
-        f"{V1}/workflows",
+        "GET /ojs/v1/workflows",
         workflows.list_workflows,
-        Scope.DATA_READ,
-        QueueAccess.HANDLER,
-        TenantAccess.HANDLER,
-    ),
-    Route("GET", f"{V1}/workflows/{{id}}", workflows.get, Scope.DATA_READ, QueueAccess.WORKFLOW),
-    Route(
-        "DELETE", f"{V1}/workflows/{{id}}", workflows.cancel, Scope.DATA_WRITE, QueueAccess.WORKFLOW
+        a.READ_NAMED_OF_TENANT,
+        {200: shapes.WorkflowList},
+        parameters=(_STATE, *p.numbered_page(50, 200)),
     ),
     Route(
-        "POST",
-        f"{V1}/workflows/{{id}}/cancel",
+        "GET /ojs/v1/workflows/{id}",
+        workflows.get,
+        a.READ_WORKFLOW,
+        {200: shapes.WorkflowAnswer},
+        parameters=_STEPS,
+        errors=(409,),
+    ),
+    Route(
+        "DELETE /ojs/v1/workflows/{id}",
         workflows.cancel,
-        Scope.DATA_WRITE,
-        QueueAccess.WORKFLOW,
+        a.WRITE_WORKFLOW,
+        {200: shapes.WorkflowAnswer},
+        errors=(409,),
+        aliases=("POST /ojs/v1/workflows/{id}/cancel",),
     ),
     Route(
-        "GET",
-        f"{V1}/workflows/{{id}}/progress",
+        "GET /ojs/v1/workflows/{id}/progress",
         workflows.progress,
-        Scope.DATA_READ,
-        QueueAccess.WORKFLOW,
+        a.READ_WORKFLOW,
+        {200: shapes.WorkflowProgressAnswer},
+        errors=(409,),
     ),
 )

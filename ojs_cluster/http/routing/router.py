@@ -9,16 +9,17 @@ Only parameters are decoded. A fixed segment matches its plain spelling only: a 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.errors import InvalidRequest, MethodNotAllowed, NotFound
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.routing.described import Parameter
 
 # A handler is called with the app, the request and the path parameters. A type cannot express that
 # the number of path parameters differs. So a test compares each template with its handler's
@@ -72,18 +73,43 @@ _TENANT_ACCESS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """One row of the route table.
+class Access:
+    """Who may use a route.
 
     Attributes:
-        method: the method.
-        template: the path; braces mark its parameters, as in ``/ojs/v1/jobs/{id}``.
-        handler: the handler.
         scope: the scope that an API key must have; None if any API key may use the route.
-        queue_access: what the route accesses, for API keys that are restricted to some queues.
-        tenants: how the route treats a request for one tenant; None if it follows from
-            ``queue_access``.
+        queues: what the route accesses, for API keys that are restricted to some queues.
+        tenants: how the route treats a request for one tenant; None if it follows from ``queues``.
         open: whether the route needs no API key.
+    """
+
+    scope: Scope | None = None
+    queues: QueueAccess = QueueAccess.CLUSTER
+    tenants: TenantAccess | None = None
+    open: bool = False
+
+
+NO_DATA: Final = Access(queues=QueueAccess.NONE, tenants=TenantAccess.NONE)
+"""Any API key, whatever its queues and its tenant, for what shows no data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row of a table of routes, from which the router, the document and docs/api.md derive.
+
+    The summary in the document is the first paragraph of the handler's docstring. A paragraph such
+    as "(spec: ojs-core 5)" of it is the section of the specification.
+
+    Attributes:
+        path: method and path; braces mark parameters, as in ``GET /ojs/v1/jobs/{id}``.
+        handler: the handler.
+        access: who may use it.
+        answers: the successful responses by status. A type stands for ``Answer`` with this shape.
+        body: the type of a body that every request must have; None if there is none.
+        optional_body: the type of a body that a request may leave out.
+        parameters: parameters of the query and the headers.
+        errors: the statuses of errors that not every route may return
+            (``openapi.responses.EVERYWHERE``), such as 409.
         batch: whether the body may be as large as ``BodyLimits.max_batch_bytes``.
         waits_for_jobs: whether the route is a fetch, which may wait for jobs. If the client of a
             fetch or of a GET request disconnects, the handler is cancelled.
@@ -96,15 +122,22 @@ class Route:
             (``store/features/maintenance``); empty for a request that it never refuses.
         action: the name of an administrative change in the audit; empty if there is none. Responses
             with ``audited=False`` are not recorded.
+        aliases: further methods and paths, of which ``table`` makes routes.
+        method: the method of ``path``.
+        template: the path without the method.
+        scope: that of ``access``, as the next two.
+        queue_access: what the route accesses.
+        open: whether the route needs no API key.
     """
 
-    method: str
-    template: str
+    path: str
     handler: Handler
-    scope: Scope | None = None
-    queue_access: QueueAccess = QueueAccess.CLUSTER
-    tenants: TenantAccess | None = None
-    open: bool = False
+    access: Access = Access()
+    answers: Mapping[int, Any] = field(default_factory=dict)
+    body: Any = None
+    optional_body: Any = None
+    parameters: tuple[Parameter, ...] = ()
+    errors: tuple[int, ...] = ()
     batch: bool = False
     waits_for_jobs: bool = False
     is_scrape: bool = False
@@ -112,26 +145,41 @@ class Route:
     fast: bool = False
     request_class: str = ""
     action: str = ""
+    aliases: tuple[str, ...] = ()
+    method: str = field(init=False)
+    template: str = field(init=False)
+    scope: Scope | None = field(init=False)
+    queue_access: QueueAccess = field(init=False)
+    open: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        method, _, template = self.path.partition(" ")
+        access = self.access
+        # Fields, because properties would cost every request.
+        for name, value in (
+            *(("method", method), ("template", template), ("scope", access.scope)),
+            *(("queue_access", access.queues), ("open", access.open)),
+        ):
+            object.__setattr__(self, name, value)
 
     @property
     def access_of_tenants(self) -> TenantAccess:
         """How the route treats a request for one tenant. A route without a decision refuses it."""
-        return self.tenants or _TENANT_ACCESS.get(self.queue_access, TenantAccess.REFUSED)
+        return self.access.tenants or _TENANT_ACCESS.get(self.queue_access, TenantAccess.REFUSED)
 
     @property
     def decides_about_tenants(self) -> bool:
         """Whether it is declared how the route treats a request for one tenant."""
-        return self.tenants is not None or self.queue_access in _TENANT_ACCESS
+        return self.access.tenants is not None or self.queue_access in _TENANT_ACCESS
 
 
-def with_aliases(route: Route, *templates: str) -> tuple[Route, ...]:
-    """Return a route, and the same route on further paths.
-
-    Args:
-        route: the route.
-        templates: the further paths.
-    """
-    return (route, *(replace(route, template=template) for template in templates))
+def table(*routes: Route) -> tuple[Route, ...]:
+    """Return routes, and one more for each of their aliases."""
+    return tuple(
+        replace(route, path=path, aliases=())
+        for route in routes
+        for path in (route.path, *route.aliases)
+    )
 
 
 @dataclass(slots=True)
@@ -159,16 +207,12 @@ class HttpRouter:
             raise ValueError(f"two routes for {route.method} {route.template}")
         node.routes[route.method] = route
         if "OPTIONS" not in node.routes:
-            options = partial(_options, node)
             node.routes["OPTIONS"] = Route(
-                "OPTIONS",
-                route.template,
-                options,
-                queue_access=QueueAccess.NONE,
-                tenants=TenantAccess.NONE,
+                f"OPTIONS {route.template}", partial(_options, node), NO_DATA
             )
         if route.open:
-            node.routes["OPTIONS"] = replace(node.routes["OPTIONS"], open=True)
+            access = replace(NO_DATA, open=True)
+            node.routes["OPTIONS"] = replace(node.routes["OPTIONS"], access=access)
 
     def _node(self, template: str) -> _Node:
         node = self._root

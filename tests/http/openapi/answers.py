@@ -15,9 +15,9 @@ import jsonschema_rs
 
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.http.messages import Response
-from ojs_cluster.http.openapi.described import MEDIA_TYPE
 from ojs_cluster.http.openapi.document import build_document
 from ojs_cluster.http.routes.all_routes import FAMILIES, router_for
+from ojs_cluster.http.routing.described import MEDIA_TYPE
 from ojs_cluster.http.routing.router import Route
 from ojs_cluster.http.shapes import jobs, workers, workflows
 

@@ -14,8 +14,6 @@ async def list_entries(app: App, request: Request) -> Response:
 
     A page may have fewer entries than ``limit`` although other pages follow. If other pages follow,
     it has a ``next_cursor``.
-
-    ``GET /ojs/v1/admin/audit?limit&cursor&principal&action&since&until``
     """
     given = query.parameters(request.query)
     limit = query.integer(given, "limit", 50, low=1, high=500)

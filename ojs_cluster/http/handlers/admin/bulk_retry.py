@@ -54,7 +54,7 @@ _decoder = msgspec.json.Decoder(BulkRetryBody)
 async def retry_jobs(app: App, request: Request) -> Response:
     """Retry discarded jobs that were created between ``since`` and ``until``.
 
-    ``POST /ojs/v1/admin/jobs/bulk/retry`` (spec: ojs-admin-api 8.1)
+    (spec: ojs-admin-api 8.1)
     """
     return await _retry(app, request, dead=False)
 
@@ -62,7 +62,7 @@ async def retry_jobs(app: App, request: Request) -> Response:
 async def retry_dead(app: App, request: Request) -> Response:
     """Retry jobs that became dead letters between ``since`` and ``until``.
 
-    ``POST /ojs/v1/admin/dead-letter/retry`` (spec: ojs-dead-letter 6.2)
+    (spec: ojs-dead-letter 6.2)
     """
     return await _retry(app, request, dead=True)
 

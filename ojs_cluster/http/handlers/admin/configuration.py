@@ -15,8 +15,6 @@ async def get(app: App, _request: Request) -> Response:
     """Return the variables of the process that answers, with their values. Secrets are hidden.
 
     ``layout`` shows the layout of the data, at most a few seconds old, and the last migration.
-
-    ``GET /ojs/v1/admin/system/config``, alias ``GET /ojs/v1/admin/config``
     """
     items = [_shown(variable) for variable in app.configuration]
     state = app.store.layout

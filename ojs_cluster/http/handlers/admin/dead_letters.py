@@ -27,7 +27,6 @@ async def list_dead(app: App, request: Request) -> Response:
     With a filter other than ``queue``, the dead letters are listed shard by shard, and the newest
     come first within each shard.
 
-    ``GET /ojs/v1/admin/dead-letter?queue&type&since&until&page&per_page&cursor``
     (spec: ojs-admin-api 11.1)
     """
     given = query.parameters(request.query)
@@ -51,7 +50,7 @@ async def list_dead(app: App, request: Request) -> Response:
 async def retry(app: App, request: Request, job_id: str) -> Response:
     """Make the job of a dead letter available again. The request body is ignored.
 
-    ``POST /ojs/v1/admin/dead-letter/{id}/retry`` (spec: ojs-admin-api 11.2)
+    (spec: ojs-admin-api 11.2)
     """
     cause = cause_of(app, request)
     return Response(200, (await store_dead.retry(app.store, fields.job_id(job_id), cause)).json())
@@ -60,7 +59,7 @@ async def retry(app: App, request: Request, job_id: str) -> Response:
 async def delete(app: App, _request: Request, job_id: str) -> Response:
     """Delete a dead letter.
 
-    ``DELETE /ojs/v1/admin/dead-letter/{id}`` (spec: ojs-admin-api 11)
+    (spec: ojs-admin-api 11)
     """
     await store_dead.delete(app.store, fields.job_id(job_id))
     return Response(204, b"")

@@ -25,8 +25,6 @@ async def list_errors(app: App, request: Request) -> Response:
     ``since`` is a time, or an age such as ``1h``: it leaves out groups without a later failure.
     A group that fails between two requests goes to the front. If no page has shown it, read the
     list again from its start.
-
-    ``GET /ojs/v1/admin/errors?queue&since&limit&offset&cursor``
     """
     given = query.parameters(request.query)
     queue = check_queue(given["queue"], field="queue") if given.get("queue") else None

@@ -43,7 +43,7 @@ async def get(app: App, request: Request) -> Response:
     ran. ``covered_seconds`` is shorter than the period if the statistics began in it, or if it has
     not ended. The command line client reads ``data_points`` instead of ``data``.
 
-    ``GET /ojs/v1/admin/stats/history?period&since&until&queue&type`` (spec: ojs-admin-api 10.2)
+    (spec: ojs-admin-api 10.2)
     """
     given = query.parameters(request.query)
     name, job_type = given.get("queue") or None, given.get("type") or None

@@ -40,8 +40,7 @@ async def list_jobs(app: App, request: Request) -> Response:
     The order by ``scheduled_at`` has an index. For the others the number of jobs is limited
     (``store.search.sorted_jobs``).
 
-    ``GET /ojs/v1/admin/jobs?queue&state&type&worker_id&query&index&since&until&sort&order&page
-    &per_page&cursor`` (spec: ojs-admin-api 7.1)
+    (spec: ojs-admin-api 7.1)
     """
     given = query.parameters(request.query)
     found = jobs.filter_of(given, request, app.store.clock.now_ms())
@@ -56,7 +55,7 @@ async def list_jobs(app: App, request: Request) -> Response:
 async def get(app: App, _request: Request, job_id: str) -> Response:
     """Return a job.
 
-    ``GET /ojs/v1/admin/jobs/{id}`` (spec: ojs-admin-api 7.2)
+    (spec: ojs-admin-api 7.2)
     """
     return _shown(await store_jobs.get(app.store, fields.job_id(job_id)))
 
@@ -67,7 +66,7 @@ async def retry(app: App, request: Request, job_id: str) -> Response:
     A cancelled job cannot be retried: the core specification (6.5) forbids it. The admin document
     allows it, but the core specification has priority.
 
-    ``POST /ojs/v1/admin/jobs/{id}/retry`` (spec: ojs-admin-api 7.4)
+    (spec: ojs-admin-api 7.4)
     """
     return _shown(
         await store_dead.retry_discarded(app.store, fields.job_id(job_id), cause_of(app, request))
@@ -77,7 +76,7 @@ async def retry(app: App, request: Request, job_id: str) -> Response:
 async def cancel(app: App, request: Request, job_id: str) -> Response:
     """Cancel a job. The request body is ignored.
 
-    ``POST /ojs/v1/admin/jobs/{id}/cancel`` (spec: ojs-admin-api 7.3)
+    (spec: ojs-admin-api 7.3)
     """
     return _shown(
         await store_cancel.cancel(app.store, fields.job_id(job_id), cause=cause_of(app, request))

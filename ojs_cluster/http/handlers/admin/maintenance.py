@@ -41,10 +41,7 @@ _decoder = msgspec.json.Decoder(MaintenanceBody)
 
 
 async def get(app: App, _request: Request) -> Response:
-    """Return whether maintenance mode is on.
-
-    ``GET /ojs/v1/admin/system/maintenance``, alias ``GET /ojs/v1/admin/maintenance``
-    """
+    """Return whether maintenance mode is on."""
     current = await read_maintenance(app.store)
     app.maintenance.set(current)
     return replies.json_response(200, maintenance_members(current))
@@ -54,8 +51,6 @@ async def put(app: App, request: Request) -> Response:
     """Switch maintenance mode on or off.
 
     Without ``refuse`` only fetches are refused, as the specification says: producers go on.
-
-    ``POST /ojs/v1/admin/system/maintenance``, alias ``POST /ojs/v1/admin/maintenance``
     """
     body = decode(_decoder, request, app.settings.limits)
     refused = _refused(body)

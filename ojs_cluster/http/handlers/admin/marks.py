@@ -44,8 +44,6 @@ async def list_marks(app: App, request: Request) -> Response:
     """List the marks on the charts, the oldest first.
 
     Marks are about all queues and tenants, so API keys for some of them do not see them.
-
-    ``GET /ojs/v1/admin/marks?since&until``
     """
     given = query.parameters(request.query)
     now_ms = app.store.clock.now_ms()
@@ -59,8 +57,6 @@ async def add(app: App, request: Request) -> Response:
     """Set a mark on the charts, such as the version that was deployed.
 
     The newest 200 marks are kept for 30 days.
-
-    ``POST /ojs/v1/admin/marks``
     """
     body = decode(_decoder, request, app.settings.limits)
     label = body.label.strip()
@@ -74,10 +70,7 @@ async def add(app: App, request: Request) -> Response:
 
 
 async def drop(app: App, _request: Request, mark_id: str) -> Response:
-    """Delete a mark.
-
-    ``DELETE /ojs/v1/admin/marks/{id}``
-    """
+    """Delete a mark."""
     mark = await remove_mark(app.store, mark_id)
     return replies.json_response(200, {"deleted": True, "id": mark_id}, audit_object=mark.label)
 

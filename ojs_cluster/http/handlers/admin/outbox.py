@@ -31,10 +31,7 @@ _retry_decoder = msgspec.json.Decoder(OutboxRetryBody)
 
 
 async def list_dead_letters(app: App, request: Request) -> Response:
-    """List outbox dead letters, in the order of their shards.
-
-    ``GET /ojs/v1/admin/outbox?limit&cursor``
-    """
+    """List outbox dead letters, in the order of their shards."""
     given = query.parameters(request.query)
     limit = query.integer(given, "limit", 50, low=1, high=200)
     dead_letters, cursor = await outbox_dead_letters.list_dead_letters(
@@ -48,10 +45,7 @@ async def list_dead_letters(app: App, request: Request) -> Response:
 
 
 async def retry(app: App, request: Request) -> Response:
-    """Move outbox dead letters back to the outbox, where each gets all its attempts again.
-
-    ``POST /ojs/v1/admin/outbox/retry``
-    """
+    """Move outbox dead letters back to the outbox, where each gets all its attempts again."""
     body = decode(_retry_decoder, request, app.settings.limits)
     if body.all == (body.ids is not None):
         raise InvalidRequest(

@@ -40,7 +40,7 @@ async def stats(app: App, request: Request) -> Response:
     With ``detail=true``, ``queues`` lists the queues whose jobs run longest, or the queue that the
     request names. For the command line client ``queues`` and ``workers`` are objects.
 
-    ``GET /ojs/v1/admin/stats?queue&detail&limit`` (spec: ojs-admin-api 10.1)
+    (spec: ojs-admin-api 10.1)
     """
     given = query.parameters(request.query)
     name = given.get("queue")
@@ -106,7 +106,7 @@ def _durations(queue: QueueStats) -> dict[str, Any]:
 async def list_queues(app: App, request: Request) -> Response:
     """List queues by name.
 
-    ``GET /ojs/v1/admin/queues?page&per_page&cursor`` (spec: ojs-admin-api 6.1)
+    (spec: ojs-admin-api 6.1)
     """
     page = query.numbered_page(query.parameters(request.query), QUEUES)
     queues, total, last = await store_queues.list_queues(
@@ -124,7 +124,7 @@ async def list_queues(app: App, request: Request) -> Response:
 async def get_queue(app: App, _request: Request, name: str) -> Response:
     """Return a queue with its configuration.
 
-    ``GET /ojs/v1/admin/queues/{name}`` (spec: ojs-admin-api 6.2)
+    (spec: ojs-admin-api 6.2)
     """
     queue = await _existing(app, name)
     limits = (await store_limits.get_queue_limits(app.store, name)).usage.limits.json()

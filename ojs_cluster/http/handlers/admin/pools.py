@@ -74,7 +74,7 @@ _members = msgspec.json.Decoder(dict[str, Any])
 async def list_pools(app: App, request: Request) -> Response:
     """List the worker pools in the order of their names.
 
-    ``GET /ojs/v1/admin/pools`` (spec: ojs-fair-scheduling 10.1)
+    (spec: ojs-fair-scheduling 10.1)
     """
     pools = await _accessible(app, request.queues)
     shown = [_members_of(pool) for pool in pools]
@@ -82,10 +82,7 @@ async def list_pools(app: App, request: Request) -> Response:
 
 
 async def get(app: App, request: Request, name: str) -> Response:
-    """Return a worker pool.
-
-    ``GET /ojs/v1/admin/pools/{name}``
-    """
+    """Return a worker pool."""
     pool = await store_pools.get_pool(app.store, check_pool_name(name))
     if not _admits(request.queues, pool):
         raise NotFound("pool", name)
@@ -98,7 +95,7 @@ async def put(app: App, request: Request, name: str) -> Response:
     Fetches of this process use the new configuration at once, those of other processes within two
     seconds. With ``updated_at``, a pool that was changed since then stays as it is (409).
 
-    ``PUT /ojs/v1/admin/pools/{name}`` (spec: ojs-fair-scheduling 10.1)
+    (spec: ojs-fair-scheduling 10.1)
     """
     body = decode(_decoder, request, app.settings.limits)
     _check_members(decode(_members, request, app.settings.limits))
@@ -137,10 +134,7 @@ async def put(app: App, request: Request, name: str) -> Response:
 
 
 async def drop(app: App, request: Request, name: str) -> Response:
-    """Delete a worker pool. Its queues and their jobs stay; fetches that name it get 404.
-
-    ``DELETE /ojs/v1/admin/pools/{name}``
-    """
+    """Delete a worker pool. Its queues and their jobs stay; fetches that name it get 404."""
 
     def check(old: Pool | None) -> None:
         accessible = request.queues is None if old is None else _admits(request.queues, old)
@@ -158,7 +152,7 @@ async def stats(app: App, request: Request) -> Response:
     The counts of a pool begin when it is created or changed. Those of other processes are up to
     five seconds old. A process that is killed loses its last five seconds.
 
-    ``GET /ojs/v1/admin/scheduling/stats`` (spec: ojs-fair-scheduling 10.2)
+    (spec: ojs-fair-scheduling 10.2)
     """
     await app.store.pools.flush(app.store)
     pools = await _accessible(app, request.queues)

@@ -44,7 +44,7 @@ async def get(app: App, _request: Request, name: str) -> Response:
 
     The name ``_default`` returns the policy for queues without settings of their own.
 
-    ``GET /ojs/v1/admin/queues/{name}/config`` (spec: ojs-queue-config)
+    (spec: ojs-queue-config)
     """
     policy = await get_defaults(app.store, POLICY)
     if name == POLICY:
@@ -70,7 +70,7 @@ async def put(app: App, request: Request, name: str) -> Response:
     The name ``_default`` sets the policy for queues without settings of their own. It has only
     defaults of jobs.
 
-    ``PUT /ojs/v1/admin/queues/{name}/config`` (spec: ojs-admin-api 6.6)
+    (spec: ojs-admin-api 6.6)
     """
     if name != POLICY:
         check_queue(name, field="name")

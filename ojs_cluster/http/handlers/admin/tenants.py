@@ -91,7 +91,7 @@ async def list_tenants(app: App, request: Request) -> Response:
     A tenant is known if it has settings, or if it had a new job in the last 30 days. At most
     100,000 tenants are listed.
 
-    ``GET /ojs/v1/admin/tenants?page&per_page&cursor`` (spec: ojs-multi-tenancy 10.1)
+    (spec: ojs-multi-tenancy 10.1)
     """
     page = query.numbered_page(query.parameters(request.query), TENANTS)
     found, total, last = await store_tenants.list_known(
@@ -112,7 +112,7 @@ async def list_tenants(app: App, request: Request) -> Response:
 async def get(app: App, request: Request, tenant: str) -> Response:
     """Return a tenant with its limits and numbers.
 
-    ``GET /ojs/v1/admin/tenants/{id}`` (spec: ojs-multi-tenancy 10.1)
+    (spec: ojs-multi-tenancy 10.1)
     """
     _check_own(request, tenant)
     settings = (await store_tenants.read_all(app.store)).records.get(tenant)
@@ -130,7 +130,7 @@ async def put(app: App, request: Request, tenant: str) -> Response:
     This process uses the new limits at once, other processes within two seconds. All fetches use
     the new weight at once.
 
-    ``PUT /ojs/v1/admin/tenants/{id}`` (spec: ojs-multi-tenancy 10.1)
+    (spec: ojs-multi-tenancy 10.1)
     """
     check_tenant(tenant, field="id")
     given = decode(_members, request, app.settings.limits)
@@ -165,7 +165,7 @@ async def put_limits(app: App, request: Request, tenant: str) -> Response:
     This process uses the new limits at once, other processes within two seconds. All fetches use
     the new weight at once. ``reason`` is shown with the limits until their next change.
 
-    ``PUT /ojs/v1/admin/tenants/{id}/limits`` (spec: ojs-multi-tenancy 9.3)
+    (spec: ojs-multi-tenancy 9.3)
     """
     check_tenant(tenant, field="id")
     given = decode(_members, request, app.settings.limits)
@@ -193,7 +193,7 @@ async def drop(app: App, _request: Request, tenant: str) -> Response:
 
     A tenant with jobs that have not ended is refused: without its limits it could fill Redis.
 
-    ``DELETE /ojs/v1/admin/tenants/{id}`` (spec: ojs-multi-tenancy 10.1)
+    (spec: ojs-multi-tenancy 10.1)
     """
     check_tenant(tenant, field="id")
     counts = (await read_states(app.store, [tenant]))[tenant]
@@ -218,7 +218,7 @@ async def stats(app: App, request: Request, tenant: str) -> Response:
     and begins again after the tenant has had no jobs for a week. ``limits`` has the limits on the
     number of jobs, with the jobs that count, and ``fairness`` the weight.
 
-    ``GET /ojs/v1/admin/tenants/{id}/stats`` (spec: ojs-multi-tenancy 10.2)
+    (spec: ojs-multi-tenancy 10.2)
     """
     _check_own(request, tenant)
     numbers = await read_counts(app.store, tenant)
@@ -250,8 +250,7 @@ _NAMES = {"acked": "completed", "retried_total": "retried", "discarded_total": "
 async def list_jobs(app: App, request: Request, tenant: str) -> Response:
     """List the jobs of a tenant, as ``GET /ojs/v1/admin/jobs`` lists those of all tenants.
 
-    ``GET /ojs/v1/admin/tenants/{id}/jobs?queue&state&type&query&index&sort&order&page&per_page
-    &cursor`` (spec: ojs-multi-tenancy 10.3)
+    (spec: ojs-multi-tenancy 10.3)
     """
     _check_own(request, tenant)
     given = query.parameters(request.query)

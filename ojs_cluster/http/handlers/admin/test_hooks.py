@@ -9,9 +9,6 @@ from ojs_cluster.store.operators.operations.admin import reset as store_reset
 
 
 async def reset(app: App, _request: Request) -> Response:
-    """Delete all data. The route exists only with test hooks.
-
-    ``POST /ojs/v1/admin/reset``
-    """
+    """Delete all data. The route exists only with test hooks."""
     removed = await store_reset(app.store)
     return replies.json_response(200, {"reset": True, "keys_removed": removed})

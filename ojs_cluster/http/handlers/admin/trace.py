@@ -37,8 +37,6 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
     ``errors_omitted`` counts the errors that the job does not keep any more. The last phase of a
     job that has not ended lasts until now. ``worker_id`` is the worker of the last attempt, and
     ``lease_expires_at`` tells when the lease of an active job ends unless it is extended.
-
-    ``GET /ojs/v1/admin/jobs/{id}/trace``
     """
     job = await store_jobs.get(app.store, fields.job_id(job_id))
     errors = [error for error in map(_failure, job.errors()) if error is not None]

@@ -62,7 +62,7 @@ async def list_workers(app: App, request: Request) -> Response:
     ``state`` is ``stale`` for a stale worker. For any other worker it is the stricter of two: the
     state that the worker reports and the directive that it got.
 
-    ``GET /ojs/v1/admin/workers?page&per_page&sort&cursor`` (spec: ojs-admin-api 9)
+    (spec: ojs-admin-api 9)
     """
     given = query.parameters(request.query)
     order = given.get("sort") or "last_seen"
@@ -88,7 +88,7 @@ async def get(app: App, _request: Request, worker_id: str) -> Response:
     Only one page of the list of active jobs is searched. ``jobs_complete`` is false if other pages,
     which may have jobs of the worker, follow.
 
-    ``GET /ojs/v1/admin/workers/{id}`` (spec: ojs-admin-api 9)
+    (spec: ojs-admin-api 9)
     """
     worker = await store_workers.get(app.store, _name(worker_id))
     wanted = JobFilter(state=State.ACTIVE, worker=worker.id)
@@ -107,7 +107,7 @@ async def quiet(app: App, _request: Request, worker_id: str) -> Response:
     From now on the fetches of the worker return no jobs. The worker gets the directive in the
     response to its next heartbeat. The directive ``resume`` lets the worker fetch jobs again.
 
-    ``POST /ojs/v1/admin/workers/{id}/quiet`` (spec: ojs-admin-api 9)
+    (spec: ojs-admin-api 9)
     """
     checked_id = _name(worker_id)
     state = await store_workers.send_directive(app.store, checked_id, "quiet")
@@ -119,7 +119,7 @@ async def quiet(app: App, _request: Request, worker_id: str) -> Response:
 async def deregister(app: App, _request: Request, worker_id: str) -> Response:
     """Remove a worker that has missed its heartbeats. Its active jobs become available again.
 
-    ``DELETE /ojs/v1/admin/workers/{id}`` (spec: ojs-admin-api 9.4)
+    (spec: ojs-admin-api 9.4)
     """
     checked_id = _name(worker_id)
     await store_deregister(app.store, checked_id)
@@ -134,7 +134,7 @@ async def direct(app: App, request: Request) -> Response:
     ``left`` is the number of workers that did not get the directive yet, because one request sends
     it to a limited number. The client repeats the request until ``left`` is 0.
 
-    ``POST /ojs/v1/admin/workers/directive`` (spec: ojs-admin-api 9)
+    (spec: ojs-admin-api 9)
     """
     body = decode(_decoder, request, app.settings.limits)
     directive = _DIRECTIVES.get(body.directive)

@@ -59,7 +59,7 @@ async def enqueue_jobs(app: App, request: Request) -> Response:
     carried out once. A repetition gets the same response for 24 hours. It tries again the jobs that
     failed with a retryable error, and all jobs if none was stored.
 
-    ``POST /ojs/v1/jobs/bulk`` (spec: ojs-bulk-operations 5 and 10)
+    (spec: ojs-bulk-operations 5 and 10)
     """
     if request.body:
         require_json(request)

@@ -61,10 +61,7 @@ _decoder = msgspec.json.Decoder(OperationBody)
 
 
 async def create(app: App, request: Request) -> Response:
-    """Create a bulk operation, which the scheduler carries out.
-
-    ``POST /ojs/v1/admin/bulk``
-    """
+    """Create a bulk operation, which the scheduler carries out."""
     body = decode(_decoder, request, app.settings.limits)
     action = action_of(body.action)
     priority = 0
@@ -113,20 +110,14 @@ async def create(app: App, request: Request) -> Response:
 
 
 async def get(app: App, request: Request, operation_id: str) -> Response:
-    """Return a bulk operation.
-
-    ``GET /ojs/v1/admin/bulk/{id}``
-    """
+    """Return a bulk operation."""
     operation = await _visible(app, request, operation_id)
     (shown,) = await _with_followers(app, [operation])
     return replies.json_response(200, shown)
 
 
 async def list_operations(app: App, request: Request) -> Response:
-    """List bulk operations: unfinished operations, then finished ones, each newest first.
-
-    ``GET /ojs/v1/admin/bulk?page&per_page&limit&offset``
-    """
+    """List bulk operations: unfinished operations, then finished ones, each newest first."""
     # The cursor contains an offset: an operation moves when it ends, and the list is short.
     page = query.numbered_page(query.parameters(request.query))
     queues = request.queues
@@ -142,10 +133,7 @@ async def list_operations(app: App, request: Request) -> Response:
 
 
 async def stop(app: App, request: Request, operation_id: str) -> Response:
-    """Stop a bulk operation after the jobs that it is changing now. The request body is ignored.
-
-    ``POST /ojs/v1/admin/bulk/{id}/stop``
-    """
+    """Stop a bulk operation after the jobs that it is changing now. The request body is ignored."""
     await _visible(app, request, operation_id)
     return replies.json_response(200, members(await store_bulk.stop(app.store, operation_id)))
 

@@ -85,7 +85,7 @@ _purge_decoder = msgspec.json.Decoder(PurgeBody)
 async def cancel_jobs(app: App, request: Request) -> Response:
     """Cancel the jobs that the body names.
 
-    ``POST /ojs/v1/jobs/bulk/cancel`` (spec: ojs-bulk-operations 6)
+    (spec: ojs-bulk-operations 6)
     """
     return await _change(app, request, BulkAction.CANCEL)
 
@@ -93,7 +93,7 @@ async def cancel_jobs(app: App, request: Request) -> Response:
 async def retry_jobs(app: App, request: Request) -> Response:
     """Retry the discarded jobs that the body names.
 
-    ``POST /ojs/v1/jobs/bulk/retry`` (spec: ojs-bulk-operations 7)
+    (spec: ojs-bulk-operations 7)
     """
     return await _change(app, request, BulkAction.RETRY)
 
@@ -101,7 +101,7 @@ async def retry_jobs(app: App, request: Request) -> Response:
 async def delete_jobs(app: App, request: Request) -> Response:
     """Delete the terminal jobs that the body names.
 
-    ``POST /ojs/v1/jobs/bulk/delete`` (spec: ojs-bulk-operations 8)
+    (spec: ojs-bulk-operations 8)
     """
     return await _change(app, request, BulkAction.DELETE)
 
@@ -109,7 +109,7 @@ async def delete_jobs(app: App, request: Request) -> Response:
 async def cancel_jobs_as_admin(app: App, request: Request) -> Response:
     """Cancel the jobs that the body names, if it has ``confirm: true``.
 
-    ``POST /ojs/v1/admin/jobs/bulk/cancel`` (spec: ojs-admin-api 8.2)
+    (spec: ojs-admin-api 8.2)
     """
     return await _change(app, request, BulkAction.CANCEL, admin=True)
 
@@ -117,7 +117,7 @@ async def cancel_jobs_as_admin(app: App, request: Request) -> Response:
 async def delete_jobs_as_admin(app: App, request: Request) -> Response:
     """Delete the jobs that the body names, if it has ``confirm: true``.
 
-    ``POST /ojs/v1/admin/jobs/bulk/delete`` (spec: ojs-admin-api 8.3)
+    (spec: ojs-admin-api 8.3)
     """
     return await _change(app, request, BulkAction.DELETE, admin=True)
 
@@ -125,7 +125,7 @@ async def delete_jobs_as_admin(app: App, request: Request) -> Response:
 async def purge_queue(app: App, request: Request, name: str) -> Response:
     """Remove the jobs of a queue in the named states.
 
-    ``DELETE /ojs/v1/admin/queues/{name}/jobs`` (spec: ojs-admin-api 6.5)
+    (spec: ojs-admin-api 6.5)
     """
     body = decode(_purge_decoder, request, app.settings.limits)
     require_confirmation(body.confirm, "this request removes all jobs of the queue that match")
@@ -145,7 +145,6 @@ async def purge_queue(app: App, request: Request, name: str) -> Response:
 async def purge_dead_letters(app: App, request: Request) -> Response:
     """Delete all dead letters that match, if the body has ``confirm: true``.
 
-    ``DELETE /ojs/v1/admin/dead-letter``, alias ``DELETE /ojs/v1/dead-letter``
     (spec: ojs-admin-api 11.3)
     """
     body = decode(_purge_decoder, request, app.settings.limits)
@@ -164,8 +163,6 @@ async def purge_dead_letters_by_query(app: App, request: Request) -> Response:
     """Delete all dead letters that are older than an age.
 
     ojs-cli uses this endpoint and sends no confirmation, so none is required.
-
-    ``POST /ojs/v1/dead-letter/purge?older_than&queue``
     """
     given = query.parameters(request.query)
     wanted = FilterBody(queue=given.get("queue") or None, dead=True)

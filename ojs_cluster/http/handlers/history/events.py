@@ -34,16 +34,13 @@ async def get(app: App, request: Request, job_id: str) -> Response:
     them: the newest ``OJS_HISTORY_MAX_EVENTS_PER_JOB`` entries, and 16 KiB at most. ``complete`` is
     false if events are missing. The events are kept as long as the job.
 
-    ``GET /ojs/v1/jobs/{id}/history?limit&cursor`` (spec: ojs-execution-history 7.1)
+    (spec: ojs-execution-history 7.1)
     """
     return replies.json_response(200, await _page(app, request, job_id))
 
 
 async def get_states(app: App, request: Request, job_id: str) -> Response:
-    """Return the history of a job as ojs-cli reads it: each event also has ``type`` and ``state``.
-
-    ``GET /ojs/v1/events/{id}/history?limit&cursor``
-    """
+    """Return the history of a job as ojs-cli reads it: events have ``type`` and ``state``."""
     history = await _page(app, request, job_id)
     history["events"] = [
         {**event, "type": event["event_type"], "state": _state_after(event)}
@@ -83,7 +80,7 @@ async def delete(app: App, _request: Request, job_id: str) -> Response:
     What the job itself still has remains in its history: its creation, its last attempt, its last
     errors and its end. Delete the job to delete these too.
 
-    ``DELETE /ojs/v1/jobs/{id}/history`` (spec: ojs-execution-history 7.3)
+    (spec: ojs-execution-history 7.3)
     """
     deleted = await clear_history.clear_history(app.store, fields.job_id(job_id))
     return replies.json_response(200, {"deleted": True, "events_deleted": deleted})

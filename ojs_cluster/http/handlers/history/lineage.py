@@ -33,7 +33,7 @@ async def get(app: App, request: Request, job_id: str) -> Response:
     children. Jobs that the workflow has not enqueued yet are left out, and so are jobs of queues
     that the API key may not access.
 
-    ``GET /ojs/v1/jobs/{id}/lineage`` (spec: ojs-execution-history 7.2)
+    (spec: ojs-execution-history 7.2)
     """
     job = await store_jobs.get(app.store, fields.job_id(job_id))
     workflow_id = job.fields.get(f.WORKFLOW, b"").decode() or None

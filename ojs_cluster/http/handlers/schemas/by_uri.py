@@ -21,10 +21,7 @@ from ojs_cluster.store.ground.process_state.schema_table import StoredSchema
 
 
 async def list_schemas(app: App, request: Request) -> Response:
-    """List all schemas by type, newest version first.
-
-    ``GET /ojs/v1/schemas?type&limit&offset&cursor`` (Python and JavaScript SDK)
-    """
+    """List all schemas by type, newest version first."""
     given = query.parameters(request.query)
     page = query.numbered_page(given, SCHEMAS, default=50, max_limit=100)
     await app.store.schemas.read(app.store)
@@ -65,7 +62,7 @@ def _index_after(found: Sequence[StoredSchema], position: Position) -> int:
 async def register(app: App, request: Request) -> Response:
     """Register a schema.
 
-    ``POST /ojs/v1/schemas`` (spec: ojs-schema-registry 4.1)
+    (spec: ojs-schema-registry 4.1)
     """
     made = await views.register(app, request, None)
     value = {"schema": views.members(made, text_version=True)}
@@ -75,7 +72,7 @@ async def register(app: App, request: Request) -> Response:
 async def get(app: App, _request: Request, name: str) -> Response:
     """Return the schema with a URI, or the latest schema of a type.
 
-    ``GET /ojs/v1/schemas/{name}`` (spec: ojs-schema-registry 4.2)
+    (spec: ojs-schema-registry 4.2)
     """
     await app.store.schemas.read(app.store)
     table = app.store.schemas
@@ -87,10 +84,7 @@ async def get(app: App, _request: Request, name: str) -> Response:
 
 
 async def drop(app: App, _request: Request, uri: str) -> Response:
-    """Delete the schema with a URI. A type is no URI: its versions are deleted one by one.
-
-    ``DELETE /ojs/v1/schemas/{uri}`` (Python and JavaScript SDK)
-    """
+    """Delete the schema with a URI. A type is no URI: its versions are deleted one by one."""
     record = await registry.delete(
         app.store, lambda index: index.records.get(index.uris.get(uri, "")), uri
     )
@@ -105,17 +99,14 @@ async def drop(app: App, _request: Request, uri: str) -> Response:
 async def list_versions(app: App, _request: Request, job_type: str) -> Response:
     """List the versions of a type, newest first.
 
-    ``GET /ojs/v1/schemas/{type}/versions`` (spec: ojs-schema-registry 4.3)
+    (spec: ojs-schema-registry 4.3)
     """
     found = await views.read_type(app, job_type)
     return replies.json_response(200, views.versions(app, found, text_version=True))
 
 
 async def get_version(app: App, _request: Request, job_type: str, version: str) -> Response:
-    """Return one version.
-
-    ``GET /ojs/v1/schemas/{type}/{version}``
-    """
+    """Return one version."""
     found = await views.read_version(app, job_type, version)
     return replies.json_response(200, {"schema": views.members(found, text_version=True)})
 
@@ -123,7 +114,7 @@ async def get_version(app: App, _request: Request, job_type: str, version: str) 
 async def drop_version(app: App, _request: Request, job_type: str, version: str) -> Response:
     """Delete one version.
 
-    ``DELETE /ojs/v1/schemas/{type}/{version}`` (spec: ojs-schema-registry 4.4)
+    (spec: ojs-schema-registry 4.4)
     """
     record = await views.delete_version(app, job_type, version)
     return replies.json_response(

@@ -31,10 +31,7 @@ MODES: Final = ("strict", "warn", "off")
 
 
 async def list_schemas(app: App, request: Request) -> Response:
-    """List the latest schema of each type.
-
-    ``GET /ojs/v1/admin/schemas?limit&offset&cursor``
-    """
+    """List the latest schema of each type."""
     page = query.numbered_page(
         query.parameters(request.query), SCHEMA_TYPES, default=50, max_limit=100
     )
@@ -70,17 +67,14 @@ async def list_schemas(app: App, request: Request) -> Response:
 async def register(app: App, request: Request, job_type: str, version: str) -> Response:
     """Register a schema. A version that exists is never replaced.
 
-    ``PUT /ojs/v1/admin/schemas/{type}/{version}`` (spec: ojs-job-versioning 6.1)
+    (spec: ojs-job-versioning 6.1)
     """
     made = await views.register(app, request, (job_type, version))
     return replies.json_response(201, views.members(made), audit_object=made.name)
 
 
 async def get_latest(app: App, _request: Request, job_type: str) -> Response:
-    """Return the latest schema of a type.
-
-    ``GET /ojs/v1/admin/schemas/{type}``
-    """
+    """Return the latest schema of a type."""
     found = await views.read_type(app, job_type)
     return replies.json_response(
         200, {**views.members(found.schemas[0]), **views.policy(app, found)}
@@ -88,29 +82,20 @@ async def get_latest(app: App, _request: Request, job_type: str) -> Response:
 
 
 async def list_versions(app: App, _request: Request, job_type: str) -> Response:
-    """List the versions of a type, newest first.
-
-    ``GET /ojs/v1/admin/schemas/{type}/versions``
-    """
+    """List the versions of a type, newest first."""
     found = await views.read_type(app, job_type)
     return replies.json_response(200, views.versions(app, found, text_version=False))
 
 
 async def get(app: App, _request: Request, job_type: str, version: str) -> Response:
-    """Return one version.
-
-    ``GET /ojs/v1/admin/schemas/{type}/{version}``
-    """
+    """Return one version."""
     return replies.json_response(
         200, views.members(await views.read_version(app, job_type, version))
     )
 
 
 async def drop(app: App, _request: Request, job_type: str, version: str) -> Response:
-    """Delete one version.
-
-    ``DELETE /ojs/v1/admin/schemas/{type}/{version}``
-    """
+    """Delete one version."""
     record = await views.delete_version(app, job_type, version)
     shown = record.parsed_version.shown
     return replies.json_response(
@@ -124,8 +109,6 @@ async def set_policy(app: App, request: Request, job_type: str) -> Response:
     """Choose how a type is validated, and which changes a further version may make.
 
     ``mode`` is ``strict``, ``warn`` or ``off``, or empty for ``OJS_SCHEMA_MODE``.
-
-    ``PUT /ojs/v1/admin/schemas/{type}``
     """
     body = decode(_decoder, request, app.settings.limits)
     if body.mode not in (None, "", *MODES):

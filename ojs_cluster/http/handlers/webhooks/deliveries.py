@@ -15,7 +15,7 @@ from ojs_cluster.store.features.webhooks.deliveries import STATES, Delivery
 async def list_newest(app: App, request: Request) -> Response:
     """List the newest deliveries, newest first.
 
-    ``GET /ojs/v1/webhooks/deliveries?subscription_id&status&limit`` (spec: ojs-webhooks 10)
+    (spec: ojs-webhooks 10)
     """
     given = query.parameters(request.query)
     limit = query.integer(given, "limit", 50, low=1, high=200)
@@ -38,7 +38,7 @@ async def list_newest(app: App, request: Request) -> Response:
 async def get(app: App, _request: Request, delivery_id: str) -> Response:
     """Return a delivery with its event.
 
-    ``GET /ojs/v1/webhooks/deliveries/{id}`` (spec: ojs-webhooks 10)
+    (spec: ojs-webhooks 10)
     """
     found = await deliveries.get(app.store, delivery_id)
     members = replies.dumps(_members(found))
@@ -48,7 +48,7 @@ async def get(app: App, _request: Request, delivery_id: str) -> Response:
 async def retry(app: App, _request: Request, delivery_id: str) -> Response:
     """Retry a dead delivery, which gets all its attempts again.
 
-    ``POST /ojs/v1/webhooks/deliveries/{id}/retry`` (spec: ojs-webhooks 10)
+    (spec: ojs-webhooks 10)
     """
     found = await deliveries.retry(app.store, delivery_id)
     members = _members(found)

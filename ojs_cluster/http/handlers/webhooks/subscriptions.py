@@ -67,7 +67,7 @@ _rotation_decoder = msgspec.json.Decoder(RotationBody)
 async def create(app: App, request: Request) -> Response:
     """Create a subscription. Only this response and that of a rotation show the secret.
 
-    ``POST /ojs/v1/webhooks/subscriptions`` (spec: ojs-webhooks 6.1)
+    (spec: ojs-webhooks 6.1)
     """
     body = decode(_decoder, request, app.settings.limits)
     for field, given in (("url", body.url), ("events", body.events)):
@@ -97,7 +97,7 @@ async def create(app: App, request: Request) -> Response:
 async def list_subscriptions(app: App, request: Request) -> Response:
     """List subscriptions, oldest first.
 
-    ``GET /ojs/v1/webhooks/subscriptions?limit&offset&cursor`` (spec: ojs-webhooks 6.2)
+    (spec: ojs-webhooks 6.2)
     """
     page = query.numbered_page(
         query.parameters(request.query), SUBSCRIPTIONS, default=50, max_limit=200
@@ -127,7 +127,7 @@ async def list_subscriptions(app: App, request: Request) -> Response:
 async def get(app: App, _request: Request, subscription_id: str) -> Response:
     """Return a subscription without its secret.
 
-    ``GET /ojs/v1/webhooks/subscriptions/{id}`` (spec: ojs-webhooks 6.3)
+    (spec: ojs-webhooks 6.3)
     """
     found = await subscriptions.get(app.store, subscription_id)
     counts = await read_counts(app.store)
@@ -139,7 +139,7 @@ async def change(app: App, request: Request, subscription_id: str) -> Response:
 
     If the server has deactivated the subscription, ``active: true`` activates it again.
 
-    ``PATCH /ojs/v1/webhooks/subscriptions/{id}`` (spec: ojs-webhooks 6.4), alias ``PUT``
+    (spec: ojs-webhooks 6.4)
     """
     body = decode(_decoder, request, app.settings.limits)
     if body.secret is not None:
@@ -154,7 +154,7 @@ async def change(app: App, request: Request, subscription_id: str) -> Response:
 async def drop(app: App, _request: Request, subscription_id: str) -> Response:
     """Delete a subscription.
 
-    ``DELETE /ojs/v1/webhooks/subscriptions/{id}`` (spec: ojs-webhooks 6.5)
+    (spec: ojs-webhooks 6.5)
     """
     await subscriptions.delete(app.store, subscription_id)
     await app.store.webhooks.try_read(app.store)
@@ -164,7 +164,7 @@ async def drop(app: App, _request: Request, subscription_id: str) -> Response:
 async def rotate_secret(app: App, request: Request, subscription_id: str) -> Response:
     """Replace the secret. For a day, deliveries are signed with the previous secret as well.
 
-    ``POST /ojs/v1/webhooks/subscriptions/{id}/rotate-secret`` (spec: ojs-webhooks 8.3)
+    (spec: ojs-webhooks 8.3)
     """
     body = decode(_rotation_decoder, request, app.settings.limits, optional=True)
     secret = core.new_secret() if body.secret is None else core.check_secret(body.secret)
@@ -187,7 +187,7 @@ async def rotate_secret(app: App, request: Request, subscription_id: str) -> Res
 async def test(app: App, _request: Request, subscription_id: str) -> Response:
     """Send an event ``webhook.test`` now, and return what the receiver answered.
 
-    ``POST /ojs/v1/webhooks/subscriptions/{id}/test`` (spec: ojs-webhooks 6.6)
+    (spec: ojs-webhooks 6.6)
     """
     settings = app.store.settings.webhooks
     subscription = await subscriptions.get(app.store, subscription_id)

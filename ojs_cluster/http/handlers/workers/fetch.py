@@ -73,7 +73,7 @@ async def fetch(app: App, request: Request) -> Response:
     The jobs are leased before the response is sent. If the client disconnects before it gets the
     response, ``Response.undo`` releases the jobs.
 
-    ``POST /ojs/v1/workers/fetch``, alias ``POST /ojs/v1/jobs/fetch`` (spec: ojs-http-binding 10.1)
+    (spec: ojs-http-binding 10.1)
     """
     body = decode(_decoder, request, app.settings.limits)
     queues: Sequence[str] = ()

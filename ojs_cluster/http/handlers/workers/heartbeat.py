@@ -83,7 +83,6 @@ _decoder = msgspec.json.Decoder(HeartbeatBody)
 async def receive(app: App, request: Request) -> Response:
     """Record a heartbeat, extend the leases of the worker's jobs, and return its directive.
 
-    ``POST /ojs/v1/workers/heartbeat``, alias ``POST /ojs/v1/workers/beat``
     (spec: ojs-http-binding 10.4)
     """
     body = decode(_decoder, request, app.settings.limits)
@@ -126,8 +125,6 @@ async def deregister(app: App, _request: Request, worker_id: str) -> Response:
 
     That heartbeat has the state ``terminate`` and no active jobs. Otherwise the worker would be
     listed for as long as its record is kept.
-
-    ``DELETE /ojs/v1/workers/{id}``
     """
     checked_id = fields.worker_id(worker_id) or worker_id
     await deregister_terminated(app.store, checked_id)

@@ -16,10 +16,7 @@ from ojs_cluster.store.features.workers import workers as store_workers
 
 
 async def list_workers(app: App, request: Request) -> Response:
-    """List workers, the most recently seen first.
-
-    ``GET /ojs/v1/workers?limit&offset&cursor``
-    """
+    """List workers, the most recently seen first."""
     page = query.page(query.parameters(request.query), WORKERS_BY_TIME, default=100, max_limit=1000)
     workers, total, last = await lists.list_workers(
         app.store, limit=page.limit, offset=page.offset, after=page.after
@@ -36,7 +33,7 @@ async def list_workers(app: App, request: Request) -> Response:
 async def health(app: App, _request: Request, worker_id: str) -> Response:
     """Return the state of a worker: 200 if the worker takes jobs, 503 if it drains or is stale.
 
-    ``GET /ojs/v1/workers/{id}/health`` (spec: ojs-graceful-shutdown)
+    (spec: ojs-graceful-shutdown)
     """
     worker = await store_workers.get(app.store, fields.worker_id(worker_id) or worker_id)
     stale = worker.stale(app.store, app.store.clock.now_ms())

@@ -67,7 +67,7 @@ _nack_decoder = msgspec.json.Decoder(NackBody)
 async def ack(app: App, request: Request) -> Response:
     """Complete the job that the body names.
 
-    ``POST /ojs/v1/workers/ack`` (spec: ojs-http-binding 10.2)
+    (spec: ojs-http-binding 10.2)
     """
     body = await decode_large(_ack_decoder, request, app.settings.limits)
     job_id = named_job(body.job_id or body.id)
@@ -79,7 +79,7 @@ async def ack(app: App, request: Request) -> Response:
 async def ack_by_path(app: App, request: Request, job_id: str) -> Response:
     """Complete the job in the path. The body may be empty.
 
-    ``POST /ojs/v1/jobs/{id}/ack`` (spec: ojs-http-binding 10.2)
+    (spec: ojs-http-binding 10.2)
     """
     return await _ack(
         app,
@@ -96,7 +96,7 @@ async def nack(app: App, request: Request) -> Response:
     ignores the nack, and returns 200 with ``ignored``, if the client sends ``OJS-Version`` and no
     lease id.
 
-    ``POST /ojs/v1/workers/nack`` (spec: ojs-http-binding 10.3)
+    (spec: ojs-http-binding 10.3)
     """
     body = await decode_large(_nack_decoder, request, app.settings.limits)
     job_id = named_job(body.job_id or body.id)
@@ -107,7 +107,7 @@ async def nack(app: App, request: Request) -> Response:
 async def nack_by_path(app: App, request: Request, job_id: str) -> Response:
     """Fail the attempt of the job in the path. The body may be empty.
 
-    ``POST /ojs/v1/jobs/{id}/nack`` (spec: ojs-http-binding 10.3)
+    (spec: ojs-http-binding 10.3)
     """
     return await _nack(
         app,

@@ -90,10 +90,7 @@ _nack_decoder = msgspec.json.Decoder(NackBody)
 
 
 async def ack_many(app: App, request: Request) -> Response:
-    """Complete many jobs.
-
-    ``POST /ojs/v1/workers/ack/batch``
-    """
+    """Complete many jobs."""
     body = await decode_large(
         _acks_decoder, request, app.settings.limits, outer_levels=_OUTER_LEVELS
     )
@@ -109,10 +106,7 @@ async def ack_many(app: App, request: Request) -> Response:
 
 
 async def nack_many(app: App, request: Request) -> Response:
-    """Fail the attempts of many jobs.
-
-    ``POST /ojs/v1/workers/nack/batch``
-    """
+    """Fail the attempts of many jobs."""
     body = await decode_large(
         _nacks_decoder, request, app.settings.limits, outer_levels=_OUTER_LEVELS
     )

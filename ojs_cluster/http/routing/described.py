@@ -1,7 +1,4 @@
-"""How the tables of ``openapi.operations`` describe what a handler reads and returns.
-
-Everything else comes from the handler's docstring and from the route table.
-"""
+"""What the tables of routes say of parameters and answers; the OpenAPI document shows it."""
 
 from __future__ import annotations
 
@@ -55,23 +52,3 @@ class Answer:
         if self.shape is None:
             return ()
         return self.shape if isinstance(self.shape, tuple) else (self.shape,)
-
-
-@dataclass(frozen=True, slots=True)
-class OperationDetails:
-    """What a handler reads and returns.
-
-    Attributes:
-        answers: the successful responses by status. A type stands for ``Answer`` with this shape.
-        body: the type of the request body; None if the handler ignores it.
-        body_required: whether a request must have a body.
-        parameters: parameters of the query and the headers.
-        errors: the statuses of errors that not every operation may return
-            (``openapi.responses.EVERYWHERE``), such as 409.
-    """
-
-    answers: Mapping[int, Any]
-    body: Any = None
-    body_required: bool = True
-    parameters: tuple[Parameter, ...] = ()
-    errors: tuple[int, ...] = ()

@@ -1,1 +1,0 @@
-"""What each handler reads and returns, one module per family of routes."""
