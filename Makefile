@@ -1,6 +1,6 @@
 # Every target with a `##` line shows up in `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help messages run demo test lint conformance cluster-test soak mutants loadtest bench lock docs screenshots chart-docs package clean
+.PHONY: help messages run demo test lint conformance cluster-test soak mutants loadtest bench lock docs screenshots chart-docs release-check package clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -77,6 +77,9 @@ screenshots: $(VENV)/.dev ## take the pictures of the dashboard in docs/img agai
 
 messages: $(VENV)/.dev ## collect the texts of the dashboard in its languages, in which new ones are empty then
 	$(BIN)/python -m tests.ui.languages.collect
+
+release-check: $(VENV)/.dev ## check what only a release needs: a translation of every text of the dashboard
+	$(BIN)/python -m tests.ui.languages.collect --check
 
 chart-docs: $(VENV)/.dev ## update the chart's README and schema
 	$(BIN)/python -m tests.helm.values_table

@@ -1,12 +1,16 @@
 """Collect the marked texts of the dashboard in the files of its languages: ``make messages``.
 
 New texts are added without a translation, and those that are gone are removed. Babel finds the
-texts; its own update of a file would drop what the header says about the language.
+texts; its own update of a file would drop what the header says about the language. With
+``--check``, which ``make release-check`` uses, it changes nothing and fails unless every language
+has exactly the texts of the dashboard.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import polib
@@ -48,7 +52,26 @@ def collect(path: Path, texts: polib.POFile) -> int:
     return sum(not entry.translated() for entry in merged)
 
 
+def differences(path: Path, texts: Iterable[polib.POEntry]) -> tuple[int, int]:
+    """Return how many texts a language lacks, and how many it has that are gone."""
+    wanted = {(text.msgid, text.msgid_plural) for text in texts}
+    file = polib.pofile(str(path))
+    known = {(entry.msgid, entry.msgid_plural) for entry in file}
+    translated = {(entry.msgid, entry.msgid_plural) for entry in file.translated_entries()}
+    return len(wanted - translated), len(known - wanted)
+
+
+def _check() -> int:
+    texts = texts_of_dashboard()
+    found = {path.name: differences(path, texts) for path in sorted(FOLDER.glob("*.po"))}
+    for name, (missing, gone) in found.items():
+        print(f"{name}: {missing} texts to translate, {gone} that are gone")
+    return any(map(any, found.values()))
+
+
 if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit(_check())
     for language in sorted(FOLDER.glob("*.po")):
         # Each file gets entries of its own.
         print(f"{language.name}: {collect(language, texts_of_dashboard())} texts to translate")

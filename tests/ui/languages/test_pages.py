@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import httpx
+import polib
 import pytest
 
 from ojs_cluster.ui import formats
@@ -99,6 +100,23 @@ def test_a_language_whose_file_cannot_be_read_is_shown_in_english(
         patch.setattr(catalogs, "FOLDER", FOLDER)
         patch.setattr(language, "next_read_s", 0.0)
         assert '<html lang="ja"' in page(client, "/ui/queues"), "it is read again"
+
+
+def test_a_text_without_a_translation_is_shown_in_english(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = polib.pofile(str(FOLDER / "de.po"))
+    for entry in list(file):
+        if entry.msgid == "Queues":
+            entry.msgstr = ""
+        elif entry.msgid == "Workers":
+            file.remove(entry)
+    file.save(str(tmp_path / "de.po"))
+    monkeypatch.setattr(catalogs, "FOLDER", tmp_path)
+    language = catalogs.read_language(tmp_path / "de.po")
+    read_texts(language)
+    shown = [language.gettext(text) for text in ("Queues", "Workers", "Jobs")]
+    assert shown == ["Queues", "Workers", languages()["de"].gettext("Jobs")]
 
 
 def test_a_language_with_a_damaged_header_is_left_out(
