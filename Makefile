@@ -105,7 +105,7 @@ $(VENV)/.run: $(PROJECTS) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(PROJECTS) | $(BIN)/python
-	$(PIP) -e '.[dev]' -e 'clients/python[ctl]'
+	$(PIP) -e '.[dev]' -e 'clients/python[ctl,testing]'
 	@echo "helm for the tests: $$($(BIN)/python -m tests.helm.tools)"
 	@touch $@ $(VENV)/.run
 

@@ -1,40 +1,25 @@
-"""The schedules of cron jobs in the fake server (spec: ojs-cron, 3 to 5)."""
+"""The schedules of cron jobs in the fake server (spec: ojs-cron, 3 to 5).
+
+croniter computes their calendars. It knows less than a server in one point: ``31W`` means the last
+weekday of shorter months, too, and days such as ``15W`` cannot be in a list.
+"""
 
 from __future__ import annotations
 
-import calendar
 import re
-from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
 from ojs_client.testing.refusals import invalid
 
-_SEARCH_DAYS: Final = 50 * 366
-_NAMED: Final = {
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-    "@monthly": "0 0 1 * *",
-    "@weekly": "0 0 * * 0",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@hourly": "0 * * * *",
-}
 _DAYS: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-_MONTHS: Final = (
-    *("jan", "feb", "mar", "apr", "may", "jun"),
-    *("jul", "aug", "sep", "oct", "nov", "dec"),
-)
-_ANY: Final = ("*", "?", "*/1")
+_LAST: Final = re.compile(r"\b([0-7]|sun|mon|tue|wed|thu|fri|sat)l\b")
 _EVERY: Final = re.compile(r"@every\s+((?:\d+(?:\.\d+)?(?:ms|s|m|h))+)")
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNIT_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 _MIN_EVERY_MS: Final = 1000
 _MAX_EVERY_MS: Final = 366 * 24 * 3_600_000
-_ITEM: Final = re.compile(r"(\*|\w+)(?:-(\w+))?(?:/(\d{1,2}))?")
-
-_OnDay = Callable[[date], bool]
 
 
 class Schedule:
@@ -86,46 +71,31 @@ class Schedule:
         return None
 
     def _read(self, expression: str) -> None:
-        text = expression.strip().lower()
-        if text.startswith("@"):
-            if text not in _NAMED:
-                raise ValueError("there is no such shorthand")
-            text = _NAMED[text]
-        fields = text.split()
+        fields = expression.lower().replace("lw", "31w").split()  # as croniter calls it
         if len(fields) == 5:
             fields.insert(0, "0")
-        if len(fields) != 6:
+        if len(fields) not in (1, 6):  # one, such as @daily
             raise ValueError(f"it has {len(fields)} fields")
-        second, minute, hour, day, month, weekday = fields
-        self._seconds = sorted(_numbers(second, 0, 59))
-        self._minutes = sorted(_numbers(minute, 0, 59))
-        self._hours = sorted(_numbers(hour, 0, 23))
-        self._months = _numbers(month, 1, 12, _MONTHS)
-        restricted = [
-            check
-            for field, read in ((day, _day_of_month), (weekday, _day_of_week))
-            if field not in _ANY
-            for check in map(read, field.split(","))
-        ]
-        self._days: list[_OnDay] = restricted or [lambda day: True]
+        fields[-1] = _LAST.sub(_last, fields[-1])
+        try:
+            from croniter import croniter  # only cron jobs need this package
+        except ImportError as error:
+            raise RuntimeError("cron jobs need ojs-client[testing]") from error
+        self._cron = croniter(" ".join(fields), second_at_beginning=True)
         if self._first_after(datetime(2000, 1, 1)) is None:
             raise ValueError("no such date ever comes")
 
     def _first_after(self, local: datetime) -> datetime | None:
         """Return the first local time of the calendar that is later; None for none."""
-        day = local.date()
-        for _ in range(_SEARCH_DAYS):
-            if day.month in self._months and any(check(day) for check in self._days):
-                for hour in self._hours:
-                    if day == local.date() and hour < local.hour:
-                        continue
-                    for minute in self._minutes:
-                        for second in self._seconds:
-                            found = datetime(day.year, day.month, day.day, hour, minute, second)
-                            if found > local:
-                                return found
-            day += timedelta(days=1)
-        return None
+        try:
+            return self._cron.get_next(datetime, start_time=local)
+        except ValueError:  # not within fifty years
+            return None
+
+
+def _last(day: re.Match[str]) -> str:
+    """Return the last day of a kind in a month as croniter writes it."""
+    return f"l{_DAYS.index(day[1]) if day[1] in _DAYS else day[1]}"
 
 
 def _interval_ms(expression: str) -> int:
@@ -136,83 +106,3 @@ def _interval_ms(expression: str) -> int:
     if not _MIN_EVERY_MS <= ms <= _MAX_EVERY_MS:
         raise ValueError("@every needs between 1 s and 366 days")
     return ms
-
-
-def _numbers(field: str, low: int, high: int, names: tuple[str, ...] = ()) -> set[int]:
-    """Return the numbers of a field: lists, ranges and steps of numbers or names."""
-    found: set[int] = set()
-    for item in field.split(","):
-        match = _ITEM.fullmatch(item)
-        if match is None:
-            raise ValueError(f"{item!r} is no item")
-        first, last, step = match.groups()
-        if first == "*":
-            start, end = low, high
-        else:
-            start = _number(first, low, high, names)
-            end = _number(last, low, high, names) if last else (high if step else start)
-        if (first == "*" and last) or (step and not 1 <= int(step) <= high):
-            raise ValueError(f"{item!r} is no item")
-        if start > end:  # around the end, such as 22-2
-            end += high - low + 1
-        found.update(
-            low + (number - low) % (high - low + 1)
-            for number in range(start, end + 1, int(step or 1))
-        )
-    return found
-
-
-def _number(text: str, low: int, high: int, names: tuple[str, ...]) -> int:
-    if text in names:
-        return names.index(text) + low
-    if not text.isdecimal() or not low <= int(text) <= high:
-        raise ValueError(f"{text!r} is not from {low} to {high}")
-    return int(text)
-
-
-def _day_of_month(item: str) -> _OnDay:
-    """Return the check of one item: days, ``L`` (last), ``LW`` and ``15W`` (nearest weekday)."""
-    if item == "l":
-        return lambda day: day.day == _month_days(day)
-    if item == "lw":
-        return lambda day: day == _nearest_weekday(day, _month_days(day))
-    if item.endswith("w") and item[:-1].isdecimal():
-        number = _number(item[:-1], 1, 31, ())
-        return lambda day: number <= _month_days(day) and day == _nearest_weekday(day, number)
-    days = _numbers(item, 1, 31)
-    return lambda day: day.day in days
-
-
-def _day_of_week(item: str) -> _OnDay:
-    """Return the check of one item: days, ``5#3`` (the third one) and ``5L`` (the last one)."""
-    name, nth, number = item.partition("#")
-    if nth:
-        if number not in ("1", "2", "3", "4", "5"):
-            raise ValueError(f"{item!r} is no item")
-        wanted = _number(name, 0, 7, _DAYS) % 7
-        return lambda day: _weekday(day) == wanted and (day.day - 1) // 7 == int(number) - 1
-    if item.endswith("l"):
-        wanted = _number(item[:-1], 0, 7, _DAYS) % 7
-        return lambda day: _weekday(day) == wanted and day.day + 7 > _month_days(day)
-    # 7 is Sunday, too, so a range such as 5-7 ends there.
-    days = {number % 7 for number in _numbers(item, 0, 7 if "7" in item else 6, _DAYS)}
-    return lambda day: _weekday(day) in days
-
-
-def _weekday(day: date) -> int:
-    return day.isoweekday() % 7
-
-
-def _month_days(day: date) -> int:
-    return calendar.monthrange(day.year, day.month)[1]
-
-
-def _nearest_weekday(day: date, number: int) -> date:
-    """Return the weekday that is nearest to a day of the month, within the month."""
-    found = day.replace(day=number)
-    if found.isoweekday() == 6:
-        return found - timedelta(days=1) if number > 1 else found + timedelta(days=2)
-    if found.isoweekday() == 7:
-        last = number == _month_days(day)
-        return found - timedelta(days=2) if last else found + timedelta(days=1)
-    return found
