@@ -11,6 +11,7 @@ import trio
 
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import start_deadline
+from ojs_cluster.redis.script import Script
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.engine.fetch import fetch, long_poll
@@ -181,10 +182,32 @@ async def test_a_fetch_behind_full_keys_makes_a_limited_number_of_calls(
     assert await take(replace(store, scripts=scripts)) == []
     assert scripts.times["fetch_full"] == fetch._MAX_CALLS + 2
 
-    start_deadline().at = trio.current_time() + fetch._RESERVED_S
-    scripts.times.clear()
+
+@pytest.mark.parametrize("time_s", [60, 300])
+async def test_a_fetch_behind_full_keys_leaves_a_part_of_the_time_of_its_request(
+    store: Store, monkeypatch: pytest.MonkeyPatch, time_s: float
+) -> None:
+    monkeypatch.setattr(fetch, "_FURTHER_CALLS", 2)
+    monkeypatch.setattr(fetch, "_RESERVED_S", 60)
+    await block(store)
+    deadline, scripts = start_deadline(), Recording(store.scripts)
+
+    deadline.at = trio.current_time() + time_s
     assert await take(replace(store, scripts=scripts)) == []
-    assert scripts.times["fetch_full"] == fetch._MAX_CALLS, "the request ends soon"
+    assert scripts.times["fetch_full"] == fetch._MAX_CALLS + 2
+
+    class Slow(Recording):
+        """Let time pass before the last call that needs none of the reserved time."""
+
+        def __getitem__(self, name: str) -> Script:
+            if name == "fetch_full" and self.times[name] == fetch._MAX_CALLS - 1:
+                deadline.at = trio.current_time() + min(time_s / 2, fetch._RESERVED_S)
+            return super().__getitem__(name)
+
+    slow = Slow(store.scripts)
+    deadline.at = trio.current_time() + time_s
+    assert await take(replace(store, scripts=slow)) == []
+    assert slow.times["fetch_full"] == fetch._MAX_CALLS
 
 
 async def test_a_fetch_of_queues_in_several_shards_may_make_as_many_calls(

@@ -52,7 +52,8 @@ _RESERVED_S = 2.0
 """A fetch makes none of the further calls in the last seconds of its request.
 
 The client then gets an empty response instead of an error. It is less than the part of the default
-time of a request that each of ``_MAX_SEQUENTIAL`` stages has."""
+time of a request that each of ``_MAX_SEQUENTIAL`` stages has. Of a shorter time, half is reserved.
+"""
 _FIRST_IDLE_KEYS, _SCAN_IDLE_KEYS, _MAX_IDLE_KEYS = 8, 32, 128
 """Numbers of idle rate limit keys for which a call requests tokens: the first, the largest while
 there are jobs that no call has read, and the largest.
@@ -281,6 +282,10 @@ def group_into_stages(store: Store, queues: Sequence[str]) -> list[Stage]:
     return stages
 
 
+def _remaining_s() -> float:
+    return current_deadline().at - trio.current_time()
+
+
 class _Fetch:
     """One fetch: its jobs so far, and the calls that fetch more.
 
@@ -362,7 +367,7 @@ class _Fetch:
         Raises:
             WorkerIsQuiet, BackendUnavailable: as ``fetch_unless_quiet``.
         """
-        remaining, calls, idle_keys = 0, 0, 0
+        remaining, calls, idle_keys, reserved_s = 0, 0, 0, _RESERVED_S
         while True:
             # Shielded from cancellation: without the reply, this process would not know which jobs
             # have a lease now. The Redis client limits the time of the call.
@@ -376,25 +381,25 @@ class _Fetch:
             calls += 1
             if not (requested or more) or not self.wanted:
                 return remaining
-            if calls >= _MAX_CALLS and not self._may_call_further(more):
+            if calls == 1:
+                reserved_s = min(reserved_s, _remaining_s() / 2)
+            if calls >= _MAX_CALLS and not self._may_call_further(more, reserved_s):
                 return remaining
             most = _SCAN_IDLE_KEYS if more == _UNREAD_JOBS else _MAX_IDLE_KEYS
             idle_keys = min(max(_FIRST_IDLE_KEYS, idle_keys * 4), most)
 
-    def _may_call_further(self, more: int) -> bool:
+    def _may_call_further(self, more: int, reserved_s: float) -> bool:
         """Return whether the fetch may exceed ``_MAX_CALLS``, and count the call.
 
         Args:
             more: as ``FetchReply.more``.
+            reserved_s: the time in seconds that must remain.
         """
         if self.jobs:
             return False
         whole = self._parent or self
         whole._further_calls += 1
-        if (
-            whole._further_calls <= _FURTHER_CALLS
-            and current_deadline().at - trio.current_time() > _RESERVED_S
-        ):
+        if whole._further_calls <= _FURTHER_CALLS and _remaining_s() > reserved_s:
             return True
         whole._is_unfinished |= bool(more)
         return False
