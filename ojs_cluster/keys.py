@@ -44,6 +44,30 @@ def job_of_key(key: bytes) -> tuple[str, str]:
     return tag, job_id
 
 
+_TYPES = {
+    b"hash": (
+        b"j cp tc ta l c m s t ty th thh w wf wd wr u ik tx outbox error_groups history_totals "
+        b"webhook_deliveries webhook_counts webhooks tenant_weights tenants schema partitions "
+        b"history_minutes history_hours maintenance searches pools pool_counts queue_defaults bulk "
+        b"job_schemas job_schema_documents processes cron"
+    ),
+    b"stream": b"events audit",
+    b"string": b"last_worker_check wal_probe leader fencing_counter ui_secret",
+    b"list": b"cron_history",
+}
+_TYPE_OF = {kind: name for name, kinds in _TYPES.items() for kind in kinds.split()}
+
+
+def kind_of_key(key: bytes) -> bytes:
+    """Return the part of a key after its tag that is the same for all keys of a kind."""
+    return key.partition(b"}:")[2].partition(b":")[0]
+
+
+def type_of_key(key: bytes) -> bytes:
+    """Return the Redis type that a key has if it exists, as TYPE returns it."""
+    return _TYPE_OF.get(kind_of_key(key), b"zset")
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """One shard: all its keys have the hash tag ``tag`` and so are in one slot.

@@ -17,7 +17,7 @@ import orjson
 
 from ojs_cluster.core import errors
 from ojs_cluster.http.messages import Headers, Response
-from ojs_cluster.redis.errors import ReplyTooLarge
+from ojs_cluster.redis.errors import MalformedKey, ReplyTooLarge
 
 
 class BodyTimeout(errors.OJSError):
@@ -302,6 +302,16 @@ TABLE: Final[Mapping[type[errors.OJSError], ErrorEntry]] = MappingProxyType(
             "The job's fields in Redis are damaged. Restore them there, or cancel the job: that "
             "removes it.",
         ),
+        # The status is not 409: a worker would take its lease for lost.
+        MalformedKey: ErrorEntry(
+            503,
+            "malformed_key",
+            "OJS-2001",
+            "BACKEND_UNAVAILABLE",
+            "Another program has written a key of this server in Redis: the server's log names it. "
+            "Remove or restore it, then repeat the request.",
+            retryable=True,
+        ),
         errors.MalformedRecord: ErrorEntry(
             409,
             "malformed_record",
@@ -353,7 +363,8 @@ def error_response(error: errors.OJSError, request_id: str) -> Response:
         | errors.StreamRefused
         | errors.UnderMaintenance
         | errors.TenantLimitExceeded
-        | errors.QueueDraining,
+        | errors.QueueDraining
+        | MalformedKey,
     ):
         headers = (("Retry-After", str(max(1, math.ceil(error.retry_after_s)))),)
     elif isinstance(error, errors.QueueFull):

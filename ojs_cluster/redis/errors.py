@@ -40,6 +40,8 @@ _MOVED_UNDER_SCRIPT: Final = (
 
 # Redis refuses the credentials, or the ACL user has no right to run the command.
 CREDENTIAL_CODES: Final = frozenset({"WRONGPASS", "NOAUTH", "NOPERM"})
+# A key has another type than the command needs. In scripts, the code may be another one.
+WRONG_TYPE: Final = "WRONGTYPE"
 # A server with too many clients answers the first command of a new connection with this.
 TOO_MANY_CLIENTS: Final = "max number of clients"
 
@@ -56,7 +58,7 @@ class RedisReplyError(Exception):
     @property
     def has_wrong_type(self) -> bool:
         """Whether a key has another type than the command, or one of a script, needs."""
-        return "WRONGTYPE" in str(self)
+        return WRONG_TYPE in f"{self.code} {self}"
 
 
 def stopped_by_moving_slot(error: RedisReplyError) -> bool:
@@ -69,6 +71,27 @@ class ReplyTooLarge(OJSError):
 
     The command was applied. This class is an ``OJSError``, because HTTP clients see the message.
     """
+
+
+class MalformedKey(OJSError, RedisReplyError):
+    """A key has another type than this server gives it, because another program has written it.
+
+    This class is an ``OJSError``, because HTTP clients see the message. A script may have written
+    other keys before.
+
+    Args:
+        error: Redis's answer.
+        fault: which key, and what is wrong with it.
+        kind: what all such keys have in common in their names (docs/keys.md).
+        retry_after_s: time in seconds after which the client may try again.
+    """
+
+    def __init__(
+        self, error: RedisReplyError, fault: str, kind: str | None, *, retry_after_s: float = 10.0
+    ) -> None:
+        super().__init__(f"Redis's data is malformed: {fault}", kind=kind, outcome="unknown")
+        self.code = error.code
+        self.retry_after_s = retry_after_s
 
 
 class AuthenticationFailed(Exception):

@@ -31,6 +31,7 @@ from ojs_cluster.redis.node_link import NodeLink
 from ojs_cluster.redis.reply_waiters import Answer, Reply
 from ojs_cluster.redis.router import SlotRouter
 from ojs_cluster.redis.topology import parse_redirect
+from ojs_cluster.redis.wrong_types import explain_wrong_type
 
 
 class NoAnswer:
@@ -149,6 +150,7 @@ class FullPath:
             WritesRefused: Redis has no memory or disk for writes.
             BackendUnavailable: a moving slot stopped a script that may have written and must not
                 run again.
+            MalformedKey: a key has a wrong type.
             RedisReplyError: a repetition would return the same error.
         """
         link = call.link
@@ -170,6 +172,10 @@ class FullPath:
             if not call.has_preflight:
                 retry.after_interrupted_script(error)
             await retry.pause()
+        elif error.has_wrong_type:
+            raise await explain_wrong_type(
+                error, call.payload, link.usable if link is not None else None
+            ) from error
         else:
             where = link.address if link is not None else "an unknown address"
             raise explain_acl_error(error, self._user, str(where))

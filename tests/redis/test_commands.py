@@ -7,6 +7,7 @@ import trio
 
 from ojs_cluster.redis import Client, ClientSettings, RedisReplyError, Script, open_client
 from ojs_cluster.redis.connection import pack
+from ojs_cluster.redis.errors import MalformedKey
 from ojs_cluster.redis.packed_calls import PackedReads
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.redis.helpers import client_of, in_thread, key_on, slot_of
@@ -84,6 +85,30 @@ async def test_error_reply_is_raised_with_its_code(backend: Embedded) -> None:
             await client.call(slot, b"LPUSH", b"k", 1)
         assert caught.value.code == "WRONGTYPE"
         assert await client.call(slot, b"GET", b"k") == b"1"
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"), [(b"ojs:{t}:c:mail", "c"), (b"ojs:{t}:due", "due"), (b"k", None)]
+)
+async def test_an_error_names_the_kind_of_key_whose_type_is_wrong(
+    backend: Embedded, caplog: pytest.LogCaptureFixture, key: bytes, kind: str | None
+) -> None:
+    async with client_of(backend) as client:
+        slot = slot_of(key)
+        await client.call(slot, "SET", key, 1)
+        use = Script("use", b"return redis.call('LPUSH', KEYS[2], 1)")
+        calls = (
+            client.call(slot, "LPUSH", key, 1),
+            client.script(slot, use, [b"ojs:{t}:q:mail" if kind else b"k", key], ["ojs:{t}:c:x"]),
+        )
+        for call in calls:
+            with pytest.raises(MalformedKey) as caught:
+                await call
+            assert caught.value.has_wrong_type
+            assert caught.value.details.get("kind") == kind
+            assert "mail" not in str(caught.value), "clients may not know all names"
+    if kind is not None:
+        assert all(repr(key) in record.message for record in caplog.records)
 
 
 async def test_wrong_argument_type_reaches_nobody_else(standalone: Embedded) -> None:

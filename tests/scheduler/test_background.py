@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 
 import pytest
 import trio
@@ -13,6 +14,7 @@ from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http.exposition import exposition
 from ojs_cluster.http.messages import Request
+from ojs_cluster.keys import SHARD_KEYS, type_of_key
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.http.scheduler_http import scheduler_families
 from ojs_cluster.store.context import Store
@@ -236,6 +238,28 @@ async def test_an_idle_leader_costs_redis_next_to_nothing(backend: Embedded) -> 
 
         # Shards are checked every ten seconds; between two rounds there is no call.
         await eventually(quiet, within_s=120, what="three seconds without a step")
+
+
+async def test_keys_of_wrong_types_in_one_shard_and_under_the_meta_tag_stop_no_other_shard(
+    backend: Embedded,
+) -> None:
+    async with served(backend) as (store, stats):
+        failing, meta = store.keys.shard_of_queue("failing"), store.keys.meta
+        assert store.keys.shard_of_queue("q") is not failing
+        jobs = await put(store, 6, scheduled_at="+PT0.1S")
+        await eventually(lambda: all_in(store, jobs, State.AVAILABLE), what="the loops run")
+        later = await put(store, 3, scheduled_at="+PT3S")
+        taken = await fetch(store, ["q"], count=3, worker_id="w", visibility_timeout_ms=3000)
+        of_meta = {getattr(meta, each.name) for each in fields(meta) if each.type == "bytes"}
+        with observer(backend) as db:
+            for key in {getattr(failing, name) for name in SHARD_KEYS} | of_meta - {meta.schema}:
+                db.delete(key)
+                db.lpush(key, "x") if type_of_key(key) == b"string" else db.set(key, "x")
+        await eventually(lambda: bool(stats.loop("promote").failing), what="it is noticed")
+        ids = [job.id for job in taken]
+        await eventually(lambda: all_in(store, later + ids, State.AVAILABLE), what="others go on")
+        assert stats.loop("promote").failing == {failing.index}
+        assert stats.loop("reap").failing == {failing.index}
 
 
 async def test_one_shard_that_cannot_be_worked_on_does_not_stop_the_others(

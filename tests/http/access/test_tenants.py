@@ -17,7 +17,7 @@ from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.routing.router import Route, TenantAccess
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, Reply, open_app, until
-from tests.http.test_request_deadline import body_of
+from tests.http.every_route import body_of
 
 SECRET: Final = "only-for-acme"
 """In the args of each job of the tenant acme: no other tenant may read it."""

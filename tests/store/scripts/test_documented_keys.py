@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ojs_cluster.keys import META, SHARD_KEYS, Keyspace, Meta, Shard
+from ojs_cluster.keys import META, SHARD_KEYS, Keyspace, Meta, Shard, type_of_key
 
 PAGE = (Path(__file__).parents[3] / "docs" / "keys.md").read_text()
 CODE = set(re.findall(r"`([^`\n]+)`", PAGE))
@@ -58,6 +58,28 @@ def test_a_key_under_the_meta_tag_is_documented(name: str) -> None:
 @pytest.mark.parametrize("name", builders(Meta))
 def test_a_key_of_a_cron_job_or_a_group_is_documented(name: str) -> None:
     assert documented(named(getattr(Meta(), name)("X"), "meta"))
+
+
+def documented_types() -> dict[str, str]:
+    """The Redis type of each key in the tables of the page, where a row has one or all types."""
+    found: dict[str, str] = {}
+    for line in PAGE.splitlines():
+        if not line.startswith("| `"):
+            continue
+        keys, types, *_ = (cell.strip() for cell in line.strip("|").split(" | "))
+        names = re.findall(r"`([^`]+)`", keys.partition(" with field")[0])
+        of_each = types.split(", ") * (1 if ", " in types else len(names))
+        if len(names) == len(of_each):
+            found |= dict(zip(names, of_each, strict=True))
+    return {name: kind for name, kind in found.items() if "channel" not in kind}
+
+
+def test_the_types_of_keys_are_documented() -> None:
+    found = documented_types()
+    assert len(found) > 90
+    for name, kind in found.items():
+        key = f"ojs:{{t}}:{name.removeprefix('ojs:{meta}:')}".encode()
+        assert type_of_key(key).decode().replace("zset", "sorted set") == kind, name
 
 
 def test_a_missing_key_is_noticed() -> None:
