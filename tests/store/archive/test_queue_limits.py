@@ -12,7 +12,9 @@ from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.limits import depth_bounds
+from ojs_cluster.store.engine.queues.partition_maintenance import maintain_queue, set_partitions
 from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.ground.process_state import partitions
 from ojs_cluster.store.ground.process_state.partitions import DEFAULT
 from tests.store.archives import emptied, export_text, import_text
 from tests.store.shortcuts import QUEUE, put, take
@@ -62,6 +64,48 @@ async def test_limits_are_restored_in_a_queue_that_is_in_use(
         assert (messages, counts.refused) == ([], 0)
         assert len(await take(target, count=30)) <= 4, "one per partition, until they are empty"
         assert target.partitions.layout(QUEUE).count == 1
+
+
+async def test_queues_with_limits_take_no_entry_of_operators(
+    backend: Embedded, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "MAX_ENTRIES", 2)
+    for queue in (QUEUE, "used", "third"):
+        await put(store, queue)
+        await rate_limits.set_queue_limits(store, queue, LIMITS)
+    text = await export_text(store)
+    async with emptied(backend) as target:
+        await use_default(target, 4)
+        await put(target, "used")
+        counts, messages = await import_text(target, text)
+        assert (messages, counts.refused) == ([], 0)
+        assert {target.partitions.layout(name).count for name in (QUEUE, "used", "third")} == {1}
+        assert (await set_partitions(target, "another", 2)).count == 2
+
+        await rate_limits.set_queue_limits(target, QUEUE, RateLimits())
+        await maintain_queue(target, QUEUE)
+        assert target.partitions.layout(QUEUE).count == 4
+
+
+async def test_queues_without_an_entry_of_operators_get_the_default(
+    backend: Embedded, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    for queue in ("a", "b", "c"):
+        await put(store, queue)
+        await set_partitions(store, queue, 3)
+    await rate_limits.set_queue_limits(store, "c", RateLimits(concurrency=3))
+    text = await export_text(store)
+    monkeypatch.setattr(partitions, "MAX_ENTRIES", 2)
+    async with emptied(backend) as target:
+        await use_default(target, 2)
+        counts, messages = await import_text(target, text)
+        assert (messages, counts.refused) == ([], 0)
+        numbers = [target.partitions.layout(queue).count for queue in ("a", "b", "c")]
+        assert sorted(numbers) == [2, 2, 3], "an archive has its queues in any order"
+        assert ["does not get 3" in record.message for record in caplog.records] == [True] * 2
+        limits = await rate_limits.get_queue_limits(target, "c")
+        assert limits.usage.limits == RateLimits(concurrency=3)
+        assert [job.queue for job in await take(target, "a", "b", "c", count=4)] == ["a", "b", "c"]
 
 
 async def test_an_import_that_dies_runs_no_job_without_limits(

@@ -14,6 +14,7 @@ front of its queue, as if it had not been fetched.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -21,7 +22,7 @@ from zlib import crc32
 
 from ojs_cluster.core.cron.cron_job import is_cron_name, job_of_occurrence
 from ojs_cluster.core.cron.schedule import Schedule
-from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.errors import InvalidRequest, OJSError
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.jobs.tenant import is_tenant
@@ -51,6 +52,8 @@ from ojs_cluster.store.operators.archive.line_values import (
     JobLine,
     QueueLine,
 )
+
+log = logging.getLogger("ojs.store")
 
 RestoreOutcome = Literal["created", "exists"]
 """The outcome of a line: stored, or left out because its id or name exists."""
@@ -148,7 +151,9 @@ async def _partition(
     Args:
         store: the store.
         queue: the queue's name.
-        exported: the exported number, 0 for the default. A queue with an entry keeps its number.
+        exported: the exported number, 0 for the default. A queue with an entry keeps its number. If
+            operators may add no entry, the queue gets the default, unless that is too large for the
+            limits.
         limits: the limits that the queue gets. They are never refused, because its jobs would run
             without limits: if they are too small, the queue gets one partition.
         in_use: whether other processes may use its partitions.
@@ -166,20 +171,27 @@ async def _partition(
     layout = table.layout(queue)
     if count == layout.count:
         return
-    if in_use or count > layout.open_count:
-        await set_partitions(store, queue, count, max_entries=NO_ENTRY_LIMIT)
+    is_needed = limits != RateLimits() and count < layout.count
+    max_entries = NO_ENTRY_LIMIT if is_needed else None
+    try:
+        if in_use or count > layout.open_count:
+            await set_partitions(store, queue, count, max_entries=max_entries)
+        else:  # no partition has anything to drain, and no setting to copy
+            await table.update(
+                store,
+                queue,
+                lambda old, now_ms: replace(
+                    PartitionLayout.of_count(count),
+                    occupied_count=max(old.occupied_count, count),
+                    changed_at_ms=now_ms,
+                ),
+                max_entries=max_entries,
+            )
+    except InvalidRequest as full:
+        log.warning("queue '%s' does not get %d partitions: %s", queue, count, full.message)
         return
-    # No partition has anything to drain, and no setting to copy.
-    await table.update(
-        store,
-        queue,
-        lambda old, now_ms: replace(
-            PartitionLayout.of_count(count),
-            occupied_count=max(old.occupied_count, count),
-            changed_at_ms=now_ms,
-        ),
-        max_entries=NO_ENTRY_LIMIT,
-    )
+    if is_needed:  # it takes no entry of operators
+        await table.update(store, queue, PartitionLayout.pinned)
 
 
 async def target_shard(store: Store, queue: str, job_id: str, *, in_first: bool = False) -> Shard:
