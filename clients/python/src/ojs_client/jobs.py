@@ -10,7 +10,8 @@ from typing import Any
 from ojs_client.options import JSON
 
 
-def _time(text: Any) -> datetime | None:
+def parse_time(text: Any) -> datetime | None:
+    """Return a time of a server's response; None if there is none."""
     return datetime.fromisoformat(text) if isinstance(text, str) else None
 
 
@@ -61,7 +62,7 @@ class Job:
             priority=members.get("priority", 0),
             attempt=members.get("attempt", 0),
             max_attempts=members.get("max_attempts", 0),
-            created_at=_time(members.get("created_at")),
+            created_at=parse_time(members.get("created_at")),
             error=members.get("error"),
             deduplicated=deduplicated,
             members=members,
@@ -147,6 +148,6 @@ class Cron:
             members["expression"],
             members.get("timezone") or "UTC",
             bool(members.get("enabled", True)),
-            _time(members.get("next_run_at")),
+            parse_time(members.get("next_run_at")),
             members,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -317,10 +316,8 @@ class JobStore:
     def _fail(self, job: FakeJob, error: dict[str, Any]) -> None:
         self._record(job, error)
         if (until := error.get("rate_limit_until")) is not None:
-            # Workers have real clocks.
-            real_ms = round(time.time() * 1000)
-            wait_ms = time_ms(until, real_ms, "error.rate_limit_until") - real_ms
-            self._limits.hold(job, self.now_ms + wait_ms, self.now_ms)
+            until_ms = time_ms(until, self.now_ms, "error.rate_limit_until")
+            self._limits.hold(job, until_ms, self.now_ms)
         if not job.retries.allow(job.attempt, error):
             self._end(job, "discarded")
         elif job.cancel_requested:

@@ -182,7 +182,7 @@ class Runner:
                 # A cancellation is not raised again, because this task ends after this block.
                 if failure := failure_of(raised, _cancelled_class(), is_cancelled=_is_cancelled()):
                     _log_failure(job, repr(raised), raised)
-                    error = error_of(failure)
+                    error = error_of(failure, job.server_time())
         if (
             error is None
             and timer.cancel_called

@@ -7,7 +7,7 @@ import itertools
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import PurePath
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -99,8 +99,13 @@ def failure_of(
     return None if is_cancelled and isinstance(raised, cancelled) else raised
 
 
-def error_of(error: BaseException) -> dict[str, JSON]:
-    """Return the error of a nack (spec: ojs-errors): a decision, or an exception with its trace."""
+def error_of(error: BaseException, now: datetime) -> dict[str, JSON]:
+    """Return the error of a nack (spec: ojs-errors): a decision, or an exception with its trace.
+
+    Args:
+        error: what the handler has raised.
+        now: the time on the server's clock.
+    """
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]  # the task group of a handler wraps its error
     message = _text(error)
@@ -110,8 +115,7 @@ def error_of(error: BaseException) -> dict[str, JSON]:
     if isinstance(error, Retry):
         decision = {"code": error.code, "message": message, "retryable": True}
         if error.hold_s is not None:
-            until = datetime.now(UTC) + timedelta(seconds=error.hold_s)
-            decision["rate_limit_until"] = iso_time(until)
+            decision["rate_limit_until"] = iso_time(now + timedelta(seconds=error.hold_s))
         return decision
     described: dict[str, JSON] = {
         "code": "handler_error",

@@ -6,10 +6,12 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import anyio
 
+from ojs_client.jobs import parse_time
 from ojs_client.options import JSON
 from ojs_client.worker.signal import Signal
 
@@ -24,6 +26,7 @@ class HeldJob:
         id: the job.
         lease_id: the lease.
         members: the envelope.
+        fetched_at: when the worker got the job, on the clock of the event loop.
         expires_at: when the lease expires at the earliest, on the clock of the event loop, if no
             heartbeat extends it.
         lost: why the lease is lost: ``server`` if the server says so, ``expired`` if no heartbeat
@@ -39,6 +42,7 @@ class HeldJob:
     id: str
     lease_id: str
     members: Mapping[str, JSON]
+    fetched_at: float
     expires_at: float
     lost: Literal["server", "expired"] | None = None
     scope: anyio.CancelScope = field(default_factory=lambda: anyio.CancelScope())
@@ -46,6 +50,16 @@ class HeldJob:
     ended: bool = False
     requeued: bool = False
     loss_read: bool = False
+
+    def server_time(self) -> datetime:
+        """Return the time on the server's clock, slightly late: the clock here may be wrong.
+
+        The server has sent its time with the job. If it has not, this is the time here.
+        """
+        started_at = parse_time(self.members.get("started_at"))
+        if started_at is None:
+            return datetime.now(UTC)
+        return started_at + timedelta(seconds=anyio.current_time() - self.fetched_at)
 
     def lose(self, why: Literal["server", "expired"]) -> None:
         """Record that the lease is lost, and cancel the handler unless it runs in a thread."""
@@ -90,8 +104,9 @@ class HeldJobs:
         the lease may be lost, which the next heartbeat finds. If the worker still runs the same
         job, it has lost the earlier lease.
         """
-        expires_at = anyio.current_time() + self.lease_s
-        job = HeldJob(members["id"], members.get("lease_id") or "", members, expires_at)
+        now = anyio.current_time()
+        expires_at = now + self.lease_s
+        job = HeldJob(members["id"], members.get("lease_id") or "", members, now, expires_at)
         earlier = self._by_id.get(job.id)
         if earlier is not None and not earlier.ended:
             log.warning("job %s: the lease is lost, and this worker has the next one", job.id)
