@@ -47,6 +47,7 @@ _WORD: Final = "word"
 """Name of a term without a field."""
 
 _NAME: Final = re.compile(r"([a-z][a-z0-9_-]*)((?:\.[^\s:,\"]+)?):")
+_OPERATOR: Final = re.compile(r"[.!]*[:=<>~]")
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*+)"(\*?)')
 _BARE: Final = re.compile(r'[^\s,"]+')
 _WITHOUT_FIELD: Final = re.compile(r"[^\s\"]+")
@@ -280,8 +281,8 @@ def _parse_word(text: str, position: int) -> tuple[str, int]:
     """Return the text without a field that begins at ``position``, and the position after it.
 
     An asterisk at the end changes nothing, because the text is compared with every part of a value.
-    A field in another spelling, such as ``QUEUE:mail`` or ``-queue:mail``, is more likely a mistake
-    than a text.
+    A field in another spelling, such as ``QUEUE:mail``, ``queue=mail`` or ``attempt>3``, is more
+    likely a mistake than a text.
     """
     if text[position] == '"':
         start = position
@@ -293,9 +294,11 @@ def _parse_word(text: str, position: int) -> tuple[str, int]:
         bare = _WITHOUT_FIELD.match(text, position)
         assert bare is not None  # noqa: S101 - neither a blank nor a quote is here
         word, position = bare[0].rstrip("*"), bare.end()
-        named = word.partition(":")[0].strip("-+!.").lower() if ":" in word else ""
-        if named in FIELDS:
-            raise _rejected(f"has no field at {bare[0][:40]!r}: use {_field_names()}")
+        named, *compared = _OPERATOR.split(word.lower().lstrip("-+!."), maxsplit=1)
+        if compared and named.partition(".")[0] in FIELDS:
+            raise _rejected(
+                f"has no field at {bare[0][:40]!r}: use {_field_names()}, or quote a text"
+            )
         if position < len(text) and not text[position].isspace():
             raise _rejected(f"needs a blank before {text[position:][:40]!r}")
     if not word.strip():
@@ -363,9 +366,7 @@ def _time_of(name: str, values: list[TextPattern], now_ms: int) -> int:
         if ago is not None:
             return now_ms - int(ago[1]) * _UNIT_MS[ago[2]]
         with suppress(ValueError):
-            time = parse_timestamp(text)
-            if not time.relative:
-                return time.ms
+            return parse_timestamp(text, allow_delay=False).ms
     raise _rejected(f"needs one time after '{name}:', such as 2030-01-01T00:00:00Z, 15m or 7d")
 
 

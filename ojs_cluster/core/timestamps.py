@@ -41,25 +41,27 @@ class TimePoint:
     verbatim: str | None
 
 
-def parse_timestamp(text: str) -> TimePoint:
+def parse_timestamp(text: str, *, allow_delay: bool = True) -> TimePoint:
     """Parse ``2026-03-01T09:00:00+01:00`` (an offset or Z is required) or ``+PT5S``.
 
     Digits below the millisecond are cut off.
 
     Args:
         text: the time.
+        allow_delay: whether the second form is allowed.
 
     Raises:
-        ValueError: the text has neither form. The caller puts the name of the field before the
+        ValueError: the text has no allowed form. The caller puts the name of the field before the
             message.
     """
-    if text.startswith("+P"):
+    if allow_delay and text.startswith("+P"):
         return TimePoint(parse_duration_ms(text[1:]), True, None)
     match = _RFC3339.fullmatch(text)
     if match is None:
+        delay = " or a delay such as '+PT5S'," if allow_delay else ""
         raise ValueError(
-            "must be an RFC 3339 time with an offset, such as '2026-03-01T09:00:00Z', "
-            f"or a delay such as '+PT5S', not {text[:80]!r}"
+            "must be an RFC 3339 time with an offset, such as '2026-03-01T09:00:00Z',"
+            f"{delay} not {text[:80]!r}"
         )
     date, hour_minute, second, fraction, sign, offset_hours, offset_minutes = match.groups()
     # RFC 3339 allows a leap second. Unix time has no such second, so it becomes the next one.

@@ -63,15 +63,19 @@ def absolute_time_ms(text: str | None, *, field: str) -> int | None:
     Raises:
         InvalidRequest: the text is not an absolute time.
     """
-    if text is None:
-        return None
+    return None if text is None else time_ms(text, field=field)
+
+
+def time_ms(text: str, *, field: str) -> int:
+    """Return the time that ``text`` names, in milliseconds since the epoch.
+
+    Raises:
+        InvalidRequest: the text is not an absolute time.
+    """
     try:
-        time = parse_timestamp(text)
+        return parse_timestamp(text, allow_delay=False).ms
     except ValueError as error:
         raise InvalidRequest(f"{field} {error}", field=field) from None
-    if time.relative:
-        raise InvalidRequest(f"{field} must be an absolute time", field=field)
-    return time.ms
 
 
 def visibility_timeout_ms(value: int | None, *, field: str = "visibility_timeout_ms") -> int | None:

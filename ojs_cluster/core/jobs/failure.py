@@ -96,10 +96,9 @@ def _hold_until_ms(piece: Raw | None) -> int | None:
     if not text:
         return None
     try:
-        point = parse_timestamp(text)
+        return parse_timestamp(text, allow_delay=False).ms
     except ValueError:
         return None
-    return None if point.relative else point.ms
 
 
 def _members(

@@ -6,10 +6,8 @@ from typing import Annotated, Final
 
 import msgspec
 
-from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.envelope import parse_job
-from ojs_cluster.core.timestamps import parse_timestamp
-from ojs_cluster.http import replies
+from ojs_cluster.http import fields, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.authorization.queue_scope import check_new_job
 from ojs_cluster.http.messages import Request, Response
@@ -42,7 +40,7 @@ async def run(app: App, request: Request, name: str) -> Response:
     can be backfilled, too.
     """
     body = decode(_decoder, request, app.settings.limits)
-    from_ms, to_ms = _ms(body.from_, "from"), _ms(body.to, "to")
+    from_ms, to_ms = fields.time_ms(body.from_, field="from"), fields.time_ms(body.to, field="to")
     cron = await store_cron.get(app.store, name)
     if request.queues is not None:
         check_new_job(request.queues, parse_job(cron.job, limits=app.settings.limits))
@@ -65,14 +63,3 @@ async def run(app: App, request: Request, name: str) -> Response:
         members |= {"enqueued": done.enqueued, "existing": done.existing, "failed": len(failed)}
         members["errors"] = failed[:_MAX_ERRORS]
     return replies.json_response(200, members)
-
-
-def _ms(text: str, name: str) -> int:
-    """Return an absolute time in Unix milliseconds."""
-    try:
-        point = parse_timestamp(text)
-    except ValueError as error:
-        raise InvalidRequest(f"{name} {error}", field=name) from None
-    if point.relative:
-        raise InvalidRequest(f"{name} must be a time, not a delay", field=name)
-    return point.ms

@@ -75,12 +75,25 @@ def test_values_without_a_json_form_are_refused(ctl: Ctl, tmp_path: Path) -> Non
     assert "UTF-8" in ctl.run("job", "enqueue", "--file", str(file), code=2).stderr
 
 
+def test_an_argument_that_is_nearly_json_is_refused(ctl: Ctl) -> None:
+    words = ["job", "enqueue", "t.a", "--queue", "q.nearly"]
+    for text in ('{"a":1,}', "[1", " {'a': 1}", '"open', "[" * 100_000):
+        assert "is no JSON" in ctl.run(*words, text, code=2).stderr
+    wrong = ["--meta", "user={1}"]
+    assert "is no JSON" in ctl.run(*words, *wrong, code=2).stderr
+    create = ["cron", "create", "c.nearly", "@daily", "t.a", "[1,]"]
+    assert "is no JSON" in ctl.run(*create, code=2).stderr
+    assert ctl.names("job", "ls", "--queue", "q.nearly") == []
+    assert ctl.json(*words, '"[a] b"', "tru", "01", "a{}")["args"] == ["[a] b", "tru", "01", "a{}"]
+
+
 def test_a_search_finds_jobs(ctl: Ctl, shared: Shared) -> None:
     query = 'queue:seed.mail error:"no such host"*'
     assert ctl.names("job", "ls", "--query", query) == [shared.seeded["dead"]]
     assert ctl.names("dead", "ls", "--query", query) == [shared.seeded["dead"]]
     assert ctl.names("dead", "ls", "--queue", "seed.mail", "--query", "error:other") == []
     assert "unknown field" in ctl.run("job", "ls", "--query", "colour:red", code=4).stderr
+    assert "no field" in ctl.run("job", "ls", "--query", "queue=seed.mail", code=4).stderr
 
 
 def test_a_search_lists_the_jobs_that_a_change_would_choose(ctl: Ctl) -> None:
@@ -164,7 +177,11 @@ def test_dead_letters_are_retried_and_purged(ctl: Ctl) -> None:
     assert ctl.run("dead", "retry", ids[0], code=3).stdout == ""
     query = ["--query", f"queue:q.dead id:{ids[1]}"]
     assert ctl.run("dead", "retry", *query, "--yes").stdout == "1 dead letter retried\n"
-    assert ctl.json("dead", "purge", "--queue", "q.dead", "--dry-run")["matched"] == 3
+    purge = ["dead", "purge", "--queue", "q.dead", "--dry-run"]
+    assert ctl.json(*purge)["matched"] == 3
+    assert ctl.json(*purge, "--since", "1h")["matched"] == 3
+    assert ctl.json(*purge, "--until", "1h")["matched"] == 0
+    assert "2h ago" in ctl.run(*purge, "--until", "2026", code=2).stderr
     assert ctl.run("dead", "purge", ids[2]).stdout == f"dead letter {ids[2]} deleted\n"
     done = ctl.run("dead", "retry", "--queue", "q.dead", "--type", "t.a", "--yes").stdout
     assert done == "2 dead letters retried\n"
@@ -178,7 +195,10 @@ def test_discarded_jobs_are_retried(ctl: Ctl) -> None:
     ids = dead(ctl, "q.retry", 3)
     assert ctl.run("job", "retry", ids[0]).stdout == f"job {ids[0]} is available\n"
     assert ctl.json("job", "retry", "--query", "queue:q.retry", "--dry-run")["matched"] == 2
-    assert ctl.run("job", "retry", "--queue", "q.retry", "--yes").stdout == "2 jobs retried\n"
+    words = ["job", "retry", "--queue", "q.retry"]
+    assert ctl.json(*words, "--state", "discarded", "--since", "1h", "--dry-run")["matched"] == 2
+    assert "discarded" in ctl.run(*words, "--state", "active", "--yes", code=4).stderr
+    assert ctl.run(*words, "--yes").stdout == "2 jobs retried\n"
 
 
 def test_a_bulk_operation_need_not_be_waited_for(ctl: Ctl) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def test_the_jobs_of_a_group_of_failures_are_retried(ctl: Ctl) -> None:
     words = ["error", "retry", group["group"], "--queue", "q.error"]
     counted = ctl.json(*words, "--dry-run")
     assert (counted["dry_run"], counted["matched"], counted["succeeded"]) == (True, 2, 0)
+    assert ctl.json(*words, "--since", "1h", "--dry-run")["matched"] == 2
+    assert ctl.json(*words, "--since", "0s", "--dry-run")["matched"] == 0
     assert ctl.run(*words, code=2).stdout == ""
     assert ctl.run(*words, "--yes").stdout == "2 jobs retried\n"
     assert len(ctl.names("dead", "ls", "--queue", "q.error")) == 1
@@ -132,6 +135,9 @@ def test_past_occurrences_of_a_cron_job_are_enqueued_once(ctl: Ctl) -> None:
     assert ctl.json(*words, "2020-03-31T22:00:00-04:00", "--yes")["existing"] == 3
     assert len(ctl.names("job", "ls", "--queue", "q.backfill")) == 4
     assert "is no time" in ctl.run(*words, "soon", code=2).stderr
+    ctl.json("cron", "create", "c3", "@daily", "t.a", "--paused")
+    ages = ["cron", "backfill", "c3", "--from", "10d", "--to", "0s", "--dry-run"]
+    assert ctl.json(*ages)["count"] == 10
 
 
 def test_a_pool_is_set_read_and_removed(ctl: Ctl) -> None:
@@ -193,6 +199,11 @@ def test_the_limits_of_a_key_are_overridden(ctl: Ctl) -> None:
     )
     assert limits["override"]["throttle"]["period"] == "PT10S"
     assert limits["override"]["expires_at"].startswith("2099")
+    soon = ctl.json("limit", "set", "q:limit", "--concurrency", "0", "--until", "1h")
+    left = datetime.fromisoformat(soon["override"]["expires_at"]) - datetime.now(UTC)
+    assert timedelta(minutes=30) < left <= timedelta(hours=1)
+    wrong = ctl.run("limit", "set", "k", "--concurrency", "0", "--until", "soon", code=2).stderr
+    assert "2h from now" in wrong
     assert "Override ends" in ctl.run("limit", "get", "q:limit").stdout
     assert ctl.names("limit", "clear", "q:limit") == ["q:limit"]
     assert "override" not in ctl.json("limit", "get", "q:limit")

@@ -127,13 +127,11 @@ def _time(given: Mapping[str, str], name: str, default_ms: int, now_ms: int) -> 
     age = _is_age(text)
     if age is not None:
         return max(0, now_ms - int(age[1]) * _UNITS_MS[age[2]])
+    text = text.replace(" ", "+")  # an unescaped "+" arrives as a space
     try:
-        parsed = parse_timestamp(text.replace(" ", "+"))  # an unescaped "+" arrives as a space
+        return max(0, parse_timestamp(text, allow_delay=False).ms)
     except ValueError as error:
-        raise InvalidRequest(f"{name} {error}", field=name) from None
-    if parsed.relative:
-        raise InvalidRequest(f"{name} must be a time or an age such as '24h'", field=name)
-    return max(0, parsed.ms)
+        raise InvalidRequest(f"{name} {error}; or an age such as '24h'", field=name) from None
 
 
 def _point(point: Point) -> dict[str, Any]:

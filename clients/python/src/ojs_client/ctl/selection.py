@@ -17,7 +17,7 @@ from ojs_client.ctl.api import ADMIN
 from ojs_client.ctl.errors import Exit, Failed
 from ojs_client.ctl.output import Row, note
 from ojs_client.ctl.progress import Bar
-from ojs_client.ctl.session import F, Session, check_terminal, completion_of, confirm
+from ojs_client.ctl.session import MOMENT, F, Session, check_terminal, completion_of, confirm
 from ojs_client.ctl.text import counted
 from ojs_client.errors import ApiError
 
@@ -84,8 +84,8 @@ def selection_options(function: F) -> F:
     for option in (
         click.option("--all", "everything", is_flag=True, help="Choose all jobs."),
         click.option("--older-than", metavar="AGE", help="Ended (or created) before, as 7d."),
-        click.option("--until", metavar="TIME", help="Created before this time (RFC 3339)."),
-        click.option("--since", metavar="TIME", help="Created at this time or later (RFC 3339)."),
+        click.option("--until", type=MOMENT, help="Created before a time, or an age such as 1h."),
+        click.option("--since", type=MOMENT, help="Created since a time, or an age such as 1h."),
         click.option("--type", "job_type", metavar="TYPE", help="Type; 'email.*' is a prefix."),
         click.option("--queue", metavar="QUEUE", help="Jobs of this queue."),
         query_option,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Final, TypeVar
 
@@ -45,21 +46,35 @@ DURATION: Final = Duration()
 
 
 class Moment(click.ParamType[str]):
-    """A date, or a time, on the command line; the value is RFC 3339. Without a zone it is local."""
+    """A date, a time, or how long before now; the value is RFC 3339. Without a zone it is local.
+
+    Args:
+        ahead: whether a duration is the time from now on.
+    """
 
     name = "time"
 
+    def __init__(self, *, ahead: bool = False) -> None:
+        self._sign = 1 if ahead else -1
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the time with its zone."""
-        try:
-            return datetime.fromisoformat(str(value)).astimezone().isoformat()
-        except (ValueError, OverflowError, OSError):
-            self.fail(
-                f"{value!r} is no time: write 2026-01-31, or 2026-01-31T09:00:00Z", param, ctx
-            )
+        text = str(value)
+        with suppress(ValueError, OverflowError, OSError):
+            with suppress(ValueError):
+                return datetime.fromisoformat(text).astimezone().isoformat()
+            if not text.isdecimal():  # 2026 is more likely a year than a number of seconds
+                span = timedelta(seconds=self._sign * parse_duration(text))
+                return (datetime.now().astimezone() + span).isoformat(timespec="milliseconds")
+        when = "from now" if self._sign > 0 else "ago"
+        message = (
+            f"{text!r} is no time: write 2026-01-31, 2026-01-31T09:00:00Z, or 2h for 2h {when}"
+        )
+        self.fail(message, param, ctx)
 
 
 MOMENT: Final = Moment()
+LATER: Final = Moment(ahead=True)
 
 
 @dataclass

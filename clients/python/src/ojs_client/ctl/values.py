@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import click
+
+_OPENING: Final = ("{", "[", '"')
+"""How a text begins that is meant to be JSON. Anything else is more likely a string."""
 
 
 def parsed(text: str) -> Any:
@@ -24,11 +27,20 @@ def _refuse(constant: str) -> Any:
 
 
 def json_or_text(text: str) -> Any:
-    """Return the value of a text that is JSON, or else the text itself."""
+    """Return the value of a text that is JSON, or else the text itself.
+
+    Raises:
+        UsageError: the text begins like an object, an array or a string of JSON, and is none.
+    """
     try:
         return parsed(text)
-    except (ValueError, RecursionError):
-        return text
+    except (ValueError, RecursionError) as error:
+        if text.lstrip()[:1] not in _OPENING:
+            return text
+        raise click.UsageError(
+            f"{text[:80]!r} is no JSON: {error}. A string that begins with {text.lstrip()[0]} "
+            "needs the quotes of JSON, as in '\"[a] b\"'."
+        ) from None
 
 
 def pairs(texts: Iterable[str], option: str) -> dict[str, Any]:

@@ -206,12 +206,15 @@ def history(session: Session, name: str, limit: int) -> None:
     cls=Leaf,
     examples="""
     cron backfill daily-report --from 2026-01-01 --to 2026-02-01 --dry-run
+    cron backfill daily-report --from 10d --to 0s --yes
     cron backfill daily-report --from 2026-01-01T09:00:00+01:00 --to 2026-02-01 --yes
     """,
 )
 @_name
-@click.option("--from", "start", type=MOMENT, required=True, help="Begin of the interval.")
-@click.option("--to", "end", type=MOMENT, required=True, help="End of it, which is not included.")
+@click.option(
+    "--from", "start", type=MOMENT, required=True, help="Begin: a time, or an age as 10d."
+)
+@click.option("--to", "end", type=MOMENT, required=True, help="End, which is not included.")
 @dry_run_option
 @yes_option
 @click.pass_obj

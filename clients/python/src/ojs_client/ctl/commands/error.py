@@ -13,7 +13,7 @@ from ojs_client.ctl.commands.queue import complete_queues
 from ojs_client.ctl.errors import Exit, Failed
 from ojs_client.ctl.output import Column, Row, member
 from ojs_client.ctl.selection import run_operation
-from ojs_client.ctl.session import F, Leaf, Session, dry_run_option, yes_option
+from ojs_client.ctl.session import MOMENT, F, Leaf, Session, dry_run_option, yes_option
 from ojs_client.ctl.text import ago, clock, safe
 
 _QUEUE: Final = "In this queue."
@@ -77,6 +77,7 @@ def change_options(function: F) -> F:
         click.option("--no-wait", is_flag=True, help="Do not wait for the end of the operation."),
         yes_option,
         dry_run_option,
+        click.option("--since", type=MOMENT, help="Failed since a time, or an age such as 1h."),
         click.option("--queue", metavar="QUEUE", help=_QUEUE, shell_complete=complete_queues),
         click.argument("group"),
     ):
@@ -88,7 +89,7 @@ def change_options(function: F) -> F:
     cls=Leaf,
     examples="""
     error retry 3fa9c1d2 --dry-run
-    error retry 3fa9c1d2 --queue mail --yes
+    error retry 3fa9c1d2 --queue mail --since 1h --yes
     """,
 )
 @change_options
@@ -121,6 +122,7 @@ def _change(
     states: list[str],
     *,
     queue: str | None,
+    since: str | None,
     yes: bool,
     dry_run: bool,
     no_wait: bool,
@@ -128,7 +130,10 @@ def _change(
     found = next((row for row in _groups(session, queue, None) if row["group"] == group), None)
     if found is None:
         raise Failed(f"there is no group {group!r}: see ojsctl error ls", Exit.NOT_FOUND)
-    chosen = {"states": states, "error": {name: found[name] for name in ("type", "message")}}
+    error = {name: found[name] for name in ("type", "message")}
+    if since:
+        error["since"] = since
+    chosen: dict[str, Any] = {"states": states, "error": error}
     if queue:
         chosen["queue"] = queue
     run_operation(

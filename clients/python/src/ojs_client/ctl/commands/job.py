@@ -26,6 +26,9 @@ from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.urls import url_path
 
 _STATE = click.Choice(STATES)
+_states_option = click.option(
+    "--state", "states", type=_STATE, multiple=True, help="Jobs in this state."
+)
 
 
 @click.group()
@@ -210,13 +213,22 @@ def _result(session: Session, job_id: str, wait_s: float) -> Any:
     """,
 )
 @selection_options
+@_states_option
 @dry_run_option
 @yes_option
 @click.option("--no-wait", is_flag=True, help="Do not wait for the end of the bulk operation.")
 @click.pass_obj
-def retry(session: Session, /, yes: bool, dry_run: bool, no_wait: bool, **given: Any) -> None:
+def retry(
+    session: Session,
+    /,
+    states: tuple[str, ...],
+    yes: bool,
+    dry_run: bool,
+    no_wait: bool,
+    **given: Any,
+) -> None:
     """Run discarded jobs again: by ids, by a search or by filters."""
-    chosen = selection_of(given)
+    chosen = selection_of(given, states=list(states))
     chosen.check()
     if chosen.ids:
         if dry_run:
@@ -241,7 +253,7 @@ def _retry(session: Session, job_id: str) -> None:
     """,
 )
 @selection_options
-@click.option("--state", "states", type=_STATE, multiple=True, help="Jobs in this state.")
+@_states_option
 @dry_run_option
 @yes_option
 @click.option("--no-wait", is_flag=True, help="Do not wait for the end of the bulk operation.")

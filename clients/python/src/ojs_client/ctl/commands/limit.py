@@ -10,7 +10,7 @@ import click
 from ojs_client.ctl.api import V1
 from ojs_client.ctl.output import Column, Row, member
 from ojs_client.ctl.rates import limit_options, limits_body, usage_fields
-from ojs_client.ctl.session import Leaf, Session
+from ojs_client.ctl.session import LATER, Leaf, Session
 from ojs_client.ctl.text import clock
 from ojs_client.ctl.urls import url_path
 
@@ -58,12 +58,13 @@ def get(session: Session, key: str) -> None:
     cls=Leaf,
     examples="""
     limit set tenant:acme --concurrency 5
+    limit set tenant:acme --rate 100/1m --until 2h
     limit set tenant:acme --rate 100/1m --until 2030-01-01T00:00:00Z
     """,
 )
 @click.argument("key")
 @limit_options
-@click.option("--until", metavar="TIME", help="End of the override (RFC 3339).")
+@click.option("--until", type=LATER, help="End of the override: a time, or how long, as 1h.")
 @click.pass_obj
 def set_(session: Session, /, key: str, until: str | None, **given: Any) -> None:
     """Override the limits that jobs declare for a key."""

@@ -6,7 +6,7 @@ import click
 
 from ojs_client.ctl.api import ADMIN
 from ojs_client.ctl.output import Column, member
-from ojs_client.ctl.session import Leaf, Session
+from ojs_client.ctl.session import MOMENT, Leaf, Session
 from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.urls import url_path
 
@@ -33,7 +33,7 @@ def mark() -> None:
     """,
 )
 @click.argument("label")
-@click.option("--at", metavar="TIME", help="When it happened (RFC 3339); now by default.")
+@click.option("--at", type=MOMENT, help="When it happened, such as 10m ago; now by default.")
 @click.pass_obj
 def add(session: Session, label: str, at: str | None) -> None:
     """Set a mark, such as the version that was deployed."""
