@@ -71,6 +71,22 @@ async def test_every_option_reaches_the_job(server: Server) -> None:
     assert members["expires_at"].startswith("2099-01-01T00:00:00")
 
 
+async def test_a_new_job_is_enqueued_alone(server: Server) -> None:
+    made = new_job("mail.send", 1, queue="mail", job_id=ID)
+
+    async def scenario(client: Client) -> Any:
+        with pytest.raises(TypeError, match="new_job"):
+            await client.enqueue(made, 2)  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="new_job"):
+            await client.enqueue(made, queue="x")  # type: ignore[call-overload]
+        first = await client.enqueue(made)
+        return first, await client.enqueue(made)
+
+    first, second = await server.run(scenario)
+    assert (first.id, first.queue, first.args) == (ID, "mail", [1])
+    assert second.id == ID
+
+
 async def test_a_batch_tells_which_jobs_existed(server: Server) -> None:
     async def scenario(client: Client) -> Any:
         await client.enqueue("t.once", unique=Unique(keys=["type"]))

@@ -26,6 +26,7 @@ async def test_every_method_blocks_until_its_response(url: str) -> None:
         with SyncClient(url) as client:
             job = client.enqueue("t.a", 1, priority=3)
             assert client.get(job.id) == job
+            assert client.enqueue(new_job("t.a", 2)).args == [2]
             assert len(client.enqueue_many(new_job("t.a", n) for n in range(3))) == 3
             assert client.cancel(job.id).state == "cancelled"
             started = client.start(chain(new_job("t.a"), new_job("t.b")))

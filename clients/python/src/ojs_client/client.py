@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Final, Self, Unpack
+from typing import Any, Final, Self, Unpack, overload
 
 import anyio
 
@@ -14,7 +14,7 @@ from ojs_client.backoff import Backoff
 from ojs_client.cron import CronJobs
 from ojs_client.errors import Conflict, JobFailed, NotFound, ResultPending
 from ojs_client.jobs import Job, Workflow
-from ojs_client.options import JSON, Duration, JobOptions, NewJob, new_job, seconds
+from ojs_client.options import JSON, Duration, JobOptions, NewJob, as_new_job, seconds
 from ojs_client.transport import Repeat, Transport, encode, segment
 from ojs_client.workflows import NewWorkflow
 
@@ -96,26 +96,36 @@ class Client:
 
     # -- jobs
 
-    async def enqueue(self, type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> Job:
+    @overload
+    async def enqueue(self, type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> Job: ...
+
+    @overload
+    async def enqueue(self, job: NewJob, /) -> Job: ...
+
+    async def enqueue(
+        self, type: str | NewJob, /, *args: JSON, **options: Unpack[JobOptions]
+    ) -> Job:
         """Enqueue a job and return it.
 
         With ``unique`` and ``on_conflict="ignore"`` the result may be an earlier job. Then
         ``deduplicated`` is True.
 
         Args:
-            type: the type of the job, which chooses its handler.
+            type: the type of the job, which chooses its handler; or a job of ``new_job``, with its
+                arguments and options.
             *args: the arguments.
             **options: see ``JobOptions``.
 
         Raises:
             Conflict: a unique job like this one exists.
-            TypeError: there is no such option.
+            TypeError: there is no such option, or a job of ``new_job`` comes with others.
             ValueError: options contradict each other, or have no valid form.
             ApiError: the server refused the job.
             ConnectionFailed: the server did not answer.
         """
-        job_id = options.get("job_id")
-        body = new_job(type, *args, **options).json()
+        job = as_new_job(type, *args, **options)
+        job_id = job.options.get("job_id")
+        body = job.json()
         repeat = Repeat.UNLESS_APPLIED if job_id is None else Repeat.ALWAYS
         try:
             reply = await self._transport.request("POST", "/jobs", body, repeat=repeat)

@@ -218,6 +218,20 @@ def new_job(type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> NewJob:
     return NewJob(type, args, options)
 
 
+def as_new_job(job: str | NewJob, /, *args: JSON, **options: Unpack[JobOptions]) -> NewJob:
+    """Return a job that is given as what ``new_job`` takes or what it returns.
+
+    Raises:
+        TypeError: there is no such option, or a ``NewJob`` comes with arguments or options.
+        ValueError: ``tags`` is one string.
+    """
+    if not isinstance(job, NewJob):
+        return new_job(job, *args, **options)
+    if args or options:
+        raise TypeError("a NewJob has its arguments and options: give them to new_job")
+    return job
+
+
 def new_job_id() -> str:
     """Return a new id for the option ``job_id``: a UUIDv7 (RFC 9562).
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 from threading import Thread
 from types import TracebackType
-from typing import Any, ParamSpec, Protocol, Self, TypeVar, Unpack
+from typing import Any, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -17,7 +17,7 @@ from anyio.from_thread import BlockingPortal
 from ojs_client.client import Client
 from ojs_client.cron import CronJobs, Overlap
 from ojs_client.jobs import Cron, Job, Workflow
-from ojs_client.options import JSON, Duration, JobOptions, NewJob
+from ojs_client.options import JSON, Duration, JobOptions, NewJob, as_new_job
 from ojs_client.workflows import NewWorkflow
 
 P = ParamSpec("P")
@@ -103,9 +103,15 @@ class SyncClient:
         if os.getpid() == self._process:
             self._open.close()
 
-    def enqueue(self, type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> Job:
+    @overload
+    def enqueue(self, type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> Job: ...
+
+    @overload
+    def enqueue(self, job: NewJob, /) -> Job: ...
+
+    def enqueue(self, type: str | NewJob, /, *args: JSON, **options: Unpack[JobOptions]) -> Job:
         """Enqueue a job and return it."""
-        return self._call(self._client.enqueue, type, *args, **options)
+        return self._call(self._client.enqueue, as_new_job(type, *args, **options))
 
     def enqueue_many(self, jobs: Iterable[NewJob]) -> list[Job]:
         """Enqueue several jobs, all of them or none."""
