@@ -463,6 +463,11 @@ def test_what_cannot_work_is_refused_at_once() -> None:
     @worker.handler("t.a")
     async def handle(job: RunningJob) -> None: ...
 
+    for wrong in ("SendEmail", "email send", "email.", "email.*", "a" * 256, ""):
+        with pytest.raises(ValueError, match="lower-case words joined by dots"):
+            worker.handler(wrong)(handle)
+    worker.handler("*")(handle)
+    worker.handler("a-1.b_c")(handle)
     with pytest.raises(ValueError, match="has a handler"):
         worker.handler("t.a")(handle)
     with pytest.raises(ValueError, match="timeout"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,13 @@ Duration: TypeAlias = timedelta | float
 """A timedelta, or a number of seconds."""
 
 _MAX_INTERVAL_S: Final = 300.0
+_MAX_TYPE: Final = 255
+_TYPE: Final = re.compile(r"[a-z][a-z0-9_\-]*(?:\.[a-z][a-z0-9_\-]*)*")
+
+
+def is_job_type(text: str) -> bool:
+    """Return whether a job can have this type (spec: ojs-core)."""
+    return len(text) <= _MAX_TYPE and _TYPE.fullmatch(text) is not None
 
 
 def names(value: Iterable[str], argument: str) -> tuple[str, ...]:

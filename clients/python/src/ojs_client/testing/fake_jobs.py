@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ojs_client.options import is_job_type
 from ojs_client.testing.limit_policies import Policy, policy_of
 from ojs_client.testing.refusals import invalid
 from ojs_client.testing.retries import Retries
@@ -15,7 +16,6 @@ from ojs_client.testing.times import iso, time_ms
 from ojs_client.testing.uniqueness import Uniqueness
 
 ENDED: Final = ("completed", "cancelled", "discarded")
-_TYPE: Final = re.compile(r"[a-z][a-z0-9_\-]*(?:\.[a-z][a-z0-9_\-]*)*")
 _QUEUE: Final = re.compile(r"[a-z0-9][a-z0-9.\-]{0,127}")
 _ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _OWN_FORM: Final = {"queue", "priority", "retry", "unique", "scheduled_at", "expires_at"}
@@ -115,7 +115,7 @@ class FakeJob:
         type, args, meta = body.get("type"), body.get("args"), body.get("meta") or {}
         options = body.get("options") or {}
         queue, priority = options.get("queue", "default"), options.get("priority", 0)
-        if not isinstance(type, str) or not _TYPE.fullmatch(type):
+        if not isinstance(type, str) or not is_job_type(type):
             raise invalid(f"type must be lower-case words joined by dots, not {type!r}", "type")
         if not isinstance(args, list):
             raise invalid("args must be an array", "args")

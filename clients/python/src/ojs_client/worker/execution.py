@@ -13,7 +13,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from ojs_client.errors import Discard, Retry
-from ojs_client.options import JSON
+from ojs_client.options import JSON, is_job_type
 from ojs_client.tracing import process_span
 from ojs_client.worker.handlers import (
     Handler,
@@ -77,9 +77,11 @@ class Runner:
         """Register the handler of a type.
 
         Raises:
-            ValueError: the type has a handler already, the timeout is not positive, or a sync
-                handler has one.
+            ValueError: no job can have the type, it has a handler already, the timeout is not
+                positive, or a sync handler has one.
         """
+        if type != "*" and not is_job_type(type):
+            raise ValueError(f"a type is lower-case words joined by dots, not {type!r}")
         if type in self.handlers:
             raise ValueError(f"type '{type}' has a handler already")
         if timeout_s is not None and timeout_s <= 0:

@@ -170,8 +170,8 @@ class Worker:
 
         Raises:
             TypeError: ``handler`` is used without parentheses.
-            ValueError: the type has a handler already, the timeout is not positive, or a sync
-                handler has one.
+            ValueError: no job can have the type, it has a handler already, the timeout is not
+                positive, or a sync handler has one.
         """
         if not isinstance(type, str):
             raise TypeError('name the type of the jobs: @worker.handler("email.send")')
