@@ -1,11 +1,13 @@
 """Throughput of one worker process of ``ojs_client`` with handlers that do nothing.
 
     python -m loadtest.bench.workers [--jobs 4000] [--rounds 5] [--quick] [--peers PYTHON]
+        [--before FOLDER] [--only 50]
 
 One API process runs over one standalone server. In each round the jobs are enqueued, then a worker
 process with one of the concurrencies runs them and ends. The clock starts with its first handler
 and stops when the server has all acks, so starting Python does not count. Each job is acknowledged
-after its handler.
+after its handler. The rows ``enqueue`` are those of a process whose tasks enqueue one job after the
+other. ``--before`` names the folder of another version, whose client runs in the same rounds.
 
 ``--peers`` names a Python in whose environment ``celery``, ``redis``, ``rq`` and the official SDK
 are installed. Their workers run jobs with the same concurrencies in the same rounds. RQ runs one
@@ -25,7 +27,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loadtest.bench._processes import cpu_s
@@ -33,7 +35,7 @@ from loadtest.bench._table import print_setting, print_table
 from loadtest.bench._target import Target, start_api
 from ojs_cluster.server.embedded.servers import Embedded, find_server
 
-CONCURRENCIES = (1, 10, 100)
+CONCURRENCIES = (1, 10, 50, 100)
 PREFETCHES = (0, 4, 20)
 LOOPS = ("asyncio", "trio")
 _BATCH = 500
@@ -47,29 +49,37 @@ class Setting:
     loop: str
     concurrency: int
     prefetch: int | None = None
+    kind: str = "work"
+    source: str = ""
+    """The folder of the version whose client runs; empty for this one."""
     rates: list[float] = field(default_factory=list)
     worker_us: list[float] = field(default_factory=list)
     api_us: list[float] = field(default_factory=list)
+    redis_us: list[float] = field(default_factory=list)
 
     @property
     def title(self) -> str:
         """Its name in the table."""
         prefetch = "" if self.prefetch is None else f", prefetch {self.prefetch}"
-        return f"{self.loop}, {self.concurrency}{prefetch}"
+        kind = ", enqueue" if self.kind == "enqueue" else ""
+        before = ", before" if self.source else ""
+        return f"{self.loop}, {self.concurrency}{prefetch}{kind}{before}"
 
     def forget(self) -> None:
         """Discard the measurements of the warm-up."""
-        for values in (self.rates, self.worker_us, self.api_us):
+        for values in (self.rates, self.worker_us, self.api_us, self.redis_us):
             values.clear()
 
     def row(self) -> list[str]:
         """Return its row of the table."""
+        costs = (self.worker_us, self.api_us, self.redis_us)
+        total = statistics.median(map(sum, zip(*costs, strict=True)))
         return [
             self.title,
             f"{statistics.median(self.rates):.0f}",
             f"{min(self.rates):.0f} to {max(self.rates):.0f}",
-            f"{statistics.median(self.worker_us):.0f}",
-            f"{statistics.median(self.api_us):.0f}",
+            *(f"{statistics.median(each):.0f}" for each in costs),
+            f"{total:.0f}",
         ]
 
 
@@ -86,21 +96,26 @@ def enqueue(url: str, queue: str, jobs: int) -> None:
 
 
 def measure(target: Target, setting: Setting, jobs: int) -> None:
-    """Run all jobs of a round with one worker process."""
-    url, queue = f"http://{target.host}:{target.port}", "bench-workers"
-    enqueue(url, queue, jobs)
+    """Run all jobs of a round with one process."""
+    url, queue = f"http://{target.host}:{target.port}", f"bench-{setting.kind}"
+    if setting.kind == "work":
+        enqueue(url, queue, jobs)
     prefetch = "auto" if setting.prefetch is None else str(setting.prefetch)
-    command = [sys.executable, "-m", "loadtest.bench._noop_worker", url, queue, str(jobs)]
-    api = cpu_s(target.api_pids)
+    module = "_noop_worker" if setting.kind == "work" else "_producer"
+    command = [sys.executable, "-m", f"loadtest.bench.{module}", url, queue, str(jobs)]
+    api, redis = cpu_s(target.api_pids), cpu_s(target.redis_pids)
+    library = Path(setting.source or ".", "clients/python/src").resolve()
     done = subprocess.run(
         [*command, str(setting.concurrency), prefetch, setting.loop],
         stdout=subprocess.PIPE,
         check=True,
+        env={**os.environ, "PYTHONPATH": str(library)},
     )
     found = json.loads(done.stdout)
     setting.rates.append(jobs / found["seconds"])
     setting.worker_us.append(found["cpu_s"] / jobs * 1e6)
     setting.api_us.append((cpu_s(target.api_pids) - api) / jobs * 1e6)
+    setting.redis_us.append((cpu_s(target.redis_pids) - redis) / jobs * 1e6)
 
 
 @dataclass
@@ -173,7 +188,11 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
 
 def print_peers(ours: list[Setting], found: list[Peer], concurrency: int) -> None:
     """Print the rates of the other libraries, and how many times faster each of ``ours`` is."""
-    ours = [each for each in ours if each.concurrency == concurrency and each.loop == "asyncio"]
+    ours = [
+        each
+        for each in ours
+        if (each.concurrency, each.loop, each.kind) == (concurrency, "asyncio", "work")
+    ]
     found = [each for each in found if each.concurrency == concurrency]
     rows = [
         [
@@ -196,12 +215,24 @@ def main() -> None:
     parser.add_argument("--server", default="auto")
     parser.add_argument("--peers", help="a Python that has the libraries to compare with")
     parser.add_argument("--quick", action="store_true", help="fewer jobs and rounds")
+    parser.add_argument("--before", help="the folder of a version to compare with")
+    parser.add_argument("--only", type=int, help="only asyncio with this concurrency")
     options = parser.parse_args()
     if options.quick:
         options.jobs, options.rounds = 1000, 2
     binary = find_server(options.server)
     settings = [Setting(loop, count) for loop in LOOPS for count in CONCURRENCIES]
     settings += [Setting("asyncio", 1, prefetch) for prefetch in PREFETCHES]
+    settings += [Setting("asyncio", count, kind="enqueue") for count in CONCURRENCIES]
+    if options.only:
+        chosen = ("asyncio", options.only)
+        settings = [each for each in settings if (each.loop, each.concurrency) == chosen]
+    if options.before:
+        settings = [
+            replace(each, source=source, rates=[], worker_us=[], api_us=[], redis_us=[])
+            for each in settings
+            for source in ("", options.before)
+        ]
     others = peers() if options.peers else []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         embedded = stack.enter_context(
@@ -218,7 +249,7 @@ def main() -> None:
                 jobs = options.jobs if peer.concurrency > 1 else options.jobs // 4
                 measure_peer(options.peers, target, embedded.url, peer, jobs)
     print_setting(binary, f"{options.jobs} jobs a round, medians of {options.rounds} rounds")
-    heads = ["loop, concurrency", "jobs/s", "from, to", "worker, us/job", "API, us/job"]
+    heads = ["loop, concurrency", "jobs/s", "from, to", "worker, us/job", "API", "Redis", "sum"]
     print_table(heads, [setting.row() for setting in settings])
     for concurrency in CONCURRENCIES if others else ():
         print_peers(settings, others, concurrency)

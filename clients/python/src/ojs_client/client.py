@@ -14,6 +14,7 @@ from ojs_client.backoff import Backoff
 from ojs_client.cron import CronJobs
 from ojs_client.errors import Conflict, JobFailed, NotFound, ResultPending
 from ojs_client.jobs import Job, Workflow
+from ojs_client.joined_enqueues import JoinedEnqueues
 from ojs_client.options import JSON, Duration, JobOptions, NewJob, as_new_job, seconds
 from ojs_client.transport import Repeat, Transport, encode, segment
 from ojs_client.workflows import NewWorkflow
@@ -33,7 +34,7 @@ class Client:
     The client repeats a failed request for ``retry_for_s`` seconds if the request certainly had no
     effect, or if a repetition is harmless. A repeated enqueue is harmless if you choose its
     ``job_id``. Without a ``job_id``, a lost response raises ConnectionFailed, and the job may
-    exist.
+    exist. Concurrent enqueues of a queue without ``job_id`` and ``unique`` share requests.
 
     Args:
         url: the address of the server; None for ``OJS_URL``, or port 8080 of this machine.
@@ -65,6 +66,10 @@ class Client:
             headers=headers,
             transport=transport,
         )
+        self._add_parts()
+
+    def _add_parts(self) -> None:
+        self._joined = JoinedEnqueues(self._transport)
         self.cron = CronJobs(self._transport)
 
     @classmethod
@@ -72,7 +77,7 @@ class Client:
         """Return a client that shares the connections of a worker."""
         client = cls.__new__(cls)
         client._transport = transport
-        client.cron = CronJobs(transport)
+        client._add_parts()
         return client
 
     @property
@@ -92,6 +97,7 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         """Close the client's connections."""
+        await self._joined.close()
         await self._transport.__aexit__(kind, error, trace)
 
     # -- jobs
@@ -126,6 +132,9 @@ class Client:
         job = as_new_job(type, *args, **options)
         job_id = job.options.get("job_id")
         body = job.json()
+        if job_id is None and "unique" not in job.options:
+            reply = await self._joined.send(job.options.get("queue", ""), encode(body))
+            return Job.from_json(reply["job"])
         repeat = Repeat.UNLESS_APPLIED if job_id is None else Repeat.ALWAYS
         try:
             reply = await self._transport.request("POST", "/jobs", body, repeat=repeat)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 _MAX_HOLD_S: Final = 86_400.0
 """The server holds a key for a day at most."""
@@ -144,6 +144,16 @@ class Discard(OJSError):
         super().__init__(reason)
         self.code = code
         self.dead_letter = dead_letter
+
+
+_E = TypeVar("_E", bound=OJSError)
+
+
+def copy_of(error: _E) -> _E:
+    """Return an equal error for another task, because raising an error changes it."""
+    other = type(error).__new__(type(error), *error.args)
+    other.__dict__.update(error.__dict__)
+    return other
 
 
 _NO_CODE: Final = "http_error"

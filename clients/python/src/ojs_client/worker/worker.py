@@ -142,8 +142,8 @@ class Worker:
         )
         self._settler = Settler(transport, self._held, id, self._is_idle, self._wake)
         self._fetcher = Fetcher(transport, self._held, self._heartbeats, id, settings)
-        handlers = self._for_handlers
-        context = WorkerContext(handlers, Client.over(handlers), self._held, id)
+        self._client = Client.over(self._for_handlers)
+        context = WorkerContext(self._for_handlers, self._client, self._held, id)
         self._runner = Runner(
             context,
             self._held,
@@ -226,7 +226,7 @@ class Worker:
         """
         jobs_of, url = self._settings.jobs_of, self._transport.url
         log.info("worker %s starts: %s, server %s", self.worker_id, jobs_of, url)
-        async with self._transport, self._for_handlers, anyio.create_task_group() as background:
+        async with self._transport, self._client, anyio.create_task_group() as background:
             # Shielded, because a cancelled worker still sends its last acks.
             self._beating = anyio.CancelScope(shield=True)
             scopes = [self._beating]
