@@ -9,13 +9,15 @@ import anyio
 import httpx2
 import pytest
 
-from ojs_client import BlockingJob, Client, LeaseLost, RetryPolicy, RunningJob, new_job
+from ojs_client import BlockingJob, Client, JobCancelled, RetryPolicy, RunningJob, new_job
 from tests.client_library.conftest import Server
 from tests.client_library.faults import Watched
 from tests.client_library.workers import QUEUE, error_of, job_in, new_worker, serving_jobs, until
 
 
-async def test_a_handler_whose_job_is_cancelled_is_cancelled(server: Server) -> None:
+async def test_a_handler_whose_job_is_cancelled_is_cancelled(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     wire = Watched()
 
     async def scenario(client: Client) -> None:
@@ -29,6 +31,9 @@ async def test_a_handler_whose_job_is_cancelled_is_cancelled(server: Server) -> 
                 await anyio.sleep_forever()
             finally:
                 assert job.lease_lost
+                assert job.cancelled
+                with anyio.CancelScope(shield=True), pytest.raises(JobCancelled, match=job.id):
+                    await job.progress(0.5)
                 cancelled.set()
 
         async with serving_jobs(worker):
@@ -40,6 +45,8 @@ async def test_a_handler_whose_job_is_cancelled_is_cancelled(server: Server) -> 
 
     await server.run(scenario)
     assert wire.counts["workers/ack/batch"] == wire.counts["workers/nack/batch"] == 0
+    assert "it was cancelled" in caplog.text
+    assert "lease is lost" not in caplog.text
 
 
 async def test_a_worker_that_gets_its_job_again_cancels_the_first_handler(server: Server) -> None:
@@ -88,7 +95,8 @@ async def test_a_sync_handler_learns_that_its_lease_is_lost(server: Server) -> N
             pause = threading.Event()
             while not job.lease_lost:
                 pause.wait(0.01)
-            with pytest.raises(LeaseLost):
+            assert job.cancelled
+            with pytest.raises(JobCancelled):
                 job.progress(0.5)
             ended.set()
 
@@ -102,7 +110,8 @@ async def test_a_sync_handler_learns_that_its_lease_is_lost(server: Server) -> N
     await server.run(scenario)
 
 
-async def test_progress_of_a_lost_job_ends_its_handler(server: Server) -> None:
+@pytest.mark.parametrize("args", [[], ["progress"]])
+async def test_progress_of_a_lost_job_ends_its_handler(server: Server, args: list[str]) -> None:
     async def scenario(client: Client) -> None:
         worker = new_worker(client, heartbeat=10)
         lost = anyio.Event()
@@ -111,13 +120,13 @@ async def test_progress_of_a_lost_job_ends_its_handler(server: Server) -> None:
         async def long(job: RunningJob) -> None:
             await client.cancel(job.id)
             try:
-                await job.progress(0.5)
-            except LeaseLost:
+                await (job.progress(0.5) if job.args else job.save_checkpoint(1))
+            except JobCancelled:
                 lost.set()
                 raise
 
         async with serving_jobs(worker):
-            await client.enqueue("t.long", queue=QUEUE)
+            await client.enqueue("t.long", *args, queue=QUEUE)
             await lost.wait()
 
     await server.run(scenario)

@@ -62,12 +62,13 @@ class SettleResults(TypedDict):
 
 
 class HeartbeatAnswer(TypedDict):
-    """The directive for the worker, and the jobs whose leases were extended."""
+    """The directive for the worker, its jobs with extended leases, and those that are cancelled."""
 
     acknowledged: Literal[True]
     state: str
     directive: str
     jobs_extended: list[JobId]
+    jobs_cancelled: list[JobId]
     server_time: Moment
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from ojs_client import LeaseLost, Retry, RetryPolicy, RunningJob
+from ojs_client import JobCancelled, Retry, RetryPolicy, RunningJob
 from ojs_client.testing import FakeServer
 from tests.client_library.fake.worlds import FAST, SOON, Play, World, new_worker
 from tests.client_library.workers import QUEUE, job_in
@@ -23,7 +23,7 @@ async def test_a_cancelled_job_loses_its_worker(play: Play) -> None:
         try:
             await anyio.sleep_forever()
         finally:
-            with anyio.CancelScope(shield=True), pytest.raises(LeaseLost):
+            with anyio.CancelScope(shield=True), pytest.raises(JobCancelled):
                 await job.progress(0.5)
             seen["ended"].set()
 

@@ -254,6 +254,14 @@ async def test_every_form_of_heartbeat_is_understood(api: Api) -> None:
     assert (await api.post(BEAT, {"worker_id": "w1", **stale})).json["jobs_extended"] == []
 
 
+async def test_a_heartbeat_names_cancelled_jobs(any_api: Api) -> None:
+    kept, gone = [await any_api.active(queue=queue) for queue in ("a", "b")]
+    await any_api.post(f"/ojs/v1/jobs/{gone['id']}/cancel")
+    reply = await any_api.post(BEAT, {"worker_id": "w1", "active_jobs": [kept["id"], gone["id"]]})
+    assert reply.json["jobs_extended"] == [kept["id"]]
+    assert reply.json["jobs_cancelled"] == [gone["id"]]
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -110,6 +110,10 @@ class LeaseLost(OJSError):
     """The worker does not hold the job any more, so the handler must end."""
 
 
+class JobCancelled(LeaseLost):
+    """A client has cancelled the job that the handler runs, so the handler must end."""
+
+
 class Retry(OJSError):
     """Raise it in a handler to fail the attempt; the job's retry policy decides when it runs again.
 

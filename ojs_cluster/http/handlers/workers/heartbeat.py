@@ -115,6 +115,7 @@ async def receive(app: App, request: Request) -> Response:
             "state": state,
             "directive": "" if state == "running" else state,
             "jobs_extended": reply.extended,
+            "jobs_cancelled": reply.cancelled,
             "server_time": replies.iso(reply.now_ms),
         },
     )

@@ -7,7 +7,7 @@
 -- KEYS: 1 active, 2 events, then the job hashes.
 -- ARGV: 1 events kept, 2 worker id, 3 visibility timeout (ms) or '', then per job: id, lease id or ''.
 -- Returns: {now, ids of jobs whose leases were extended, per job with an alias in this shard: id, index of the
---          shard to which the alias points}
+--          shard to which the alias points; ids of cancelled jobs}
 --@include keys now read_job append_event set_deadline check_holder
 batch_events()
 -- A lease of a fetch without a worker id has no owner. Any worker may extend it, and none becomes its owner:
@@ -16,7 +16,7 @@ local function may_extend(job, worker, lease)
     return is_holder(job, (job[F.worker] or '') == '' and '' or worker, lease)
 end
 local worker, visibility_timeout_ms = ARGV[2], ARGV[3]
-local extended, moved = {}, {}
+local extended, moved, cancelled = {}, {}, {}
 for i = 3, #KEYS do
     local id, lease = ARGV[2 * i - 2], ARGV[2 * i - 1]
     local job = {}
@@ -34,7 +34,9 @@ for i = 3, #KEYS do
         set_deadline(ACTIVE, id, deadline)
         emit('job.heartbeat', id, job, 'a', job[F.attempt], 'w', worker, 'n', deadline)
         extended[#extended + 1] = id
+    elseif job[F.state] == 'cancelled' then
+        cancelled[#cancelled + 1] = id
     end
 end
 flush_events()
-return {now, extended, moved}
+return {now, extended, moved, cancelled}

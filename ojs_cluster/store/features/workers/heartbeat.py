@@ -63,11 +63,13 @@ class HeartbeatReply:
     Args:
         state: the state that the worker should be in.
         extended: ids of the jobs whose leases were extended.
+        cancelled: ids of the jobs that are cancelled.
         now_ms: Unix time in ms of the server's clock.
     """
 
     state: DesiredState
     extended: list[str]
+    cancelled: list[str]
     now_ms: int
 
 
@@ -145,6 +147,7 @@ class _LeaseExtension:
         self._store = store
         self._beat = beat
         self._extended: set[str] = set()
+        self._cancelled: set[str] = set()
         self._unreachable: set[Shard] = set()
         self.single_shard = True
         self.now_ms: int | None = None
@@ -153,7 +156,7 @@ class _LeaseExtension:
     def reply(self, desired: DesiredState, now_ms: int) -> HeartbeatReply:
         """Return the answer to the worker."""
         extended = [job_id for job_id in self._beat.job_ids if job_id in self._extended]
-        return HeartbeatReply(desired, extended, now_ms)
+        return HeartbeatReply(desired, extended, sorted(self._cancelled), now_ms)
 
     async def extend_shard(self, item: tuple[Shard, list[str]]) -> None:
         """Extend jobs in the owner shard of their ids, or in the shards to which aliases point.
@@ -204,6 +207,7 @@ class _LeaseExtension:
                 )
                 self.now_ms = int(reply[0])
                 self._extended.update(job_id.decode() for job_id in reply[1])
+                self._cancelled.update(job_id.decode() for job_id in reply[3])
                 moved = iter(reply[2])
                 pairs = zip(moved, moved, strict=True)
                 return {raw.decode(): store.keys.shard(int(target)) for raw, target in pairs}

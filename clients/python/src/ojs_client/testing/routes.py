@@ -168,15 +168,18 @@ class Routes:
             # A real server holds the fetch until its wait ends. Tests would have to wait for that.
             self._quiet.add(worker_id)
             self._jobs.changes.notify()
-        extended = []
+        extended, cancelled = [], []
         for job_id, lease_id in body.get("leases", {}).items():
             try:
                 job = self._jobs.held(job_id, worker_id, lease_id)
-            except Refusal:
+            except Refusal as refusal:
+                if refusal.details.get("state") == "cancelled":
+                    cancelled.append(job_id)
                 continue
             self._jobs.extend(job)
             extended.append(job.id)
-        return 200, {"state": "running", "jobs_extended": extended}
+        reply = {"jobs_extended": extended, "jobs_cancelled": cancelled}
+        return 200, {"state": "running", **reply}
 
     async def _deregister(self, call: Call) -> Reply:
         self._quiet.discard(call.id)

@@ -108,7 +108,7 @@ class Runner:
 
     def return_unstarted(self, job: HeldJob) -> None:
         """Return a job to its queue that has not started, unless the server says it is lost."""
-        if job.lost == "server":
+        if job.taken:
             job.ended = True
             self._held.remove(job)
         else:
@@ -157,7 +157,7 @@ class Runner:
         """Run the handler; return its ack or nack, or None if the server says the lease is lost."""
         with process_span(job.members, self._context.worker_id) as span:
             completed, value = await self._attempt(job, handler)
-            if job.lost == "server":
+            if job.taken:
                 return None
             if job.loss_read:
                 completed, value = False, None

@@ -101,6 +101,10 @@ class Heartbeats:
                 body["state"] = state
             reply, extended = await self._send(part, body)
             self.obey(reply.get("state", "running"))
+            cancelled = set(reply.get("jobs_cancelled") or ())
+            for job in part:
+                if job.id in cancelled and self._is_missing(job, extended) and not job.ended:
+                    job.lose("cancelled")
             missing = [job for job in part if self._is_missing(job, extended)]
             if missing:
                 await self._check(missing)

@@ -17,6 +17,8 @@ from ojs_client.worker.signal import Signal
 
 log = logging.getLogger("ojs_client.worker")
 
+Loss = Literal["server", "cancelled", "expired"]
+
 
 @dataclass(slots=True, eq=False)
 class HeldJob:
@@ -29,8 +31,9 @@ class HeldJob:
         fetched_at: when the worker got the job, on the clock of the event loop.
         expires_at: when the lease expires at the earliest, on the clock of the event loop, if no
             heartbeat extends it.
-        lost: why the lease is lost: ``server`` if the server says so, ``expired`` if no heartbeat
-            was answered in time; None while the worker holds the job.
+        lost: why the lease is lost: ``cancelled`` if a client has cancelled the job, ``server`` if
+            the server says that the worker does not hold it, ``expired`` if no heartbeat was
+            answered in time; None while the worker holds the job.
         scope: the scope of the handler.
         in_thread: whether the handler is a sync one. Its thread cannot be cancelled.
         ended: whether the ack or nack is decided, or none will be sent. The handler may still run.
@@ -44,7 +47,7 @@ class HeldJob:
     members: Mapping[str, JSON]
     fetched_at: float
     expires_at: float
-    lost: Literal["server", "expired"] | None = None
+    lost: Loss | None = None
     scope: anyio.CancelScope = field(default_factory=lambda: anyio.CancelScope())
     in_thread: bool = False
     ended: bool = False
@@ -61,9 +64,16 @@ class HeldJob:
             return datetime.now(UTC)
         return started_at + timedelta(seconds=anyio.current_time() - self.fetched_at)
 
-    def lose(self, why: Literal["server", "expired"]) -> None:
+    @property
+    def taken(self) -> bool:
+        """Whether the server says that the worker does not hold the job, so no nack is needed."""
+        return self.lost in ("server", "cancelled")
+
+    def lose(self, why: Loss) -> None:
         """Record that the lease is lost, and cancel the handler unless it runs in a thread."""
-        if self.lost is None or why == "server":
+        if not self.taken:
+            if why == "cancelled":
+                log.warning("job %s: it was cancelled, so its handler is, too", self.id)
             self.lost = why
         if not self.in_thread:
             self.scope.cancel()

@@ -9,11 +9,11 @@ from typing import Any
 import anyio.from_thread
 
 from ojs_client.client import Client
-from ojs_client.errors import Conflict, LeaseLost
+from ojs_client.errors import Conflict, JobCancelled, LeaseLost
 from ojs_client.jobs import Job
 from ojs_client.options import JSON
 from ojs_client.transport import Repeat, Transport, segment
-from ojs_client.worker.held_jobs import HeldJob, HeldJobs
+from ojs_client.worker.held_jobs import HeldJob, HeldJobs, Loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,17 @@ class JobInfo:
         self._held.loss_read = True
         return True
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether a client has cancelled the job. Then ``lease_lost`` is True, too."""
+        return self._held.lost == "cancelled"
+
+    def _loss(self, reason: str = "") -> LeaseLost:
+        """Return the error of a handler whose job is lost."""
+        if self._held.lost == "cancelled":
+            return JobCancelled(f"job {self.id} is cancelled")
+        return LeaseLost(f"the lease of job {self.id} is lost{reason}")
+
 
 class RunningJob(JobInfo):
     """The job that an async handler runs. The handler is cancelled if the lease is lost."""
@@ -94,6 +105,7 @@ class RunningJob(JobInfo):
 
         Raises:
             LeaseLost: the worker does not hold the job any more.
+            JobCancelled: a client has cancelled the job, which is a LeaseLost, too.
         """
         body: dict[str, JSON] = {"progress": progress}
         if message is not None:
@@ -104,8 +116,8 @@ class RunningJob(JobInfo):
         reply = await self._call("POST", "/workers/progress", body)
         # The server ignores a report about a job that has ended.
         if reply["state"] != "active":
-            self._held.lose("server")
-            raise LeaseLost(f"job {self.id} is {reply['state']}")
+            self._held.lose(_loss_in(reply["state"]))
+            raise self._loss(f": it is {reply['state']}")
         self._context.held.extend([self._held], sent_at)
 
     async def save_checkpoint(self, state: JSON) -> None:
@@ -122,7 +134,7 @@ class RunningJob(JobInfo):
 
     async def _call(self, method: str, path: str, body: dict[str, JSON]) -> Any:
         if self.lease_lost:
-            raise LeaseLost(f"the lease of job {self.id} is lost")
+            raise self._loss()
         body = {
             "job_id": self.id,
             "worker_id": self._context.worker_id,
@@ -132,8 +144,13 @@ class RunningJob(JobInfo):
         try:
             return await self._context.transport.request(method, path, body, repeat=Repeat.ALWAYS)
         except Conflict as error:
-            self._held.lose("server")
-            raise LeaseLost(f"the lease of job {self.id} is lost: {error.message}") from error
+            self._held.lose(_loss_in(error.details.get("state")))
+            raise self._loss(f": {error.message}") from error
+
+
+def _loss_in(state: JSON) -> Loss:
+    """Return how a job in this state is lost to the worker that holds it."""
+    return "cancelled" if state == "cancelled" else "server"
 
 
 class BlockingJob(JobInfo):
