@@ -8,15 +8,13 @@ from random import Random
 
 import trio
 
-from ojs_cluster.keys import META
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.operators.operations.leader import RedisLeaderLock
 from ojs_cluster.store.operators.operations.processes import (
     describe_process,
     new_identity,
     report_process,
 )
-from scheduler.election import LeaseFreedSignal, campaign
+from scheduler.election_thread import ElectionThread
 from scheduler.runner import LeaderWork
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import ElectionStats, Stats
@@ -48,26 +46,9 @@ async def run_scheduler(
     identity = new_identity()
     log.info("scheduler started", extra={"identity": identity, "group": settings.group})
     wakeups = Wakeups(store.redis, (*store.keys, store.keys.meta), random=random)
-    times = settings.lease_times
     work = LeaderWork(store, settings, stats, random)
-    signals = {shard: LeaseFreedSignal() for shard in (META, *range(len(store.keys)))}
-    wakeups.on_free_lease(lambda shard: signals[shard].set())
-    stats.election.shards = len(signals)
-
-    async def run_campaign(shard: int) -> None:
-        lock = RedisLeaderLock(
-            store, shard, settings.group, identity, round(times.key_ttl_s * 1000)
-        )
-        await campaign(
-            shard,
-            lock,
-            times,
-            work.lead,
-            stats=stats.election,
-            random=random,
-            lease_freed=signals[shard],
-        )
-
+    election = ElectionThread(store, settings, identity, work.lead, stats.election)
+    wakeups.on_free_lease(election.on_free_lease)
     with closing(work), wakeups.forwarded_to(*work.announced_loops):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wakeups.run)
@@ -76,9 +57,7 @@ async def run_scheduler(
             nursery.start_soon(
                 report_process, store, describe_process(store, "scheduler"), identity
             )
-            async with trio.open_nursery() as campaigns:
-                for shard in signals:
-                    campaigns.start_soon(run_campaign, shard)
+            await election.run()
 
 
 async def _report(stats: ElectionStats) -> None:

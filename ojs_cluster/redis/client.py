@@ -67,6 +67,7 @@ class Client:
         self._pubsub = pubsub
         self._routes = router.routes
         self._clock = router.clock
+        self.settings = router.settings
         self._call_timeout_s = router.settings.call_timeout_s
         self.durability = router.settings.durability
         self.user = router.settings.username or "default"

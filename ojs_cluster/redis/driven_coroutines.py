@@ -132,7 +132,9 @@ class DriverState:
         respond_at: when the responses are sent although the turn goes on, in seconds of
             ``perf_counter``; infinite if there are none.
 
-    There is one instance per process, so only one event loop of a process may use the Redis client.
+    There is one instance per process. So if a process has driven coroutines, only one of its event
+    loops may use the Redis client. The scheduler has none, and two event loops
+    (``scheduler.election_thread``).
     """
 
     __slots__ = ("driven", "respond_at", "with_commands", "with_responses")

@@ -4,6 +4,7 @@ Usage: python -m tests.scheduler.process REDIS_URL [FIELD=VALUE ...]
 
 The fields are SchedulerSettings', `store.` before a name makes it StoreSettings'. With
 `dies_after=NUMBER` the process kills itself when it has changed so many jobs for bulk operations.
+After SIGUSR1 its event loop is busy and never answers again.
 Prints a line at each change, flushed, so that a test can wait for it: `leading`, `sharing` or
 `following`, when it leads all shards, some or none, and its fencing tokens by shard as JSON.
 """
@@ -53,6 +54,7 @@ async def _main(url: str, settings: SchedulerSettings, store_settings: StoreSett
     ):
         nursery.start_soon(_report, stats)
         nursery.start_soon(_stop_on_sigterm, nursery.cancel_scope)
+        nursery.start_soon(_block_on_sigusr1)
         await run_scheduler(store, settings, stats=stats)
 
 
@@ -60,6 +62,14 @@ async def _stop_on_sigterm(scope: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async for _ in signals:
             scope.cancel()
+
+
+async def _block_on_sigusr1() -> None:
+    with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+        async for _ in signals:
+            print("blocked", flush=True)
+            while True:
+                pass
 
 
 def _die_after(changes: int) -> None:
