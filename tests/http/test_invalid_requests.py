@@ -6,9 +6,11 @@ import json
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
 from ojs_cluster.http.routes.all_routes import ROUTES
+from ojs_cluster.http.routing.router import Route
 from tests.http.api import OJS_TYPE, Api
 
 NASTY: list[Any] = [
@@ -35,6 +37,7 @@ NASTY: list[Any] = [
     [["default"]],
     {},
     {"a": {"b": []}},
+    {"a": 10**30, "b": [-(10**30)]},
     {"retry": {"max_attempts": 10**20, "initial_interval": "P1Y"}},
     {"queue": None, "unique": {"keys": [1]}, "scheduled_at": "+PT1S", "ttl": "PT-1S"},
 ]
@@ -51,12 +54,21 @@ PARAMETERS = [
 TEXTS = ["", "0", "-1", "9" * 30, "true", "x", "%00", "%ff", "eyJhIjpbXX0", "WzEsMl0", "o5", "null"]
 
 
-def body_of(chance: random.Random, known: list[str]) -> bytes:
+def members_of(route: Route) -> list[str]:
+    """Return the members of the route's own body, in all branches of its schema."""
+    body = route.body or route.optional_body
+    _, components = msgspec.json.schema_components([] if body is None else [body])
+    return sorted({name for schema in components.values() for name in schema.get("properties", ())})
+
+
+def body_of(chance: random.Random, known: list[str], own: list[str]) -> bytes:
     """Return a body that is valid for most routes, with some members damaged."""
     job: dict[str, Any] = {"type": "t", "args": [], "meta": {}, "options": {"queue": "default"}}
     members = {**job, "queues": ["default"], "worker_id": "w", "job_id": chance.choice(known)}
     members |= {"jobs": [job], "confirm": True}
     for name in chance.sample(MEMBERS, chance.randint(0, 4)):
+        members[name] = chance.choice(NASTY)
+    for name in chance.sample(own, min(len(own), chance.randint(0, 2))):
         members[name] = chance.choice(NASTY)
     raw = json.dumps(members).encode()
     match chance.randint(0, 9):
@@ -87,11 +99,11 @@ def target_of(template: str, chance: random.Random, known: list[str]) -> str:
     ids=lambda route: f"{route.method} {route.template}",
 )
 async def test_an_invalid_request_is_never_a_server_error(api: Api, route: Any) -> None:
-    chance = random.Random(route.template)
+    chance, own = random.Random(route.template), members_of(route)
     known = [(await api.enqueue())["id"] for _ in range(3)]
     await api.fetch(count=2, worker_id="w")
     for _ in range(60):
-        target, body = target_of(route.template, chance, known), body_of(chance, known)
+        target, body = target_of(route.template, chance, known), body_of(chance, known, own)
         if "wait=" in target:
             target = target.replace("timeout=", "t=") + "&timeout=0"
         reply = await api.call(route.method, target, body)

@@ -98,7 +98,7 @@ async def resume(app: App, request: Request, job_id: str) -> Response:
     fields.job_id(job_id)
     body = decode(_resume_decoder, request, app.settings.limits, optional=True)
     metadata = body.metadata or {}
-    if len(orjson.dumps(metadata)) > MAX_METADATA:
+    if len(msgspec.json.encode(metadata)) > MAX_METADATA:
         raise InvalidRequest(f"metadata may have {MAX_METADATA} bytes", field="metadata")
     decision = HumanDecision(body.approved, _text(body.comment, "comment"), metadata)
     await agents.resume(app.store, job_id, decision)
@@ -206,7 +206,8 @@ def _decision(decision: HumanDecision) -> dict[str, Any]:
     return {
         "approved": decision.approved,
         "comment": decision.comment,
-        "metadata": decision.metadata,
+        # orjson has no integers beyond 64 bits.
+        "metadata": orjson.Fragment(msgspec.json.encode(decision.metadata)),
     }
 
 

@@ -35,12 +35,19 @@ class Schemas:
 
 
 def _cleaned(schema: Any) -> Any:
-    """Return a schema whose descriptions are Markdown, and which repeats no name as title."""
+    """Return a schema whose descriptions are Markdown, and which repeats no name as title.
+
+    Generators of clients also need the type of a constant, and what an array has.
+    """
     if isinstance(schema, list):
         return [_cleaned(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
+    if schema.get("enum") == [True]:
+        return {"type": "boolean"}
     cleaned: dict[str, Any] = {}
+    if schema.get("type") == "array" and "prefixItems" not in schema:
+        cleaned["items"] = {}
     for name, value in schema.items():
         if name == "title" and isinstance(value, str):
             continue

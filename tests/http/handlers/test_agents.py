@@ -46,6 +46,17 @@ async def test_a_paused_agent_waits_for_its_human(any_api: Api, path: str) -> No
     assert (await any_api.post(f"{path}/{job_id}/resume")).status == 409
 
 
+async def test_a_decision_keeps_all_digits_of_its_numbers(any_api: Api) -> None:
+    job_id = await agent(any_api)
+    path, number = f"/ojs/v1/agents/{job_id}", b"99999999999999999999"
+    await any_api.post(f"{path}/pause", {"reason": "costs"})
+    body = b'{"metadata":{"a":%b}}' % number
+    reply = await any_api.call("POST", f"{path}/resume", body)
+    assert reply.status == 200
+    assert number in reply.body
+    assert number in (await any_api.get(f"{path}/state")).body
+
+
 @pytest.mark.parametrize("path", PATHS)
 async def test_branches_are_forked_and_merged(any_api: Api, path: str) -> None:
     job_id = await agent(any_api)

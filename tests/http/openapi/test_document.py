@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.app import App
@@ -110,3 +115,21 @@ def test_a_new_parameter_of_a_path_must_be_described() -> None:
     route = replace(known, path="GET /ojs/v1/things/{thing}")
     with pytest.raises(UnknownParameter, match=r"\{thing\} after 'things'"):
         build_document({"new": Family("New.", [route])})
+
+
+def test_the_document_is_valid() -> None:
+    errors = OpenAPIV31SpecValidator(document()).iter_errors()
+    assert [(list(error.path), error.message) for error in errors] == []
+
+
+def test_a_client_with_every_operation_can_be_generated(tmp_path: Path) -> None:
+    source, client = tmp_path / "openapi.json", tmp_path / "client"
+    source.write_text(json.dumps(document()))
+    tool = Path(sys.executable).with_name("openapi-python-client")
+    command = [str(tool), "generate", "--path", str(source), "--meta", "none"]
+    command += ["--output-path", str(client)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stdout + done.stderr, done.stdout + done.stderr
+    generated = list((client / "api").glob("*/*.py"))
+    assert sum(path.name != "__init__.py" for path in generated) == len(operations())

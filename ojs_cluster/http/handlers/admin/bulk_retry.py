@@ -44,7 +44,7 @@ class BulkRetryBody(BulkRetryFilter, frozen=True, forbid_unknown_fields=True):
     """The body. Filters are in ``filter``, or at the top level as in the OpenAPI document."""
 
     filter: BulkRetryFilter | None = None
-    confirm: Annotated[Any, keywords(const=True)] = None
+    confirm: Annotated[Any, keywords(type=["boolean", "null"])] = None
     cursor: str | None = None
 
 

@@ -50,7 +50,7 @@ class DirectiveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     directive: Annotated[str, keywords(enum=list(_DIRECTIVES))]
     worker_ids: Annotated[list[str], keywords(maxItems=_MAX_NAMED)] | None = None
-    confirm: Annotated[Any, keywords(const=True)] = None
+    confirm: Annotated[Any, keywords(type=["boolean", "null"])] = None
 
 
 _decoder = msgspec.json.Decoder(DirectiveBody)

@@ -54,7 +54,7 @@ class OperationBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     follows: JobId | None = None
     priority: Annotated[Any, keywords(type=["integer", "null"], minimum=-100, maximum=100)] = None
     dry_run: bool = False
-    confirm: Annotated[Any, keywords(const=True)] = None
+    confirm: Annotated[Any, keywords(type=["boolean", "null"])] = None
 
 
 _decoder = msgspec.json.Decoder(OperationBody)

@@ -65,7 +65,7 @@ class BulkBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ids: list[JobId] | None = None
     filter: FilterBody | None = None
     atomicity: Annotated[str, keywords(enum=["partial"])] = "partial"
-    confirm: Annotated[Any, keywords(const=True)] = None
+    confirm: Annotated[Any, keywords(type=["boolean", "null"])] = None
 
 
 class PurgeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,7 +75,7 @@ class PurgeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queue: QueueName | None = None
     type: str | None = None
     older_than: str | None = None
-    confirm: Annotated[Any, keywords(const=True)] = None
+    confirm: Annotated[Any, keywords(type=["boolean", "null"])] = None
 
 
 _decoder = msgspec.json.Decoder(BulkBody)
