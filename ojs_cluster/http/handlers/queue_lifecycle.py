@@ -21,8 +21,9 @@ from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.engine.queues.queues import get_stats
-from ojs_cluster.store.features.bulk.execution import REQUEST_LEASE_MS, run_for
+from ojs_cluster.store.features.bulk.execution import run_for
 from ojs_cluster.store.features.bulk_records.operation import BulkOperation, BulkState
+from ojs_cluster.store.features.bulk_records.operations import REQUEST_LEASE_MS
 from ojs_cluster.store.features.queue_deletion.deletion import begin_deletion
 from ojs_cluster.store.features.retention import lifecycle
 from ojs_cluster.store.ground.partial_failures import after_first_write

@@ -279,6 +279,24 @@ async def test_a_drain_that_begins_after_the_end_of_its_deletion_is_ended(
     assert (stats.deleted, stats.status) == (False, "active")
 
 
+async def test_a_deletion_that_is_stopped_before_its_drain_leaves_none(
+    store: Store, other_store: Store, db: Any
+) -> None:
+    await put(store)
+
+    async def stop() -> None:
+        [operation_id] = db.zrange(store.keys.meta.bulk_running, 0, -1)
+        await operations.stop(other_store, operation_id.decode())
+        await execution.run_due(other_store)
+
+    operation = await begin(before(store, "pause_queue", 0, stop))  # and then the process dies
+    assert (await queues.get_stats(store, QUEUE)).status == "draining"
+
+    ended = await carry_out(store, db, operation)
+    assert ended.state is BulkState.STOPPED
+    assert (await queues.get_stats(store, QUEUE)).status == "active"
+
+
 async def test_a_late_drain_is_ended_if_redis_does_not_tell_the_end(store: Store, db: Any) -> None:
     await put(store)
     operation = await begin(store)

@@ -40,7 +40,7 @@ from ojs_cluster.http.shapes.common import JobId, QueueName
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.features.bulk.by_ids import change_jobs
-from ojs_cluster.store.features.bulk.execution import REQUEST_LEASE_MS, run_for
+from ojs_cluster.store.features.bulk.execution import run_for
 from ojs_cluster.store.features.bulk_records import operations as store_bulk
 from ojs_cluster.store.features.bulk_records.operation import BulkOperation
 from ojs_cluster.store.ground.partial_failures import after_first_write
@@ -219,7 +219,7 @@ async def _run_operation(
         selection,
         ids=searched_ids(selection),
         principal=principal_of(app, request).name,
-        delay_ms=REQUEST_LEASE_MS,
+        delay_ms=store_bulk.REQUEST_LEASE_MS,
     )
     with after_first_write():
         return await run_for(app.store, operation, _RUN_S)

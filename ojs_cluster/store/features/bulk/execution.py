@@ -66,8 +66,6 @@ _OPERATIONS_AT_ONCE: Final = 4
 _NEXT_SLICE_MS: Final = 1
 """Milliseconds until the scheduler's next slice. Not 0, which would wake the scheduler again."""
 _UNKNOWN: Final = "some of the last slice's jobs may have been changed and are not counted"
-REQUEST_LEASE_MS: Final = 15_000
-"""Milliseconds for which the scheduler leaves an operation to the request that has created it."""
 
 
 async def run_due(store: Store) -> SweepResult:
@@ -117,7 +115,7 @@ async def run_for(store: Store, operation: BulkOperation, seconds: float) -> Bul
     deadline = trio.current_time() + seconds
     try:
         while not operation.ended and trio.current_time() < deadline:
-            operation = await advance(store, operation, REQUEST_LEASE_MS)
+            operation = await advance(store, operation, operations.REQUEST_LEASE_MS)
             if operation.deletion is not None and operation.position in (None, Position()):
                 return operation  # jobs are left in the queue, and the scheduler deletes it later
         if not operation.ended:

@@ -29,6 +29,8 @@ MAX_RUNNING: Final = 100
 """Maximum number of operations that run or are stopping."""
 MAX_OPERATIONS: Final = 1000
 """Maximum number of operations. If there are more, the oldest ended operation is removed."""
+REQUEST_LEASE_MS: Final = 15_000
+"""Milliseconds for which the scheduler leaves an operation to the request that has created it."""
 _FULL_RETRY_S: Final = 10.0
 """Seconds after which a client may try again when ``MAX_RUNNING`` operations have not ended."""
 
@@ -247,6 +249,9 @@ async def _with_selection(
 async def stop(store: Store, operation_id: str) -> BulkOperation:
     """Request that an operation ends after its current slice. A repetition changes nothing.
 
+    A deletion that may not drain yet ends after the request that has created it: otherwise nothing
+    would end a drain that begins later, if that request dies then.
+
     Returns:
         The operation, which is stopping.
 
@@ -259,7 +264,8 @@ async def stop(store: Store, operation_id: str) -> BulkOperation:
         raise _not_found(operation_id)
     meta = store.keys.meta
     reply = await store.run_meta(
-        "bulk_stop", [meta.bulk(operation_id), meta.bulk_running], [operation_id]
+        *("bulk_stop", [meta.bulk(operation_id), meta.bulk_running]),
+        [operation_id, REQUEST_LEASE_MS],
     )
     if reply[0] == b"missing":
         raise _not_found(operation_id)

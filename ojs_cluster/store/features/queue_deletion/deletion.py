@@ -103,8 +103,8 @@ async def begin_deletion(
             before_ms = now_ms + delay_ms if delay_ms else 0
             await begin_drain(store, queue, deletion.token, before_ms)
         except OJSError:
-            # The scheduler then ends the operation, and a drain that is left, as soon as the shards
-            # answer.
+            # The scheduler then ends the operation, and a drain that is left, as soon as its time
+            # has passed and the shards answer.
             with suppress(OJSError), cleaning_up():
                 try:
                     await operations.stop(store, operation_id)
