@@ -13,7 +13,9 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, Duplicate
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.durability import Durability, require_durability
+from ojs_cluster.redis.errors import MalformedKey, RedisReplyError
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.engine.enqueue import independent_jobs
 from ojs_cluster.store.engine.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.engine.jobs import read_jobs
@@ -362,6 +364,29 @@ async def test_an_accepted_batch_that_cannot_be_written_yet_says_so_and_is_writt
     assert [len(await take(store, name, count=9)) for name in names] == [1, 1]
     assert_nothing_left(store, db)
     consistent()
+
+
+async def test_jobs_that_may_be_stored_are_not_stored_one_by_one(
+    store: Store,
+    db: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    consistent: Callable[[], InvariantReport],
+) -> None:
+    """As after a script that could not write the last of its keys."""
+    commit = transactions.commit
+
+    async def fail_late(of: Store, transaction: contents.Transaction, before_ms: int) -> None:
+        await commit(of, transaction, before_ms)
+        raise MalformedKey(RedisReplyError("WRONGTYPE"), "a key has a wrong type", None)
+
+    monkeypatch.setattr(transactions, "commit", fail_late)
+    jobs = [new_job(name) for name in queues_in_other_shards(store, 2)]
+    with pytest.raises(MalformedKey):
+        await independent_jobs.enqueue_each(store, jobs)
+
+    monkeypatch.undo()
+    await recover(store, db)
+    assert consistent().count() == {"available": 2}
 
 
 class Away:

@@ -36,10 +36,9 @@ async def enqueue_each(
     admitted: Admitted = {}
     try:
         return list(await enqueue_many(store, jobs, fields, admitted))
-    except BackendUnavailable:
-        raise
-    except OJSError:
-        pass
+    except OJSError as error:
+        if "outcome" in error.details:  # Redis did not do it; jobs may be stored
+            raise
     outcomes: dict[int, JobRecord | OJSError] = {}
     by_queue: dict[str, list[int]] = {}
     for index, job in enumerate(jobs):
