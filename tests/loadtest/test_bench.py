@@ -10,6 +10,7 @@ import pytest
 from loadtest.bench import (
     batch,
     latency,
+    lowered_default,
     many_queues,
     memory,
     options,
@@ -19,6 +20,7 @@ from loadtest.bench import (
     ui,
     workers,
 )
+from ojs_cluster.store.ground.process_state import partitions
 
 
 def table(out: str) -> dict[str, list[str]]:
@@ -70,6 +72,16 @@ def test_an_open_loop_is_sent_to_its_end(
 ) -> None:
     found = printed(latency.main, "--seconds 0.2 --rounds 1", monkeypatch, capsys)
     assert {"30%", "60%", "90%"} <= found.keys()
+
+
+def test_a_lowered_default_closes_unless_too_many_queues_use_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(partitions, "MAX_SEPARATED", 20)
+    arguments = "--queues 150 --few 20"
+    found = printed(lowered_default.main, arguments, monkeypatch, capsys)
+    opened = lowered_default.HEADS.index("open") - 1
+    assert (found["20 in use"][opened], found["all in use"][opened]) == ("1", "4")
 
 
 def test_workers_of_many_queues_fetch_wait_and_idle(
