@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from ojs_cluster.core.partitions import DRAIN_MS, PartitionLayout
+from ojs_cluster.keys import Keyspace
 from ojs_cluster.redis import Client, Reply
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.queues.partition_maintenance import set_partitions
@@ -276,3 +277,29 @@ async def test_entries_that_the_server_makes_take_no_place_of_operators(
     await retention.retire_queues(store)
     assert set(store.partitions.entries()) == {DEFAULT, *names}
     assert (await set_partitions(store, QUEUE, 3)).count == 3
+
+
+async def test_groups_follow_the_partition_table(store: Store, db: Any) -> None:
+    keys, table = store.keys, store.partitions
+    home = keys.shard_of_queue("a")
+    other = next(f"o{n}" for n in range(99) if keys.shard_of_queue(f"o{n}") is not home)
+    same = next(f"s{n}" for n in range(999) if keys.shard_of_queue(f"s{n}") is home)
+    queues = ["a", same, other, "a"]
+    expected = [([home], ["a", same]), ([keys.shard_of_queue(other)], [other])]
+    assert table.group_queues(keys, queues) == expected
+    assert table.group_queues(keys, queues) is table.group_queues(keys, queues)
+
+    await set_partitions(store, same, 2)
+    await table.read(store)
+
+    first, second, third = table.group_queues(keys, queues)
+    assert first == ([home], ["a"])
+    assert (second[0], second[1]) == (keys.partitions(same, 2), [same])
+    assert third == expected[1]
+
+
+def test_the_number_of_kept_groups_is_bounded() -> None:
+    keys, table = Keyspace(8), PartitionTable()
+    for number in range(3 * partitions._MAX_GROUPS):
+        table.group_queues(keys, [f"q{number}"])
+        assert len(table._groups) <= partitions._MAX_GROUPS

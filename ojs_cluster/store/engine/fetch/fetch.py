@@ -136,7 +136,7 @@ async def fetch_unless_quiet(
     await store.fetch_touches.touch(store, worker_id)
     await store.partitions.refresh_if_stale(store)
     operation = _Fetch(store, count, worker_id, visibility_timeout_ms, tenant)
-    stages = group_into_stages(store, queues)
+    stages = store.partitions.group_queues(store.keys, queues)
     try:
         failure = await _run_stages(store, stages, operation)
     except BaseException:  # cancellation during concurrent calls arrives as an exception group
@@ -264,22 +264,6 @@ async def release(store: Store, jobs: Iterable[JobRecord]) -> None:
             shard = shard_of_lease(store.keys, job.lease_id)
             if shard is not None:
                 store.unanswered_fetches.add(shard, job.lease_id.encode())
-
-
-def group_into_stages(store: Store, queues: Sequence[str]) -> list[Stage]:
-    """Group the queues into stages, in the order of the queues.
-
-    Consecutive queues of the same shard form one stage, which takes one call. A queue of several
-    partitions is a stage of its own.
-    """
-    stages: list[Stage] = []
-    for queue in dict.fromkeys(queues):
-        shards = store.keys.partitions(queue, store.partitions.layout(queue).open_count)
-        if len(shards) == 1 and stages and stages[-1][0] == shards:
-            stages[-1][1].append(queue)
-        else:
-            stages.append((shards, [queue]))
-    return stages
 
 
 def _remaining_s() -> float:

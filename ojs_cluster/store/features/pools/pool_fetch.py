@@ -24,7 +24,6 @@ from ojs_cluster.store.engine.fetch.fetch import (
     WorkerIsQuiet,
     collect,
     fetch_unless_quiet,
-    group_into_stages,
 )
 from ojs_cluster.store.engine.fetch.in_progress import FetchInProgress
 from ojs_cluster.store.engine.fetch.ranked_fetch import (
@@ -119,7 +118,7 @@ async def _refresh(state: PoolState, store: Store, max_age_s: float) -> Exceptio
     if state.depths.are_fresh(max_age_s):
         return None
     began = trio.current_time()
-    stages = group_into_stages(store, state.pool.queues)
+    stages = store.partitions.group_queues(store.keys, state.pool.queues)
     queues: dict[Shard, list[str]] = {}
     for shards, names in stages:
         for shard in shards:
@@ -170,7 +169,7 @@ async def _take_first_jobs(
         ordered = sorted(queues, key=lambda queue: -depths.get(queue, 0))
     else:
         ordered = state.shares.order(queues)
-    failure = await fetch_in_order(store, group_into_stages(store, ordered), fetch)
+    failure = await fetch_in_order(store, store.partitions.group_queues(store.keys, ordered), fetch)
     if state.shares is not None:
         for queue, count in Counter(job.queue for job in fetch.jobs).items():
             state.shares.add(queue, count)

@@ -37,7 +37,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, InvalidRequest
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.partitions import PartitionLayout
-from ojs_cluster.keys import Shard
+from ojs_cluster.keys import Keyspace, Shard
 
 if TYPE_CHECKING:
     from ojs_cluster.store.ground.runtime import Runtime
@@ -65,6 +65,8 @@ MAX_SEPARATED = 1000
 _PAGE = 500
 """Number of entries or changes that one script reads, in about a millisecond."""
 _ONE_PARTITION = PartitionLayout.of_count(1)
+_MAX_GROUPS = 256
+"""Maximum number of lists of queues whose groups are kept."""
 _MAX_ATTEMPTS = 3
 """Number of times that a read of all pages is repeated because entries are missing."""
 # Cursors that ``read_partitions.lua`` returns.
@@ -118,6 +120,8 @@ class PartitionTable:
         self.growing: GrowingDefault | None = None
         """The state of a round over all queues, None if no partition is announced."""
         self._position = 0
+        self._groups: dict[tuple[str, ...], list[tuple[list[Shard], list[str]]]] = {}
+        """The results of ``group_queues`` for this copy of the table."""
 
     async def publish_default(self, store: Runtime) -> None:
         """Write this process's configured number of partitions to the table, as the default.
@@ -238,6 +242,7 @@ class PartitionTable:
         self._version = version
         self._replaced_at = trio.current_time()
         self._used_default = self.default.without_announcement()
+        self._groups.clear()
 
     def _end_read(self, began: float) -> None:
         self._read_at = max(self._read_at, began)
@@ -256,6 +261,30 @@ class PartitionTable:
     def layout(self, queue: str) -> PartitionLayout:
         """Return a queue's layout in the last copy."""
         return self._entries.get(queue, self._used_default)
+
+    def group_queues(
+        self, keys: Keyspace, queues: Sequence[str]
+    ) -> Sequence[tuple[list[Shard], list[str]]]:
+        """Group queues by the shards that workers search for their jobs, in their order.
+
+        Consecutive queues of the same shard form one group. A queue of several partitions is a
+        group of its own. A worker names the same queues in each fetch, so the result is kept until
+        the table changes. The caller must not change it.
+        """
+        named = tuple(queues)
+        groups = self._groups.get(named)
+        if groups is None:
+            groups = []
+            for queue in dict.fromkeys(named):
+                shards = keys.partitions(queue, self.layout(queue).open_count)
+                if len(shards) == 1 and groups and groups[-1][0] == shards:
+                    groups[-1][1].append(queue)
+                else:
+                    groups.append((shards, [queue]))
+            if len(self._groups) >= _MAX_GROUPS:
+                self._groups.clear()
+            self._groups[named] = groups
+        return groups
 
     def entries(self) -> dict[str, PartitionLayout]:
         """Return the last copy of the table."""
