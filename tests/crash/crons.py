@@ -123,6 +123,37 @@ class Refusing(_Cron):
         return True
 
 
+class Burst(_Cron):
+    """Cron jobs of two queues are due at the same moment."""
+
+    least = 4
+
+    async def prepare(self, world: World) -> Scene:
+        first = next(_serial)
+        names = [f"burst-{first}-{number}" for number in range(4)]
+        for number, name in enumerate(names):
+            options = {"queue": QUEUE if number % 2 else "others"}
+            await cron.register(world.store, definition(name, options=options))
+            await come(world, name)
+        return Scene(" ".join(names))
+
+    async def act(self, store: Store, scene: Scene) -> None:
+        await fire_due(RedisCronStore(store), 10)
+
+    async def happened(self, world: World, scene: Scene) -> bool:
+        """Return whether the next leader has fired each occurrence once."""
+        for name in scene.name.split():
+            record = await cron.get(world.store, name)
+            assert (record.runs, record.firing, len(record.open_runs)) == (1, None, 1)
+            assert len(await cron.history(world.store, name, 9)) == 1
+        assert len(world.live()) == 4
+        return True
+
+    async def finish(self, world: World, scene: Scene) -> None:
+        for name in scene.name.split():
+            await super().finish(world, Scene(name))
+
+
 class ReleasingHeldRun(_Cron):
     """The first run has ended: the held run is released."""
 

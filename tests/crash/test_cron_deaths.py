@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.crash.crons import ByHand, Change, Firing, Refusing, ReleasingHeldRun
+from tests.crash.crons import Burst, ByHand, Change, Firing, Refusing, ReleasingHeldRun
 from tests.crash.harness import Operation, World, failing_at_every_command
 from tests.support.failing_process import MODES, Mode
 
@@ -15,6 +15,7 @@ OPERATIONS: dict[str, Operation] = {
     "enqueue": Firing("enqueue"),
     "refused": Refusing(claimed=False),
     "refused when claimed": Refusing(claimed=True),
+    "many at once": Burst(),
     "letting go": ReleasingHeldRun(),
     "by hand": ByHand(),
     "register": Change("register"),

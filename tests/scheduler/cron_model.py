@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 
@@ -83,7 +84,8 @@ class InMemoryCronStore:
         due = [name for at, name in checks if at is not None and at <= now][:limit]
         later = min((at for at, _ in checks if at is not None and at > now), default=None)
         await self._trip()
-        return DueCrons(due, now, later)
+        small = [CronRecord(name, dict(self.redis.crons[name]), now) for name in due]
+        return DueCrons(due, now, later, small)
 
     async def load(self, name: str) -> CronRecord | None:
         await self._trip()
@@ -119,6 +121,26 @@ class InMemoryCronStore:
         copy = CronRecord(cron.name, dict(fields), self.redis.now_ms())
         await self._trip()
         return copy
+
+    async def claim_each(
+        self, decisions: Sequence[tuple[CronRecord, OccurrenceDecision]]
+    ) -> list[CronRecord | None]:
+        return [await self.claim(cron, decision) for cron, decision in decisions]
+
+    async def record_delivered(self, firings: Mapping[str, str]) -> None:
+        for name, job_id in firings.items():
+            await self.record_outcome(name, "delivered", job_id)
+
+    async def ended_runs(self, job_ids: Sequence[str]) -> set[str]:
+        await self._trip()
+        return {job_id for job_id in job_ids if self.redis.jobs.get(job_id) in TERMINAL}
+
+    async def enqueue_each(self, jobs: Sequence[NewJob], store_before_ms: int) -> set[str]:
+        stored = set()
+        for job in jobs:
+            with suppress(Duplicate):
+                stored.add(await self.enqueue(job, store_before_ms, ignore_depth_bound=False))
+        return stored
 
     async def record_outcome(
         self,

@@ -75,6 +75,7 @@ from ojs_cluster.store.operators.archive.archive_results import portions, restor
 from ojs_cluster.store.operators.archive.import_workflows import restore_workflow
 from ojs_cluster.store.operators.archive.line_values import ResultsLine, WorkflowLine
 from ojs_cluster.store.operators.operations import processes
+from scheduler.settings import SchedulerSettings
 from tests.store.indexed_jobs import TAG, job_of, with_index
 from tests.store.pools.shortcuts import make_pool
 from tests.store.registered_schemas import delete, register
@@ -283,6 +284,18 @@ async def large_crons(store: Store, db: Any) -> None:
         db.zadd(meta.crons, {name: 1})
     await fire_due(RedisCronStore(store), 10)
     for name in ("large-1", "large-2"):
+        await cron.delete(store, name)
+    names = [f"cron-{number}" for number in range(SchedulerSettings().cron_batch)]
+    runs = " ".join(id_in(0) for _ in range(99))
+    for name in names:
+        options = '"options":{"queue":"q"},"overlap_policy":"allow"'
+        body = f'{{"name":"{name}","cron":"@daily","type":"t","args":["{"x" * 3900}"],{options}}}'
+        await cron.register(store, parse_cron(body.encode()))
+        db.hset(meta.cron(name), mapping={"next_occurrence": 1000, "open_runs": runs})
+        db.zadd(meta.crons, {name: 1})
+    await fire_due(RedisCronStore(store), len(names))
+    for name in names:
+        assert (await cron.get(store, name)).firing is None
         await cron.delete(store, name)
 
 

@@ -144,6 +144,7 @@ def _interval(expression: str) -> int | None:
 # -- from local time to UTC -----------------------------------------------------------------------
 
 
+@lru_cache(maxsize=256)
 def _next(wanted: Calendar, zone: ZoneInfo, after_ms: int) -> Occurrence | None:
     """Return the first time after ``after_ms`` whose local time is in the calendar.
 

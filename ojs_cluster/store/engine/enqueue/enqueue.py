@@ -149,10 +149,13 @@ async def enqueue_many(
     jobs: Sequence[NewJob],
     fields: Sequence[bytes] = (),
     admitted: Admitted | None = None,
+    *,
+    store_before_ms: int = 0,
 ) -> list[JobRecord]:
     """Store all jobs or none, each with ``fields``, as ``enqueue``; return them in the order given.
 
     Raises:
+        Conflict: the time ``store_before_ms`` has passed.
         Duplicate: another job has one of the ids, two jobs have the same id, or a job with the same
             fingerprint exists. ``details`` names the job.
         QueueFull: the depth bound of a queue, or a limit of a tenant, is reached.
@@ -174,10 +177,10 @@ async def enqueue_many(
     max_jobs = store.webhooks.jobs_per_script("enqueue", PORTION_JOBS)
     is_large = len(jobs) > max_jobs or _size(jobs) > PORTION_BYTES
     if is_large or len(shards) > 1 or any(job.unique is not None for job in jobs):
-        return await batch.enqueue_all(store, jobs, fields)
+        return await batch.enqueue_all(store, jobs, fields, store_before_ms)
     [shard] = shards
     await store.queues.ensure(store, dict.fromkeys(job.queue for job in jobs))
-    return await _enqueue_in_shard(store, shard, jobs, EnqueueOptions(fields))
+    return await _enqueue_in_shard(store, shard, jobs, EnqueueOptions(fields, store_before_ms))
 
 
 async def enqueue_with_id(

@@ -67,7 +67,7 @@ class CronRecord:
             job=self.job,
             type=fields[b"type"].decode(),
             queue=self.queue,
-            tenant=self.fields.get(b"tenant", b"").decode(),
+            tenant=self.tenant,
         )
 
     @property
@@ -94,6 +94,11 @@ class CronRecord:
     def queue(self) -> str:
         """The queue of the jobs."""
         return self.fields[b"queue"].decode()
+
+    @property
+    def tenant(self) -> str:
+        """The tenant of the jobs; '' for none."""
+        return self.fields.get(b"tenant", b"").decode()
 
     @property
     def version(self) -> str:

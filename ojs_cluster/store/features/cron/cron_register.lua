@@ -11,11 +11,11 @@
 -- Returns: {'ok', 1 for a new cron job or 0, fields, now} | {'full'} | {'stale'} for another version
 --          {'malformed'} when the key has another type
 --@include keys now set_deadline cron_record
-local NAMES = KEYS[3]
+local CRON, CRONS, NAMES = KEYS[1], KEYS[2], KEYS[3]
 local name, max_crons, expected = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local next_occurrence, anchor, gap = ARGV[4], ARGV[5], ARGV[6]
-if has_wrong_type() then return {'malformed'} end
-local cron = load_cron()
+if has_wrong_type(CRON) then return {'malformed'} end
+local cron = load_cron(CRON)
 local new = not cron or cron.deleted ~= nil
 local version = new and '-' or cron.version
 if expected ~= '' and version ~= expected then return {'stale'} end
@@ -29,7 +29,7 @@ for i = 7, #ARGV, 2 do
 end
 -- A registration repairs damaged times and runs: it writes those that it would keep.
 local times = redis.call('HMGET', CRON, 'created', 'anchor', 'runs', 'last_run', 'next_occurrence')
-local runs_are_damaged = has_damaged_runs(cron)
+local runs_are_damaged = has_damaged_runs(CRON, cron)
 local damaged = not (times[1] and times[2])
 for i = 1, 5 do
     local pattern = i == 3 and '^%-?%d+$' or '^%d+$' -- an earlier version has counted runs below 0
@@ -53,5 +53,5 @@ if new or damaged or cron.expression ~= sent.expression or cron.timezone ~= sent
     if gap ~= '' then redis.call('HSET', CRON, 'gap', gap) end
 end
 redis.call('ZADD', NAMES, sent.enabled == '1' and 0 or 1, name)
-schedule_check(name)
+schedule_check(CRONS, name, load_cron(CRON))
 return {'ok', new and 1 or 0, redis.call('HGETALL', CRON), now}

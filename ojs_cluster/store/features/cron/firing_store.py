@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -52,11 +52,13 @@ class DueCrons:
         names: names of the cron jobs.
         now_ms: Unix time in ms of Redis's clock when the names were read.
         next_ms: Unix time in ms when the next cron job is due; None for never.
+        small: those cron jobs whose fields are small.
     """
 
     names: Sequence[str]
     now_ms: int
     next_ms: int | None
+    small: Sequence[CronRecord] = ()
 
 
 class CronStore(Protocol):
@@ -77,6 +79,12 @@ class CronStore(Protocol):
             The cron job afterwards; None when nothing was written, because the cron job differs
             from ``cron`` or has a firing.
         """
+        ...
+
+    async def claim_each(
+        self, decisions: Sequence[tuple[CronRecord, OccurrenceDecision]]
+    ) -> list[CronRecord | None]:
+        """Write several decisions, each as ``claim``."""
         ...
 
     async def record_outcome(
@@ -100,12 +108,24 @@ class CronStore(Protocol):
         """
         ...
 
+    async def record_delivered(self, firings: Mapping[str, str]) -> None:
+        """Record that firings were delivered.
+
+        Args:
+            firings: the job id of each firing by the name of its cron job.
+        """
+        ...
+
     def job_id(self, cron: CronRecord, occurrence_ms: int | None) -> str:
         """Return the id of a run: the same for each call of an occurrence, new for a manual run."""
         ...
 
     async def state(self, job_id: str) -> State | None:
         """Return a job's state, None when there is no such job."""
+        ...
+
+    async def ended_runs(self, job_ids: Sequence[str]) -> set[str]:
+        """Return those jobs that are known to have ended."""
         ...
 
     async def check_args(self, job: NewJob) -> None:
@@ -133,6 +153,10 @@ class CronStore(Protocol):
             QueueFull: the depth bound of the queue is reached.
             Conflict: the time ``store_before_ms`` has passed.
         """
+        ...
+
+    async def enqueue_each(self, jobs: Sequence[NewJob], store_before_ms: int) -> set[str]:
+        """Store jobs with ids; return the ids of those that are known to be stored by this call."""
         ...
 
     async def forbid_id(self, job_id: str) -> bool:

@@ -45,11 +45,10 @@ async def earlier_runs(cron_store: CronStore, cron: CronRecord) -> EarlierRuns:
     )
 
 
-async def decide(
-    cron_store: CronStore, cron: CronRecord, occurrence_ms: int, now_ms: int
+def decide(
+    cron_store: CronStore, cron: CronRecord, runs: EarlierRuns, occurrence_ms: int, now_ms: int
 ) -> OccurrenceDecision:
     """Decide about an occurrence that is due: fire, or skip because of unfinished runs."""
-    runs = await earlier_runs(cron_store, cron)
     # A run that waits for a worker or for its next attempt counts as unfinished, like an active
     # one: otherwise a queue without workers would collect a job per occurrence.
     limit = {"skip": 1, "enqueue": MAX_WAITING_RUNS}.get(cron.overlap)

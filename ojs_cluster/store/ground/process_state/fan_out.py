@@ -11,6 +11,8 @@ from typing import Final
 
 from ojs_cluster.core.events import (
     BACKPRESSURE_DROPPED,
+    CRON_SKIPPED,
+    CRON_TRIGGERED,
     JOB_CANCELLED,
     JOB_COMPLETED,
     JOB_DISCARDED,
@@ -35,6 +37,7 @@ MOST_DELIVERIES: Final = 300
 _ENDED: Final = ((JOB_FAILED,), (JOB_RETRYING, JOB_ENQUEUED, JOB_DISCARDED, JOB_CANCELLED))
 _EVENTS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "ack_many": ((JOB_COMPLETED,),),
+    "cron_claim_occurrence": ((CRON_SKIPPED,), (CRON_TRIGGERED, CRON_SKIPPED)),
     "drop_oldest": ((BACKPRESSURE_DROPPED,), (JOB_DISCARDED,)),
     "enqueue": ((JOB_ENQUEUED, JOB_SCHEDULED, JOB_CANCELLED),),
     "fetch_full": ((JOB_STARTED, JOB_EXPIRED, JOB_HELD),),

@@ -1,5 +1,4 @@
--- A cron job. KEYS of every script that includes this: 1 cron:<name>, 2 crons (names by the time of the
--- next check in ms).
+-- A cron job. `key` is cron:<name>, and `crons` has the names by the time of the next check in ms.
 -- An occurrence is a time at which the cron job is due. A run is the job of an occurrence. A firing is a run that is
 -- not stored yet.
 -- Definition: expression, timezone, overlap_policy, description, job (JSON), queue, type, enabled '1' | '0',
@@ -13,20 +12,19 @@
 -- Checks: next_maintenance (ms), failures (number of failed checks in a row), not_before (ms), deleted (set
 --   when the cron job is to be removed after its firing).
 --@include long_lists
-local CRON, CRONS = KEYS[1], KEYS[2]
 local SMALL_FIELDS = {'expression', 'timezone', 'queue', 'type', 'enabled', 'version', 'next_occurrence', 'open_runs',
     'held_runs', 'firing', 'next_maintenance', 'not_before', 'deleted', 'gap'}
 
 -- Returns whether the key of the cron job exists and has another type than a hash.
-local function has_wrong_type()
-    local kind = redis.call('TYPE', CRON).ok
+local function has_wrong_type(key)
+    local kind = redis.call('TYPE', key).ok
     return kind ~= 'hash' and kind ~= 'none'
 end
 
 -- Returns whether no check can finish the firing and the held runs, because one of their fields is missing or damaged.
-local function has_damaged_runs(cron)
+local function has_damaged_runs(key, cron)
     if not (cron.firing or cron.held_runs) then return false end
-    local occurrence, cancels, held = unpack(redis.call('HMGET', CRON, 'firing_occurrence', 'firing_cancels',
+    local occurrence, cancels, held = unpack(redis.call('HMGET', key, 'firing_occurrence', 'firing_cancels',
         'firing_held'))
     local sound = string.find(cron.next_maintenance or '', '^%d+$') and #cron.next_maintenance < 15
     for _, ids in ipairs({cron.firing or '', cancels or '', cron.open_runs or '', cron.held_runs or ''}) do
@@ -34,18 +32,18 @@ local function has_damaged_runs(cron)
     end
     if cron.firing then
         sound = sound and string.find(occurrence or '', '^%d+$') and #occurrence < 15 and cancels and held
-            and redis.call('HEXISTS', CRON, 'firing_job') == 1
+            and redis.call('HEXISTS', key, 'firing_job') == 1
     end
     return not sound
 end
 
 -- Returns the SMALL_FIELDS, or nil when there is no cron job. Other fields may be large, so they are not read.
-local function load_cron()
-    if redis.call('EXISTS', CRON) == 0 then return nil end
+local function load_cron(key)
     local cron = {}
-    for i, value in ipairs(redis.call('HMGET', CRON, unpack(SMALL_FIELDS))) do
+    for i, value in ipairs(redis.call('HMGET', key, unpack(SMALL_FIELDS))) do
         cron[SMALL_FIELDS[i]] = value or nil
     end
+    if not next(cron) and redis.call('EXISTS', key) == 0 then return nil end
     return cron
 end
 
@@ -61,9 +59,8 @@ end
 
 local function format_ms(value) return string.format('%.0f', value) end
 
--- Schedules the next check of a cron job from its fields.
-local function schedule_check(name)
-    local cron = load_cron()
+-- Schedules the next check of a cron job, whose SMALL_FIELDS are those of `cron`.
+local function schedule_check(crons, name, cron)
     local at, maintenance = tonumber(cron.next_occurrence), tonumber(cron.next_maintenance)
     -- While a firing is not stored, its job's shard is unreachable, and later occurrences wait. So the outage of a
     -- shard causes one late job, and not one for each occurrence.
@@ -72,5 +69,5 @@ local function schedule_check(name)
     if at and cron.not_before then at = math.max(at, tonumber(cron.not_before) or 0) end
     -- A malformed next_occurrence makes each check fail. The scheduler logs the failure and tries again later.
     if not at and cron.next_occurrence then at = tonumber(cron.not_before) end
-    if at then set_deadline(CRONS, name, at) else redis.call('ZREM', CRONS, name) end
+    if at then set_deadline(crons, name, at) else redis.call('ZREM', crons, name) end
 end

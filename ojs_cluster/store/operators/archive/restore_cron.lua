@@ -7,8 +7,9 @@
 -- ARGV: 1 name, 2 maximum number of cron jobs, 3.. names and values of the fields.
 -- Returns: 'ok' | 'exists' | 'full'
 --@include keys now set_deadline cron_record
+local CRON, CRONS = KEYS[1], KEYS[2]
 local cron_names, name, max_crons = KEYS[3], ARGV[1], tonumber(ARGV[2])
-if load_cron() then return 'exists' end
+if load_cron(CRON) then return 'exists' end
 if redis.call('ZCARD', cron_names) >= max_crons then return 'full' end
 for i = 3, #ARGV, 2 do redis.call('HSET', CRON, ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', CRON, 'version', format_ms(now))
@@ -18,5 +19,5 @@ if redis.call('HEXISTS', CRON, 'held_runs') == 1 then
 end
 -- The score in cron_names: 0 for enabled, 1 for disabled cron jobs.
 redis.call('ZADD', cron_names, redis.call('HGET', CRON, 'enabled') == '1' and 0 or 1, name)
-schedule_check(name)
+schedule_check(CRONS, name, load_cron(CRON))
 return 'ok'
