@@ -6,6 +6,8 @@ import subprocess
 import sys
 from textwrap import dedent
 
+import pytest
+
 PRELUDE = """
     import logging
     import sys
@@ -39,6 +41,45 @@ def lines_of(program: str, *, status: int) -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == status, done.stderr
     return done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_a_worker_on_windows_drains_at_a_signal(loop: str) -> None:
+    """Windows has no signal handlers of asyncio, no poll, no /proc and no sysconf."""
+    lines = lines_of(
+        """
+        import asyncio.unix_events
+        import itertools
+        import os
+        import select
+        import signal
+        from ojs_client.worker import memory
+
+        def refuse(*_):
+            raise NotImplementedError
+
+        asyncio.unix_events._UnixSelectorEventLoop.add_signal_handler = refuse
+        del select.poll, os.sysconf
+        memory.resident_bytes.__defaults__ = (memory.Path("no such file"),)
+        before = signal.getsignal(signal.SIGTERM)
+
+        fetches = itertools.count(1)
+
+        def reply(request):
+            if request.url.path.endswith("/fetch") and next(fetches) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return httpx2.Response(200, json={"jobs": []})
+
+        Worker("http://a", worker_id="w", transport=httpx2.MockTransport(reply)).run(LOOP)
+        assert signal.getsignal(signal.SIGTERM) is before
+        """.replace("LOOP", repr(loop)),
+        status=0,
+    )
+    assert [line.partition(" INFO ")[2] for line in lines] == [
+        "worker w starts: queues default, server http://a",
+        "SIGTERM: drains",
+        "worker w has stopped",
+    ]
 
 
 def test_after_its_end_a_worker_leaves_the_logging_to_the_program() -> None:

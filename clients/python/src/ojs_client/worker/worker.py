@@ -18,6 +18,7 @@ from ojs_client.client import Client
 from ojs_client.errors import ApiError
 from ojs_client.options import JSON, Duration, milliseconds, names
 from ojs_client.transport import Transport
+from ojs_client.worker import stop_signals
 from ojs_client.worker.ending import end_process, end_without_threads
 from ojs_client.worker.execution import Runner
 from ojs_client.worker.fetching import Fetcher
@@ -237,7 +238,7 @@ class Worker:
             self._ending_poll = anyio.CancelScope()
             background.start_soon(_run_in, self._ending_poll, self._end_poll)
             if signals:
-                background.start_soon(self._watch_signals)
+                background.start_soon(stop_signals.watch, self._obey_signal)
             try:
                 await self._work()
             finally:
@@ -324,11 +325,9 @@ class Worker:
         if directive == "terminate":
             self.stop()
 
-    async def _watch_signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
-            async for number in received:
-                log.info("%s: drains", signal.Signals(number).name)
-                self.stop()
+    def _obey_signal(self, number: signal.Signals) -> None:
+        log.info("%s: drains", number.name)
+        self.stop()
 
     # -- fetching
 

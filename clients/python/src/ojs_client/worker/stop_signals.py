@@ -1,0 +1,44 @@
+"""The signals that stop a worker, on every platform."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Final
+
+import anyio
+
+_NUMBERS: Final = [signal.SIGTERM, signal.SIGINT]
+if hasattr(signal, "SIGBREAK"):  # what Windows can send to another process: Ctrl-Break
+    _NUMBERS.append(signal.SIGBREAK)
+
+
+async def watch(received: Callable[[signal.Signals], None]) -> None:
+    """Call ``received`` in the event loop for each signal, until the task is cancelled.
+
+    Call it in the main thread.
+    """
+    with ExitStack() as stack:
+        try:
+            numbers = stack.enter_context(anyio.open_signal_receiver(*_NUMBERS))
+        except NotImplementedError:  # asyncio on Windows
+            await _by_handlers(received)
+        async for number in numbers:
+            received(signal.Signals(number))
+
+
+async def _by_handlers(received: Callable[[signal.Signals], None]) -> None:
+    """Call ``received`` by handlers of Python, which wake an event loop on Windows, too."""
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int, _frame: Any) -> None:
+        loop.call_soon_threadsafe(received, signal.Signals(number))
+
+    earlier = {number: signal.signal(number, handle) for number in _NUMBERS}
+    try:
+        await anyio.sleep_forever()
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
