@@ -31,11 +31,11 @@ async def serving_jobs(worker: Worker) -> AsyncIterator[Worker]:
         worker.stop()
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    """Return when the condition holds. The caller limits the time."""
+async def until(condition: Callable[[], Any]) -> Any:
+    """Return what the condition returns when it holds. The caller limits the time."""
     while True:
-        if condition():
-            return
+        if found := condition():
+            return found
         await anyio.sleep(0.01)
 
 

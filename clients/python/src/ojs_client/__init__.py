@@ -22,6 +22,7 @@ from ojs_client.jobs import Cron, Job, Workflow, WorkflowStep
 from ojs_client.options import JobOptions, NewJob, RetryPolicy, Unique, new_job, new_job_id
 from ojs_client.sync import SyncClient, SyncCronJobs
 from ojs_client.worker.handlers import Middleware, Next
+from ojs_client.worker.processes import ProcessJob
 from ojs_client.worker.running import BlockingJob, RunningJob
 from ojs_client.worker.worker import Worker
 from ojs_client.workflows import NewWorkflow, batch, chain, group
@@ -46,6 +47,7 @@ __all__ = [
     "Next",
     "NotFound",
     "OJSError",
+    "ProcessJob",
     "RateLimited",
     "ResultPending",
     "Retry",

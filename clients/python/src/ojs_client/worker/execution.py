@@ -26,6 +26,7 @@ from ojs_client.worker.handlers import (
     wrap,
 )
 from ojs_client.worker.held_jobs import HeldJob, HeldJobs
+from ojs_client.worker.processes import Processes
 from ojs_client.worker.running import BlockingJob, RunningJob, WorkerContext
 from ojs_client.worker.settling import Settlement, Settler, ack, nack, release
 
@@ -45,11 +46,13 @@ class Runner:
         settler: gets the acks and nacks.
         middleware: functions around each handler.
         concurrency: maximum number of threads of sync handlers.
+        jobs_per_process: number of jobs after which a child process is replaced.
         on_end: called when a handler has ended, with its run time in seconds.
 
     Attributes:
         handlers: the registered handlers by type.
         running: number of handlers that run.
+        processes: the child processes of handlers.
         threads: the jobs whose sync handlers run, even if the job was requeued.
     """
 
@@ -60,6 +63,7 @@ class Runner:
         settler: Settler,
         middleware: tuple[Middleware, ...],
         concurrency: int,
+        jobs_per_process: int,
         on_end: Callable[[float], None],
     ) -> None:
         self._context = context
@@ -71,14 +75,22 @@ class Runner:
         self._on_end = on_end
         self.handlers: dict[str, Handler] = {}
         self.running = 0
+        self.processes = Processes(jobs_per_process)
         self.threads: set[HeldJob] = set()
 
-    def register(self, type: str, function: Callable[..., Any], timeout_s: float | None) -> None:
+    def register(
+        self,
+        type: str,
+        function: Callable[..., Any],
+        timeout_s: float | None,
+        *,
+        process: bool = False,
+    ) -> None:
         """Register the handler of a type.
 
         Raises:
             ValueError: no job can have the type, it has a handler already, the timeout is not
-                positive, or a sync handler has one.
+                positive, a handler in a thread has one, or a child process cannot run it.
         """
         if type != "*" and not is_job_type(type):
             raise ValueError(f"a type is lower-case words joined by dots, not {type!r}")
@@ -86,7 +98,7 @@ class Runner:
             raise ValueError(f"type '{type}' has a handler already")
         if timeout_s is not None and timeout_s <= 0:
             raise ValueError("the timeout of a handler must be positive")
-        self.handlers[type] = Handler.of(function, timeout_s)
+        self.handlers[type] = Handler.of(function, timeout_s, process=process)
 
     def start(self, job: HeldJob, group: TaskGroup) -> None:
         """Start the handler of a job in a task of ``group``, unless its lease is lost."""
@@ -175,7 +187,7 @@ class Runner:
             Whether it has completed, and its result, or else its error. The error is None if the
             worker has cancelled the handler.
         """
-        limit_s = handler.timeout_s or (job.members.get("timeout_ms") or math.inf) / 1000
+        limit_s = _limit_s(job, handler)
         error: dict[str, JSON] | None = None
         with job.scope, anyio.move_on_after(math.inf if job.in_thread else limit_s) as timer:
             try:
@@ -208,6 +220,9 @@ class Runner:
 
             def in_thread() -> JSON:
                 try:
+                    if handler.process:
+                        limit_s = _limit_s(job, handler)
+                        return self.processes.run(handler.function, limit_s, blocking)
                     return handler.function(blocking)
                 finally:
                     self.threads.discard(job)
@@ -217,6 +232,11 @@ class Runner:
             )
 
         return await wrap(self._middleware, running, run)()
+
+
+def _limit_s(job: HeldJob, handler: Handler) -> float:
+    """Return how long the handler may run, in seconds."""
+    return handler.timeout_s or (job.members.get("timeout_ms") or math.inf) / 1000
 
 
 def _ack(job: HeldJob, result: JSON) -> Settlement:

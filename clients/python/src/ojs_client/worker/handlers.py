@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import PurePath
 from typing import Any, Final, TypeAlias, TypeVar
 
-from ojs_client.errors import Discard, Retry
+from ojs_client.errors import Discard, OJSError, Retry
 from ojs_client.options import JSON, iso_time
 from ojs_client.worker.running import BlockingJob, RunningJob
 
@@ -32,6 +32,22 @@ _MAX_MESSAGE: Final = 4096
 _ENDS_PROCESS: Final = (KeyboardInterrupt, GeneratorExit)
 
 
+class HandlerFailed(OJSError):
+    """A handler in a child process has failed.
+
+    Args:
+        error: the error of the nack.
+        reported: whether the child has sent it, so that the child can run another job.
+    """
+
+    def __init__(self, error: dict[str, JSON], *, reported: bool = True) -> None:
+        super().__init__(f"{error.get('type', error['code'])}: {error['message']}")
+        self.error = error
+        self.reported = reported
+        for frame in error.get("backtrace", ()):
+            self.add_note(f"  {frame}")
+
+
 @dataclass(frozen=True, slots=True)
 class Handler:
     """A registered handler.
@@ -40,27 +56,31 @@ class Handler:
         function: the function.
         is_async: whether it is a coroutine function; otherwise it runs in a thread.
         timeout_s: how long it may run, in seconds; None for the job's own timeout.
+        process: whether it runs in a child process, for which the thread waits.
     """
 
     function: Callable[..., Any]
     is_async: bool
     timeout_s: float | None
+    process: bool
 
     @classmethod
-    def of(cls, function: Callable[..., Any], timeout_s: float | None) -> Handler:
+    def of(cls, function: Callable[..., Any], timeout_s: float | None, *, process: bool) -> Handler:
         """Return the handler of a function, or of an object that can be called.
 
         Raises:
-            ValueError: a sync handler has a timeout.
+            ValueError: a handler in a thread has a timeout, or a child process cannot run it.
         """
         is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 - asks whether the method is async
         )
-        if timeout_s is not None and not is_async:
-            raise ValueError(
-                "only an async handler can have a timeout: threads cannot be cancelled"
-            )
-        return cls(function, is_async, timeout_s)
+        if process and is_async:
+            raise ValueError("only a sync handler can run in a process")
+        if process and not getattr(function, "__qualname__", "<").isidentifier():
+            raise ValueError("a handler in a process must be a function of a module")
+        if timeout_s is not None and not (is_async or process):
+            raise ValueError("a handler in a thread has no timeout: threads cannot be cancelled")
+        return cls(function, is_async, timeout_s, process)
 
 
 def wrap(middleware: tuple[Middleware, ...], job: RunningJob, run: Next) -> Next:
@@ -108,6 +128,8 @@ def error_of(error: BaseException, now: datetime) -> dict[str, JSON]:
     """
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]  # the task group of a handler wraps its error
+    if isinstance(error, HandlerFailed):
+        return error.error
     message = _text(error)
     if isinstance(error, Discard):
         action = "DEAD_LETTER" if error.dead_letter else "DISCARD"

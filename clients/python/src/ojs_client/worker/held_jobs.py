@@ -13,6 +13,7 @@ import anyio
 
 from ojs_client.jobs import parse_time
 from ojs_client.options import JSON
+from ojs_client.worker.loop_lag import WARN_S
 from ojs_client.worker.signal import Signal
 
 log = logging.getLogger("ojs_client.worker")
@@ -155,7 +156,11 @@ class HeldJobs:
             now = anyio.current_time()
             for job in self:
                 if job.lost is None and job.expires_at <= now:
-                    log.warning("job %s: the lease expired without an answered heartbeat", job.id)
+                    late_s = now - job.expires_at
+                    reason = "without an answered heartbeat"
+                    if late_s >= WARN_S:
+                        reason = f"while the event loop stood still for {late_s:.0f} s or more"
+                    log.warning("job %s: the lease expired %s", job.id, reason)
                     job.lose("expired")
             next_at = min((job.expires_at for job in self if job.lost is None), default=math.inf)
             self._next_check_at = next_at

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ojs_client.options import Duration, milliseconds, names
+from ojs_client._version import __version__
+from ojs_client.options import JSON, Duration, milliseconds, names
 from ojs_client.worker.handlers import Middleware
+from ojs_client.worker.memory import resident_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,7 @@ class WorkerSettings:
     heartbeat: Duration
     poll: Duration
     grace: Duration
+    jobs_per_process: int
     middleware: tuple[Middleware, ...]
     labels: tuple[str, ...]
 
@@ -36,6 +41,8 @@ class WorkerSettings:
             raise ValueError("pool must not be empty")
         if self.concurrency < 1:
             raise ValueError("concurrency must be at least 1")
+        if self.jobs_per_process < 1:
+            raise ValueError("jobs_per_process must be at least 1")
         if self.prefetch is not None and self.prefetch < 0:
             raise ValueError("prefetch must not be negative")
         if milliseconds(self.heartbeat) < 1:
@@ -72,6 +79,21 @@ class WorkerSettings:
         if self.pool is None:
             return f"queues {named}"
         return f"pool {self.pool}, " + (f"queues {named}" if named else "all of its queues")
+
+    def description(self) -> dict[str, JSON]:
+        """Return what a heartbeat tells about the worker and its process."""
+        memory = resident_bytes()
+        return {
+            "hostname": socket.gethostname(),
+            "pid": os.getpid(),
+            "queues": self.queues,
+            "concurrency": self.concurrency,
+            "labels": self.labels,
+            "language": "python",
+            "sdk": "ojs-client",
+            "version": __version__,
+            **({} if memory is None else {"memory_bytes": memory}),
+        }
 
     def arguments(self) -> dict[str, Any]:
         """Return the settings as arguments of ``Worker``."""

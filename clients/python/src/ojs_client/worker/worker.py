@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
 import uuid
@@ -13,19 +12,17 @@ from typing import Any, Final, Literal
 
 import anyio
 
-from ojs_client._version import __version__
 from ojs_client.client import Client
 from ojs_client.errors import ApiError
 from ojs_client.options import JSON, Duration, milliseconds, names
 from ojs_client.transport import Transport
-from ojs_client.worker import stop_signals
+from ojs_client.worker import loop_lag, stop_signals
 from ojs_client.worker.ending import end_process, end_without_threads
 from ojs_client.worker.execution import Runner
 from ojs_client.worker.fetching import Fetcher
 from ojs_client.worker.handlers import HandlerT, Middleware
 from ojs_client.worker.heartbeats import Directive, Heartbeats
 from ojs_client.worker.held_jobs import HeldJobs
-from ojs_client.worker.memory import resident_bytes
 from ojs_client.worker.program import log_to_stderr, refusal_in_one_line
 from ojs_client.worker.running import WorkerContext
 from ojs_client.worker.settings import WorkerSettings, queues_of
@@ -71,6 +68,7 @@ class Worker:
         heartbeat: time between two heartbeats.
         poll: maximum time that one fetch waits for jobs.
         grace: time after SIGTERM or ``stop`` until running handlers are cancelled.
+        jobs_per_process: number of jobs after which a child process of handlers is replaced.
         middleware: functions around each handler; the first one is the outermost.
         labels: labels that operators see in the list of workers.
         transport: how httpx2 reaches the server, for tests and special networks.
@@ -94,6 +92,7 @@ class Worker:
         heartbeat: Duration = 5.0,
         poll: Duration = 10.0,
         grace: Duration = 25.0,
+        jobs_per_process: int = 100,
         middleware: Sequence[Middleware] = (),
         labels: Sequence[str] = (),
         transport: Any = None,
@@ -107,6 +106,7 @@ class Worker:
             heartbeat=heartbeat,
             poll=poll,
             grace=grace,
+            jobs_per_process=jobs_per_process,
             middleware=tuple(middleware),
             labels=names(labels, "labels"),
         )
@@ -151,6 +151,7 @@ class Worker:
             self._settler,
             settings.middleware,
             settings.concurrency,
+            settings.jobs_per_process,
             self._handler_ended,
         )
         self._waiting = WaitingJobs(self._runner, settings.concurrency, settings.prefetch)
@@ -158,28 +159,30 @@ class Worker:
     # -- for the user
 
     def handler(
-        self, type: str, *, timeout: Duration | None = None
+        self, type: str, *, timeout: Duration | None = None, process: bool = False
     ) -> Callable[[HandlerT], HandlerT]:
         """Return a decorator that registers the handler of a job type.
 
         A coroutine function gets a RunningJob and runs in the event loop. Any other function gets a
-        BlockingJob and runs in a thread. What it returns becomes the job's result.
+        BlockingJob and runs in a thread, or with ``process`` a ProcessJob in a child process. What
+        it returns becomes the job's result.
 
         Args:
             type: the type; ``*`` for all types without a handler.
             timeout: maximum time that the handler may run; None for the timeout of the job.
+            process: whether a child process runs it, because it computes for seconds.
 
         Raises:
             TypeError: ``handler`` is used without parentheses.
             ValueError: no job can have the type, it has a handler already, the timeout is not
-                positive, or a sync handler has one.
+                positive, a handler in a thread has one, or a child process cannot run it.
         """
         if not isinstance(type, str):
             raise TypeError('name the type of the jobs: @worker.handler("email.send")')
 
         def register(function: HandlerT) -> HandlerT:
             limit_s = None if timeout is None else milliseconds(timeout) / 1000
-            self._runner.register(type, function, limit_s)
+            self._runner.register(type, function, limit_s, process=process)
             return function
 
         return register
@@ -232,7 +235,7 @@ class Worker:
             self._beating = anyio.CancelScope(shield=True)
             scopes = [self._beating]
             background.start_soon(_run_in, self._beating, self._heartbeats.run)
-            for function in (self._held.watch, self._settler.run):
+            for function in (self._held.watch, self._settler.run, loop_lag.watch):
                 scopes.append(anyio.CancelScope(shield=True))
                 background.start_soon(_run_in, scopes[-1], function)
             self._ending_poll = anyio.CancelScope()
@@ -246,6 +249,7 @@ class Worker:
                     with anyio.CancelScope(shield=True):
                         await self._finish()
                 finally:  # an error must not leave the shielded tasks running
+                    self._runner.processes.close()
                     for scope in scopes:
                         scope.cancel()
                     background.cancel_scope.cancel()
@@ -302,19 +306,7 @@ class Worker:
         # A directive does not change the reported state. Otherwise the server would keep the state
         # after the directive has ended.
         quiet = self._quiet or self._stopping.is_set()
-        memory = resident_bytes()
-        return {
-            "state": "quiet" if quiet else "running",
-            "hostname": socket.gethostname(),
-            "pid": os.getpid(),
-            "queues": self.queues,
-            "concurrency": self.concurrency,
-            "labels": self._settings.labels,
-            "language": "python",
-            "sdk": "ojs-client",
-            "version": __version__,
-            **({} if memory is None else {"memory_bytes": memory}),
-        }
+        return {"state": "quiet" if quiet else "running", **self._settings.description()}
 
     def _obey(self, directive: Directive) -> None:
         if directive == self._directive or self._stopping.is_set():
