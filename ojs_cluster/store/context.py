@@ -50,6 +50,8 @@ class Store(Runtime):
         ids: creates job ids.
         limited_queues: queues whose fetches need the full path.
         bounded_queues: queues whose enqueues need the full path.
+        delivered_entries: by shard, numbers of outbox entries that are delivered and not removed
+            yet (see ``outbox.RECORD_DELAY_S``).
 
     The other attributes are caches, described by their classes.
     """
@@ -64,6 +66,7 @@ class Store(Runtime):
     limited_queues: LimitedQueues = field(default_factory=LimitedQueues)
     limit_keys: RateLimitKeyCounts = field(default_factory=RateLimitKeyCounts)
     bounded_queues: LimitedQueues = field(default_factory=LimitedQueues)
+    delivered_entries: dict[int, list[str]] = field(default_factory=dict)
     rejections: Rejections = field(default_factory=Rejections)
     pressure: NoticedPressure = field(default_factory=NoticedPressure)
     room_groups: RoomGroups = field(default_factory=RoomGroups)

@@ -86,6 +86,8 @@ def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         unreachable_shards, "PAUSE_S", 0.0
     )  # a call that a test lets fail stops no other
+    # A test may look at the outbox when a transition has returned.
+    monkeypatch.setattr(outbox, "RECORD_DELAY_S", 0.0)
 
 
 def patient_client(backend: Embedded, **overrides: Any) -> ClientSettings:

@@ -27,8 +27,6 @@ PORTION_JOBS = 250
 """Maximum number of jobs that one script stores. It blocks its node for about 5 ms."""
 _LEAST_FIELDS: Final = 6
 """Length of the list of names and values of a job without optional fields; see ``_fields``."""
-_NOT_PLAIN: Final = frozenset({f.MAX_PER_SECOND, f.LIMIT, f.TENANT})
-"""Fields with which a job is not plain."""
 PLAIN_ANSWER: Final = (b"available", b"", b"")
 """State, due time and time of expiry of a stored plain job, as ``enqueue.lua`` returns them."""
 
@@ -64,13 +62,19 @@ class PlacedJob(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def plain(self) -> bool:
-        """Whether the job is immediately available and has no rate limit and no tenant.
+        """Whether the job is immediately available and declares no limit of its queue.
 
         The time of its expiry, if any, is that of its envelope.
         """
         if self.pending or self.due or self.outcome or self.expires[:1] not in ("", "a"):
             return False
-        return len(self.fields) == _LEAST_FIELDS or _NOT_PLAIN.isdisjoint(self.fields[::2])
+        return len(self.fields) == _LEAST_FIELDS or f.MAX_PER_SECOND not in self.fields[::2]
+
+    def field(self, name: bytes) -> bytes:
+        """Return the value of a field, empty if the job does not have it."""
+        if len(self.fields) == _LEAST_FIELDS or name not in self.fields[::2]:
+            return b""
+        return self.fields[2 * self.fields[::2].index(name) + 1]
 
 
 def place(job_id: str, job: NewJob, more_fields: Sequence[bytes] = ()) -> PlacedJob:
@@ -155,8 +159,8 @@ def tenant_keys(shard: Shard, part: Sequence[PlacedJob]) -> list[bytes]:
     """Return the keys of a shard that belong to the tenants of some jobs."""
     keys: dict[bytes, None] = {}
     for job in part:
-        if f.TENANT in job.fields[::2]:
-            tenant = job.fields[2 * job.fields[::2].index(f.TENANT) + 1].decode()
+        tenant = job.field(f.TENANT).decode()
+        if tenant:
             keys[shard.tenant_queue(job.queue, tenant)] = None
             keys[shard.tenant_counters(tenant)] = None
             keys[shard.tenant_turns(job.queue)] = None
@@ -197,9 +201,10 @@ def enqueue_one_command(
     ]
     more = fields[_LEAST_FIELDS:]
     if more or job.priority or store_before_ms or job.expires or aliased:
-        keys += (shard.expiring, shard.references)
-        referenced = "1" if aliased or f.UNIQUE in more[::2] else ""
-        args += (job.priority, store_before_ms, job.expires[1:], referenced, *more)
+        keys += (shard.expiring, shard.references, *tenant_keys(shard, (job,)))
+        referenced = "1" if aliased or job.field(f.UNIQUE) else ""
+        tenant = job.field(f.TENANT)
+        args += (job.priority, store_before_ms, job.expires[1:], referenced, tenant, *more)
     return keys, args
 
 

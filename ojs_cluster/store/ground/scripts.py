@@ -4,13 +4,18 @@ A line ``--@include keys now read_job`` is replaced by those files of ``include/
 only once, after the files that it includes itself. Functions that the script does not use are left
 out. So every transition is one self-contained script, which runs on any Redis or Valkey since 7.0,
 and which a reader can follow from top to bottom. Redis functions and ``require`` offer neither.
+
+All such lines stand at the top of a file. Redis creates a script's functions at each call, also
+those that only a rare branch needs. So a line ``--@include_where_used read_existing`` puts the
+definitions of that file before the first statement that uses them, in the innermost block that has
+all of their uses. What such a file keeps in locals lasts as long as one run of that block.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -72,23 +77,31 @@ _SHEBANGS = {
 }
 """First line of a script: whether Redis runs it while ``maxmemory`` is exceeded (docs/adr/022)."""
 _INCLUDE = re.compile(r"^--@include (.+)$", re.MULTILINE)
+_INCLUDE_WHERE_USED = re.compile(r"^--@include_where_used (.+)\n", re.MULTILINE)
 _FIELDS = re.compile(r"^local F = \{(.*?)^\}\n", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(r"(\w+) = '([^']+)'")
 _USE = re.compile(r"\bF\.(\w+)")
 # The patterns rely on the form of all Lua files: a comment has its own lines. A definition that
 # begins at the left margin ends on the same line, or with the next line at the left margin.
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
+_LINE_END = re.compile(r" -- .*$", re.MULTILINE)
 _KEYS = re.compile(
     r"^local ([A-Z_]+(?:, [A-Z_]+)*) = (PREFIX \.\. '\w+'(?:, PREFIX \.\. '\w+')*)\n", re.MULTILINE
 )
 _NAME = re.compile(r"\b[A-Z][A-Z_]*\b")
 _WORD = re.compile(r"\w+")
+_DEFINITION = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
+_OPENS_BLOCK = re.compile(r"\b(?:then|do|else|repeat)$")
+_CONTINUES = re.compile(r" *(?:else|elseif|end|until)\b")
+_MARK = re.compile(r"^ *(@\d+@)\n", re.MULTILINE)
+_BLANK = 99
+"""Indentation that counts for an empty line: it ends no block."""
 # Locals are faster than globals, which the interpreter looks up by name.
 _LOCALS = "local redis_call, KEYS, ARGV = redis.call, KEYS, ARGV\n"
 _CONSTANT = re.compile(r"^local ([A-Z_]+) = ([\d *]*\d|'[^'\n]*')(?: --[^\n]*)?\n", re.MULTILINE)
 _PREFIX = re.compile(r"^local PREFIX = (.*)\n", re.MULTILINE)
 _EXPRESSION = re.compile(
-    r"^local function (?P<name>\w+)\((?P<parameter>\w+)\) return (?P<value>[^\n]*) end\n",
+    r"^local function (?P<name>\w+)\((?P<parameters>[\w, ]+)\) return (?P<value>[^\n]*) end\n",
     re.MULTILINE,
 )
 _FUNCTION = re.compile(
@@ -129,7 +142,7 @@ def _load(prelude: str) -> Mapping[str, Script]:
     includes = read_includes()
     scripts: dict[str, Script] = {}
     for file, text in read_transitions().items():
-        body = prelude + _trimmed(_expanded(text, includes, set()))
+        body = prelude + _trimmed(_joined(text, includes))
         for name, shebang in _shebangs(file, text).items():
             # Each script has the preflight of ``store/include/base/preflight.lua``; the tests'
             # prelude enforces it.
@@ -154,24 +167,83 @@ def _shebangs(name: str, text: str) -> dict[str, str]:
     return names
 
 
-def _expanded(text: str, includes: Mapping[str, str], seen: set[str]) -> str:
-    """Return ``text`` with its includes in place.
+def _joined(text: str, includes: Mapping[str, str]) -> str:
+    """Return the text of a script, without comments, with all of its includes.
 
-    Args:
-        text: the text of a script or of an include.
-        includes: the text of each include, by its name.
-        seen: names of includes that are in the script already; the function adds to it.
+    Raises:
+        KeyError: there is no such include.
     """
+    where_used: list[str] = []
+    seen: set[str] = set()
 
-    def expand(match: re.Match[str]) -> str:
-        pieces = []
-        for name in match[1].split():
+    def expanded(text: str) -> str:
+        text = _INCLUDE.sub(lambda line: "\n".join(pieces(line[1])), text)
+        for line in _INCLUDE_WHERE_USED.findall(text):
+            where_used.extend(pieces(line))
+        return _COMMENT.sub("", text)
+
+    def pieces(names: str) -> list[str]:
+        found = []
+        for name in names.split():
             if name not in seen:
                 seen.add(name)
-                pieces.append(_expanded(includes[name], includes, seen))
-        return "\n".join(pieces)
+                found.append(expanded(includes[name]))
+        return found
 
-    return _INCLUDE.sub(expand, text)
+    script, placed = expanded(text), dict[str, str]()
+    # A piece may use those before it, so the last one finds its place first.
+    for number, piece in reversed(list(enumerate(where_used))):
+        mark = f"@{number}@"
+        used = set(_words(script)).union(*map(_words, placed.values()))
+        placed[mark] = piece = _without_unused(piece, used)
+        names = {name for line in _DEFINITION.findall(piece) for name in _WORD.findall(line)}
+        names -= {name for name, _ in _CONSTANT.findall(piece)}
+        users = {mark for mark, other in placed.items() if not names.isdisjoint(_words(other))}
+        script = _with_mark(script, mark, names, users)
+    return _MARK.sub(lambda line: placed[line[1]], script)
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a text, without the comments at the ends of its lines."""
+    return _WORD.findall(_LINE_END.sub("", text))
+
+
+def _with_mark(script: str, mark: str, names: Set[str], users: Set[str]) -> str:
+    """Return a script with a line ``mark`` before the first statement that uses one of ``names``.
+
+    The statement is one of the innermost block that has all uses. A block is a run of lines that
+    are indented further than the line that opens it.
+
+    Args:
+        script: the script.
+        mark: the line.
+        names: the names whose uses are searched.
+        users: marks that stand for uses as well.
+    """
+    lines = script.split("\n")
+    uses = [
+        at
+        for at, line in enumerate(lines)
+        if line.strip() in users or not names.isdisjoint(_words(line))
+    ]
+    if not uses:
+        return script
+    first, last = uses[0], uses[-1]
+    indents = [len(line) - len(line.lstrip()) if line else _BLANK for line in lines]
+    for indent in range(indents[first], -1, -4):
+        outside = [at for at, each in enumerate(indents) if each < indent]
+        opener = max((at for at in outside if at < first), default=-1)
+        while indent and opener < first and not _OPENS_BLOCK.search(lines[opener]):
+            opener += 1  # a condition may have several lines
+        if opener < first and not any(first < at <= last for at in outside):
+            break
+    statement = max(
+        at
+        for at in range(opener + 1, first + 1)
+        if indents[at] == indent and not _CONTINUES.match(lines[at])
+    )
+    lines.insert(statement, f"{' ' * indent}{mark}")
+    return "\n".join(lines)
 
 
 def _trimmed(script: str) -> str:
@@ -186,7 +258,6 @@ def _trimmed(script: str) -> str:
         KeyError: the table has no such field.
         ValueError: two of the joined pieces define a constant differently.
     """
-    script = _COMMENT.sub("", script)
     table = _FIELDS.search(script)
     if table is not None:
         names = dict(_FIELD.findall(table[1]))
@@ -214,45 +285,56 @@ def _trimmed(script: str) -> str:
 def _with_expressions(script: str) -> str:
     """Inline functions that only return an expression.
 
-    A function must have one parameter that its expression uses once: then nothing is evaluated
-    twice or in another order.
+    The expression must use each parameter once, in their order: then nothing is evaluated twice or
+    in another order.
     """
     for found in list(_EXPRESSION.finditer(script)):
-        name, parameter, value = found["name"], found["parameter"], found["value"]
-        if _WORD.findall(value).count(parameter) != 1:
+        name, value, parameters = found["name"], found["value"], found["parameters"].split(", ")
+        if [word for word in _WORD.findall(value) if word in parameters] != parameters:
             continue
-        before, after = re.split(rf"\b{parameter}\b", value)
+        around = re.split(rf"\b(?:{'|'.join(parameters)})\b", value)
         script, start = script.replace(found[0], ""), 0
         while (start := script.find(f"{name}(", start)) >= 0:
             if _WORD.match(script[start - 1]):  # the end of a longer name
                 start += 1
                 continue
-            begin = start + len(name) + 1
-            end = _closing(script, begin)
-            inlined = f"({before}({script[begin:end]}){after})"
-            script = f"{script[:start]}{inlined}{script[end + 1 :]}"
+            arguments, end = _arguments(script, start + len(name) + 1)
+            inlined = around[0]
+            for argument, after in zip(arguments, around[1:], strict=True):
+                inlined += f"({argument}){after}"
+            script = f"{script[:start]}({inlined}){script[end + 1 :]}"
     return script
 
 
-def _closing(script: str, at: int) -> int:
-    """Return where the parenthesis that is open at ``at`` closes."""
-    depth, quoted = 1, False
+def _arguments(script: str, at: int) -> tuple[list[str], int]:
+    """Return the arguments of a call from ``at`` on, and where its parenthesis closes."""
+    arguments, depth, quoted, begin = list[str](), 1, False, at
     while depth:
         character = script[at]
         quoted ^= character == "'"
-        depth += 0 if quoted else (character == "(") - (character == ")")
+        depth += 0 if quoted else (character in "({") - (character in ")}")
+        if not quoted and (depth == 0 or (depth == 1 and character == ",")):
+            arguments.append(script[begin:at].strip())
+            begin = at + 1
         at += 1
-    return at - 1
+    return arguments, at - 1
 
 
-def _without_unused(script: str) -> str:
-    """Return the script without unused functions."""
+def _without_unused(text: str, used: Set[str] = frozenset()) -> str:
+    """Return a text without the functions that neither it nor another text uses.
+
+    Args:
+        text: Lua.
+        used: the words of the other text.
+    """
     # Words are counted once and updated, because each process loads all scripts at its start.
-    uses = Counter(_WORD.findall(script))
+    uses = Counter(_WORD.findall(text))
     while True:
-        unused = [it[0] for it in _FUNCTION.finditer(script) if uses[it[1]] == 1]
+        unused = [
+            it[0] for it in _FUNCTION.finditer(text) if uses[it[1]] == 1 and it[1] not in used
+        ]
         if not unused:
-            return script
-        for text in unused:
-            script = script.replace(text, "")
-            uses.subtract(_WORD.findall(text))
+            return text
+        for function in unused:
+            text = text.replace(function, "")
+            uses.subtract(_WORD.findall(function))

@@ -14,7 +14,7 @@ from ojs_cluster.store.engine.enqueue.enqueue import enqueue
 from ojs_cluster.store.engine.queues.pauses import pause_or_resume
 from ojs_cluster.store.ground import job_fields as f
 from ojs_cluster.store.ground.process_state.depth_cache import LimitedQueues
-from tests.store.limit_jobs import key_in, keyed
+from tests.store.limit_jobs import assert_no_token_left, key_in, keyed, per_hour, token_counts
 from tests.store.shortcuts import (
     HOUR,
     QUEUE,
@@ -26,6 +26,7 @@ from tests.store.shortcuts import (
     sibling_queue,
     take,
 )
+from tests.store.tenants.shortcuts import put_for
 from tests.support.invariants import InvariantReport
 from tests.support.recording import Recording
 
@@ -92,14 +93,10 @@ async def test_a_job_runs_no_script_in_vain(
     consistent()
 
 
-@pytest.mark.parametrize("reason", ["retention", "limit"])
 async def test_the_lease_says_that_the_ack_needs_the_full_path(
-    store: Store, other_store: Store, reason: str
+    store: Store, other_store: Store
 ) -> None:
-    if reason == "retention":
-        await enqueue(store, new_job(), fields=[f.KEEP, b"60000:60000:60000"])
-    else:
-        await keyed(store, key_in(store, home=True), concurrency=9)
+    await enqueue(store, new_job(), fields=[f.KEEP, b"60000:60000:60000"])
     [job] = await take(store)
     process, scripts = recorded(other_store)
 
@@ -107,6 +104,73 @@ async def test_the_lease_says_that_the_ack_needs_the_full_path(
 
     assert scripts.times["ack_full"] == 1
     assert scripts.times["ack"] == 0
+
+
+async def test_a_job_of_a_tenant_runs_one_short_script_per_verb(
+    store: Store, db: Any, consistent: Consistent
+) -> None:
+    await put(store)
+    await ack(store, (await take(store))[0])
+    process, scripts = recorded(store)
+
+    stored = await put_for(process, "acme")
+    consistent()
+    [fetched] = await take(process)
+    consistent()
+    await ack(process, fetched, lease_id=fetched.lease_id)
+    short, full = ("enqueue_one", "fetch", "ack"), ("enqueue", "fetch_full", "ack_full")
+    assert [scripts.times[name] for name in short] == [1, 1, 1]
+    assert not scripts.times.keys() & set(full)
+    consistent()
+    counters = db.hgetall(shard_of(store).tenant_counters("acme"))
+    assert counters[b"completed"] == counters[b"acked"] == b"1"
+    assert counters[b"available"] == counters[b"active"] == b"0"
+    assert not db.exists(shard_of(store).tenant_queue(QUEUE, "acme"))
+    events = [
+        entry for _, entry in db.xrange(shard_of(store).events) if entry.get(b"tn") == b"acme"
+    ]
+    assert [entry[b"t"] for entry in events] == [
+        *(b"job.enqueued", b"job.started", b"job.completed")
+    ]
+    assert {entry[b"j"].decode() for entry in events} == {stored.id}
+
+
+@pytest.mark.parametrize("home", [True, False])
+async def test_limits_that_hold_are_not_declared_again(
+    store: Store, other_store: Store, consistent: Consistent, home: bool
+) -> None:
+    key = key_in(store, home=home)
+    await keyed(store, key, concurrency=2)
+    process, scripts = recorded(store)
+    await keyed(process, key, concurrency=2)
+    assert scripts.times == {"enqueue_one": 1}
+    await keyed(other_store, key, concurrency=1)
+    scripts.times.clear()
+    await keyed(process, key, concurrency=2)
+    assert scripts.times["limit_set"] == 1, "the newest job declares the limits"
+    assert len(await take(store, count=4)) == 2
+    consistent()
+
+
+async def test_a_token_is_taken_and_returned_by_short_scripts(
+    store: Store, db: Any, consistent: Consistent
+) -> None:
+    key = key_in(store, home=False)
+    await put(store)
+    await ack(store, (await take(store))[0])
+    await keyed(store, key, concurrency=1, rate=per_hour(9))
+    process, scripts = recorded(store)
+    [job] = await take(process)
+    assert scripts.times["fetch_full"] == scripts.times["limit_start"] == 1
+    assert scripts.times["fetch"] == 2, "the first one met a job without a token"
+    assert await token_counts(store, key) == (1, 0)
+    consistent()
+    scripts.times.clear()
+    acked = await ack(process, job, lease_id=job.lease_id)
+    assert scripts.times == {"ack": 1, "limit_free": 1, "outbox_record_delivered": 1}
+    assert not acked.fields[f.TOKEN]
+    consistent()
+    assert_no_token_left(store, db)
 
 
 async def test_one_limited_job_does_not_make_later_fetches_expensive(

@@ -40,6 +40,7 @@ from tests.store.shortcuts import (
     sibling_queue,
     take,
 )
+from tests.store.tenants.shortcuts import put_for
 from tests.support.lossy import lossy
 from tests.support.prelude import PRELUDE
 
@@ -147,7 +148,10 @@ class Life:
         options |= {
             name: value for name, value in offered if self.chance.random() < seldom.get(name, 0.12)
         }
-        return [await put(self.store, self.chance.choice(self.queues), **options)]
+        queue = self.chance.choice(self.queues)
+        if self.chance.random() < 0.2:
+            return [await put_for(self.store, self.chance.choice("ab"), queue, **options)]
+        return [await put(self.store, queue, **options)]
 
     async def fetch(self) -> list[JobRecord]:
         queues = self.chance.sample(self.queues, self.chance.randint(1, 2))

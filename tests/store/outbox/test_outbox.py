@@ -14,10 +14,11 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
 from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.store.context import EffectHandler, Store
+from ojs_cluster.store.engine.outbox import outbox
 from ojs_cluster.store.engine.outbox.outbox import deliver, drain, drain_blocked
 from ojs_cluster.store.ground.fanout import WIDTH
 from ojs_cluster.store.ground.process_state import unreachable_shards
-from tests.store.shortcuts import clock_ms
+from tests.store.shortcuts import clock_ms, until
 from tests.support.lossy import AbsentClient, lossy
 
 
@@ -189,3 +190,25 @@ async def test_while_two_shards_are_unreachable_their_entries_are_tried_one_at_a
     assert result.next_ms is not None
     assert result.next_ms > result.now_ms, "no try without a pause"
     assert asked.count(one.slot) <= 1 + WIDTH
+
+
+async def test_entries_that_are_delivered_one_after_the_other_are_removed_together(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "RECORD_DELAY_S", 0.2)
+    shard = store.keys.shard(3)
+
+    async def near(_store: Store, _shard: Shard, _payload: bytes) -> None:
+        pass
+
+    seen, client = lossy(with_effects(store, near=near))
+    flat = append_effects(db, shard, *["near"] * 4)
+    for number in range(4):
+        await deliver(seen, shard, flat[2 * number : 2 * number + 2])
+    assert client.calls.get("outbox_record_delivered", 0) < 4
+
+    async def left() -> int:
+        return int(db.exists(shard.outbox, shard.outbox_due))
+
+    await until(left, lambda number: number == 0)
+    assert seen.delivered_entries == {}

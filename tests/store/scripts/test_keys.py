@@ -213,7 +213,14 @@ def test_a_script_opens_with_its_contract(name: str) -> None:
     assert "-- Returns:" in head
     uses_arguments = "ARGV" in body or " append_event" in body
     assert ("ARGV: 1" in head) == uses_arguments
-    assert text.count("\n") < 120
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS.keys() | INCLUDES.keys()))
+def test_includes_stand_at_the_top_and_not_in_a_branch(name: str) -> None:
+    """A reader meets what a file uses before its first statement."""
+    text = SCRIPTS.get(name) or INCLUDES[name]
+    _, body = re.split(r"^(?!--|$)", text, maxsplit=1, flags=re.MULTILINE)
+    assert "--@include" not in body
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ojs_cluster.store.ground.scripts import _trimmed, load_scripts, read_transitions
+from ojs_cluster.store.ground.scripts import _joined, _trimmed, load_scripts, read_transitions
 
 TEXTS = read_transitions()
 
@@ -46,6 +46,83 @@ def test_a_function_of_one_expression_stands_where_it_is_called() -> None:
     )
     *_, last = text.strip().split("\n")
     assert last == "return ('j(' .. (a .. ')' .. ('j(' .. (b)))) .. odd_key_of((2 * 3), 1)"
+
+
+def test_a_function_of_several_parameters_stands_where_it_is_called() -> None:
+    text = _trimmed(
+        "local function key_of(queue, id) return 'q' .. queue .. ':' .. id end\n"
+        "local function turned(queue, id) return id .. queue end\n"
+        "return key_of(f(a, '),'), {b, c}) .. turned(a, b)\n"
+    )
+    *_, last = text.strip().split("\n")
+    assert last == "return ('q' .. (f(a, '),')) .. ':' .. ({b, c})) .. turned(a, b)"
+
+
+PIECES = {
+    "sum": "local function sum(a, b) return a + b + a end\n",
+    "twice": "--@include sum\nlocal function twice(a) return sum(a, a) end\n"
+    "local function unused(a) return other(a, a) end\n",
+    "other": "local function other(a, b) return a * b * a end\n",
+}
+"""Pieces for scripts that include them where they are used."""
+
+
+def test_a_piece_stands_in_the_innermost_block_that_uses_it() -> None:
+    script = (
+        "--@include_where_used other twice\n"
+        "local a = 1 -- not twice\n"
+        "if a == 2\n"
+        "    and a then\n"
+        "    a = 3\n"
+        "    for i = 1, 2 do\n"
+        "        a = twice(a)\n"
+        "    end\n"
+        "    a = twice(4)\n"
+        "end\n"
+        "a = 5\n"
+        "if a then\n"
+        "    a = other(1, 2)\n"
+        "elseif a then\n"
+        "    a = other(2, 1)\n"
+        "end\n"
+    )
+    assert re.sub("\n+", "\n", _joined(script, PIECES)) == (
+        "local a = 1 -- not twice\n"
+        "if a == 2\n"
+        "    and a then\n"
+        "    a = 3\n"
+        "local function sum(a, b) return a + b + a end\n"
+        "local function twice(a) return sum(a, a) end\n"
+        "    for i = 1, 2 do\n"
+        "        a = twice(a)\n"
+        "    end\n"
+        "    a = twice(4)\n"
+        "end\n"
+        "a = 5\n"
+        "local function other(a, b) return a * b * a end\n"
+        "if a then\n"
+        "    a = other(1, 2)\n"
+        "elseif a then\n"
+        "    a = other(2, 1)\n"
+        "end\n"
+    )
+
+
+def test_a_condition_of_several_lines_may_use_a_piece() -> None:
+    script = (
+        "--@include_where_used twice\n"
+        "local a = 1\n"
+        "if a\n"
+        "    and twice(a) then\n"
+        "    a = twice(4)\n"
+        "end\n"
+    )
+    lines = _joined(script, PIECES).splitlines()
+    assert lines.index("if a") == 1 + lines.index("local function twice(a) return sum(a, a) end")
+
+
+def test_a_piece_without_uses_is_left_out() -> None:
+    assert _joined("--@include_where_used twice\nreturn 1\n", PIECES) == "return 1\n"
 
 
 def test_pieces_agree_about_a_constant() -> None:

@@ -262,8 +262,9 @@ async def _enqueue_plain(
 ) -> JobRecord:
     """Store a job that needs no claim, by the fast path where possible."""
     placed = place(store.ids.new(shard.index, store.clock.now_ms()), job)
-    fast_path = True
-    if fits_fast_path(store, shard, [placed]):
+    fast_path, limit = True, job.rate_limit
+    declared = limit is not None and await store.limit_keys.has_limits(store, limit)
+    if fits_fast_path(store, shard, [placed], declared=declared):
         keys, args = enqueue_one_command(store, shard, placed)
         reply = await store.run(shard, "enqueue_one", keys, args, idempotent=True)
         if isinstance(reply, int):

@@ -1,22 +1,26 @@
--- Transition: (nothing) -> available, for one job that is no matter of limits or tenants. It is the fast path of
--- enqueue.lua: to load the includes of enqueue.lua alone takes longer than this whole script.
--- Pre:  nothing is stored under the id, not even a tombstone, and the time limit has not passed.
+-- Transition: (nothing) -> available, for one job. It is the fast path of enqueue.lua: creating the functions of
+-- enqueue.lua alone takes longer than this whole script.
+-- Pre:  nothing is stored under the id, not even a tombstone, and the time limit has not passed. The job declares no
+--       max_per_second, and its rate limit key has the limits that it declares.
 -- Post: the job exists, and counters, indexes and events agree with it. Nothing is stored, and the caller uses
 --       enqueue.lua, when the queue is new, has a depth bound or is draining (no field `open`), or when its
 --       counters are not numbers.
 -- Memory: deny-oom.
--- KEYS: 1 events, 2 queue_counters, 3 queue_available, 4 job hash; with ARGV[7] 5 expiring, 6 references.
+-- KEYS: 1 events, 2 queue_counters, 3 queue_available, 4 job hash; with ARGV[7] 5 expiring, 6 references; with
+--       ARGV[11] 7 tenant_queue, 8 tenant_counters, 9 tenant_turns.
 -- ARGV: 1 events kept, 2 id, 3 queue, 4 envelope, 5 type, 6 maximum number of attempts; for a job that has any of
 --       them 7 priority, 8 time (ms) before which it must run (0 none), 9 time of its expiry (ms) or '', 10 '1' if it
---       has a lock or an alias, '' otherwise, then names and values of further fields.
--- Returns: now. A number costs 10 000 instructions less than a table with it.
---          {'full_path'}: use enqueue.lua | {'bounded'}: use it, because the queue has a depth bound
---          {'exists', 1, fields as returned by read_existing.lua} | {'too_late'}
+--       has a lock or an alias, '' otherwise, 11 tenant or '', then names and values of further fields.
+-- Returns: one of
+--   now              the job is stored. A number costs 10 000 instructions less than a table with it.
+--   {reason}         nothing is stored: 'full_path': use enqueue.lua, 'bounded': use it, because the queue has a depth
+--                    bound, 'too_late'
+--   {'exists', 1, fields as returned by read_existing.lua}
 --@include keys fields
+--@include_where_used read_existing now priority_base set_deadline count_for_tenants tenant_queue
 -- Usually neither the job nor a job before it in the queue exists: one command shows both.
 local existing = redis.call('EXISTS', KEYS[3], KEYS[4])
 if existing > 0 and redis.call('EXISTS', KEYS[4]) == 1 then
---@include read_existing
     return {'exists', 1, read_existing(KEYS[4])}
 end
 local counters = redis.call('HMGET', KEYS[2], 'open', 'enqueued', 'seq')
@@ -27,12 +31,10 @@ if not (counters[1] and valid and enqueued % 1 == 0 and enqueued < BAND and enqu
     seq % 1 == 0 and seq < BAND and seq > -BAND) then
     return {redis.call('HEXISTS', KEYS[2], 'bound') == 1 and 'bounded' or 'full_path'}
 end
---@include now priority_base
-local priority = ARGV[7] or 0
+local priority, tenant = ARGV[7] or 0, ARGV[11] or ''
 if ARGV[7] then
---@include set_deadline
     if ARGV[8] ~= '0' and now >= tonumber(ARGV[8]) then return {'too_late'} end
-    local more = {unpack(ARGV, 11)}
+    local more = {unpack(ARGV, 12)}
     if priority ~= '0' then more[#more + 1], more[#more + 2] = F.priority, priority end
     if ARGV[9] ~= '' then
         more[#more + 1], more[#more + 2] = F.expires, ARGV[9]
@@ -46,9 +48,20 @@ else
         F.envelope, ARGV[4], F.type, ARGV[5], F.max_attempts, ARGV[6])
 end
 redis.call('HSET', KEYS[2], 'enqueued', enqueued, 'seq', seq)
-redis.call('ZADD', KEYS[3], band_of(priority) + seq, ARGV[2])
+local score = band_of(priority) + seq
+redis.call('ZADD', KEYS[3], score, ARGV[2])
+if tenant ~= '' then
+    local job = {[F.queue] = ARGV[3], [F.tenant] = tenant}
+    index_for_tenant(ARGV[2], job, score)
+    count_for_tenant(job, 'available', 1)
+    count_for_tenant(job, 'enqueued', 1)
+    flush_tenant_counters()
+end
 if existing == 0 then redis.call('SPUBLISH', WAKE_CHANNEL, ARGV[3]) end -- the queue was empty
-if ARGV[1] ~= '0' then
+if ARGV[1] ~= '0' and tenant ~= '' then
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*',
+        't', 'job.enqueued', 'j', ARGV[2], 'y', ARGV[5], 'q', ARGV[3], 'tn', tenant)
+elseif ARGV[1] ~= '0' then
     redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*',
         't', 'job.enqueued', 'j', ARGV[2], 'y', ARGV[5], 'q', ARGV[3])
 end

@@ -55,15 +55,23 @@ class Tombstoned(Exception):
         self.token = token
 
 
-def fits_fast_path(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> bool:
+def fits_fast_path(
+    store: Store, shard: Shard, part: Sequence[PlacedJob], *, declared: bool = False
+) -> bool:
     """Return whether ``enqueue_one.lua`` can store ``part``.
 
     It can store one plain job of a queue without a depth bound, whose event no webhook selects, and
     which has no value for the index of the search.
+
+    Args:
+        store: the store.
+        shard: the shard of the jobs.
+        part: the jobs.
+        declared: whether the rate limit key of the job, if any, has the limits that it declares.
     """
     if len(part) > 1 or store.settings.max_queue_depth or store.webhooks.selects(JOB_ENQUEUED):
         return False
-    if part[0].indexed:
+    if part[0].indexed or (not declared and part[0].field(f.LIMIT)):
         return False
     return part[0].plain and not store.bounded_queues.contains(shard, [part[0].queue])
 

@@ -351,13 +351,17 @@ class _Fetch:
         Raises:
             WorkerIsQuiet, BackendUnavailable: as ``fetch_unless_quiet``.
         """
-        remaining, calls, idle_keys, reserved_s = 0, 0, 0, _RESERVED_S
+        remaining, calls, idle_keys, requested = 0, 0, 0, False
+        reserved_s = _RESERVED_S
         while True:
             # Shielded from cancellation: without the reply, this process would not know which jobs
             # have a lease now. The Redis client limits the time of the call.
             with ShieldedBlock():
                 count_before = len(self.jobs)
-                requested, more, remaining = await self._call(shard, queues, idle_keys, with_depth)
+                # The fast path takes jobs that have just got their tokens.
+                requested, more, remaining = await self._call(
+                    shard, queues, idle_keys, with_depth, try_fast=requested
+                )
             if driver_state.driven is None:
                 await trio.lowlevel.checkpoint_if_cancelled()
             if self.wanted and not self.full and self._is_full_reply(count_before):
@@ -401,7 +405,13 @@ class _Fetch:
         ) >= self._store.webhooks.jobs_per_script("fetch_full", wanted)
 
     async def _call(
-        self, shard: Shard, queues: Sequence[str], idle_keys: int, with_depth: bool
+        self,
+        shard: Shard,
+        queues: Sequence[str],
+        idle_keys: int,
+        with_depth: bool,
+        *,
+        try_fast: bool,
     ) -> tuple[bool, int, int]:
         """Fetch from one shard with one call.
 
@@ -411,6 +421,7 @@ class _Fetch:
             idle_keys: number of rate limit keys without a pending request for which tokens are
                 requested; 0 requests tokens for the best jobs.
             with_depth: as for ``fetch_from``.
+            try_fast: whether ``fetch.lua`` is tried although the last call met limits.
 
         Returns:
             Whether tokens were requested, which may be granted by now; what another call may do, as
@@ -418,7 +429,9 @@ class _Fetch:
         """
         store = self._store
         prefix = new_prefix(shard)
-        limited = bool(self.tenant) or store.limited_queues.contains(shard, queues)
+        limited = bool(self.tenant) or (
+            not try_fast and store.limited_queues.contains(shard, queues)
+        )
         reply: Any = None
         try:
             if not (limited or store.webhooks.selects(JOB_STARTED)):

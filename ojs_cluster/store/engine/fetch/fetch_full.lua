@@ -25,9 +25,9 @@
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue promote_jobs lease_job create_limiters
 --@include count_starts queue_limits hold_job
-batch_events()
 --@include rate_limit_state close_rate_limit local_tokens block_for_token request_tokens reply_size
 --@include select_jobs
+batch_events()
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
 if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)

@@ -17,9 +17,9 @@ _REPLY_HEAD: Final = 4
 """Number of values in a reply before the first job (see ``fetch.lua``)."""
 _VALUES_PER_JOB: Final = 5
 """Number of values of each job in a reply."""
-LIMITED_FIELDS: Final = frozenset({f.LIMIT, f.MAX_PER_SECOND, f.TENANT})
-"""Fields with which ``fetch.lua`` cannot lease a job."""
-_NEED_FULL_ACK: Final = frozenset({f.WORKFLOW, f.KEEP, f.LIMIT, f.TENANT})
+LIMITED_FIELDS: Final = frozenset({f.LIMIT, f.MAX_PER_SECOND})
+"""Fields with which ``fetch.lua`` cannot lease a job, unless it has a token."""
+_NEED_FULL_ACK: Final = frozenset({f.WORKFLOW, f.KEEP})
 """Fields with which ``ack.lua`` cannot complete a job: the scripts mark its lease id."""
 _LINES_BEFORE_JOB: Final = 3
 """Number of lines in a text reply of ``fetch.lua`` before the values of its job."""

@@ -22,6 +22,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import trio
@@ -46,6 +47,14 @@ UNREACHABLE_PAUSE_MS = 5_000
 """Time between two attempts to reach a shard that does not answer, in milliseconds."""
 DELIVER_S = 1.0
 """How long a transition's caller waits for its effects, in seconds."""
+RECORD_DELAY_S = 0.05
+"""How long the numbers of delivered entries are collected, in seconds; 0 records them at once.
+
+One script then removes the entries of many transitions. The time is far below the grace period
+after which the scheduler delivers an entry again. If the process dies before, that happens, and
+changes nothing."""
+_MAX_RECORDED = 500
+"""Maximum number of entries that one script removes."""
 _MAX_ERROR_LENGTH = 500
 """Maximum number of characters of an error that are stored."""
 
@@ -144,8 +153,22 @@ async def deliver(store: Store, shard: Shard, flat: Sequence[bytes]) -> None:
 
     with trio.move_on_after(DELIVER_S):
         await _for_each(parse_entries(shard, flat), deliver_one)
+    if delivered and RECORD_DELAY_S > 0:
+        store.delivered_entries.setdefault(shard.index, []).extend(delivered)
+        record = partial(_record_collected, store, shard)
+        await store.background.once(("delivered entries", shard.index), record, 0)
+        return
     with trio.move_on_after(DELIVER_S):
         await _record_delivered(store, shard, shard.outbox_due, delivered)
+
+
+async def _record_collected(store: Store, shard: Shard) -> None:
+    """Remove the entries of a shard that this process has delivered lately."""
+    await trio.sleep(RECORD_DELAY_S)
+    while numbers := store.delivered_entries.pop(shard.index, None):
+        for start in range(0, len(numbers), _MAX_RECORDED):
+            portion = numbers[start : start + _MAX_RECORDED]
+            await _record_delivered(store, shard, shard.outbox_due, portion)
 
 
 async def drain(

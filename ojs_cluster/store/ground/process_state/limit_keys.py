@@ -12,14 +12,17 @@ job declares are not stored (``store/features/rate_limits/limit_set.lua``).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ojs_cluster.core.errors import TooManyRateLimitKeys
+from ojs_cluster.core.errors import BackendUnavailable, TooManyRateLimitKeys
 from ojs_cluster.core.jobs.envelope import NewJob
+from ojs_cluster.core.rate_limit import RateLimitPolicy
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.ground.partial_failures import before_first_write
 
 if TYPE_CHECKING:
@@ -74,6 +77,25 @@ class RateLimitKeyCounts:
                 "its shard: use fewer keys, or wait until some have been unused for a minute",
                 key=key[:100],
             )
+
+    async def has_limits(self, store: Runtime, policy: RateLimitPolicy) -> bool:
+        """Return whether a rate limit key has the limits that a new job declares for it.
+
+        Then the job need not declare them. The key is read for each job, because another process
+        may have declared other limits since the last one. False when the key does not answer soon.
+        """
+        if not policy.key:
+            return False
+        shard = store.keys.shard_of_limit(policy.key)
+        if not store.redis.is_responsive(shard.slot):
+            return False
+        await ensure_task()
+        found: Any = None
+        with trio.move_on_after(_MAX_WAIT_S), suppress(BackendUnavailable):
+            found = await store.redis.call(
+                shard.slot, "HGET", shard.rate_limit(policy.key), "limits", idempotent=True
+            )
+        return found is not None and found.decode() == policy.limits.packed()
 
     async def _count(self, store: Runtime, shard: Shard) -> int:
         """Return the number of keys that the shard answered last, 0 before its first answer."""

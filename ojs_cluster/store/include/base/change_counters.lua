@@ -7,23 +7,12 @@
 -- have run and waited, in ms). sample_queue.lua reads them for the history of statistics. The first ack of a
 -- minute stores four of them in queue_minutes, which has one field for each of 60 minutes. The sums of the last
 -- hour are the growth since the oldest of these records.
---@include long_lists wake_queue
-local counter_changes = {} -- queue -> field -> number to add
-local function count(queue, field, by)
-    local changes = counter_changes[queue]
-    if not changes then
-        changes = {}
-        counter_changes[queue] = changes
-    end
-    changes[field] = (changes[field] or 0) + by
-end
-
---@include count_for_tenants
+--@include long_lists wake_queue count_changes count_for_tenants
 -- Returns what an attempt adds to the totals. `outcome`: 'completed' or 'failed'.
 local function attempt_totals(job, outcome)
-    if outcome == 'failed' then return {acked = 0, failed = 1, run_ms = 0, wait_ms = 0} end
+    if outcome == 'failed' then return {failed = 1} end
     local since = job[F.enqueued] or job[F.created]
-    return {acked = 1, failed = 0, run_ms = now - job[F.started],
+    return {acked = 1, run_ms = now - job[F.started],
         wait_ms = math.max(0, job[F.started] - since)}
 end
 

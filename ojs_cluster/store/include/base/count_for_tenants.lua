@@ -1,12 +1,18 @@
 -- Counters of tenants. They are in the shard of the jobs: once for all of its queues, and once for each queue as
 -- '<queue>/<field>', because the name of a queue has no slash.
 local tenant_changes -- tenant -> field -> number to add; nil while no job with a tenant was counted
-local tenant_queues = {} -- tenant -> queue -> true
+-- tenant -> queue -> a state that has more jobs of both now, true if none has
+local tenant_queues = {}
+local TENANT_STATES = {'available', 'scheduled', 'retryable', 'pending', 'active', 'completed', 'cancelled',
+    'discarded'}
+local is_tenant_state = {}
+for _, state in ipairs(TENANT_STATES) do is_tenant_state[state] = true end
 local function count_for_tenant(job, field, by)
     local tenant, queue = job[F.tenant], job[F.queue]
     tenant_changes = tenant_changes or {}
     local changes, queues = tenant_changes[tenant] or {}, tenant_queues[tenant] or {}
-    tenant_changes[tenant], tenant_queues[tenant], queues[queue] = changes, queues, true
+    tenant_changes[tenant], tenant_queues[tenant] = changes, queues
+    queues[queue] = by > 0 and is_tenant_state[field] and field or queues[queue] or true
     local of_queue = queue .. '/' .. field
     changes[field], changes[of_queue] = (changes[field] or 0) + by, (changes[of_queue] or 0) + by
 end
@@ -21,8 +27,6 @@ end
 -- TENANT_WITH_JOBS_KEEP_MS after the last change, because a process of an earlier version may have left a number
 -- too high, and the key must have an end.
 local TENANT_KEEP_MS, TENANT_WITH_JOBS_KEEP_MS = 7 * 86400 * 1000, 400 * 86400 * 1000
-local TENANT_STATES = {'available', 'scheduled', 'retryable', 'pending', 'active', 'completed', 'cancelled',
-    'discarded'}
 local TENANT_TOTALS = {'enqueued', 'acked', 'failed', 'retried_total', 'discarded_total', 'cancelled_total',
     'expired_total', 'run_ms', 'wait_ms'}
 
@@ -37,19 +41,26 @@ local function drop_queue_without_jobs(key, queue)
     redis.call('HDEL', key, unpack(names))
 end
 
--- Writes the counters of a tenant.
+-- Writes the counters of a tenant. A state whose number has grown shows, without another read, that there are jobs.
 local function flush_counters_of(tenant, changes)
-    local key, names, write, keep_ms = tenant_counters_key(tenant), {}, {}, TENANT_KEEP_MS
+    local key, names, write, numbers, has_jobs = tenant_counters_key(tenant), {}, {}, {}, false
     for name in pairs(changes) do names[#names + 1] = name end
     for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do
-        write[2 * i - 1], write[2 * i] = names[i], (tonumber(value) or 0) + changes[names[i]]
+        local name = names[i]
+        numbers[name] = (tonumber(value) or 0) + changes[name]
+        write[2 * i - 1], write[2 * i] = name, numbers[name]
+        has_jobs = has_jobs or is_tenant_state[name] and numbers[name] > 0
     end
     redis.call('HSET', key, unpack(write))
-    for queue in pairs(tenant_queues[tenant]) do drop_queue_without_jobs(key, queue) end
-    for _, number in ipairs(redis.call('HMGET', key, unpack(TENANT_STATES))) do
-        if number and (tonumber(number) or 0) > 0 then keep_ms = TENANT_WITH_JOBS_KEEP_MS end
+    for queue, state in pairs(tenant_queues[tenant]) do
+        if state == true or numbers[queue .. '/' .. state] <= 0 then drop_queue_without_jobs(key, queue) end
     end
-    redis.call('PEXPIRE', key, keep_ms)
+    if not has_jobs then
+        for _, number in ipairs(redis.call('HMGET', key, unpack(TENANT_STATES))) do
+            has_jobs = has_jobs or number and (tonumber(number) or 0) > 0
+        end
+    end
+    redis.call('PEXPIRE', key, has_jobs and TENANT_WITH_JOBS_KEEP_MS or TENANT_KEEP_MS)
 end
 
 local function flush_tenant_counters()
