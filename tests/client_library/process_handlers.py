@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from ojs_client import Discard, ProcessJob
+from ojs_client import Discard, ProcessJob, Retry
 
 
 def do(job: ProcessJob) -> Any:
@@ -20,6 +20,8 @@ def do(job: ProcessJob) -> Any:
             raise ValueError(args[0])
         case "discard":
             raise Discard("wrong", code="wrong")
+        case "pause":
+            raise Retry("a pause", hold=args[0])
         case "exit":
             sys.exit(3)
         case "die":

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import anyio
 import pytest
 
 from ojs_client import Client, JobFailed, RetryPolicy, RunningJob, Worker
+from ojs_client.testing import FakeServer
 from tests.client_library.conftest import Server
 from tests.client_library.faults import Watched
 from tests.client_library.process_handlers import do
@@ -64,6 +66,20 @@ async def test_results_and_errors_are_those_of_the_handler(server: Server) -> No
         assert multiprocessing.active_children() == []
 
     await server.run(scenario)
+
+
+async def test_a_hold_ends_on_the_clock_of_the_server() -> None:
+    now = datetime(2020, 1, 1, tzinfo=UTC)
+    server = FakeServer(now=now)
+    async with server.client() as client, server.running(process_worker(client)):
+        limit: Any = {"key": "service", "concurrency": 1}
+        first = await client.enqueue("t.do", "pause", 3600, queue=QUEUE, rate_limit=limit)
+        await job_in(client, first.id, "retryable")
+        second = await client.enqueue("t.do", "pid", queue=QUEUE, rate_limit=limit)
+        await server.advance(3000)
+        assert (await client.get(second.id)).state == "available"
+        await server.advance(1200)
+        await job_in(client, second.id, "completed")
 
 
 async def test_a_handler_that_holds_the_gil_keeps_its_lease(server: Server) -> None:

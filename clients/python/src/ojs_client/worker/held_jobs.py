@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,7 +30,8 @@ class HeldJob:
         id: the job.
         lease_id: the lease.
         members: the envelope.
-        fetched_at: when the worker got the job, on the clock of the event loop.
+        fetched_at: when the worker got the job, on the clock of ``time.monotonic``, which child
+            processes share.
         expires_at: when the lease expires at the earliest, on the clock of the event loop, if no
             heartbeat extends it.
         lost: why the lease is lost: ``cancelled`` if a client has cancelled the job, ``server`` if
@@ -63,7 +65,7 @@ class HeldJob:
         started_at = parse_time(self.members.get("started_at"))
         if started_at is None:
             return datetime.now(UTC)
-        return started_at + timedelta(seconds=anyio.current_time() - self.fetched_at)
+        return started_at + timedelta(seconds=time.monotonic() - self.fetched_at)
 
     @property
     def taken(self) -> bool:
@@ -115,9 +117,8 @@ class HeldJobs:
         the lease may be lost, which the next heartbeat finds. If the worker still runs the same
         job, it has lost the earlier lease.
         """
-        now = anyio.current_time()
-        expires_at = now + self.lease_s
-        job = HeldJob(members["id"], members.get("lease_id") or "", members, now, expires_at)
+        fetched_at, expires_at = time.monotonic(), anyio.current_time() + self.lease_s
+        job = HeldJob(members["id"], members.get("lease_id") or "", members, fetched_at, expires_at)
         earlier = self._by_id.get(job.id)
         if earlier is not None and not earlier.ended:
             log.warning("job %s: the lease is lost, and this worker has the next one", job.id)

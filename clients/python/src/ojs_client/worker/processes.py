@@ -39,9 +39,9 @@ _CHECK_S: Final = 0.1
 class ProcessJob(JobInfo):
     """The job that a handler runs in a child process, which ends if the lease is lost."""
 
-    def __init__(self, members: Mapping[str, JSON], parent: Connection) -> None:
-        scope: Any = None  # the child has no event loop
-        super().__init__(HeldJob(members["id"], "", members, math.inf, scope=scope), scope)
+    def __init__(self, held: HeldJob, parent: Connection) -> None:
+        without: Any = None  # the child has no event loop
+        super().__init__(held, without)
         self._parent = parent
 
     def progress(
@@ -146,7 +146,8 @@ class Processes:
 def _run_in(child: _Child, function: Callable[..., Any], limit_s: float, job: BlockingJob) -> JSON:
     ends_at = time.monotonic() + limit_s
     try:
-        child.connection.send_bytes(pickle.dumps((function, dict(job.job.members))))
+        call = (dict(job.job.members), job.fetched_at, pickle.dumps(function))
+        child.connection.send_bytes(pickle.dumps(call))
         while True:
             if not child.connection.poll(_CHECK_S):
                 if job.lease_lost:
@@ -192,11 +193,13 @@ def _serve(parent: Connection) -> None:
 
 
 def _outcome(call: bytes, parent: Connection) -> tuple[str, Any]:
+    members, fetched_at, function = pickle.loads(call)  # noqa: S301 - the worker has sent it
+    scope: Any = None  # there is no event loop
+    held = HeldJob(members["id"], "", members, fetched_at, math.inf, scope=scope)
     try:
-        function, members = pickle.loads(call)  # noqa: S301 - the worker has sent it
-        result = function(ProcessJob(members, parent))
+        result = pickle.loads(function)(ProcessJob(held, parent))  # noqa: S301 - as above
     except BaseException as error:
-        return "failed", error_of(error)
+        return "failed", error_of(error, held.server_time())
     try:
         return "completed", encode(result)
     except (TypeError, ValueError, RecursionError) as error:
