@@ -66,6 +66,9 @@ TENANT_LIMIT: Final = "tenant_limit"
 """First word of the reason in the history when the job's tenant was at a limit."""
 _CHECK_TIMEOUT_S = 2.0
 """Time limit in seconds for the check of one cron job. After that the cron job is postponed."""
+_DECIDE_S = 0.5
+"""Time in seconds for the decisions about cron jobs that fire together. Some args take long to
+validate. The cron jobs that are left are checked concurrently."""
 _STORE_WITHIN_MS = 20_000
 """Maximum time in ms from the claim of a firing until its job is stored; a later attempt is
 refused. The time is a sixth of the shortest retention of such a job
@@ -117,8 +120,8 @@ async def _fire_together(cron_store: CronStore, due: DueCrons) -> set[str]:
     """Fire the plain ones of the cron jobs that are due, each step for all of them at once.
 
     This takes a quarter of the processor time. The steps of each cron job are those of the module's
-    docstring. What is not plain, or is not known to have succeeded, is
-    left to the check of the single cron job, as after a crash.
+    docstring. What is not plain, or is not known to have succeeded, is left to the check of the
+    single cron job, as after a crash.
 
     Returns:
         Names of the cron jobs that need no further check.
@@ -129,10 +132,15 @@ async def _fire_together(cron_store: CronStore, due: DueCrons) -> set[str]:
             decisions: list[tuple[CronRecord, OccurrenceDecision]] = []
             jobs: dict[str, NewJob] = {}
             plain = [cron for cron in due.small if _is_plain(cron, due.now_ms)]
+            if len(plain) < 2:
+                return fired
             open_runs = [run for cron in plain if _waits(cron) for run in cron.open_runs]
             ended = await cron_store.ended_runs(open_runs)
-            for cron in plain if len(plain) > 1 else ():
+            decide_until = trio.current_time() + _DECIDE_S
+            for cron in plain:
                 await trio.lowlevel.checkpoint()  # the calendar may take some milliseconds
+                if trio.current_time() > decide_until:
+                    break
                 decided = await _decide_plainly(cron_store, cron, ended, due.now_ms)
                 if decided is not None:
                     decision, jobs[cron.name] = decided
@@ -143,9 +151,10 @@ async def _fire_together(cron_store: CronStore, due: DueCrons) -> set[str]:
             store_before_ms = due.now_ms + _STORE_WITHIN_MS
             stored = await cron_store.enqueue_each([jobs[name] for name in names], store_before_ms)
             delivered = {name: str(jobs[name].id) for name in names if jobs[name].id in stored}
-            if not has_unconfirmed_writes():
-                await cron_store.record_delivered(delivered)
-                fired.update(delivered)
+            if has_unconfirmed_writes():
+                return fired
+            await cron_store.record_delivered(delivered)
+            fired.update(delivered)
         except Exception as error:
             log.debug("cron jobs could not be fired together: %r", error)
     return fired
