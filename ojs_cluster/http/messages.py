@@ -126,6 +126,32 @@ class DirectOutput(Protocol):
         ...
 
 
+class TaskOutput:
+    """The ``DirectOutput`` of a stream that sends every piece by its own task."""
+
+    can_send_now = False
+
+    def __init__(self, direct: DirectOutput) -> None:
+        """Send over the connection of ``direct``."""
+        self._direct = direct
+
+    def send_now(self, data: bytes) -> bool:
+        """Refuse: the pieces of the stream are no chunks of HTTP/1.1."""
+        raise RuntimeError("can_send_now is False")
+
+    async def flush(self) -> None:
+        """Do nothing: there is no rest."""
+
+    def end_sends(self, deadline: float) -> None:
+        """Close the connection if it still sends something at ``deadline``."""
+        self._direct.end_sends(deadline)
+
+
+def task_output(direct: DirectOutput | None) -> DirectOutput | None:
+    """Return the ``TaskOutput`` of a connection, None for None."""
+    return None if direct is None else TaskOutput(direct)
+
+
 class BodyStream(Protocol):
     """A body without a known end, such as a stream of events."""
 

@@ -24,7 +24,13 @@ from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.hypercorn.asgi import read_browser_request, read_head
 from ojs_cluster.http.hypercorn.quart_app import OJSQuart
-from ojs_cluster.http.messages import BodyStream, Response
+from ojs_cluster.http.messages import (
+    DIRECT,
+    BodyStream,
+    DirectOutput,
+    Response,
+    task_output,
+)
 from ojs_cluster.http.pages import BrowserRequest
 from ojs_cluster.ui import browser
 from ojs_cluster.ui.app import UNKNOWN, Dashboard
@@ -173,7 +179,10 @@ def _for_quart(response: Response) -> TrioResponse:
     sent = TrioResponse(response.body, response.status, Headers(response.headers))
     if response.stream is not None:
         del sent.headers["Content-Length"]
-        sent.response = _StreamBody(response.stream)
+        sent.response = _StreamBody(
+            response.stream,
+            task_output(cast("DirectOutput | None", dict(request.scope).get(DIRECT))),
+        )
         sent.timeout = None
     return sent
 
@@ -181,8 +190,9 @@ def _for_quart(response: Response) -> TrioResponse:
 class _StreamBody(ResponseBody):
     """Runs a stream while Quart sends its pieces."""
 
-    def __init__(self, stream: BodyStream) -> None:
+    def __init__(self, stream: BodyStream, output: DirectOutput | None) -> None:
         self._stream = stream
+        self._output = output
         self._stack = AsyncExitStack()
         self._sender, self._receiver = trio.open_memory_channel[bytes](0)
 
@@ -198,4 +208,4 @@ class _StreamBody(ResponseBody):
 
     async def _run(self) -> None:
         with self._sender:
-            await self._stream.run(self._sender.send)
+            await self._stream.run(self._sender.send, self._output)

@@ -246,6 +246,7 @@ async def serving(
                     ),  # a test may give an ASGI app
                 ),
                 body_memory=app.body_memory,
+                write_timeout_s=listen.write_timeout_s,
             )
         )
         try:

@@ -19,7 +19,7 @@ import trio
 
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.http.messages import DirectOutput
+from ojs_cluster.http.messages import DirectOutput, task_output
 from ojs_cluster.http.push.access import StreamAccess
 from ojs_cluster.http.push.announcements import SHUTDOWN, shutdown_data
 from ojs_cluster.http.push.frames import HEARTBEAT, RETRY
@@ -79,9 +79,10 @@ class ProgressStream:
             push.close(client)
 
     async def run(
-        self, send: Callable[[bytes], Awaitable[None]], _direct: DirectOutput | None = None
+        self, send: Callable[[bytes], Awaitable[None]], direct: DirectOutput | None = None
     ) -> None:
         """Send progress until the job ends, the process stops or the API key is no longer valid."""
+        self._follower.output = task_output(direct)
         try:
             await send(RETRY + b"\n")
             await self._follow(send)

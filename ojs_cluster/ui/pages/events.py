@@ -8,7 +8,7 @@ from typing import Final
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.events import NAMES
 from ojs_cluster.core.raw_json import join
-from ojs_cluster.http.messages import BodyStream, DirectOutput
+from ojs_cluster.http.messages import BodyStream, DirectOutput, task_output
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.visit import Answer, Download, Page, Stream, Visit
 
@@ -57,7 +57,7 @@ class ShownEvents:
         self._body = body
 
     async def run(
-        self, send: Callable[[bytes], Awaitable[None]], _direct: DirectOutput | None = None
+        self, send: Callable[[bytes], Awaitable[None]], direct: DirectOutput | None = None
     ) -> None:
         """Send the events; see ``BodyStream``."""
         kept = b""
@@ -68,7 +68,7 @@ class ShownEvents:
             if lines:
                 await send(b"".join(_shown(line) + b"\n" for line in lines))
 
-        await self._body.run(send_lines)
+        await self._body.run(send_lines, task_output(direct))
 
     def close(self) -> None:
         """Release the stream."""
