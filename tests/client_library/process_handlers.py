@@ -22,6 +22,8 @@ def do(job: ProcessJob) -> Any:
             raise Discard("wrong", code="wrong")
         case "pause":
             raise Retry("a pause", hold=args[0])
+        case "hold_key":
+            raise Retry("busy", hold=60)
         case "exit":
             sys.exit(3)
         case "die":

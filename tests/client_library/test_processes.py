@@ -59,6 +59,7 @@ async def test_results_and_errors_are_those_of_the_handler(server: Server) -> No
             assert (error["type"], error["message"]) == ("ValueError", "no such host")
             assert "process_handlers.py" in error["backtrace"][-1]
             assert (await failed("discard"))["code"] == "wrong"
+            assert "rate_limit_until" in await failed("hold_key")
             assert (await failed("exit"))["type"] == "SystemExit"
             assert (await failed("set"))["code"] == "invalid_result"
             died = await failed("die")

@@ -215,14 +215,14 @@ class Runner:
             if handler.is_async:
                 return await handler.function(running)
             limiter = self._limiter = self._limiter or anyio.CapacityLimiter(self._concurrency)
-            blocking = BlockingJob(job, self._context)
+            blocking, now = BlockingJob(job, self._context), job.server_time()
             self.threads.add(job)
 
             def in_thread() -> JSON:
                 try:
                     if handler.process:
                         limit_s = _limit_s(job, handler)
-                        return self.processes.run(handler.function, limit_s, blocking)
+                        return self.processes.run(handler.function, limit_s, now, blocking)
                     return handler.function(blocking)
                 finally:
                     self.threads.discard(job)

@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from threading import Lock
@@ -39,9 +40,9 @@ _CHECK_S: Final = 0.1
 class ProcessJob(JobInfo):
     """The job that a handler runs in a child process, which ends if the lease is lost."""
 
-    def __init__(self, held: HeldJob, parent: Connection) -> None:
-        without: Any = None  # the child has no event loop
-        super().__init__(held, without)
+    def __init__(self, members: Mapping[str, JSON], parent: Connection) -> None:
+        scope: Any = None  # the child has no event loop
+        super().__init__(HeldJob(members["id"], "", members, 0.0, math.inf, scope=scope), scope)
         self._parent = parent
 
     def progress(
@@ -90,21 +91,25 @@ class Processes:
     _starting: Lock = field(default_factory=Lock)
     _closed: bool = False
 
-    def run(self, function: Callable[..., Any], limit_s: float, job: BlockingJob) -> JSON:
+    def run(
+        self, function: Callable[..., Any], limit_s: float, now: datetime, job: BlockingJob
+    ) -> JSON:
         """Run a handler in a child, and return its result. Call it in a thread.
 
         Args:
             function: the handler, which the child imports by its name.
             limit_s: how long it may run, in seconds.
+            now: the time on the server's clock.
             job: the job.
 
         Raises:
             HandlerFailed: the handler has failed, takes too long, or its process has died.
             LeaseLost: the job is lost or requeued.
         """
+        call = pickle.dumps((function, dict(job.job.members), now))
         child = self._child()
         try:
-            result = _run_in(child, function, limit_s, job)
+            result = _run_in(child, call, limit_s, job)
         except HandlerFailed as failure:
             self._put_back(child, alive=failure.reported)
             raise
@@ -143,11 +148,10 @@ class Processes:
             child.end()
 
 
-def _run_in(child: _Child, function: Callable[..., Any], limit_s: float, job: BlockingJob) -> JSON:
+def _run_in(child: _Child, call: bytes, limit_s: float, job: BlockingJob) -> JSON:
     ends_at = time.monotonic() + limit_s
     try:
-        call = (dict(job.job.members), job.fetched_at, pickle.dumps(function))
-        child.connection.send_bytes(pickle.dumps(call))
+        child.connection.send_bytes(call)
         while True:
             if not child.connection.poll(_CHECK_S):
                 if job.lease_lost:
@@ -193,13 +197,12 @@ def _serve(parent: Connection) -> None:
 
 
 def _outcome(call: bytes, parent: Connection) -> tuple[str, Any]:
-    members, fetched_at, function = pickle.loads(call)  # noqa: S301 - the worker has sent it
-    scope: Any = None  # there is no event loop
-    held = HeldJob(members["id"], "", members, fetched_at, math.inf, scope=scope)
+    began, now = time.monotonic(), datetime.now(UTC)
     try:
-        result = pickle.loads(function)(ProcessJob(held, parent))  # noqa: S301 - as above
+        function, members, now = pickle.loads(call)  # noqa: S301 - the worker has sent it
+        result = function(ProcessJob(members, parent))
     except BaseException as error:
-        return "failed", error_of(error, held.server_time())
+        return "failed", error_of(error, now + timedelta(seconds=time.monotonic() - began))
     try:
         return "completed", encode(result)
     except (TypeError, ValueError, RecursionError) as error:
