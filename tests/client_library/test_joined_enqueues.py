@@ -212,6 +212,30 @@ async def test_a_request_without_an_answer_delays_no_other_job(server: Server) -
     await server.run(scenario)
 
 
+async def test_a_batch_without_an_answer_delays_no_later_job(server: Server) -> None:
+    async def scenario(_: Client) -> None:
+        batch_arrives, later_done = anyio.Event(), anyio.Event()
+
+        async def hold(path: str, body: Any) -> None:
+            if path == BATCH or body["args"] == [-1]:
+                if path == BATCH:
+                    batch_arrives.set()
+                await later_done.wait()
+
+        async with (
+            Client(server.url, transport=Watched(before=hold)) as client,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(client.enqueue, "t.a", -1)
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(enqueue_all, client, 5)
+            await batch_arrives.wait()
+            await client.enqueue("t.a", 9)
+            later_done.set()
+
+    await server.run(scenario)
+
+
 async def test_a_client_closes_although_a_batch_gets_no_answer(server: Server) -> None:
     async def scenario(_: Client) -> None:
         under_way = anyio.Event()
