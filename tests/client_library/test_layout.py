@@ -15,7 +15,10 @@ ROOT = Path(ojs_client.__file__).parent
 ALLOWED = {"anyio", "httpx2", "ojs_client"}
 CTL = "ojs_client.ctl"
 """The command line, which needs the packages of the extra ``ctl``."""
-ALLOWED_BY_CTL = {*ALLOWED, "click", "rich"}
+ALLOWED_BY = {
+    CTL: {*ALLOWED, "click", "rich"},
+    "ojs_client.testing.schedules": {*ALLOWED, "croniter"},  # the extra ``testing``
+}
 
 
 def modules() -> dict[str, Path]:
@@ -43,7 +46,7 @@ def _imports(path: Path) -> set[str]:
 def test_it_imports_its_dependencies_and_nothing_else() -> None:
     for name, path in modules().items():
         packages = {target.partition(".")[0] for target in _imports(path)}
-        allowed = ALLOWED_BY_CTL if name.startswith(CTL) else ALLOWED
+        allowed = next((ALLOWED_BY[each] for each in ALLOWED_BY if name.startswith(each)), ALLOWED)
         assert packages - sys.stdlib_module_names <= allowed, name
 
 
