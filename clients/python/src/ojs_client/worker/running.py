@@ -59,11 +59,6 @@ class JobInfo:
         self.checkpoint: JSON = (held.members.get("checkpoint") or {}).get("state")
 
     @property
-    def fetched_at(self) -> float:
-        """When the worker got the job, as ``HeldJob.fetched_at``."""
-        return self._held.fetched_at
-
-    @property
     def lease_lost(self) -> bool:
         """Whether the worker has lost the job, or requeues it at the end of a drain.
 
