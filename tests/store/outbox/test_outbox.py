@@ -11,7 +11,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis import Client
+from ojs_cluster.redis import Client, Reply
 from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.store.context import EffectHandler, Store
 from ojs_cluster.store.engine.outbox import outbox
@@ -19,7 +19,7 @@ from ojs_cluster.store.engine.outbox.outbox import deliver, drain, drain_blocked
 from ojs_cluster.store.ground.fanout import WIDTH
 from ojs_cluster.store.ground.process_state import unreachable_shards
 from tests.store.shortcuts import clock_ms, until
-from tests.support.lossy import AbsentClient, lossy
+from tests.support.lossy import AbsentClient, LossyClient, lossy
 
 
 def append_effects(db: Any, shard: Shard, *kinds: str) -> Sequence[bytes]:
@@ -211,4 +211,46 @@ async def test_entries_that_are_delivered_one_after_the_other_are_removed_togeth
         return int(db.exists(shard.outbox, shard.outbox_due))
 
     await until(left, lambda number: number == 0)
+    assert seen.delivered_entries == {}
+
+
+async def test_numbers_that_a_master_lost_remove_no_entries_of_the_next_master(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failover takes longer than ``DELIVER_S``. It may lose entries, and then their numbers."""
+    monkeypatch.setattr(outbox, "RECORD_DELAY_S", 0.01)
+    monkeypatch.setattr(outbox, "DELIVER_S", 0.5)
+    shard, sent, promoted, ended = store.keys.shard(3), trio.Event(), trio.Event(), trio.Event()
+
+    class Failover(LossyClient):
+        async def script(self, *args: Any, **kind: Any) -> Reply:
+            if args[1].name != "outbox_record_delivered":
+                return await super().script(*args, **kind)
+            sent.set()
+            try:
+                await promoted.wait()  # as a client that asks until a master answers
+                return await super().script(*args, **kind)
+            finally:
+                ended.set()
+
+    async def near(_store: Store, _shard: Shard, _payload: bytes) -> None:
+        pass
+
+    client = Failover(store.redis, lambda *_: False)
+    seen = with_effects(replace(store, redis=cast(Client, client)), near=near)
+    await deliver(seen, shard, append_effects(db, shard, "near"))
+    with trio.fail_after(60):
+        await sent.wait()
+    await deliver(seen, shard, [b"2", b"near 0 2"])
+    with trio.move_on_after(5):
+        await ended.wait()
+    db.delete(shard.outbox, shard.outbox_due)
+    append_effects(db, shard, "lost", "lost")
+    promoted.set()
+    with trio.fail_after(60):
+        await ended.wait()
+        purpose = ("delivered entries", shard.index)  # waits for the task of this purpose
+        await store.background.once(purpose, trio.lowlevel.checkpoint, 60)
+
+    assert db.hgetall(shard.outbox) == {b"1": b"lost 0 1", b"2": b"lost 0 2"}
     assert seen.delivered_entries == {}

@@ -163,12 +163,20 @@ async def deliver(store: Store, shard: Shard, flat: Sequence[bytes]) -> None:
 
 
 async def _record_collected(store: Store, shard: Shard) -> None:
-    """Remove the entries of a shard that this process has delivered lately."""
+    """Remove the entries of a shard that this process has delivered lately.
+
+    The numbers must not wait for longer than ``DELIVER_S``: if the master dies and its replica has
+    not got the entries, other entries get their numbers.
+    """
     await trio.sleep(RECORD_DELAY_S)
     while numbers := store.delivered_entries.pop(shard.index, None):
         for start in range(0, len(numbers), _MAX_RECORDED):
             portion = numbers[start : start + _MAX_RECORDED]
-            await _record_delivered(store, shard, shard.outbox_due, portion)
+            with trio.move_on_after(DELIVER_S) as scope:
+                await _record_delivered(store, shard, shard.outbox_due, portion)
+            if scope.cancelled_caught:
+                store.delivered_entries.pop(shard.index, None)
+                return
 
 
 async def drain(
