@@ -467,6 +467,21 @@ async def test_an_override_holds_for_its_time(store: Store, db: Any, key: str) -
     assert len(await take(store, count=9)) == 1
 
 
+async def test_an_override_of_a_lost_key_keeps_the_other_limits(
+    store: Store, db: Any, key: str
+) -> None:
+    """A failover has lost the key, or it ended while its jobs waited for longer than a day."""
+    for _ in range(3):
+        await keyed(store, key, concurrency=1)
+    shard = store.keys.shard_of_limit(key)
+    db.delete(shard.rate_limit(key))
+    db.zrem(shard.rate_limits, key)
+    db.zrem(shard.rate_limit_checks, key)
+    await rate_limits.override_key(store, key, RateLimits(rate=Rate(100, HOUR)), None)
+
+    assert len(await take(store, count=9)) == 1
+
+
 async def test_the_newest_job_declares_the_limits(store: Store, key: str) -> None:
     for _ in range(4):
         await keyed(store, key, concurrency=1)

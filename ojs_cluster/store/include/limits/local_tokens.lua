@@ -10,7 +10,8 @@ local function load_local_limit(job)
     local_limits[key] = false
     if redis.call('EXISTS', rate_limit_key(key)) == 0 then return end
     local limit = load_rate_limit(key)
-    if not limit.fields.used_at then return end -- a damaged state: close_rate_limit sets used_at
+    -- A damaged state, or one that an override alone has made: the token request tells it the job's limits.
+    if not (limit.fields.used_at and limit.fields.limits) then return end
     local_limits[key] = limit
     -- While other jobs wait for a token of this key, the fetch takes none: earlier requests come first.
     limit.free = redis.call('ZCARD', limit.requesters_key) == 0 and free_tokens(limit) or 0
