@@ -1,7 +1,8 @@
 -- Changes the limits of a rate limit key: a job declares them, or an operator overrides them.
--- Post: the key has the limits that its newest job declared, except those that the override replaces. An
---       override that has already ended changes nothing. A declaration of a new key changes nothing when the
---       shard has MAX_KEYS keys; the token requests of the jobs carry the limits again.
+-- Post: the key has the limits of the newest job that declared any, except those that the override replaces. A job
+--       that finds its limits in force declares nothing. An override that has already ended changes nothing. A
+--       declaration of a new key changes nothing when the shard has MAX_KEYS keys; the token requests of the jobs
+--       carry the limits again.
 -- Memory: allow-oom; adds 1 KiB per key.
 -- KEYS: 1 rate_limit, 2 token_holders, 3 token_requesters, 4 rate_limits, 5 rate_limit_checks, 6 outbox,
 --       7 outbox_due, 8 events.
