@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -77,6 +77,7 @@ _SHEBANGS = {
 }
 """First line of a script: whether Redis runs it while ``maxmemory`` is exceeded (docs/adr/022)."""
 _INCLUDE = re.compile(r"^--@include (.+)$", re.MULTILINE)
+_ANY_INCLUDE = re.compile(r"^--@include(?:_where_used)? (.+)$", re.MULTILINE)
 _INCLUDE_WHERE_USED = re.compile(r"^--@include_where_used (.+)\n", re.MULTILINE)
 _FIELDS = re.compile(r"^local F = \{(.*?)^\}\n", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(r"(\w+) = '([^']+)'")
@@ -176,19 +177,26 @@ def _joined(text: str, includes: Mapping[str, str]) -> str:
     where_used: list[str] = []
     seen: set[str] = set()
 
+    def included(line: re.Match[str]) -> str:
+        return "".join(expanded(includes[name]) for name in unseen(line[1]))
+
     def expanded(text: str) -> str:
-        text = _INCLUDE.sub(lambda line: "\n".join(pieces(line[1])), text)
+        text = _INCLUDE.sub(included, text)
         for line in _INCLUDE_WHERE_USED.findall(text):
-            where_used.extend(pieces(line))
+            add_where_used(line)
         return _COMMENT.sub("", text)
 
-    def pieces(names: str) -> list[str]:
-        found = []
+    def add_where_used(names: str) -> None:
+        for name in unseen(names):
+            for line in _ANY_INCLUDE.findall(includes[name]):
+                add_where_used(line)
+            where_used.append(_COMMENT.sub("", includes[name]))
+
+    def unseen(names: str) -> Iterator[str]:
         for name in names.split():
             if name not in seen:
                 seen.add(name)
-                found.append(expanded(includes[name]))
-        return found
+                yield name
 
     script, placed = expanded(text), dict[str, str]()
     # A piece may use those before it, so the last one finds its place first.

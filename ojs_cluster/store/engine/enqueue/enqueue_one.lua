@@ -31,7 +31,7 @@ if not (counters[1] and valid and enqueued % 1 == 0 and enqueued < BAND and enqu
     seq % 1 == 0 and seq < BAND and seq > -BAND) then
     return {redis.call('HEXISTS', KEYS[2], 'bound') == 1 and 'bounded' or 'full_path'}
 end
-local priority, tenant = ARGV[7] or 0, ARGV[11] or ''
+local priority, tenant = ARGV[7] or 0, ARGV[11] ~= '' and ARGV[11]
 if ARGV[7] then
     if ARGV[8] ~= '0' and now >= tonumber(ARGV[8]) then return {'too_late'} end
     local more = {unpack(ARGV, 12)}
@@ -50,7 +50,7 @@ end
 redis.call('HSET', KEYS[2], 'enqueued', enqueued, 'seq', seq)
 local score = band_of(priority) + seq
 redis.call('ZADD', KEYS[3], score, ARGV[2])
-if tenant ~= '' then
+if tenant then
     local job = {[F.queue] = ARGV[3], [F.tenant] = tenant}
     index_for_tenant(ARGV[2], job, score)
     count_for_tenant(job, 'available', 1)
@@ -58,7 +58,7 @@ if tenant ~= '' then
     flush_tenant_counters()
 end
 if existing == 0 then redis.call('SPUBLISH', WAKE_CHANNEL, ARGV[3]) end -- the queue was empty
-if ARGV[1] ~= '0' and tenant ~= '' then
+if tenant and ARGV[1] ~= '0' then
     redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*',
         't', 'job.enqueued', 'j', ARGV[2], 'y', ARGV[5], 'q', ARGV[3], 'tn', tenant)
 elseif ARGV[1] ~= '0' then

@@ -18,7 +18,8 @@
 --         0      the best jobs of any rate limit key
 --         else   jobs of this many rate limit keys that have no pending request
 --       10 tenant whose jobs are taken, '' for jobs of any tenant and of none, then the queue names in order.
--- Returns: {now, effects, 2 when another call may find more jobs, 1 when it may request more tokens, else 0, number
+-- Returns: one of
+--          {now, effects, 2 when another call may find more jobs, 1 when it may request more tokens, else 0, number
 --           of available jobs that the first queue had before, per job: id, fields before the fetch, attempt,
 --           deadline, lease in ms}
 --          {now, 'quiet'} the worker has a quiet flag
@@ -28,13 +29,16 @@
 --@include rate_limit_state close_rate_limit local_tokens block_for_token request_tokens reply_size
 --@include select_jobs
 batch_events()
-local wanted, worker = tonumber(ARGV[2]), ARGV[3]
+local wanted, worker, tenant, keep_discarded_ms = tonumber(ARGV[2]), ARGV[3], ARGV[10], ARGV[7]
 if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
     if until_ and tonumber(until_) > now then return {now, 'quiet'} end
 end
+
+-- 1. Read, before the first write: due jobs, the limits of the queues, the jobs that may start, and blocked jobs.
 local due, _, due_bytes = load_due_jobs(deliver_event and 4 or 16, true) -- each may have 100 deliveries
-local jobs, queues = {}, {} -- jobs: id -> job, false if it is missing, nil if it was not read
+local jobs = {} -- id -> job, false if it is missing, nil if it was not read
+local queues = {} -- what this fetch knows of each queue, in order
 for i, run in ipairs(due.runs) do
     jobs[due.ids[i]] = run.job
     if run.job and run.job[F.limit] then load_local_limit(run.job) end
@@ -44,25 +48,27 @@ for i = 11, #ARGV do
     local q = 8 + 4 * (i - 11) -- index of the queue's first key
     local queue = {name = ARGV[i], counters = KEYS[q], available = KEYS[q + 1], source = KEYS[q + 1],
         blocked = KEYS[q + 2], demand = KEYS[q + 3], limits = load_queue_limits(KEYS[q]), started = 0}
-    if ARGV[10] ~= '' then
-        queue.source = tenant_queue_key(queue.name, ARGV[10])
+    if tenant ~= '' then
+        queue.source = tenant_queue_key(queue.name, tenant)
         preflight_key(queue.source)
     end
     table.insert(queues, queue)
     if #queue.limits.limiters > 0 then preflight_key(EXHAUSTED_QUEUES) end
 end
-local found, more = scan(queues, jobs, wanted, due_bytes)
+local found, more = scan(queues, jobs, wanted, tenant, due_bytes)
 for _, queue in ipairs(queues) do
     if queue.visited then
         queue.budget = request_budget(tonumber(ARGV[9]), free_starts(queue.limits.limiters, wanted))
-        preflight_blocked_jobs(queue, queue.budget, ARGV[10])
+        preflight_blocked_jobs(queue, queue.budget, tenant)
     end
 end
 run_preflight()
+
+-- 2. Promote the due jobs. They may come before those that were found.
 if #due.ids > 0 then
     for _, id in ipairs(due.ids) do remove_member(DUE, id) end
-    promote_due(due, ARGV[7])
-    found, more = scan(queues, jobs, wanted, 0, due.ids)
+    promote_due(due, keep_discarded_ms)
+    found, more = scan(queues, jobs, wanted, tenant, 0, due.ids)
 end
 -- If the scan has found enough jobs, blocked jobs behind the last job found request no tokens.
 for _, queue in ipairs(queues) do
@@ -70,6 +76,7 @@ for _, queue in ipairs(queues) do
         or math.huge
 end
 
+-- 3. Lease the jobs that may start, block those that need a token, and remove those that have left the queue.
 local reply, leased = {now, effects, more and 2 or 0, redis.call('ZCARD', KEYS[9])}, 0
 for _, item in ipairs(found) do
     local id, queue, job, key = item.id, item.queue, item.job, job_key(item.id)
@@ -81,7 +88,7 @@ for _, item in ipairs(found) do
     elseif not item.alive then
         remove_from_queue(id, job)
         remove_member(EXPIRING, id)
-        expire(id, key, job, ARGV[7])
+        expire(id, key, job, keep_discarded_ms)
     elseif job[F.hold] then
         hold_job(id, key, job)
     elseif not item.starts then
@@ -89,9 +96,14 @@ for _, item in ipairs(found) do
     else
         leased, queue.started = leased + 1, queue.started + 1
         remove_member(queue.available, id)
-        if job[F.token] then use_token(id, job)
-        elseif job[F.limit] then take_local_token(id, key, job, ARGV[8]) end
-        if job[F.max_per_second] then job.id, queue.limits.declaring_job = id, job end
+        if job[F.token] then
+            use_token(id, job)
+        elseif job[F.limit] then
+            take_local_token(id, key, job, ARGV[8])
+        end
+        if job[F.max_per_second] then
+            job.id, queue.limits.declaring_job = id, job
+        end
         count_job(job, 'active', 1)
         charge_turn(queue, id, job)
         local at = #reply
@@ -100,6 +112,8 @@ for _, item in ipairs(found) do
             lease(id, job, worker, ARGV[4] .. (needs_full_ack(job) and '0' or '') .. leased, ARGV[5], ARGV[6])
     end
 end
+
+-- 4. Count the starts, and request tokens for blocked jobs.
 close_local_limits()
 for _, queue in ipairs(queues) do
     count_queue_starts(queue.counters, queue.name, queue.limits, queue.started)

@@ -15,8 +15,15 @@
 --@include append_effect make_available announce_queue finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters error_groups fail_attempt
 local limit, random_number, errors_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local retention, jobs, quarantined, malformed = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}, {}, {}
-server_exhaustion = ARGV[8] set_history(ARGV[9])
+local keep_discarded_ms = ARGV[5]
+local retention = {keep_discarded_ms, ARGV[6], tonumber(ARGV[7])} -- see fail_attempt.lua
+server_exhaustion = ARGV[8]
+set_history(ARGV[9])
+
+local jobs = {} -- id -> job, false if it is missing or malformed
+local malformed = {} -- id -> true
+local quarantined = {} -- pairs of an index and the id of a malformed job in it
+
 -- Returns the ids of an index whose time has passed, and loads their jobs. Malformed jobs are added to
 -- `quarantined` instead. `only_loaded`: omits jobs that are not loaded: after a write, no job may be loaded.
 local function overdue(zset, only_loaded)
@@ -26,22 +33,31 @@ local function overdue(zset, only_loaded)
             local job, reply = load_within_budget(job_key(id))
             jobs[id], malformed[id] = job or false, is_malformed(reply)
         end
-        if malformed[id] and not only_loaded then quarantined[#quarantined + 1] = {zset, id}
-        elseif jobs[id] ~= nil then ids[#ids + 1] = id end
+        if malformed[id] and not only_loaded then
+            quarantined[#quarantined + 1] = {zset, id}
+        elseif jobs[id] ~= nil then
+            ids[#ids + 1] = id
+        end
     end
     return ids
 end
 
+-- 1. Read all jobs whose time has passed, and decide what happens to those whose lease ends.
 local timeouts, lost, expired = overdue(EXECUTION_DEADLINES), overdue(ACTIVE), overdue(EXPIRING)
 local repaired = overdue(QUARANTINE) -- these jobs are valid again
-if #repaired > 0 then preflight_key(OUTBOX) preflight_key(OUTBOX_DUE) end
+if #repaired > 0 then
+    preflight_key(OUTBOX)
+    preflight_key(OUTBOX_DUE)
+end
 for _, job in pairs(jobs) do
     if job then
         preflight_key(queue_counters_key(job[F.queue]))
         preflight_key(queue_available_key(job[F.queue]))
     end
 end
-local decisions, ends = {}, {} -- ends: pairs of a job and its decision
+
+local decisions = {} -- id -> decision (see decide_failure.lua)
+local ends = {} -- pairs of a job and its decision
 local function decide_losses(ids, kind)
     for _, id in ipairs(ids) do
         local job = jobs[id]
@@ -55,7 +71,12 @@ decide_losses(timeouts, 'timeout')
 decide_losses(lost, 'visibility_timeout')
 preflight_failures(ends, retention[3])
 
-for i, entry in ipairs(quarantined) do recheck_later(entry[1], entry[2]) quarantined[i] = entry[2] end
+-- 2. Write. No job is loaded from here on.
+local quarantined_ids = {}
+for i, entry in ipairs(quarantined) do
+    recheck_later(entry[1], entry[2])
+    quarantined_ids[i] = entry[2]
+end
 
 batch_events()
 for i, id in ipairs(timeouts) do
@@ -96,15 +117,19 @@ for _, id in ipairs(expired) do
     elseif state == 'scheduled' or state == 'retryable' or state == 'pending' then
         count_job(job, state, -1)
         remove_member(state == 'pending' and PENDING or DUE, id)
-    else job = nil end
-    if job then expire(id, job_key(id), job, ARGV[5]) end
+    else
+        job = nil
+    end
+    if job then expire(id, job_key(id), job, keep_discarded_ms) end
 end
 
 for _, id in ipairs(repaired) do
-    local job = jobs[id] remove_member(QUARANTINE, id)
+    local job = jobs[id]
+    remove_member(QUARANTINE, id)
     if job and job[F.state] == 'available' then
         if job[F.tenant] then count_for_tenant(job, 'available', -1) end -- it had left its queue only
-        announce_queue(job[F.queue]) make_available(id, job, true)
+        announce_queue(job[F.queue])
+        make_available(id, job, true)
     end
 end
 
@@ -114,6 +139,7 @@ for _, zset in ipairs({ACTIVE, EXECUTION_DEADLINES, EXPIRING, QUARANTINE}) do
     if first and (next_deadline < 0 or first < next_deadline) then next_deadline = first end
 end
 flush_events()
-flush_removals() flush_error_groups()
+flush_removals()
+flush_error_groups()
 flush_counters()
-return {#lost_ids, #timeouts, #expired, now, next_deadline, effects, quarantined}
+return {#lost_ids, #timeouts, #expired, now, next_deadline, effects, quarantined_ids}

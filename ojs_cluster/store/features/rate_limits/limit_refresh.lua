@@ -38,6 +38,4 @@ if limit.token_count > 0 and now - (fields.checked_at or now) >= LIMIT_CHECK_MS 
     set_limit_field(limit, 'checked_at', unfinished and now - LIMIT_CHECK_MS + PAUSE_MS or now)
 end
 grant_tokens(limit)
-close_rate_limit(limit)
-set_limit_field(limit, 'used_at', used_at or now) -- a refresh does not count as a use
-return effects
+return close_rate_limit(limit, used_at) -- a refresh does not count as a use

@@ -8,11 +8,12 @@ local function is_stale(queue, id)
     return queue.source ~= queue.available and not redis.call('ZSCORE', queue.available, id)
 end
 
--- Reads the first jobs of the queues, in order, until `wanted` jobs can start. `bytes_read`: bytes of jobs that
+-- Reads the first jobs of the queues, in order, until `wanted` jobs can start. `tenant`: whose jobs are read, '' for
+-- all. `bytes_read`: bytes of jobs that
 -- were read before. fetch_full.lua scans again after it has promoted due jobs, `promoted`. The second scan ends at
 -- the first job or queue that was not read before that write, because no preflight is possible after a write.
 -- Returns the jobs that were read, and whether the budget of passed jobs was used up before enough could start.
-local function scan(queues, jobs, wanted, bytes_read, promoted)
+local function scan(queues, jobs, wanted, tenant, bytes_read, promoted)
     -- live: jobs that can start. alive: the job has not expired.
     local scanned, live, bytes, budget, keys = {}, 0, bytes_read, wanted + MAX_PASSED_JOBS, {}
     reset_local_tokens()
@@ -21,7 +22,7 @@ local function scan(queues, jobs, wanted, bytes_read, promoted)
         local open = not queue.limits.paused and live < max_live
         if promoted and open and not queue.visited then budget = 0 end
         queue.visited = open and (queue.visited or not promoted)
-        if queue.visited and not promoted then begin_turns(queue, wanted, ARGV[10]) end
+        if queue.visited and not promoted then begin_turns(queue, wanted, tenant) end
         local again = promoted and queue.turns
         while open and live < max_live and budget > 0 and bytes < MAX_REPLY_BYTES do
             local size = math.min(math.max(max_live - live, found_blocked and 100 or 0), budget)

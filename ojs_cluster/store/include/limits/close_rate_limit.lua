@@ -21,23 +21,26 @@ local function tokens_free_at(limit, count_all)
     return at
 end
 
--- Removes answered requests and returned tokens, and sets the time of the scheduler's next check. It must be
--- the last write of a script: it may remove the last member of a set, and no script may touch the set after
--- that (see preflight.lua).
-local function close_rate_limit(limit)
+-- Writes the changed fields, removes answered requests and returned tokens, and sets the time of the scheduler's
+-- next check. It must be the last write of a script: it may remove the last member of a set, and no script may
+-- touch the set after that (see preflight.lua). `used_at`: ms of the last use of the key, nil for now.
+local function close_rate_limit(limit, used_at)
     local at = now + retention_ms()
     if limit.token_count > 0 then
         if not limit.fields.checked_at then set_limit_field(limit, 'checked_at', now) end
         at = limit.fields.checked_at + LIMIT_CHECK_MS
     elseif limit.fields.checked_at then
         redis.call('HDEL', limit.hash_key, 'checked_at')
-        limit.fields.checked_at = nil
+        limit.fields.checked_at, limit.changed.checked_at = nil, nil
     end
     if redis.call('ZCARD', limit.requesters_key) > #limit.answered then
         at = math.min(at, tokens_free_at(limit) or at)
     end
     if limit.reserved > 0 then at = now end
-    set_limit_field(limit, 'used_at', now)
+    limit.changed.used_at = used_at or now
+    local changed = {}
+    for name, value in pairs(limit.changed) do changed[#changed + 1], changed[#changed + 2] = name, value end
+    redis.call('HSET', limit.hash_key, unpack(changed))
     redis.call('ZADD', RATE_LIMITS, 0, limit.key)
     set_deadline(RATE_LIMIT_CHECKS, limit.key, at)
     if #limit.answered > 0 then redis.call('ZREM', limit.requesters_key, unpack(limit.answered)) end
