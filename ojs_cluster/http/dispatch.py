@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Awaitable
 from contextlib import suppress
 from math import inf
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import trio
@@ -41,6 +42,7 @@ from ojs_cluster.http.request_ids import request_id_for
 from ojs_cluster.http.routes.all_routes import router_for
 from ojs_cluster.http.routing.router import Route
 from ojs_cluster.redis.acl_errors import AclDenied
+from ojs_cluster.redis.client import SentScript
 from ojs_cluster.redis.deadline import Deadline, start_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
 
@@ -136,8 +138,23 @@ def prepare(
     )
 
 
+class SentRequest(Protocol):
+    """A request whose first call to Redis is sent before the dispatcher runs its handler."""
+
+    @property
+    def call(self) -> SentScript:
+        """The call."""
+
+    def resume(self, app: App, request: Request) -> Awaitable[Response]:
+        """Answer the request, beginning with the reply to the call."""
+
+
 async def run(
-    app: App, prepared: PreparedRequest, request: Request, deadline: Deadline | None = None
+    app: App,
+    prepared: PreparedRequest,
+    request: Request,
+    deadline: Deadline | None = None,
+    sent: SentRequest | None = None,
 ) -> Response:
     """Answer a request whose body is complete. May run as a driven coroutine.
 
@@ -147,6 +164,7 @@ async def run(
         request: the request with its body.
         deadline: the ``Deadline`` of a task that serves several requests in turn; None to start
             one.
+        sent: resumes the request, if its first call is sent already.
 
     Raises:
         trio.Cancelled: the caller is cancelled. There are no other exceptions.
@@ -164,16 +182,20 @@ async def run(
     if prepared.forbids_body and request.body:
         return refusal_response(request, prepared, undeclared_json(request))
     deadline = start_deadline() if deadline is None else deadline
-    deadline.at = app.store.redis.new_deadline()
+    deadline.at = app.store.redis.new_deadline(None if sent is None else sent.call)
     try:
         queues, tenant = prepared.principal.queues, prepared.tenant
         if queues is not None or tenant is not None:
             request = msgspec.structs.replace(request, queues=queues, tenant=tenant)
             await check_path_access(app, prepared.route, request, prepared.params)
         # Empty unless maintenance mode is on, so this costs other requests next to nothing.
-        if app.maintenance.refused:
+        if app.maintenance.refused and sent is None:
             app.maintenance.check(prepared.route.request_class)
-        response = await durability.call_handler(app, prepared.route, request, prepared.params)
+        if sent is None:
+            work = durability.call_handler(app, prepared.route, request, prepared.params)
+        else:
+            work = sent.resume(app, request)
+        response = await work
     except OJSError as error:
         response = error_response(error, prepared.request_id)
     except Exception as error:

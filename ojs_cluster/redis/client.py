@@ -22,9 +22,10 @@ from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.redis.durability import Durability, required_durability
 from ojs_cluster.redis.errors import RedisReplyError, ReplyTooLarge
 from ojs_cluster.redis.full_path import NO_ANSWER, FullPath, NoAnswer, UnansweredCall
+from ojs_cluster.redis.node_link import NodeLink
 from ojs_cluster.redis.packed_calls import PackedKeys, PackedReads, pack_call, pack_script_call
 from ojs_cluster.redis.pubsub import PubSub
-from ojs_cluster.redis.reply_waiters import Answer, Reply
+from ojs_cluster.redis.reply_waiters import Answer, Reply, SentCall
 from ojs_cluster.redis.router import SlotRouter
 from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import Address, ClientSettings
@@ -33,9 +34,25 @@ from ojs_cluster.redis.topology import Topology
 TIME: Final = pack((b"TIME",))
 
 
-def _pack_source_call(script: Script, keys: Sequence[bytes], args: Sequence[Arg]) -> bytes:
-    """Return the packed command that runs ``script`` by its source."""
-    return pack((b"EVAL", script.source, len(keys), *keys, *args))
+class SentScript(SentCall):
+    """A script call for ``Client.begin`` and ``Client.complete``.
+
+    Args:
+        slot: the hash slot of every key.
+        script: the script.
+        payload: the packed EVALSHA command.
+        idempotent: whether the script may run again when its outcome is unknown.
+    """
+
+    __slots__ = ("idempotent", "link", "payload", "script", "slot")
+
+    def __init__(self, slot: int, script: Script, payload: bytes, *, idempotent: bool) -> None:
+        super().__init__()
+        self.slot = slot
+        self.script = script
+        self.payload = payload
+        self.idempotent = idempotent
+        self.link: NodeLink | None = None
 
 
 class Client:
@@ -150,9 +167,41 @@ class Client:
                 answer,
                 started,
                 idempotent,
-                source_payload=partial(_pack_source_call, script, keys, args),
+                source_payload=partial(script.by_source, payload),
                 has_preflight=script.has_preflight,
                 durability=durability,
+            )
+        )
+
+    def begin(self, call: SentScript) -> bool:
+        """Send a script call with the commands of this turn, if ``script`` would do so at once.
+
+        Returns:
+            Whether the call is sent. The caller then waits for ``call``, or calls ``complete``.
+        """
+        link = self._routes[call.slot]
+        connection = None if link is None else link.connection
+        if not isinstance(connection, RedisConnection) or connection.full:
+            return False
+        call.link, call.queued_at = link, self._clock.now
+        connection.queue(call, call.payload)
+        return True
+
+    async def complete(self, call: SentScript) -> Reply:
+        """Return the final answer of a call that ``begin`` has sent, as ``script`` does."""
+        answer = await call.wait()
+        if not isinstance(answer, Exception):
+            return answer
+        return await self._full_path.complete(
+            UnansweredCall(
+                call.slot,
+                call.payload,
+                call.link,
+                answer,
+                call.queued_at,
+                call.idempotent,
+                source_payload=partial(call.script.by_source, call.payload),
+                has_preflight=call.script.has_preflight,
             )
         )
 
@@ -251,9 +300,13 @@ class Client:
             UnansweredCall(None, pack(args), link, NO_ANSWER, self._clock.now, idempotent=True)
         )
 
-    def new_deadline(self) -> float:
-        """Return the deadline of a request that begins now, in seconds of trio's clock."""
-        return self._clock.now + self._call_timeout_s
+    def new_deadline(self, call: SentScript | None = None) -> float:
+        """Return the deadline of a request that begins now, in seconds of trio's clock.
+
+        If the request began with ``call``, its deadline counts from then.
+        """
+        began = self._clock.now if call is None else call.queued_at
+        return began + self._call_timeout_s
 
     def is_responsive(self, slot: int) -> bool:
         """Return whether the master of ``slot`` is connected and answers its commands.

@@ -167,14 +167,7 @@ class RedisConnection:
         driven = driver_state.driven
         if driven is not None:
             queued = DrivenReplyWaiter(driven, self._clock.now)
-            if not self._payloads:
-                driver_state.with_commands.append(self)
-            self._queue.append(queued)
-            self._payloads.append(payload)
-            if len(self._payloads) >= self._burst_size:
-                self._send_queued()
-            if len(self._queue) + len(self._in_flight) >= self._max_pending:
-                self.full = True
+            self.queue(queued, payload)
             answer = await park()
             return await queued.wait_in_task() if answer is ADOPTED else answer
         waiter = ReplyWaiter(current_task(), self._clock.now)
@@ -189,6 +182,20 @@ class RedisConnection:
         if len(self._queue) + len(self._in_flight) >= self._max_pending:
             self.full = True
         return await wait_task_rescheduled(waiter.abort)  # type: ignore[no-any-return]
+
+    def queue(self, waiter: ReplyWaiter, payload: bytes) -> None:
+        """Queue a packed command, which the next ``DriverState.flush`` sends.
+
+        The caller has to check ``open`` and ``full`` directly before.
+        """
+        if not self._payloads:
+            driver_state.with_commands.append(self)
+        self._queue.append(waiter)
+        self._payloads.append(payload)
+        if len(self._payloads) >= self._burst_size:
+            self._send_queued()
+        if len(self._queue) + len(self._in_flight) >= self._max_pending:
+            self.full = True
 
     async def execute_asking(self, payload: bytes) -> Answer:
         """Do as ``execute``, with ASKING directly before the command (ASK redirection)."""

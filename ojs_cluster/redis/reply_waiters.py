@@ -118,6 +118,47 @@ class DrivenReplyWaiter(ReplyWaiter):
         return await wait_task_rescheduled(self.abort)  # type: ignore[no-any-return]
 
 
+class SentCall(ReplyWaiter):
+    """A command that was sent before anything waits for its reply.
+
+    A subclass may use the reply at once. Otherwise a coroutine waits for it by ``wait``.
+
+    Attributes:
+        answer: the answer, once there is one.
+        answered: whether there is an answer.
+    """
+
+    __slots__ = ("answer", "answered")
+
+    def __init__(self) -> None:
+        self.task = None
+        self.queued_at = 0.0  # the connection sets it
+        self.droppable = False
+        self.answer: Answer = None
+        self.answered = False
+
+    def wake(self, answer: Answer) -> None:
+        """Pass the answer on."""
+        if self.task is None:
+            self.receive(answer)
+        else:
+            super().wake(answer)
+
+    def receive(self, answer: Answer) -> None:
+        """Keep the answer."""
+        self.answer, self.answered = answer, True
+        # A command that is still queued now has failed with CommandNotSent, so it must not be sent.
+        self.droppable = True
+
+    async def wait(self) -> Answer:
+        """Return the answer, and wait for it in the caller's task if there is none yet."""
+        if not self.answered:
+            self.task = current_task()
+            self.droppable = True
+            self.answer = await wait_task_rescheduled(self.abort)
+        return self.answer
+
+
 class ReplyBatch(ReplyWaiter):
     """The replies to several commands of one connection, which one caller waits for.
 

@@ -32,3 +32,8 @@ class Script:
         digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
         object.__setattr__(self, "sha", digest)
         object.__setattr__(self, "packed_head", b"$7\r\nEVALSHA\r\n$40\r\n%b\r\n" % digest)
+
+    def by_source(self, payload: bytes) -> bytes:
+        """Return a packed EVALSHA command of this script as a command that names its source."""
+        source = b"$4\r\nEVAL\r\n$%d\r\n%b\r\n" % (len(self.source), self.source)
+        return payload.replace(self.packed_head, source, 1)

@@ -28,6 +28,7 @@ from ojs_cluster.http.errors import BodyTimeout
 from ojs_cluster.http.fast_lane.driver import Driver, TaskHandoff
 from ojs_cluster.http.fast_lane.idle_connections import IdleConnections
 from ojs_cluster.http.fast_lane.parser import HeadCache, RequestHead, UnsupportedRequest
+from ojs_cluster.http.fast_lane.plain_verbs import PlainVerbs
 from ojs_cluster.http.fast_lane.replies import encode
 from ojs_cluster.http.fast_lane.routes import is_fast
 from ojs_cluster.http.fast_lane.transport import (
@@ -53,12 +54,14 @@ class Lane(Protocol):
             arrived.
         idle_connections: the connections that wait for a request.
         pages: the pages of the dashboard; None if the process serves none.
+        verbs: serves plain requests; None if there is no application yet.
     """
 
     stop: trio.Event
     drained: bool
     idle_connections: IdleConnections
     pages: Pages | None
+    verbs: PlainVerbs | None
 
 
 class LaneConnection:
@@ -95,7 +98,7 @@ class LaneConnection:
         self._transport = transport_for(stream)
         self._driver: Driver | None = None
         if isinstance(self._transport, PlainLaneTransport):
-            self._driver = Driver(self, self._transport.socket, lane.idle_connections)
+            self._driver = Driver(self, self._transport.socket, lane.idle_connections, lane.verbs)
 
     @property
     def stopping(self) -> bool:
@@ -119,6 +122,8 @@ class LaneConnection:
             driver = self._driver
             if driver is not None and driver.usable and not self.scope.cancel_called:
                 handoff = await driver.run_until_handoff()
+                if handoff.ends:
+                    return None
                 if handoff.yields:
                     await trio.lowlevel.checkpoint()
                     continue
@@ -168,9 +173,9 @@ class LaneConnection:
         draining = self.stopping and not handoff.sent
         if response is not None:
             data = handoff.data if handoff.sent else b""
-            data = data or encode(response, draining=draining, asked_to_close=False)
+            data = data or encode(response, draining=draining, asked_to_close=driver.closes)
             await self._deliver(response, data, sent=handoff.sent)
-        return not draining
+        return not (draining or driver.closes)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -317,7 +322,10 @@ class LaneConnection:
 
     def request(self, head: RequestHead, end: int) -> Request:
         """Return the request with this head whose body ends at byte ``end`` of ``data``."""
-        body = self.data[head.size : end]
+        return self.request_with(head, self.data[head.size : end])
+
+    def request_with(self, head: RequestHead, body: bytes) -> Request:
+        """Return the request with this head and this body."""
         return Request(
             head.method,
             head.path,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from math import inf
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -28,6 +29,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.dispatch import prepare, run
 from ojs_cluster.http.fast_lane.idle_connections import IdleConnections
 from ojs_cluster.http.fast_lane.parser import HeadCache, RequestHead, UnsupportedRequest
+from ojs_cluster.http.fast_lane.plain_verbs import PlainCall, PlainVerbs
 from ojs_cluster.http.fast_lane.replies import encode
 from ojs_cluster.http.fast_lane.routes import is_fast
 from ojs_cluster.http.fast_lane.transport import PeerWatch
@@ -62,6 +64,7 @@ class TaskHandoff(msgspec.Struct, frozen=True):
         sent: the number of bytes of ``data`` that are sent.
         error: the exception that the task raises, which ends the connection.
         yields: whether the task only lets other connections run, and calls the driver again.
+        ends: whether the task only closes the connection, as the client has asked.
     """
 
     coroutine: Coroutine[Any, Any, Response] | None = None
@@ -71,12 +74,15 @@ class TaskHandoff(msgspec.Struct, frozen=True):
     sent: int = 0
     error: Exception | None = None
     yields: bool = False
+    ends: bool = False
 
 
 _TO_TASK: Final = TaskHandoff()
 """Makes the task read the next request itself."""
 _YIELD: Final = TaskHandoff(yields=True)
 """Makes the task let other connections run first."""
+_END: Final = TaskHandoff(ends=True)
+"""Makes the task close the connection."""
 
 
 class DrivenConnection(Protocol):
@@ -110,27 +116,45 @@ class DrivenConnection(Protocol):
         """Return the request with this head whose body ends at byte ``end`` of ``data``."""
         ...
 
+    def request_with(self, head: RequestHead, body: bytes) -> Request:
+        """Return the request with this head and this body."""
+        ...
+
 
 class Driver:
     """Drives the requests of one connection over a plain socket."""
 
     def __init__(
-        self, connection: DrivenConnection, sock: socket.socket, idle: IdleConnections
+        self,
+        connection: DrivenConnection,
+        sock: socket.socket,
+        idle: IdleConnections,
+        verbs: PlainVerbs | None = None,
     ) -> None:
         """Create a driver that is not registered with ``idle`` yet."""
         self._connection = connection
+        self._verbs = verbs
+        self._call: PlainCall | None = None
+        """The plain request that waits for a reply of Redis; None if none waits."""
         self._sock = sock
         self._peer = PeerWatch(sock)
         self._idle = idle
-        self._registered = False
+        self._registered = self._has_read = False
+        self._head: RequestHead | None = None
+        """The head of the latest request."""
         self._owner: Task | None = None
         """The connection's task while it sleeps in ``run_until_handoff``, otherwise None."""
         self._handoff: TaskHandoff | None = None
         self._coroutine: Coroutine[Any, Any, Response] | None = None
         """The coroutine of the request that waits for a reply of Redis; None if none waits."""
-        self._unsent: tuple[Response, bytes] | None = None
+        self._unsent: tuple[Response | PlainCall, bytes] | None = None
         """The response that ``flush`` sends, also as bytes; None if there is none."""
         self._driven = DrivenCoroutine(self._resume)
+
+    @property
+    def closes(self) -> bool:
+        """Whether the client asks to close the connection after the latest request."""
+        return self._head is not None and self._head.closes
 
     @property
     def usable(self) -> bool:
@@ -147,7 +171,12 @@ class Driver:
         if self._connection.data:
             self._serve_buffered()
             driver_state.flush()
-        if self._handoff is None and not self._registered:
+        elif not self._has_read:
+            self._read()  # the first request has usually arrived
+            driver_state.flush()
+        # A connection with a request in progress registers after the response, if it stays open.
+        is_waiting = self._coroutine is None and self._call is None
+        if self._handoff is None and not self._registered and is_waiting:
             self._register()
         if self._handoff is None:
             self._owner = current_task()
@@ -175,8 +204,46 @@ class Driver:
     def on_epoll_closed(self) -> None:
         """Wake the connection's task, now or after the request in progress."""
         self._registered = False
-        if self._coroutine is None:
+        if self._coroutine is None and self._call is None:
             self._hand_over(_TO_TASK)
+
+    def on_answer(self, call: PlainCall) -> None:
+        """Answer the plain request ``call`` with the reply of Redis, or resume it."""
+        self._call = None
+        try:
+            if driver_state.with_responses and perf_counter() >= driver_state.respond_at:
+                driver_state.flush()
+            data: bytes | None = None
+            if not self._connection.stopping:
+                with suppress(ValueError):  # a stored number is damaged
+                    data = call.verb.page(call)
+            if data is None:
+                self._coroutine = self._resumed(call)
+                answered = self._drive(None)
+            else:
+                answered = self._send_or_queue(call, data)
+        except Exception as error:
+            # The task undoes what the request has done, and raises the error.
+            self._hand_over(TaskHandoff(coroutine=self._resumed(call), error=error))
+            return
+        if answered:
+            try:
+                self._serve_buffered()
+            except Exception as error:
+                self._fail(error)
+
+    def _resumed(self, call: PlainCall) -> Coroutine[Any, Any, Response]:
+        """Return the coroutine that answers the latest request on the readable path."""
+        connection, head = self._connection, self._head
+        if head is None:
+            raise RuntimeError("there is no request")
+        request = connection.request_with(head, call.body)
+        app = connection.app
+        # API keys may have changed since. But the call is sent, so the request must be answered.
+        admission = msgspec.structs.replace(call.verb.admission, keyring=app.access.keyring)
+        prepared = prepare(app, request, cached=admission)
+        prepared = msgspec.structs.replace(prepared, began=call.began)
+        return run(app, prepared, request, connection.deadline, call)
 
     # -- the steps of a request -----------------------------------------------------------------
 
@@ -201,12 +268,13 @@ class Driver:
 
     def _read(self) -> None:
         connection = self._connection
-        if self._coroutine is not None:
+        if self._coroutine is not None or self._call is not None:
             self._unregister()  # bytes of the next requests stay in the socket buffer
             return
         if connection.stopping:
             self._hand_over(_TO_TASK)
             return
+        self._has_read = True
         try:
             piece = self._sock.recv(_READ_BYTES)
         except BlockingIOError:
@@ -237,7 +305,7 @@ class Driver:
         if (
             head is None
             or len(data) < (end := head.size + head.length)
-            or head.closes
+            or (head.closes and len(data) > end)  # hypercorn rejects bytes after the last request
             # An admission (``admission.Admission``) is the cached route and principal of the head.
             # A head has an admission only if its route was found to be fast before.
             or (head.admission is None and not is_fast(head.method, head.path))
@@ -245,6 +313,19 @@ class Driver:
             self._hand_over(_TO_TASK)
             return False
         connection.head_since = connection.idle_since = inf
+        self._head = head
+        verbs, plain = self._verbs, head.plain
+        if (
+            plain is not None
+            and verbs is not None
+            and head.length <= verbs.max_body
+            and verbs.serves(plain)
+        ):
+            call = plain.begin(data[head.size : end])
+            if call is not None:
+                connection.data = data[end:]
+                call.driver, self._call = self, call
+                return False
         if head.length > _LARGE_BODY:
             driver_state.flush()  # the responses of this turn need not wait for the body's decoding
         request = connection.request(head, end)
@@ -253,6 +334,8 @@ class Driver:
         admission = prepared.admission
         if admission is not head.admission and admission and admission.cacheable:
             head.admission = admission
+            if verbs is not None:
+                head.plain = verbs.of(request, admission, closes=head.closes, repeats=head.repeats)
         self._coroutine = run(connection.app, prepared, request, connection.deadline)
         return self._drive(None)
 
@@ -296,8 +379,13 @@ class Driver:
         if connection.stopping:
             self._hand_over(TaskHandoff(response=response))
             return False
-        data = encode(response, draining=False, asked_to_close=False)
-        if connection.data:  # the client has sent the next request, which begins now
+        return self._send_or_queue(
+            response, encode(response, draining=False, asked_to_close=self.closes)
+        )
+
+    def _send_or_queue(self, response: Response | PlainCall, data: bytes) -> bool:
+        """Send a response as ``_answer`` does."""
+        if self._connection.data:  # the client has sent the next request, which begins now
             return self._send(response, data)
         self._unsent = response, data
         driver_state.queue_response(self)
@@ -312,21 +400,24 @@ class Driver:
         try:
             self._send(response, data)
         except Exception as error:  # the task undoes the response and raises the error
-            self._hand_over(TaskHandoff(response=response, error=error))
+            self._hand_over(TaskHandoff(response=_response_of(response), error=error))
 
-    def _send(self, response: Response, data: bytes) -> bool:
+    def _send(self, response: Response | PlainCall, data: bytes) -> bool:
         connection = self._connection
         if response.undo is not None and not connection.data and self._peer.has_closed():
-            self._hand_over(TaskHandoff(response=response))
+            self._hand_over(TaskHandoff(response=_response_of(response)))
             return False
         try:
             sent = self._sock.send(data)
         except OSError:  # the buffer is full or the client has disconnected; the task handles both
             sent = 0
         if sent != len(data):
-            self._hand_over(TaskHandoff(response=response, data=data, sent=sent))
+            self._hand_over(TaskHandoff(response=_response_of(response), data=data, sent=sent))
             return False
         connection.idle_since = perf_counter()
+        if self.closes:
+            self._hand_over(_END)
+            return False
         return self._registered or bool(connection.data) or self._register()
 
     # -- epoll registration and handoff ---------------------------------------------------------
@@ -334,7 +425,7 @@ class Driver:
     def _register(self) -> bool:
         """Register for the next bytes; return whether the driver still serves the connection."""
         self._registered = self._idle.register(self._sock.fileno(), self)
-        if not self._registered and self._coroutine is None:
+        if not self._registered and self._coroutine is None and self._call is None:
             self._hand_over(_TO_TASK)
             return False
         return True
@@ -359,6 +450,11 @@ class Driver:
         self.flush()  # the request whose response is not sent yet is not the one to cancel
         if self._owner is None:
             return Abort.FAILED  # ``flush`` has woken the task, which gets the response
+        call, self._call = self._call, None
+        if call is not None:
+            call.driver = None  # the task waits for the reply
+            self._hand_over(TaskHandoff(coroutine=self._resumed(call)))
+            return Abort.FAILED
         coroutine, self._coroutine = self._coroutine, None
         if coroutine is None:
             self._unregister()
@@ -366,3 +462,8 @@ class Driver:
             return Abort.SUCCEEDED
         self._hand_over(TaskHandoff(coroutine=coroutine, value=ADOPTED))
         return Abort.FAILED
+
+
+def _response_of(response: Response | PlainCall) -> Response:
+    """Return the response, which is rendered only now if the request was plain."""
+    return response.response() if isinstance(response, PlainCall) else response

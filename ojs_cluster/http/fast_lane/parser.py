@@ -30,6 +30,7 @@ from ojs_cluster.http.messages import join_headers
 
 if TYPE_CHECKING:
     from ojs_cluster.http.admission import Admission
+    from ojs_cluster.http.fast_lane.plain_verbs import PlainVerb
     from ojs_cluster.http.pages import FoundPage
 
 MAX_INCOMPLETE_HEAD: Final = 8192
@@ -71,8 +72,9 @@ class RequestHead(msgspec.Struct):
         repeats: whether a header occurs more than once, so that ``headers`` has joined values.
         admission: the dispatcher's decision about an earlier request with this head; None if there
             is no decision that can be reused.
+        plain: serves plain requests with this head, as ``admission`` allows; None if none does.
         page: the page at the path, if an earlier request with this head has found one. Only this
-            attribute and ``admission`` change.
+            attribute, ``admission`` and ``plain`` change.
     """
 
     method: str
@@ -84,6 +86,7 @@ class RequestHead(msgspec.Struct):
     closes: bool
     repeats: bool = False
     admission: Admission | None = None
+    plain: PlainVerb | None = None
     page: FoundPage | None = None
 
 

@@ -51,9 +51,14 @@ def encode(response: Response, *, draining: bool, asked_to_close: bool) -> bytes
         head += f"content-length: {len(body)}\r\n"
     if draining and not asked_to_close:
         head += _CLOSE_FOR_DRAIN
-    date = _date(int(wall_s()))
+    date = date_line()
     end = f"{head}{date}{_CLOSE_AS_ASKED}\r\n" if asked_to_close else f"{head}{date}\r\n"
     return end.encode("latin-1") + body
+
+
+def date_line() -> str:
+    """Return the line of the header ``Date``."""
+    return _date(int(wall_s()))
 
 
 @lru_cache(maxsize=1)

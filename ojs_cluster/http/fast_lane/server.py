@@ -28,6 +28,7 @@ import trio
 from ojs_cluster.http.app import App
 from ojs_cluster.http.fast_lane.connection import LaneConnection
 from ojs_cluster.http.fast_lane.idle_connections import IdleConnections
+from ojs_cluster.http.fast_lane.plain_verbs import PlainVerbs
 from ojs_cluster.http.fast_lane.transport import TlsStream
 from ojs_cluster.http.pages import Pages
 
@@ -55,6 +56,7 @@ class FastLane:
         """Serves the connections without TLS while its ``run`` is running. At other times the task
         of each connection serves it."""
         self.pages: Pages | None = None
+        self.verbs: PlainVerbs | None = None
         self._idle_timeout_s = idle_timeout_s
         self._head_timeout_s = head_timeout_s
         self._app: App | None = None
@@ -62,7 +64,7 @@ class FastLane:
 
     def open(self, app: App, pages: Pages | None = None) -> None:
         """Serve ``app`` and ``pages`` on connections that are accepted from now on."""
-        self._app, self.pages = app, pages
+        self._app, self.pages, self.verbs = app, pages, PlainVerbs(app)
 
     async def serve(self, stream: trio.SocketStream | TlsStream) -> bytes | None:
         """Serve a connection until it ends, or until hypercorn has to serve it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -18,14 +18,16 @@ from ojs_cluster.http.authorization.queue_scope import check_new_job, check_queu
 from ojs_cluster.http.handlers.job_order import with_order
 from ojs_cluster.http.handlers.rate_limits import headers_of
 from ojs_cluster.http.hooks import validate_if_marked
-from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.request_body.decode import require_json
 from ojs_cluster.store.engine.args_validation import check_args
 from ojs_cluster.store.engine.enqueue import enqueue as store_enqueue
+from ojs_cluster.store.engine.enqueue.enqueue import SentEnqueue
 from ojs_cluster.store.engine.jobs import activate as store_activate
 from ojs_cluster.store.engine.jobs import cancel as store_cancel
 from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
 from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.engine.queues import queues as store_queues
 from ojs_cluster.store.features.search import lists
 from ojs_cluster.store.features.search.lists import JobPage
@@ -40,11 +42,18 @@ _MAX_SKIP_READS = 100
 """Maximum number of reads that skip the jobs before an offset."""
 
 
-async def enqueue(app: App, request: Request) -> Response:
+def enqueue(app: App, request: Request) -> Awaitable[Response]:
     """Enqueue a job.
 
     (spec: ojs-http-binding 9.1)
     """
+    return enqueue_or_resume(app, request)
+
+
+async def enqueue_or_resume(
+    app: App, request: Request, sent: SentEnqueue | None = None
+) -> Response:
+    """Answer an enqueue. ``sent`` is its first call, if it is sent already."""
     if request.body:
         require_json(request)
     limits, trace, tenant = app.settings.limits, fields.trace(app, request), request.tenant or ""
@@ -57,10 +66,12 @@ async def enqueue(app: App, request: Request) -> Response:
     if app.settings.test_hooks:
         validate_if_marked(new_job)
     warnings: Sequence[str] = new_job.warnings
-    if new_job.type in app.store.schemas.validated:
+    if sent is None and new_job.type in app.store.schemas.validated:
         warnings = await check_args(app.store, new_job)
     try:
-        if "ojs-block-timeout" in request.headers:
+        if sent is not None:
+            job = await store_enqueue.resume(app.store, new_job, sent)
+        elif "ojs-block-timeout" in request.headers:
             store_job = partial(store_enqueue.enqueue, app.store, new_job, admitted={})
             job = await app.blocked.until_stored(request, [new_job], store_job)
         else:
@@ -73,11 +84,15 @@ async def enqueue(app: App, request: Request) -> Response:
     if job.deduplicated:
         return replies.with_warnings(replies.deduplicated_response(job), warnings)
     more = () if new_job.rate_limit is None else await headers_of(app, new_job)
-    headers = (("Location", f"/ojs/v1/jobs/{job.id}"), *more)
     if job.pressure is not None:
-        headers += replies.pressure_headers(*job.pressure)
-    response = replies.job_response(201, job, headers)
+        more += replies.pressure_headers(*job.pressure)
+    response = created(job, more)
     return replies.with_warnings(response, warnings) if warnings else response
+
+
+def created(job: JobRecord, headers: Headers = ()) -> Response:
+    """Return the response to an enqueue that has stored ``job``."""
+    return replies.job_response(201, job, (("Location", f"/ojs/v1/jobs/{job.id}"), *headers))
 
 
 async def get(app: App, _request: Request, job_id: str) -> Response:

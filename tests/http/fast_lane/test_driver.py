@@ -27,6 +27,7 @@ from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.fast_lane import connection as lane_connection
 from ojs_cluster.http.fast_lane import driver
 from ojs_cluster.http.fast_lane.idle_connections import IdleConnections
+from ojs_cluster.http.fast_lane.plain_verbs import PlainVerb
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.fast_lane.transport import PeerWatch
 from ojs_cluster.http.messages import Request, Response
@@ -39,6 +40,7 @@ from tests.http.test_entry_points import request
 
 LIVE = request("GET", "/live")
 POLL = request("POST", "/ojs/v1/workers/fetch", {"queues": ["default"]})
+POLL_MANY = request("POST", "/ojs/v1/workers/fetch", {"queues": ["default"], "count": 2})
 JOB = "/ojs/v1/jobs/01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee"
 
 
@@ -99,6 +101,24 @@ async def test_plain_requests_wake_no_task_of_their_connection(
             await lifecycle(stream)
         trio.lowlevel.remove_instrument(steps)
     assert steps.count == 0
+
+
+async def test_a_request_that_ends_its_connection_wakes_its_task_only_for_the_end(
+    lane: tuple[FastLane, int],
+) -> None:
+    async with connected(lane[1]) as stream:
+        await lifecycle(stream)
+    last = request("POST", "/ojs/v1/jobs", {"type": "t", "args": []}, "Connection: close")
+    async with connected(lane[1]) as stream:
+        await ask(stream, LIVE)  # the task has begun
+        steps = Steps()
+        trio.lowlevel.add_instrument(steps)
+        (answer,) = await ask(stream, last)
+        assert await stream.receive_some(10) == b""
+        trio.lowlevel.remove_instrument(steps)
+    assert answer.startswith(b"HTTP/1.1 201 ")
+    assert b"\r\nConnection: close\r\n" in answer
+    assert steps.count <= 2  # one ends the connection, one its nursery
 
 
 async def test_requests_are_answered_in_order_over_and_over(lane: tuple[FastLane, int]) -> None:
@@ -224,23 +244,26 @@ async def test_a_response_does_not_wait_for_a_large_request_of_the_same_turn(
 # -- failures --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("owner", "name"), [(driver, "encode"), (PeerWatch, "has_closed")], ids=["encoding", "sending"]
-)
+@pytest.mark.parametrize("poll", [POLL, POLL_MANY], ids=["plain", "readable"])
+@pytest.mark.parametrize("name", ["encoding", "sending"])
 async def test_a_bug_while_responding_ends_only_that_connection_and_releases_its_job(
-    api: Api, lane: tuple[FastLane, int], monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+    api: Api, lane: tuple[FastLane, int], monkeypatch: pytest.MonkeyPatch, name: str, poll: bytes
 ) -> None:
+    places: list[tuple[Any, str]] = [(PeerWatch, "has_closed")]
+    if name == "encoding":
+        places = [(driver, "encode"), (PlainVerb, "_encode")]
     async with connected(lane[1]) as stream, connected(lane[1]) as other:
         await ask(other, LIVE)
-        await ask(stream, POLL)  # the first fetch of a worker needs a task, which answers itself
+        await ask(stream, poll)  # the first fetch of a worker needs a task, which answers itself
         job = await api.enqueue()
         with monkeypatch.context() as patched:
 
             def broken(*args: Any, **kwargs: Any) -> Any:
                 raise RuntimeError("a bug")
 
-            patched.setattr(owner, name, broken)
-            await stream.send_all(POLL)
+            for owner, attribute in places:
+                patched.setattr(owner, attribute, broken)
+            await stream.send_all(poll)
             with suppress(trio.BrokenResourceError):
                 assert await stream.receive_some(10) == b""
         await until(_is(api, job["id"], "available"))
@@ -331,18 +354,20 @@ def _is(api: Api, job_id: str, state: str) -> Any:
     return check
 
 
+@pytest.mark.parametrize("poll", [POLL, POLL_MANY], ids=["plain", "readable"])
 async def test_the_job_of_a_client_that_disconnects_before_redis_replies_is_released(
-    api: Api, lane: tuple[FastLane, int], standalone: Embedded
+    api: Api, lane: tuple[FastLane, int], standalone: Embedded, poll: bytes
 ) -> None:
     async with connected(lane[1]) as stream:
         await lifecycle(stream)
         job = await api.enqueue()
         with paused(standalone):
-            await stream.send_all(POLL)
+            await stream.send_all(poll)
             await wait_all_tasks_blocked(0.05)
             (connection,) = lane[0]._connections
             assert connection._driver is not None
-            assert connection._driver._coroutine is not None
+            assert (connection._driver._call is not None) is (poll is POLL)
+            assert (connection._driver._coroutine is None) is (poll is POLL)
             await stream.aclose()
             await wait_all_tasks_blocked(0.05)
     await until(_forgotten(lane[0]))
@@ -350,19 +375,25 @@ async def test_the_job_of_a_client_that_disconnects_before_redis_replies_is_rele
     assert (await api.get(f"/ojs/v1/jobs/{job['id']}")).json["state"] == "active"
 
 
+@pytest.mark.parametrize("poll", [POLL, POLL_MANY], ids=["plain", "readable"])
 async def test_a_reply_that_arrives_while_the_cancelled_task_takes_over_is_not_lost(
-    api: Api, lane: tuple[FastLane, int], standalone: Embedded
+    api: Api, lane: tuple[FastLane, int], standalone: Embedded, poll: bytes
 ) -> None:
     async with connected(lane[1]) as stream:
         await lifecycle(stream)
         with paused(standalone):
-            await stream.send_all(POLL)
+            await stream.send_all(poll)
             await wait_all_tasks_blocked(0.05)
             (connection,) = lane[0]._connections
             assert connection._driver is not None
-            assert connection._driver._coroutine is not None
+            call = connection._driver._call
+            assert (call is not None) is (poll is POLL)
             connection.scope.cancel()
-            connection._driver._resume([1, b"", 0, 0])  # the fetch has found nothing
+            nothing = [1, b"", 0, 0]
+            if call is not None:
+                call.receive(nothing)
+            else:
+                connection._driver._resume(nothing)
             await until(_forgotten(lane[0]))
             assert len(api.app.store.unanswered_fetches) == 0  # it was not lost
 

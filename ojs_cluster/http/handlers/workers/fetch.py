@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Annotated
 
@@ -20,7 +20,7 @@ from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.common import QueueName, VisibilityTimeout
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.redis.driven_coroutines import ensure_task
-from ojs_cluster.store.engine.fetch.fetch import fetch_unless_quiet, release
+from ojs_cluster.store.engine.fetch.fetch import SentFetch, fetch_unless_quiet, release
 from ojs_cluster.store.engine.fetch.long_poll import FetchNow, fetch_or_wait
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.features.pools.pool_fetch import fetch_for_pool
@@ -29,7 +29,7 @@ from ojs_cluster.store.ground.job_fields import CHECKPOINT
 
 log = logging.getLogger("ojs.http")
 
-_EMPTY = Response(200, b'{"jobs":[]}')
+EMPTY = Response(200, b'{"jobs":[]}')
 
 
 _Queues = Annotated[list[QueueName], keywords(minItems=1, maxItems=fields.MAX_QUEUES)]
@@ -52,7 +52,7 @@ class FetchBody(msgspec.Struct, frozen=True):
     tenant: str | None = None
 
 
-_decoder = msgspec.json.Decoder(FetchBody)
+fetch_decoder = msgspec.json.Decoder(FetchBody)
 
 
 def _well_formed(jobs: Iterable[JobRecord]) -> Iterator[bytes]:
@@ -67,7 +67,7 @@ def _well_formed(jobs: Iterable[JobRecord]) -> Iterator[bytes]:
             log.exception("job %s is malformed and is not sent to the worker", job.id)
 
 
-async def fetch(app: App, request: Request) -> Response:
+def fetch(app: App, request: Request) -> Awaitable[Response]:
     """Lease jobs to a worker, and wait for jobs if none are available.
 
     The jobs are leased before the response is sent. If the client disconnects before it gets the
@@ -75,7 +75,12 @@ async def fetch(app: App, request: Request) -> Response:
 
     (spec: ojs-http-binding 10.1)
     """
-    body = decode(_decoder, request, app.settings.limits)
+    return fetch_or_resume(app, request)
+
+
+async def fetch_or_resume(app: App, request: Request, sent: SentFetch | None = None) -> Response:
+    """Answer a fetch. ``sent`` is its first call, if it is sent already."""
+    body = decode(fetch_decoder, request, app.settings.limits)
     queues: Sequence[str] = ()
     fetch_now: FetchNow = fetch_unless_quiet
     if body.queues is not msgspec.UNSET:
@@ -109,9 +114,10 @@ async def fetch(app: App, request: Request) -> Response:
         on_wait=request.on_wait,
         check=app.maintenance.check_fetch,
         fetch_now=fetch_now,
+        sent=sent,
     )
     if not jobs:
-        return _EMPTY
+        return EMPTY
     for job in jobs:
         if CHECKPOINT in job.fields:
             return await _with_checkpoints(app, jobs)
@@ -120,8 +126,8 @@ async def fetch(app: App, request: Request) -> Response:
     except MalformedJob:
         envelopes = list(_well_formed(jobs))
         if not envelopes:
-            return _EMPTY
-    return _response(app, jobs, envelopes)
+            return EMPTY
+    return response_with(app, jobs, envelopes)
 
 
 async def _in_pool(app: App, name: str, queues: Sequence[str]) -> tuple[Sequence[str], FetchNow]:
@@ -164,11 +170,12 @@ async def _with_checkpoints(app: App, jobs: list[JobRecord]) -> Response:
                 else b'%b,"checkpoint":{%b}}' % (envelope[:-1], checkpoint.members())
             )
     if not envelopes:
-        return _EMPTY
-    return _response(app, jobs, envelopes)
+        return EMPTY
+    return response_with(app, jobs, envelopes)
 
 
-def _response(app: App, jobs: list[JobRecord], envelopes: list[bytes]) -> Response:
+def response_with(app: App, jobs: list[JobRecord], envelopes: list[bytes]) -> Response:
+    """Return the response with leased jobs, at least one."""
     return Response(
         200,
         b'{"jobs":[%b],"job":%b}' % (b",".join(envelopes), envelopes[0]),

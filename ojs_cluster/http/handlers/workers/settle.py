@@ -17,6 +17,7 @@ from ojs_cluster.http.authorization.queue_scope import check_job
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode_large
 from ojs_cluster.http.shapes.keywords import keywords
+from ojs_cluster.redis.client import SentScript
 from ojs_cluster.store.engine.jobs import ack as store_ack
 from ojs_cluster.store.engine.jobs import nack as store_nack
 from ojs_cluster.store.engine.jobs import read_jobs
@@ -53,7 +54,7 @@ class NackBody(msgspec.Struct, frozen=True):
     started: bool | None = None
 
 
-_ack_decoder = msgspec.json.Decoder(AckBody)
+ack_decoder = msgspec.json.Decoder(AckBody)
 
 
 class _ErrorMessage(msgspec.Struct, frozen=True):
@@ -69,11 +70,17 @@ async def ack(app: App, request: Request) -> Response:
 
     (spec: ojs-http-binding 10.2)
     """
-    body = await decode_large(_ack_decoder, request, app.settings.limits)
+    body = await decode_large(ack_decoder, request, app.settings.limits)
     job_id = named_job(body.job_id or body.id)
     if request.is_restricted:
         await check_job(app, request, job_id)
     return await _ack(app, job_id, body)
+
+
+async def resume_ack(app: App, request: Request, sent: SentScript) -> Response:
+    """Answer an ack whose call is sent; otherwise as ``ack``."""
+    body = ack_decoder.decode(request.body)
+    return await _ack(app, named_job(body.job_id or body.id), body, sent)
 
 
 async def ack_by_path(app: App, request: Request, job_id: str) -> Response:
@@ -84,7 +91,7 @@ async def ack_by_path(app: App, request: Request, job_id: str) -> Response:
     return await _ack(
         app,
         fields.job_id(job_id),
-        await decode_large(_ack_decoder, request, app.settings.limits, optional=True),
+        await decode_large(ack_decoder, request, app.settings.limits, optional=True),
     )
 
 
@@ -165,14 +172,20 @@ def releases(body: NackBody) -> bool:
     return True
 
 
-async def _ack(app: App, job_id: str, body: AckBody) -> Response:
+async def _ack(app: App, job_id: str, body: AckBody, sent: SentScript | None = None) -> Response:
     job = await store_ack.ack(
         app.store,
         job_id,
         worker_id=fields.worker_id(body.worker_id),
         lease_id=lease_of(app, body.lease_id),
         result=raw_or_none(body.result),
+        sent=sent,
     )
+    return acknowledged(job)
+
+
+def acknowledged(job: JobRecord) -> Response:
+    """Return the response to the ack of a job."""
     completed_at = format_ms(job.finished_ms or 0)
     return Response(
         200, b'{"acknowledged":true,"completed_at":"%b",%b' % (completed_at, _job_members(job))

@@ -32,6 +32,7 @@ from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import TERMINAL
 from ojs_cluster.core.jobs.unique import UniquePolicy
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.client import SentScript
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.aliases import (
@@ -257,16 +258,44 @@ async def _store_fixed(
     return bool(reply[0] == b"ok")
 
 
+@dataclass(frozen=True, slots=True)
+class SentEnqueue:
+    """A call of ``enqueue_one.lua`` for a plain job, sent before ``resume``.
+
+    Args:
+        call: the call.
+        shard: the shard of the job.
+        job_id: the id of the job.
+    """
+
+    call: SentScript
+    shard: Shard
+    job_id: str
+
+
+async def resume(store: Store, job: NewJob, sent: SentEnqueue) -> JobRecord:
+    """Store a job whose first call is sent; otherwise as ``enqueue``."""
+    return await _enqueue_plain(store, sent.shard, job, ignore_depth_bound=False, sent=sent)
+
+
 async def _enqueue_plain(
-    store: Store, shard: Shard, job: NewJob, ignore_depth_bound: bool
+    store: Store,
+    shard: Shard,
+    job: NewJob,
+    ignore_depth_bound: bool,
+    sent: SentEnqueue | None = None,
 ) -> JobRecord:
     """Store a job that needs no claim, by the fast path where possible."""
-    placed = place(store.ids.new(shard.index, store.clock.now_ms()), job)
+    job_id = store.ids.new(shard.index, store.clock.now_ms()) if sent is None else sent.job_id
+    placed = place(job_id, job)
     fast_path, limit = True, job.rate_limit
     declared = limit is not None and await store.limit_keys.has_limits(store, limit)
-    if fits_fast_path(store, shard, [placed], declared=declared):
-        keys, args = enqueue_one_command(store, shard, placed)
-        reply = await store.run(shard, "enqueue_one", keys, args, idempotent=True)
+    if sent is not None or fits_fast_path(store, shard, [placed], declared=declared):
+        if sent is None:
+            keys, args = enqueue_one_command(store, shard, placed)
+            reply = await store.run(shard, "enqueue_one", keys, args, idempotent=True)
+        else:
+            reply = await store.redis.complete(sent.call)
         if isinstance(reply, int):
             store.depth_cache.mark_filled(store.keys, shard, (job.queue,))
             count_types(store, (placed,))

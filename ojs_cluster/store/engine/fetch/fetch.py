@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
@@ -10,9 +11,11 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.core.events import JOB_STARTED
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.client import SentScript
 from ojs_cluster.redis.deadline import current_deadline, share_remaining_time
 from ojs_cluster.redis.driven_coroutines import ShieldedBlock, driver_state, ensure_task
 from ojs_cluster.redis.errors import ReplyTooLarge
+from ojs_cluster.redis.packed_calls import pack_call
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.fetch.fetch_script import (
     LIMITED_FIELDS,
@@ -70,6 +73,23 @@ _MAX_SEQUENTIAL = 3
 """Maximum number of stages that a fetch calls one after the other.
 
 If there are more, it reads the depths of all stages after the first at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentFetch:
+    """A call of ``fetch.lua`` for one job of one queue, sent before ``resume``.
+
+    Args:
+        call: the call.
+        shard: the shard of the queue.
+        prefix: the prefix of the lease ids.
+        since: as in ``long_poll.fetch_or_wait``, before the call.
+    """
+
+    call: SentScript
+    shard: Shard
+    prefix: bytes
+    since: int | None
 
 
 class WorkerIsQuiet(Exception):
@@ -147,6 +167,30 @@ async def fetch_unless_quiet(
         rank = {queue: position for position, queue in enumerate(dict.fromkeys(queues))}
         operation.jobs.sort(key=lambda job: rank[job.queue])
     return operation.jobs
+
+
+def plain_command(store: Store, shard: Shard, queue: str, worker_id: str, prefix: bytes) -> bytes:
+    """Return the packed call of ``fetch.lua`` that ``fetch`` sends for one job of one queue."""
+    args = _Fetch(store, 1, worker_id, None, "")._args(prefix, with_depth=False)
+    return pack_call(store.scripts["fetch"], fetch_keys(shard, [queue]), args)
+
+
+async def resume(
+    store: Store, queues: Sequence[str], count: int, worker_id: str, sent: SentFetch
+) -> list[JobRecord]:
+    """Fetch from one queue whose first call is sent; otherwise as ``fetch_unless_quiet``.
+
+    Nothing is awaited before the shielded wait for the reply. A cancellation would lose the jobs.
+    """
+    resumed = _Fetch(store, count, worker_id, None, "")
+    resumed.sent = sent
+    try:
+        failure = await _run_stage(store, [sent.shard], list(queues), resumed)
+    except BaseException:
+        await release(store, resumed.jobs)
+        raise
+    resumed.check_result(failure)
+    return resumed.jobs
 
 
 async def collect(
@@ -301,6 +345,8 @@ class _Fetch:
         self._visibility_timeout_ms = visibility_timeout_ms
         self.tenant = tenant
         self.jobs: list[JobRecord] = []
+        self.sent: SentFetch | None = None
+        """The first call of the fetch, if it is sent already."""
 
     @property
     def wanted(self) -> int:
@@ -428,20 +474,23 @@ class _Fetch:
             ``FetchReply.more``; and how many jobs remain in the first queue.
         """
         store = self._store
-        prefix = new_prefix(shard)
+        sent, self.sent = self.sent, None
+        prefix = new_prefix(shard) if sent is None else sent.prefix
         limited = bool(self.tenant) or (
             not try_fast and store.limited_queues.contains(shard, queues)
         )
         reply: Any = None
         try:
-            if not (limited or store.webhooks.selects(JOB_STARTED)):
+            if sent is not None:
+                limited, reply = False, await store.redis.complete(sent.call)
+            elif not (limited or store.webhooks.selects(JOB_STARTED)):
                 args = self._args(prefix, with_depth)
                 reply = await store.run(shard, "fetch", fetch_keys(shard, queues), args)
-                if isinstance(reply, list) and reply[1] in _FULL_PATH:
-                    if reply[1] != b"full_path":
-                        by_job = reply[1] == b"limited_job"
-                        store.limited_queues.add(shard, queues, by_job=by_job)
-                    reply = None
+            if isinstance(reply, list) and reply[1] in _FULL_PATH:
+                if reply[1] != b"full_path":
+                    by_job = reply[1] == b"limited_job"
+                    store.limited_queues.add(shard, queues, by_job=by_job)
+                reply = None
             if reply is None:
                 args = self._full_args(prefix, shard, queues, idle_keys)
                 keys = full_fetch_keys(shard, queues)

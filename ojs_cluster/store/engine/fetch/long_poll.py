@@ -26,8 +26,10 @@ from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.fetch.fetch import (
     FetchIsUnfinished,
+    SentFetch,
     WorkerIsQuiet,
     fetch_unless_quiet,
+    resume,
 )
 from ojs_cluster.store.engine.fetch.ranked_fetch import read_depths
 from ojs_cluster.store.engine.jobs.record import JobRecord
@@ -154,10 +156,12 @@ class Waiters:
         """
         return self._covered_until.get(queues, -inf) > trio.current_time()
 
-    @property
-    def messages(self) -> int:
-        """The number of messages so far, for ``has_message``."""
-        return self._messages
+    def position(self, queues: Sequence[str], wait_ms: int) -> int | None:
+        """Return the number of messages before a fetch that may wait, for ``has_message``.
+
+        It is None if the fetch does not wait, or if not all messages reach this process.
+        """
+        return self._messages if wait_ms > 0 and self.covers(tuple(queues)) else None
 
     def has_message(self, queues: Sequence[str], since: int) -> bool:
         """Return whether one of the queues had a message after the first ``since`` messages."""
@@ -299,6 +303,7 @@ async def fetch_or_wait(
     on_wait: Callable[[], None] = lambda: None,
     check: Callable[[], None] = lambda: None,
     fetch_now: FetchNow = fetch_unless_quiet,
+    sent: SentFetch | None = None,
 ) -> list[JobRecord]:
     """Fetch as ``fetch`` does; when there is no job, wait up to ``wait_ms`` for the first one.
 
@@ -314,6 +319,7 @@ async def fetch_or_wait(
         on_wait: called when the wait begins.
         check: called before each fetch during the wait. It raises ``OJSError`` to end the wait.
         fetch_now: fetches without a wait; for a worker pool, by its strategy.
+        sent: the first call of the fetch, if it is sent already.
 
     Raises:
         BackendUnavailable: as ``fetch``.
@@ -323,11 +329,15 @@ async def fetch_or_wait(
     if wait_ms > 0:
         deadline = trio.current_time() + wait_ms / 1000
         extend_deadline(wait_ms / 1000)
-    since = waiters.messages if wait_ms > 0 and waiters.covers(tuple(queues)) else None
+    since = waiters.position(queues, wait_ms) if sent is None else sent.since
     jobs: list[JobRecord] = []
     try:
         try:
-            jobs = await fetch_now(store, queues, count, worker_id, visibility_timeout_ms, tenant)
+            if sent is None:
+                first = fetch_now(store, queues, count, worker_id, visibility_timeout_ms, tenant)
+            else:
+                first = resume(store, queues, count, worker_id, sent)
+            jobs = await first
         except FetchIsUnfinished:
             since = None
         if jobs or wait_ms <= 0 or waiters.draining:

@@ -8,9 +8,12 @@ from functools import partial
 
 from ojs_cluster.core.errors import PayloadTooLarge
 from ojs_cluster.core.events import JOB_COMPLETED
+from ojs_cluster.keys import Shard
+from ojs_cluster.redis.client import SentScript
 from ojs_cluster.redis.durability import required_durability
+from ojs_cluster.redis.packed_calls import pack_call
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.engine.jobs.by_id import run_for_reply
+from ojs_cluster.store.engine.jobs.by_id import keys_of, run_for_reply
 from ojs_cluster.store.engine.jobs.by_ids import JobOutcome, JobTransition, run_on_jobs
 from ojs_cluster.store.engine.jobs.record import JobRecord, record, split_values
 from ojs_cluster.store.ground import job_fields as f
@@ -31,6 +34,7 @@ async def ack(
     worker_id: str | None,
     lease_id: str | None,
     result: bytes | None,
+    sent: SentScript | None = None,
 ) -> JobRecord:
     """Complete an active job.
 
@@ -43,6 +47,7 @@ async def ack(
         worker_id: the caller's worker id, None when it names none.
         lease_id: the caller's lease id, None when it names none.
         result: the job's result as JSON, None for none.
+        sent: the call of ``ack.lua``, if it is sent already.
 
     Returns:
         The completed job. The fields of its former lease may be absent.
@@ -58,20 +63,13 @@ async def ack(
         raise refusal
     # The fast path is not used with required durability: each reply waits for a confirmation, and a
     # job that needs the full path would wait twice. Webhooks need the full path as well.
-    full = (
+    full = sent is None and bool(
         required_durability(store.redis.durability)
         or store.webhooks.selects(JOB_COMPLETED)
         or needs_full_ack(lease_id)
     )
     name = "ack_full" if full else "ack"
-    args: list[Arg] = [
-        store.events_arg if full else store.settings.events_per_shard,
-        worker_id or "",
-        lease_id or "",
-        store.settings.retention_completed_ms,
-    ]
-    if result:
-        args.append(result)
+    args = _args(store, worker_id, lease_id, result, full=full)
     reply = await run_for_reply(
         store,
         name,
@@ -80,9 +78,10 @@ async def ack(
         args,
         idempotent=bool(worker_id or lease_id),
         lease_id=lease_id,
+        sent=sent,
     )
     if isinstance(reply, bytes):
-        completed = _plain_job(job_id, reply, result)
+        completed = plain_job(job_id, reply, result)
         store.job_counts.count_completed_job(completed.fields)
         return completed
     fields = reply[1]
@@ -98,7 +97,35 @@ async def ack(
     return completed
 
 
-def _plain_job(job_id: str, reply: bytes, result: bytes | None) -> JobRecord:
+def _args(
+    store: Store, worker_id: str | None, lease_id: str | None, result: bytes | None, *, full: bool
+) -> list[Arg]:
+    """Return ARGV of ``ack.lua``, or of ``ack_full.lua``."""
+    args: list[Arg] = [
+        store.events_arg if full else store.settings.events_per_shard,
+        worker_id or "",
+        lease_id or "",
+        store.settings.retention_completed_ms,
+    ]
+    if result:
+        args.append(result)
+    return args
+
+
+def plain_command(
+    store: Store,
+    shard: Shard,
+    job_id: str,
+    worker_id: str | None,
+    lease_id: str | None,
+    result: bytes | None,
+) -> bytes:
+    """Return the packed call of ``ack.lua`` that ``ack`` sends to a shard."""
+    args = _args(store, worker_id, lease_id, result, full=False)
+    return pack_call(store.scripts["ack"], keys_of(shard, job_id, _KEYS), args)
+
+
+def plain_job(job_id: str, reply: bytes, result: bytes | None) -> JobRecord:
     """Return the job of a text that ``ack.lua`` returns."""
     seconds, micros, values = reply.split(b"\n", 2)
     queue, job_type, created, max_attempts, attempt, started, envelope = split_values(

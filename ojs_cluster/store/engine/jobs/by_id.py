@@ -16,6 +16,7 @@ from ojs_cluster.core.errors import Conflict, MalformedJob, NotFound, OJSError
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.client import SentScript
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.jobs.record import JobRecord, record
 from ojs_cluster.store.engine.outbox.outbox import deliver
@@ -90,20 +91,25 @@ async def run_for_reply(
     idempotent: bool = False,
     lease_id: str | None = None,
     more_keys: Callable[[Shard], Sequence[bytes]] | None = None,
+    sent: SentScript | None = None,
 ) -> Any:
     """Run a transition as ``run_on_job`` does, and return the reply of the script.
 
-    The reply is a list or, from the fast path of some scripts, a text.
+    The reply is a list or, from the fast path of some scripts, a text. ``sent`` is the first call,
+    if it is sent already.
     """
     if not is_job_id(job_id):
         raise NotFound("job", job_id)
     owner = store.keys.shard_of_id(job_id)
     shard = leased_in = first_shard(store.keys, owner, lease_id)
     for _ in range(_MAX_CALLS):
-        keys = [shard.job(job_id), *[getattr(shard, key) for key in shard_keys]]
+        keys = keys_of(shard, job_id, shard_keys)
         if more_keys is not None:
             keys += more_keys(shard)
-        reply: Any = await store.run(shard, name, keys, args, idempotent=idempotent)
+        if sent is None:
+            reply: Any = await store.run(shard, name, keys, args, idempotent=idempotent)
+        else:
+            reply, sent = await store.redis.complete(sent), None
         status = b"ok" if isinstance(reply, bytes) else reply[0]
         if status == b"ok":
             if not isinstance(reply, bytes) and len(reply) > 2 and reply[2]:
@@ -122,6 +128,11 @@ async def run_for_reply(
             raise refusal(job_id, reply, shard)
         shard = leased_in = owner
     raise NotFound("job", job_id)
+
+
+def keys_of(shard: Shard, job_id: str, shard_keys: Sequence[str]) -> list[bytes]:
+    """Return KEYS of a transition of one job in a shard; arguments as of ``run_on_job``."""
+    return [shard.job(job_id), *[getattr(shard, key) for key in shard_keys]]
 
 
 async def restore_alias(store: Store, shard: Shard, job_id: str) -> bool:

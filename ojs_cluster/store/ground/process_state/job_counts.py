@@ -92,14 +92,24 @@ class JobCounts:
             now_ms: when the attempt starts.
         """
         since = fields.get(f.ENQUEUED) or fields[f.CREATED]
-        self._started.append((fields[f.QUEUE], fields[f.TYPE], since, now_ms))
+        self.note_start(fields[f.QUEUE], fields[f.TYPE], since, now_ms)
+
+    def note_start(self, queue: bytes, job_type: bytes, since: bytes, now_ms: int) -> None:
+        """Count a start as ``count_start``; ``since`` is when the job began to wait."""
+        self._started.append((queue, job_type, since, now_ms))
         if len(self._started) >= _MAX_UNCOUNTED:
             self._count_all()
 
     def count_completed_job(self, fields: Mapping[bytes, bytes]) -> None:
         """Count a completed job with these fields; see ``count_start``."""
         times = fields[f.STARTED], fields[f.FINISHED]
-        self._completed.append((fields[f.QUEUE], fields[f.TYPE], *times))
+        self.note_completed(fields[f.QUEUE], fields[f.TYPE], *times)
+
+    def note_completed(
+        self, queue: bytes, job_type: bytes, started: bytes, finished: bytes
+    ) -> None:
+        """Count a completed job with these values of its fields."""
+        self._completed.append((queue, job_type, started, finished))
         if len(self._completed) >= _MAX_UNCOUNTED:
             self._count_all()
 

@@ -134,16 +134,19 @@ class PartitionTable:
             work = partial(self._refresh, store)
             await store.background.once("partitions", work, _MAX_WAIT_S)
 
+    def is_fresh(self, now: float) -> bool:
+        """Return whether ``refresh_if_stale`` has nothing to do at ``now``, in trio's seconds."""
+        return now < self._next_read_at and (now - self._read_at < MAX_AGE_S or self._unreadable)
+
     async def refresh_if_stale(self, store: Runtime) -> None:
         """Read the table again if the last read is ``REFRESH_S`` old.
 
         Never raises: when the read fails, the last copy stays in use.
         """
         now = trio.current_time()
-        fresh = now - self._read_at < MAX_AGE_S
-        if now < self._next_read_at and (fresh or self._unreadable):
+        if self.is_fresh(now):
             return
-        wait = not fresh and store.redis.is_responsive(store.keys.meta.slot)
+        wait = now - self._read_at >= MAX_AGE_S and store.redis.is_responsive(store.keys.meta.slot)
         work = partial(self._refresh, store)
         await store.background.once("partitions", work, _MAX_WAIT_S if wait else 0)
 

@@ -77,6 +77,10 @@ class QueueRegistry:
                 work = partial(self._renew, store, queue)
                 await store.background.once(("queue", queue), work, 0)
 
+    def is_current(self, queue: str, now: float) -> bool:
+        """Return whether ``ensure`` has nothing to do for a queue at ``now``, in trio's seconds."""
+        return self._renewal_times.get(queue, 0.0) > now
+
     async def register(self, store: Runtime, queue: str) -> None:
         """Register a queue that holds a job or an operator's setting, even beyond the limit.
 

@@ -34,6 +34,10 @@ class FetchTouches:
     def __init__(self) -> None:
         self._next_touch: dict[str, float] = {}
 
+    def is_recent(self, worker_id: str, now: float) -> bool:
+        """Return whether ``touch`` records nothing at ``now``, in trio's seconds."""
+        return not worker_id or self._next_touch.get(worker_id, 0.0) > now
+
     async def touch(self, store: Runtime, worker_id: str) -> None:
         """Record that a worker fetches, unless that was recorded less than five seconds ago.
 
@@ -46,7 +50,7 @@ class FetchTouches:
             worker_id: '' for an anonymous fetch, which is not recorded.
         """
         now = trio.current_time()
-        if not worker_id or self._next_touch.get(worker_id, 0.0) > now:
+        if self.is_recent(worker_id, now):
             return
         if len(self._next_touch) >= _MAX_REMEMBERED:
             self._next_touch.clear()
