@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -13,6 +16,7 @@ import trio
 from h2.errors import ErrorCodes
 
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.server.http import connections as accept_module
 from ojs_cluster.server.http.connections import (
     ConnectionLimits,
     Connections,
@@ -526,7 +530,9 @@ async def test_every_listener_continues_when_connections_are_free_again() -> Non
     ]
 
     async def accept(listener: trio.SocketListener) -> None:
-        accepted.append(await connections.accept(listener))
+        descriptor = listener.socket.fileno()
+        with socket.socket(fileno=os.dup(descriptor)) as sock:
+            accepted.extend(await connections.accept(sock))
 
     async with first, second, third, trio.open_nursery() as nursery:
         async with await trio.testing.open_stream_to_socket_listener(first):
@@ -542,6 +548,48 @@ async def test_every_listener_continues_when_connections_are_free_again() -> Non
                         await trio.sleep(0.01)
     for stream in accepted:
         await trio.aclose_forcefully(stream)
+
+
+async def test_connections_that_wait_are_accepted_together_up_to_the_limits() -> None:
+    connections = Connections(ConnectionLimits(max_connections=11))
+    with socket.create_server(("127.0.0.1", 0), backlog=20) as listener:
+        listener.setblocking(False)
+        waiting = [socket.create_connection(listener.getsockname()) for _ in range(12)]
+        streams = await connections.accept(listener)
+        assert len(streams) == 8  # other processes may take the rest
+        streams += await connections.accept(listener)
+        assert len(streams) == 11
+        with trio.move_on_after(0.05) as full:
+            await connections.accept(listener)
+        assert full.cancelled_caught
+        connections.ended()
+        streams += await connections.accept(listener)
+        assert len(streams) == 12
+    for stream in streams:
+        stream.socket.close()
+    for sock in waiting:
+        sock.close()
+
+
+@pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EMFILE])
+async def test_an_error_of_one_connection_does_not_end_the_listener(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    connections = Connections(ConnectionLimits())
+    errors = [OSError(number, "refused by the test")]
+
+    def accept_now(listener: socket.socket) -> trio.SocketStream:
+        if errors:
+            raise errors.pop()
+        return accept(listener)
+
+    accept = accept_module.accept_now
+    monkeypatch.setattr(accept_module, "accept_now", accept_now)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        with socket.create_connection(listener.getsockname()):
+            (stream,) = await connections.accept(listener)
+            stream.socket.close()
 
 
 def test_as_many_connections_as_files_allow() -> None:

@@ -19,6 +19,7 @@ Three things make the fast lane fast:
 
 from __future__ import annotations
 
+import socket
 from contextlib import suppress
 from time import perf_counter
 from typing import Final
@@ -86,9 +87,11 @@ class FastLane:
             self._connections.discard(connection)
         if rest is None:
             if isinstance(stream, trio.SocketStream):
-                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    await stream.send_eof()  # as hypercorn does
-            await stream.aclose()
+                with suppress(OSError):
+                    stream.socket.shutdown(socket.SHUT_WR)  # as hypercorn does
+                stream.socket.close()  # at once: both methods of a stream let other tasks run first
+            else:
+                await stream.aclose()
         return rest
 
     async def close_idle(self) -> None:

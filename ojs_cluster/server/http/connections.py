@@ -10,10 +10,12 @@ from __future__ import annotations
 import errno
 import logging
 import resource
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 import trio
@@ -30,7 +32,11 @@ _RESERVED_DESCRIPTORS: Final = 256
 """Number of file descriptors kept for connections to Redis, logs and other files of the process."""
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Errors of accept(2) that end when other connections close or memory is freed."""
+_CLIENT_GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM})
+"""Errors of accept(2) that concern one connection, which has ended or is filtered."""
 _RETRY_ACCEPT_S: Final = 0.1
+_BURST: Final = 8
+"""Maximum number of connections that a process accepts at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,29 +72,41 @@ class Connections:
         self._draining = False
         self._servers: dict[BoundedServer, trio.CancelScope] = {}
 
-    async def accept(self, listener: trio.SocketListener) -> trio.SocketStream:
-        """Accept the next connection, as soon as the number of connections is below the maximum.
+    async def accept(self, listener: socket.socket) -> list[trio.SocketStream]:
+        """Accept the next connections, as soon as the number of connections is below the maximum.
 
         At the maximum, new connections wait in the kernel's queue, from which another process of
         the node may accept them. (Rejected: to accept and close them. The client would have to
         reconnect although another process is free.) If several listeners wait when one connection
         ends, each of them may accept one connection.
+
+        Args:
+            listener: a listening socket that does not block.
+
+        Returns:
+            At least one connection, and at most ``_BURST``: other processes of the node accept from
+            the same queue.
         """
-        max_connections = self.limits.max_connections
-        while True:
-            while max_connections and self._count >= max_connections:
+        maximum = self.limits.max_connections or inf
+        accepted: list[trio.SocketStream] = []
+        while not accepted:
+            while self._count >= maximum:
                 await self._connection_ended.wait()
+            await trio.lowlevel.wait_readable(listener)
             try:
-                accepted = await listener.accept()
+                while len(accepted) < _BURST and self._count < maximum:
+                    accepted.append(accept_now(listener))
+                    # Counted here and not in `serve`, which may run only after the next accept.
+                    self._count += 1
+            except BlockingIOError:
+                pass
             except OSError as error:
-                if error.errno not in _OUT_OF_RESOURCES:
+                if error.errno in _OUT_OF_RESOURCES:
+                    log.warning("cannot accept connections, trying again: %s", error.strerror)
+                    await trio.sleep(_RETRY_ACCEPT_S)
+                elif error.errno not in _CLIENT_GONE:
                     raise
-                log.warning("cannot accept connections, trying again: %s", error.strerror)
-                await trio.sleep(_RETRY_ACCEPT_S)
-            else:
-                # Counted here and not in `serve`, which may run only after the next accept.
-                self._count += 1
-                return accepted
+        return accepted
 
     def ended(self) -> None:
         """Count the end of a connection that ``accept`` returned."""
@@ -151,6 +169,17 @@ class Connections:
             idle_s = 0.0 if self._draining and server.is_http2 else self.limits.idle_s
             if server.idle_since <= now - idle_s or server.head_since <= now - self.limits.head_s:
                 scope.cancel()
+
+
+def accept_now(listener: socket.socket) -> trio.SocketStream:
+    """Accept a connection that waits.
+
+    Raises:
+        BlockingIOError: none waits.
+        OSError: see accept(2).
+    """
+    accepted, _ = listener.accept()
+    return trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
 
 
 def max_connections_possible(configured: int) -> int:

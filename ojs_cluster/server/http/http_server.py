@@ -25,7 +25,7 @@ from ojs_cluster.http.access.certificate_subject import subject_of
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.request_body.memory import BodyMemoryBudget, BodyReservation
 from ojs_cluster.server.config.settings import ListenSettings
-from ojs_cluster.server.http.connections import ConnectionLimits, Connections
+from ojs_cluster.server.http.connections import ConnectionLimits, Connections, accept_now
 from ojs_cluster.server.http.http2_protocol import MAX_HEADERS_BYTES, MAX_STREAMS
 from ojs_cluster.server.http.hypercorn_connection import (
     AdmitsRequest,
@@ -240,23 +240,20 @@ class _Service:
             serving: the nursery of the tasks that serve connections.
         """
         for sock in sockets:
-            # A duplicate, because the accept task closes its listener when it is cancelled. The
-            # drain still accepts waiting connections from the original socket.
-            listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock.dup()))
-            accepting.start_soon(self._accept, listener, serving)
+            accepting.start_soon(self._accept, sock, serving)
         if self.lane is not None:
             accepting.start_soon(self.lane.close_idle)
 
-    async def _accept(self, listener: trio.SocketListener, serving: trio.Nursery) -> None:
+    async def _accept(self, listener: socket.socket, serving: trio.Nursery) -> None:
         async def serve_counted(accepted: trio.SocketStream) -> None:
             try:
                 await self._serve_connection(accepted)
             finally:
                 self.connections.ended()
 
-        async with listener:
-            while True:
-                serving.start_soon(serve_counted, await self.connections.accept(listener))
+        while True:
+            for accepted in await self.connections.accept(listener):
+                serving.start_soon(serve_counted, accepted)
 
     async def _drain(self, sockets: Sequence[socket.socket], serving: trio.Nursery) -> None:
         """Close the port and idle connections; other connections close after their response.
@@ -300,7 +297,7 @@ class _Service:
             except* Exception as group:
                 report(group)
             finally:
-                await trio.aclose_forcefully(accepted)
+                accepted.socket.close()
 
     async def _serve_with_hypercorn(
         self, stream: trio.SocketStream | TlsStream, already_read: bytes
@@ -332,8 +329,7 @@ def _accept_waiting_and_close(listener: socket.socket) -> list[trio.SocketStream
     streams = []
     with listener, suppress(OSError):  # the queue is empty, or the process has no descriptor left
         while True:
-            accepted, _ = listener.accept()
-            streams.append(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
+            streams.append(accept_now(listener))
     return streams
 
 
