@@ -29,6 +29,7 @@ from ojs_cluster.http.request_ids import request_id_for
 from ojs_cluster.http.routes.all_routes import DOCUMENT_ROUTE, ROUTES
 from ojs_cluster.http.routing.router import HttpRouter, Route
 from ojs_cluster.http.starting import starting_response
+from ojs_cluster.redis.errors import MalformedKey, RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import OJS_TYPE, Api, open_app
 from tests.support.servers import own_server
@@ -470,6 +471,8 @@ def test_every_error_has_a_complete_body(cls: type[e.OJSError]) -> None:
         error = cls("1", "a field is missing")
     elif issubclass(cls, e.MalformedRecord):
         error = cls("workflow", "1", "a field is missing")
+    elif issubclass(cls, MalformedKey):
+        error = cls(RedisReplyError("WRONGTYPE secret"), "a key has a wrong type", None)
     else:
         error = cls("secret", field="a.b")
     response = error_response(error, "req_1")

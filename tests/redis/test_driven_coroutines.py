@@ -24,7 +24,7 @@ from ojs_cluster.redis.driven_coroutines import (
     ensure_task,
 )
 from ojs_cluster.redis.durability import Durability, current_work, require_durability
-from ojs_cluster.redis.errors import CommandNotSent, ReplyLost
+from ojs_cluster.redis.errors import CommandNotSent, MalformedKey, ReplyLost
 from ojs_cluster.redis.reply_waiters import Answer
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.redis.helpers import client_of, slot_of
@@ -399,7 +399,7 @@ async def test_errors_of_redis_are_dealt_with_in_a_task(standalone: Embedded) ->
     async with client_of(standalone) as client:
         slot = slot_of(b"k")
         await client.call(slot, b"SET", b"k", b"v")
-        with pytest.raises(Exception, match="WRONGTYPE"):
+        with pytest.raises(MalformedKey, match="a wrong type"):
             await driven(client.call(slot, b"LPUSH", b"k", b"x"), lambda: moves.append("moved"))
         assert moves == ["moved"]
         assert await driven(client.call(slot, b"GET", b"k")) == b"v"
