@@ -186,7 +186,12 @@ def test_a_change_that_follows_the_table_is_complete(
     assert len(edits) <= MAX_FILES
     done = subprocess.run(
         [sys.executable, "-c", check],
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{tmp_path / 'clients/python/src'}"},
+        env={
+            **os.environ,
+            "PYTHONPATH": ":".join(
+                map(str, (tmp_path, tmp_path / "scheduler", tmp_path / "clients/python/src"))
+            ),
+        },
         cwd=tmp_path,
         capture_output=True,
         text=True,

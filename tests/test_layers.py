@@ -27,7 +27,7 @@ LAYERS = {
     "ojs_cluster.store": 3,
     "ojs_cluster.http": 4,
     "ojs_cluster.ui": 4,
-    "scheduler": 4,
+    "ojs_scheduler": 4,
     "ojs_cluster.server": 5,
     "ojs_cluster.cli": 5,
 }
@@ -46,7 +46,8 @@ def modules() -> list[Path]:
 
 
 def name_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    return name.removeprefix("scheduler.").removeprefix("clients.python.src.")
 
 
 def imports_of(path: Path) -> set[str]:
@@ -73,7 +74,7 @@ def test_no_import_points_to_a_higher_layer(path: Path) -> None:
         if layer is None:
             continue
         assert layer <= own, f"{name} (layer {own}) imports {target} (layer {layer})"
-        sides = {name.split(".")[0] == "scheduler", target.split(".")[0] == "scheduler"}
+        sides = {each.split(".")[0] == "ojs_scheduler" for each in (name, target)}
         if own == layer == 4:
             assert len(sides) == 1, f"{name} imports {target}: http and scheduler stay apart"
 
@@ -115,7 +116,11 @@ def test_there_is_no_import_cycle() -> None:
     graphlib.TopologicalSorter(graph).prepare()  # its error names the modules of a cycle
 
 
-PACKAGES = (ROOT / "ojs_cluster", ROOT / "scheduler", ROOT / "clients/python/src/ojs_client")
+PACKAGES = (
+    ROOT / "ojs_cluster",
+    ROOT / "scheduler/ojs_scheduler",
+    ROOT / "clients/python/src/ojs_client",
+)
 
 
 def folders() -> list[Path]:

@@ -30,7 +30,7 @@ from ojs_cluster.store.features.cron.cron_store import RedisCronStore
 from ojs_cluster.store.features.cron.firing import fire_due
 from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.store.open import open_store
-from scheduler.settings import SchedulerSettings
+from ojs_scheduler.settings import SchedulerSettings
 
 QUEUES = 32
 MARGIN_S = 5

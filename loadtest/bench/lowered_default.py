@@ -42,7 +42,7 @@ from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.store.ground.process_state.partitions import DEFAULT
 from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.store.open import open_store
-from scheduler.loops.janitor import partitions_step
+from ojs_scheduler.loops.janitor import partitions_step
 
 HEADS = (
     *("round", "s", "process s", "masters s", "commands/queue", "longest ms", "over 10 ms"),

@@ -12,7 +12,7 @@ from loadtest.sim.predict import apis_for
 from ojs_cluster.store.ground.process_state.partitions import REFRESH_S
 from ojs_cluster.store.ground.process_state.registry import LONGEST_RENEWAL_S
 from ojs_cluster.store.operators.operations.metrics import CACHED_S
-from scheduler.settings import SchedulerSettings
+from ojs_scheduler.settings import SchedulerSettings
 
 SCRAPE_S = 15.0
 """Seconds between two scrapes of a node. Each reaches one of its processes."""

@@ -134,7 +134,7 @@ class DriverState:
 
     There is one instance per process. So if a process has driven coroutines, only one of its event
     loops may use the Redis client. The scheduler has none, and two event loops
-    (``scheduler.election_thread``).
+    (``ojs_scheduler.election_thread``).
     """
 
     __slots__ = ("driven", "respond_at", "with_commands", "with_responses")

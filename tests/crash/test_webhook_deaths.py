@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler.loops import webhooks
+from ojs_scheduler.loops import webhooks
 from tests.crash.harness import World, failing_at_every_command
 from tests.crash.webhooks import Delivering
 from tests.support.failing_process import MODES, Mode

@@ -13,7 +13,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.webhooks import deliveries
 from ojs_cluster.store.ground.process_state import subscriptions
 from ojs_cluster.webhooks.client import AttemptResult, WebhookClient
-from scheduler.loops.webhooks import WebhookSender
+from ojs_scheduler.loops.webhooks import WebhookSender
 from tests.crash.harness import World
 from tests.store.shortcuts import put, shard_of
 from tests.store.webhook_jobs import subscribe

@@ -22,7 +22,7 @@ from ojs_cluster.server.http.scheduler_http import scheduler_families
 from ojs_cluster.store.engine.outbox.outbox import ATTEMPTS
 from ojs_cluster.store.features.webhooks import deliveries
 from ojs_cluster.store.operators.operations import metrics
-from scheduler.stats import Stats
+from ojs_scheduler.stats import Stats
 from tests.http.api import Api, Reply, open_app
 from tests.store.webhook_jobs import subscribe
 from tests.support.servers import observer

@@ -122,13 +122,13 @@ class Copy:
 
     def _env(self) -> dict[str, str]:
         # The editable install leads to the working tree, but comes after PYTHONPATH.
-        places = (self.root, self.root / "clients" / "python" / "src")
+        places = (self.root, self.root / "scheduler", self.root / "clients/python/src")
         return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
 
     def _check_imports(self) -> None:
         code = (
-            "import ojs_client, ojs_cluster, scheduler\n"
-            "print(ojs_client.__file__, ojs_cluster.__file__, scheduler.__file__)"
+            "import ojs_client, ojs_cluster, ojs_scheduler\n"
+            "print(ojs_client.__file__, ojs_cluster.__file__, ojs_scheduler.__file__)"
         )
         found = subprocess.run(
             [sys.executable, "-c", code],

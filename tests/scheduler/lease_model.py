@@ -3,7 +3,7 @@
 It does what `store/operators/operations/lead.lua` says: it notes candidates, prefers one, and
 announces that it is free.
 
-It stands in for the seam (``scheduler.election.LeaderLock``), not for Redis: what Redis really
+It stands in for the seam (``ojs_scheduler.election.LeaderLock``), not for Redis: what Redis really
 does is asserted by the tests on real servers.
 """
 

@@ -27,9 +27,9 @@ from ojs_cluster.store.features.bulk import execution
 from ojs_cluster.store.features.bulk.apply import apply
 from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.store.open import open_store
-from scheduler.main import run_scheduler
-from scheduler.settings import SchedulerSettings
-from scheduler.stats import Stats
+from ojs_scheduler.main import run_scheduler
+from ojs_scheduler.settings import SchedulerSettings
+from ojs_scheduler.stats import Stats
 
 _DIES_AFTER = "dies_after="
 

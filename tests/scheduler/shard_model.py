@@ -1,6 +1,6 @@
 """Fake shards for the pacing tests: jobs with due times, in virtual time.
 
-Like the lease model it stands in for a seam (:data:`scheduler.pacing.Step`), not for Redis.
+Like the lease model it stands in for a seam (:data:`ojs_scheduler.pacing.Step`), not for Redis.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ from ojs_cluster.store.engine.jobs.read_jobs import get
 from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.ground import job_fields as f
 from ojs_cluster.store.ground.settings import StoreSettings
-from scheduler.main import run_scheduler
-from scheduler.settings import SchedulerSettings
-from scheduler.stats import ElectionStats, Stats
+from ojs_scheduler.main import run_scheduler
+from ojs_scheduler.settings import SchedulerSettings
+from ojs_scheduler.stats import ElectionStats, Stats
 from tests.scheduler.running import all_in, eventually, put, redis_ms, state_of, store_at
 from tests.support.servers import all_keys, observer
 from tests.support.timeshift import age_worker

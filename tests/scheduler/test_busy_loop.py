@@ -8,9 +8,9 @@ import time
 import trio
 
 from ojs_cluster.server.embedded.servers import Embedded
-from scheduler.main import run_scheduler
-from scheduler.settings import SchedulerSettings
-from scheduler.stats import Stats
+from ojs_scheduler.main import run_scheduler
+from ojs_scheduler.settings import SchedulerSettings
+from ojs_scheduler.stats import Stats
 from tests.scheduler.running import LEASES, eventually, schedulers, shared, store_at
 
 LEASE_S = 5.0

@@ -14,8 +14,8 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import META
 from ojs_cluster.store.features.cron.firing import fire_due
-from scheduler.pacing import Pace, ShardLoop, StepLimiter, StepResult
-from scheduler.stats import LoopStats
+from ojs_scheduler.pacing import Pace, ShardLoop, StepLimiter, StepResult
+from ojs_scheduler.stats import LoopStats
 from tests.scheduler.cron_model import InMemoryCronStore, Redis, work
 from tests.support.cron_oracle import ZONES, Named, random_expression, utc
 

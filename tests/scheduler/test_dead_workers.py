@@ -13,14 +13,14 @@ import trio
 from trio.testing import MockClock
 
 from ojs_cluster.store.features.workers.workers import DeadWorker
-from scheduler.loops.dead_workers import (
+from ojs_scheduler.loops.dead_workers import (
     FAILED_SHARD_PAUSE_S,
     WALK_INTERVAL_S,
     DeadWorkers,
     RecoveryIncomplete,
     step,
 )
-from scheduler.pacing import StepLimiter
+from ojs_scheduler.pacing import StepLimiter
 
 SHARDS = range(8)
 DEAD = DeadWorker("w1", dead_ms=500)
@@ -199,7 +199,7 @@ async def test_a_worker_that_terminated_is_not_logged_as_lost(
 async def test_more_dead_than_one_walk_serves_are_all_recovered(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler.loops.dead_workers.MAX_WORKERS", 1)
+    monkeypatch.setattr("ojs_scheduler.loops.dead_workers.MAX_WORKERS", 1)
     worker_store = InMemoryWorkerStore(jobs_everywhere(), dead=[DEAD, DeadWorker("w2", 600)])
     await step(worker_store, SHARDS, limiter=StepLimiter(2), call_timeout_s=1.0)(3)
 
@@ -210,7 +210,7 @@ async def test_more_dead_than_one_walk_serves_are_all_recovered(
 async def test_dead_workers_that_wait_for_a_shard_do_not_delay_later_ones(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler.loops.dead_workers.MAX_WORKERS", 2)
+    monkeypatch.setattr("ojs_scheduler.loops.dead_workers.MAX_WORKERS", 2)
     dead = [DeadWorker(f"w{number}", 500 + number) for number in range(9)]
     held = {shard: [one.id for one in dead] for shard in SHARDS}
     worker_store = InMemoryWorkerStore(held, dead=list(dead), broken={5}, batch=2)

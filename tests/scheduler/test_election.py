@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from scheduler.election import LeaseFreedSignal, campaign
-from scheduler.settings import SchedulerSettings
-from scheduler.stats import ElectionStats
+from ojs_scheduler.election import LeaseFreedSignal, campaign
+from ojs_scheduler.settings import SchedulerSettings
+from ojs_scheduler.stats import ElectionStats
 from tests.scheduler.lease_model import Grant, LeaseServer, Network, Trip, Witness
 
 LEASE_S = 10.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ojs_cluster.keys import Keyspace
 from ojs_cluster.server.embedded.servers import Embedded
-from scheduler.loops.janitor import retire_step
+from ojs_scheduler.loops.janitor import retire_step
 from tests.scheduler.running import store_at
 from tests.support.servers import observer
 

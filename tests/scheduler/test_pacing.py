@@ -12,8 +12,8 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from scheduler.pacing import Pace, ShardLoop, Step, StepLimiter
-from scheduler.stats import LoopStats
+from ojs_scheduler.pacing import Pace, ShardLoop, Step, StepLimiter
+from ojs_scheduler.stats import LoopStats
 from tests.scheduler.running import eventually
 from tests.scheduler.shard_model import FakeShards, FakeTick
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.settings import SchedulerSettings
+from ojs_scheduler.settings import SchedulerSettings
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from scheduler.election import LeaseFreedSignal, campaign
-from scheduler.settings import SchedulerSettings
-from scheduler.stats import ElectionStats
+from ojs_scheduler.election import LeaseFreedSignal, campaign
+from ojs_scheduler.settings import SchedulerSettings
+from ojs_scheduler.stats import ElectionStats
 from tests.scheduler.lease_model import LeaseServer, Network, Witness
 
 LEASE_S = 5.0

@@ -9,7 +9,7 @@ from random import Random
 import trio
 from trio.testing import MockClock
 
-from scheduler.wakeups import Wakeups
+from ojs_scheduler.wakeups import Wakeups
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.webhooks import deliveries
 from ojs_cluster.store.ground.process_state import subscriptions
 from ojs_cluster.webhooks.client import AttemptResult, WebhookClient
-from scheduler.loops.webhooks import WebhookSender
+from ojs_scheduler.loops.webhooks import WebhookSender
 from tests.scheduler.running import put, redis_ms, store_at
 from tests.scheduler.test_webhooks import HOOKS, Answering, step, subscribed, using
 from tests.support.servers import observer

@@ -27,8 +27,8 @@ from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.store.ground.sweep_result import SweepResult
 from ojs_cluster.webhooks.client import AttemptResult, WebhookClient
 from ojs_cluster.webhooks.settings import WebhookSettings
-from scheduler.loops import webhooks
-from scheduler.loops.webhooks import decide
+from ojs_scheduler.loops import webhooks
+from ojs_scheduler.loops.webhooks import decide
 from tests.scheduler.running import eventually, put, store_at
 from tests.scheduler.test_background import served
 from tests.store.cron.test_cron import definition

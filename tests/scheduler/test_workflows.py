@@ -15,7 +15,7 @@ from ojs_cluster.store.engine.jobs.ack import ack
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.features.workflows import read_workflows, workflows
 from ojs_cluster.store.ground.settings import StoreSettings
-from scheduler.settings import SchedulerSettings
+from ojs_scheduler.settings import SchedulerSettings
 from tests.scheduler.running import eventually
 from tests.scheduler.test_background import served
 from tests.support.servers import all_keys

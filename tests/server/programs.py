@@ -68,7 +68,7 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Give an environment without any of our variables, plus `extra`."""
     ours = ("OJS_", "REDIS_", "OTEL_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **extra}
+    return {**kept, "PYTHONPATH": f"{ROOT}:{ROOT / 'scheduler'}", "PYTHONUNBUFFERED": "1", **extra}
 
 
 @contextlib.contextmanager

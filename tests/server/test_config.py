@@ -22,7 +22,7 @@ from ojs_cluster.server.config.parsers import usable_cpus
 from ojs_cluster.store.engine import aliases
 from ojs_cluster.store.engine.unique import unique
 from ojs_cluster.store.operators.archive import import_archive
-from scheduler.settings import SchedulerSettings
+from ojs_scheduler.settings import SchedulerSettings
 from tests.support.certificates import OPENSSL, make_certificates
 
 SECRET = "s3cret-value"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -16,7 +17,7 @@ STORE = {
     "hypercorn",
     "croniter",
     "prometheus_client",
-    "scheduler.main",
+    "ojs_scheduler.main",
     "ojs_cluster.store.engine.jobs.read_jobs",
 }
 
@@ -36,3 +37,9 @@ def test_a_process_imports_no_more_than_it_uses(module: str, unused: set[str]) -
     imported = subprocess.run(run, check=True, capture_output=True, text=True).stdout.split()
     assert module in imported
     assert unused.isdisjoint(imported)
+
+
+def test_the_package_installs_no_module_of_another_project() -> None:
+    """PyPI has a package ``scheduler``."""
+    names = (metadata.distribution("ojs-cluster").read_text("top_level.txt") or "").split()
+    assert names == ["ojs_cluster", "ojs_scheduler"]

@@ -32,7 +32,7 @@ def runs(name: str) -> bool:
 FOUND = [name for name in OTHERS if runs(name)]
 IMPORT_ALL = """
 import importlib, pkgutil, sys
-for name in ("ojs_cluster", "scheduler"):
+for name in ("ojs_cluster", "ojs_scheduler"):
     package = importlib.import_module(name)
     for module in pkgutil.walk_packages(package.__path__, f"{name}."):
         if not module.name.endswith("__main__"):

@@ -75,7 +75,7 @@ from ojs_cluster.store.operators.archive.archive_results import portions, restor
 from ojs_cluster.store.operators.archive.import_workflows import restore_workflow
 from ojs_cluster.store.operators.archive.line_values import ResultsLine, WorkflowLine
 from ojs_cluster.store.operators.operations import processes
-from scheduler.settings import SchedulerSettings
+from ojs_scheduler.settings import SchedulerSettings
 from tests.store.indexed_jobs import TAG, job_of, with_index
 from tests.store.pools.shortcuts import make_pool
 from tests.store.registered_schemas import delete, register

@@ -20,7 +20,7 @@ from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from ojs_cluster.ui import cluster_status, session_secret, snapshots
 from ojs_cluster.ui.patience import PATIENCE_S
 from ojs_cluster.ui.session_secret import SessionSecret
-from scheduler.settings import SchedulerSettings
+from ojs_scheduler.settings import SchedulerSettings
 from tests.http.api import SHARDS
 from tests.support.nodes import scheduler
 from tests.support.servers import own_server, wait_until

@@ -54,7 +54,8 @@ class PreviousVersion:
         The present version is installed in this environment, and ``PYTHONPATH`` comes before all
         installed packages.
         """
-        folders = [self.tree, *([self.packages] if self.packages else [])]
+        folders = [self.tree, self.tree / "scheduler"]
+        folders += [self.packages] if self.packages else []
         return {"PYTHONPATH": os.pathsep.join(map(str, folders))}
 
 

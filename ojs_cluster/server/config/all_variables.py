@@ -25,7 +25,7 @@ from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings
 from ojs_cluster.webhooks.settings import WebhookSettings
-from scheduler.settings import SchedulerSettings
+from ojs_scheduler.settings import SchedulerSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from ojs_cluster.ui.settings import UiSettings
 from ojs_cluster.ui.sign_on import oidc_settings, proxy_users
 from ojs_cluster.ui.sign_on.oidc_settings import OidcSettings
 from ojs_cluster.webhooks.settings import WebhookSettings
-from scheduler.settings import SchedulerSettings
+from ojs_scheduler.settings import SchedulerSettings
 
 EXIT_CONFIG = 2
 """Exit code of every command that refuses its configuration."""

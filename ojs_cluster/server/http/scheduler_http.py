@@ -33,7 +33,7 @@ from ojs_cluster.server.supervision.child_process import StartRefused
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operators.operations import health
 from ojs_cluster.store.operators.operations.metrics import CachedMetrics
-from scheduler.stats import ElectionStats, LoopStats, Stats
+from ojs_scheduler.stats import ElectionStats, LoopStats, Stats
 
 _TIMEOUT_S = 2.0
 """Maximum time in seconds to wait for Redis in a readiness or metrics request."""

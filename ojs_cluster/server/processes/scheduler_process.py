@@ -26,8 +26,8 @@ from ojs_cluster.server.supervision.child_process import (
 )
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operators.migrations.layout import wait_until_outdated
-from scheduler.main import run_scheduler
-from scheduler.stats import Stats
+from ojs_scheduler.main import run_scheduler
+from ojs_scheduler.stats import Stats
 
 log = logging.getLogger("ojs.scheduler")
 

@@ -22,8 +22,8 @@ from ojs_cluster.store.features.workflows import read_workflows, workflow_progre
 from ojs_cluster.store.features.workflows.progress_check import WorkflowCheck
 from ojs_cluster.store.features.workflows.read_workflows import WorkflowRecord
 from ojs_cluster.store.ground.process_state import unreachable_shards
-from scheduler.loops.janitor import workflows_step
-from scheduler.pacing import Step
+from ojs_scheduler.loops.janitor import workflows_step
+from ojs_scheduler.pacing import Step
 from tests.store.shortcuts import QUEUE, new_job, queues_in_other_shards, shard_of, take
 from tests.store.workflow_jobs import (
     chain,

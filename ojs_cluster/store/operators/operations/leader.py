@@ -55,7 +55,7 @@ class AcquireReply:
 
 @dataclass(frozen=True, slots=True)
 class RedisLeaderLock:
-    """The leader lock of one shard, for one candidate (a ``scheduler.election.LeaderLock``).
+    """The leader lock of one shard, for one candidate (a ``ojs_scheduler.election.LeaderLock``).
 
     Args:
         store: the store.

@@ -14,7 +14,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.keys import Meta
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.features.cron import cron
-from scheduler.loops import cron as cron_loop
+from ojs_scheduler.loops import cron as cron_loop
 from tests.http.api import Api, Reply, open_app, until
 from tests.http.handlers.bulk.test_operations import enqueue
 from tests.support.servers import observer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.outbox.outbox import OnBlocked, drain, drain_blocked
 from ojs_cluster.store.ground.sweep_result import SweepResult
-from scheduler.pacing import Step
+from ojs_scheduler.pacing import Step
 
 
 def step(store: Store, limit: int, on_blocked: OnBlocked) -> Step:

@@ -35,7 +35,7 @@ from ojs_cluster.webhooks.addresses import parse_url
 from ojs_cluster.webhooks.client import AttemptResult, WebhookClient
 from ojs_cluster.webhooks.settings import WebhookSettings
 from ojs_cluster.webhooks.signatures import signed_headers
-from scheduler.pacing import ShardLoop, Step
+from ojs_scheduler.pacing import ShardLoop, Step
 
 Wake = Callable[[int], None]
 """Called with the index of a shard that must be checked again."""

@@ -11,7 +11,7 @@ from ojs_cluster.store.features.cron.cron_store import RedisCronStore
 from ojs_cluster.store.features.cron.firing import fire_due
 from ojs_cluster.store.features.maintenance.maintenance import read_maintenance
 from ojs_cluster.store.ground.sweep_result import SweepResult
-from scheduler.pacing import Step, StepResult
+from ojs_scheduler.pacing import Step, StepResult
 
 # Time in ms after which the loop reads again whether maintenance mode is on. Occurrences that are
 # missed in between result in one late run.

@@ -27,7 +27,7 @@ from typing import Protocol
 
 import trio
 
-from scheduler.stats import LoopStats
+from ojs_scheduler.stats import LoopStats
 
 log = logging.getLogger("ojs.scheduler")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.rate_limits.rate_limits import sweep_rate_limits
-from scheduler.pacing import Step, StepResult
+from ojs_scheduler.pacing import Step, StepResult
 
 
 def step(store: Store, batch: int) -> Step:

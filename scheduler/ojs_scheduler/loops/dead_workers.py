@@ -32,7 +32,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.workers import workers
 from ojs_cluster.store.features.workers.workers import DeadWorker
 from ojs_cluster.store.ground.sweep_result import SweepResult
-from scheduler.pacing import Step, StepLimiter, StepResult
+from ojs_scheduler.pacing import Step, StepLimiter, StepResult
 
 log = logging.getLogger("ojs.scheduler")
 

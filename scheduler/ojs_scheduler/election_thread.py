@@ -1,6 +1,6 @@
 """Run the elections in a thread, where a busy event loop of the work cannot delay a renewal.
 
-The thread has an event loop and a Redis client of its own. All of ``scheduler.election`` runs
+The thread has an event loop and a Redis client of its own. All of ``ojs_scheduler.election`` runs
 there: it acquires, renews and releases the leases. The work of a leader runs in the event loop that
 creates ``ElectionThread``. The thread only starts and cancels it, so the work stops before its
 lease is released, as if both ran in one event loop.
@@ -30,9 +30,9 @@ from ojs_cluster.redis.client import Client, open_client
 from ojs_cluster.redis.errors import AuthenticationFailed
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operators.operations.leader import LeaderLease, RedisLeaderLock
-from scheduler.election import LeaseFreedSignal, campaign
-from scheduler.settings import SchedulerSettings
-from scheduler.stats import ElectionStats
+from ojs_scheduler.election import LeaseFreedSignal, campaign
+from ojs_scheduler.settings import SchedulerSettings
+from ojs_scheduler.stats import ElectionStats
 
 log = logging.getLogger("ojs.scheduler")
 

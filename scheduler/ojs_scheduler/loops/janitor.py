@@ -19,7 +19,7 @@ from ojs_cluster.store.features.workflows.progress_check import WorkflowCheck
 from ojs_cluster.store.features.workflows.workflows import purge_ended
 from ojs_cluster.store.ground.sweep_result import SweepResult
 from ojs_cluster.store.open import check_eviction
-from scheduler.pacing import Step, StepResult
+from ojs_scheduler.pacing import Step, StepResult
 
 # A sweep reads the list of queue names in pages, with a pause between two pages, so that 100 000
 # queues cause no burst of load.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operators.migrations.execution import migrate
-from scheduler.pacing import Step, StepResult
+from ojs_scheduler.pacing import Step, StepResult
 
 
 def step(store: Store, *, may_begin: bool) -> Step:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.bulk.execution import run_due
-from scheduler.pacing import Step, StepResult
+from ojs_scheduler.pacing import Step, StepResult
 
 
 def step(store: Store) -> Step:

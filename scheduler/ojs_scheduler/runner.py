@@ -17,7 +17,7 @@ import trio
 from ojs_cluster.keys import META
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operators.operations.leader import LeaderLease
-from scheduler.loops import (
+from ojs_scheduler.loops import (
     bulk,
     cron,
     dead_workers,
@@ -30,10 +30,10 @@ from scheduler.loops import (
     reap,
     statistics,
 )
-from scheduler.loops.webhooks import WebhookLoop, WebhookSender
-from scheduler.pacing import Pace, ShardLoop, Step, StepLimiter
-from scheduler.settings import SchedulerSettings
-from scheduler.stats import Stats
+from ojs_scheduler.loops.webhooks import WebhookLoop, WebhookSender
+from ojs_scheduler.pacing import Pace, ShardLoop, Step, StepLimiter
+from ojs_scheduler.settings import SchedulerSettings
+from ojs_scheduler.stats import Stats
 
 _ALL_SHARDS = 0
 """Index that is passed to a step that concerns the whole cluster. The step ignores it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.queues.deadlines import promote
-from scheduler.pacing import Step, StepResult
+from ojs_scheduler.pacing import Step, StepResult
 
 
 def step(store: Store, batch: int) -> Step:

@@ -31,8 +31,8 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 import trio
 
-from scheduler.settings import LeaseTimes
-from scheduler.stats import ElectionStats
+from ojs_scheduler.settings import LeaseTimes
+from ojs_scheduler.stats import ElectionStats
 
 log = logging.getLogger("ojs.scheduler")
 

@@ -14,11 +14,11 @@ from ojs_cluster.store.operators.operations.processes import (
     new_identity,
     report_process,
 )
-from scheduler.election_thread import ElectionThread
-from scheduler.runner import LeaderWork
-from scheduler.settings import SchedulerSettings
-from scheduler.stats import ElectionStats, Stats
-from scheduler.wakeups import Wakeups
+from ojs_scheduler.election_thread import ElectionThread
+from ojs_scheduler.runner import LeaderWork
+from ojs_scheduler.settings import SchedulerSettings
+from ojs_scheduler.stats import ElectionStats, Stats
+from ojs_scheduler.wakeups import Wakeups
 
 log = logging.getLogger("ojs.scheduler")
 

@@ -7,7 +7,7 @@ from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
 from ojs_cluster.store.features.statistics.type_hours import HourRollUp
 from ojs_cluster.store.ground.process_state.job_counts import WIDTH
 from ojs_cluster.store.ground.sweep_result import SweepResult
-from scheduler.pacing import Step, StepResult
+from ojs_scheduler.pacing import Step, StepResult
 
 _RETRY_MS = 5_000
 """Pause after a record that could not be stored, in milliseconds."""
