@@ -396,6 +396,8 @@ class _Enqueue(PlainVerb):
         """
         if parse_options(msgspec.Raw(options), {}).metadata is not None:
             return ()
+        if _ID in job_type or _ID.encode() in options:  # the id of each job would replace it
+            return ()
         raw = b'{"type":"%b","args":%b,"options":%b}' % (job_type.encode(), _ARGS, options)
         job = parse_job(raw, limits=self._limits)
         start = b'"args":%b,"meta":{}' % _ARGS

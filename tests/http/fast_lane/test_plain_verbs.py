@@ -456,6 +456,19 @@ def test_a_template_needs_all_of_its_gaps() -> None:
         Template(b"a", b"a", b"b")
 
 
+async def test_a_text_that_equals_the_sample_of_an_id_is_kept(api: Api) -> None:
+    job_type = f"t-{plain_verbs._ID}"
+    options = {"retry": {"non_retryable_errors": [plain_verbs._ID]}}
+    async with serving(api.app, lane=True) as port, connected(port) as stream:
+        for body in ({"type": job_type, "args": []}, {"type": "t", "args": [], "options": options}):
+            for _ in range(3):
+                (answer,) = await ask(stream, request("POST", f"{V1}/jobs", body))
+                job = json.loads(answer.partition(b"\r\n\r\n")[2])["job"]
+                assert job["type"] == body["type"]
+                stored = (await api.get(f"{V1}/jobs/{job['id']}")).json
+                assert plain_verbs._ID in json.dumps(stored)
+
+
 async def test_templates_are_bounded(
     api: Api, both: BothPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
