@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import resource
 import socket
@@ -571,7 +572,7 @@ async def test_connections_that_wait_are_accepted_together_up_to_the_limits() ->
         sock.close()
 
 
-@pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EMFILE])
+@pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EMFILE, errno.EHOSTUNREACH])
 async def test_an_error_of_one_connection_does_not_end_the_listener(
     monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -589,6 +590,29 @@ async def test_an_error_of_one_connection_does_not_end_the_listener(
         listener.setblocking(False)
         with socket.create_connection(listener.getsockname()):
             (stream,) = await connections.accept(listener)
+            stream.socket.close()
+
+
+async def test_connections_are_served_before_a_wait_for_descriptors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connections = Connections(ConnectionLimits())
+    accept, calls = accept_module.accept_now, 0
+
+    def accept_now(listener: socket.socket) -> trio.SocketStream:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise OSError(errno.EMFILE, "refused by the test")
+        return accept(listener)
+
+    monkeypatch.setattr(accept_module, "accept_now", accept_now)
+    monkeypatch.setattr(accept_module, "_RETRY_ACCEPT_S", math.inf)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        with socket.create_connection(listener.getsockname()):
+            with trio.fail_after(5):
+                (stream,) = await connections.accept(listener)
             stream.socket.close()
 
 

@@ -32,7 +32,13 @@ _RESERVED_DESCRIPTORS: Final = 256
 """Number of file descriptors kept for connections to Redis, logs and other files of the process."""
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Errors of accept(2) that end when other connections close or memory is freed."""
-_CLIENT_GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM})
+_CLIENT_GONE: Final = frozenset(
+    {
+        *(errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENOPROTOOPT),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EOPNOTSUPP),
+        getattr(errno, "ENONET", errno.EPROTO),  # Linux only
+    }
+)
 """Errors of accept(2) that concern one connection, which has ended or is filtered."""
 _RETRY_ACCEPT_S: Final = 0.1
 _BURST: Final = 8
@@ -102,6 +108,8 @@ class Connections:
                 pass
             except OSError as error:
                 if error.errno in _OUT_OF_RESOURCES:
+                    if accepted:  # they are served first
+                        break
                     log.warning("cannot accept connections, trying again: %s", error.strerror)
                     await trio.sleep(_RETRY_ACCEPT_S)
                 elif error.errno not in _CLIENT_GONE:
