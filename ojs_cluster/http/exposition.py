@@ -24,6 +24,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.traffic import BOUNDS_S, Traffic
 from ojs_cluster.redis.driven_coroutines import ensure_task
+from ojs_cluster.redis.errors import MalformedKey
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.ground.process_state.job_counts import RUN_BUCKETS, WAIT_BUCKETS
 from ojs_cluster.store.operators.operations.metrics import (
@@ -112,12 +113,14 @@ class ClusterExposition:
     ) -> tuple[Families, bytes]:
         """Return metrics about the connection to Redis, and the text of those in Redis.
 
-        If Redis does not respond in time, ``ojs_redis_up`` is 0, and the text is empty. No
-        exception is raised.
+        If Redis does not respond in time, ``ojs_redis_up`` is 0, and the text is empty.
 
         Args:
             encode: encodes the metrics.
             content_type: the type of the result of ``encode``.
+
+        Raises:
+            MalformedKey: another program has written a key of this server.
         """
         numbers: ClusterMetrics | None = None
         tenants = _NO_TENANTS
@@ -127,6 +130,8 @@ class ClusterExposition:
                 numbers = await self._cached.get()
                 if not numbers.unreachable:
                     tenants = await self._cached.tenants.get()
+            except MalformedKey:
+                raise
             except OJSError:
                 numbers = None
         status = _status_families(self._store, is_up=numbers is not None)

@@ -216,7 +216,7 @@ async def test_a_scrape_succeeds_while_redis_is_unavailable(api: Api, standalone
     with observer(standalone) as db:
         db.flushall()
         db.set(api.app.store.keys.meta.queues, "not a sorted set")
-        assert (await api.get("/metrics")).status == 500  # wrong data is a bug, and told as one
+        assert (await api.get("/metrics")).status == 503  # wrong data is told, not hidden
     async with open_app(standalone, health_timeout_s=0.0) as app:
         seen = await scrape(Api(app))
     assert seen("ojs_redis_up") == 0
