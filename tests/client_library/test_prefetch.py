@@ -149,7 +149,7 @@ def test_a_job_that_is_cancelled_while_it_waits_does_not_run(run: Run) -> None:
         assert [job.state for job in server.jobs()] == ["completed", "cancelled", "completed"]
 
     def lost_is_known(worker: Worker) -> bool:
-        return any(job.lost == "server" for job in worker._held)
+        return any(job.taken for job in worker._held)
 
     run(test)
 

@@ -58,7 +58,8 @@ def members_of(route: Route) -> list[str]:
     """Return the members of the route's own body, in all branches of its schema."""
     body = route.body or route.optional_body
     _, components = msgspec.json.schema_components([] if body is None else [body])
-    return sorted({name for schema in components.values() for name in schema.get("properties", ())})
+    names = {name for schema in components.values() for name in schema.get("properties", ())}
+    return sorted(names - {"wait_ms"})  # a fetch would wait as long as it says
 
 
 def body_of(chance: random.Random, known: list[str], own: list[str]) -> bytes:

