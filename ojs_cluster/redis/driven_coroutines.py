@@ -11,10 +11,8 @@ over to a task, which runs it to its end.
 If code forgets ``ensure_task``, the request fails with a RuntimeError, because trio has no current
 task while a coroutine is driven. If the current task stayed, it would be the task that reads the
 replies. A cancel scope of the request would then apply to that task, and could cancel the work of
-other requests. trio has no public function that removes the current task. So
-``DrivenCoroutine.step`` deletes the attribute in which trio stores it.
-``tests/redis/test_driven_coroutines.py`` fails if a release of trio stores it elsewhere
-(docs/adr/033).
+other requests. So ``DrivenCoroutine.step`` deletes the attribute in which trio stores the task
+(``trio_internals``, docs/adr/033).
 """
 
 from __future__ import annotations
@@ -28,7 +26,8 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
 import trio
-from trio._core._run import GLOBAL_RUN_CONTEXT  # a test checks it, see the module's docstring
+
+from ojs_cluster.redis.trio_internals import GLOBAL_RUN_CONTEXT
 
 T = TypeVar("T")
 

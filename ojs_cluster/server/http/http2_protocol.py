@@ -15,7 +15,6 @@ from h2.config import H2Configuration
 from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
-    PriorityUpdated,
     RemoteSettingsChanged,
     RequestReceived,
     StreamEnded,
@@ -25,10 +24,9 @@ from h2.events import Event as H2Event
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from h2.utilities import HeaderValidationFlags, validate_headers
-from hypercorn.events import Closed
-from hypercorn.protocol.h2 import H2Protocol
 
 from ojs_cluster.server.http.body_lengths import BodyLengths
+from ojs_cluster.server.http.hypercorn_internals import Closed, HypercornHttp2
 
 MAX_HEADERS_BYTES: Final = 16_384
 """Maximum size of the headers of one HTTP/2 request, in bytes. As in HPACK, each header counts as
@@ -55,7 +53,7 @@ _REQUEST_FLAGS: Final = HeaderValidationFlags(
 _KNOWN_SETTINGS: Final = frozenset(SettingCodes)
 
 
-class Http2Protocol(H2Protocol):
+class Http2Protocol(HypercornHttp2):
     """hypercorn's HTTP/2 protocol, in which a malformed request ends only its own stream."""
 
     def __init__(self, admits: AdmitsHeaders, *args: Any) -> None:
@@ -63,14 +61,14 @@ class Http2Protocol(H2Protocol):
 
         Args:
             admits: the check of API keys.
-            *args: the arguments of ``H2Protocol``.
+            *args: the arguments of hypercorn's protocol.
         """
         super().__init__(*args)
         # True from the first request with a valid API key on, or always if no request needs a key.
         self.has_key = admits(b"*", None, None)
         self._admits = admits
         self._refused_requests = 0
-        # h2's own checks would close the connection. `_handle_events` checks instead, and resets
+        # h2's own checks would close the connection. ``handle_events`` checks instead, and resets
         # only the stream.
         self.connection.config = H2Configuration(
             client_side=False, header_encoding=None, validate_inbound_headers=False
@@ -80,10 +78,11 @@ class Http2Protocol(H2Protocol):
     async def end(self, code: ErrorCodes) -> None:
         """Send the error code and close the connection."""
         self.connection.close_connection(error_code=code)
-        await self._flush()
+        await self.flush()
         await self.send(Closed())
 
-    async def _handle_events(self, events: list[H2Event]) -> None:
+    async def handle_events(self, events: list[H2Event]) -> None:
+        """Handle the events; those of malformed or excess requests reset their stream."""
         for event in events:
             if isinstance(event, RequestReceived) and self._exceeds_refused_requests(event):
                 await self.end(ErrorCodes.ENHANCE_YOUR_CALM)
@@ -104,8 +103,8 @@ class Http2Protocol(H2Protocol):
             else:
                 if isinstance(event, RemoteSettingsChanged):
                     self._drop_unknown_settings(event)
-                await super()._handle_events([event])
-        await self._flush()
+                await super().handle_events([event])
+        await self.flush()
 
     def _discard(self, event: DataReceived) -> None:
         """Ignore the data, but return its size to the flow-control window of the connection."""
@@ -137,14 +136,7 @@ class Http2Protocol(H2Protocol):
             self.connection.reset_stream(stream_id, code)
         # With this event hypercorn ends a handler's wait for the rest of the body.
         reset = StreamReset(stream_id=stream_id, remote_reset=False)
-        await super()._handle_events([reset])
-
-    async def _priority_updated(self, _event: PriorityUpdated) -> None:
-        """Ignore stream priorities, which RFC 9113, section 5.3, deprecates.
-
-        Priorities form a tree. A client can send one with cycles, or one so deep that it exceeds
-        Python's recursion limit.
-        """
+        await super().handle_events([reset])
 
     def _drop_unknown_settings(self, event: RemoteSettingsChanged) -> None:
         """Remove settings whose codes h2 does not know.

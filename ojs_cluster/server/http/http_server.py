@@ -16,10 +16,7 @@ from dataclasses import dataclass
 
 import trio
 from hypercorn.config import Config
-from hypercorn.trio.lifespan import Lifespan
-from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIFramework, LifespanState
-from hypercorn.utils import wrap_app
 
 from ojs_cluster.http.access.certificate_subject import subject_of
 from ojs_cluster.http.fast_lane.server import FastLane
@@ -27,10 +24,8 @@ from ojs_cluster.http.request_body.memory import BodyMemoryBudget, BodyReservati
 from ojs_cluster.server.config.settings import ListenSettings
 from ojs_cluster.server.http.connections import ConnectionLimits, Connections, accept_now
 from ojs_cluster.server.http.http2_protocol import MAX_HEADERS_BYTES, MAX_STREAMS
-from ojs_cluster.server.http.hypercorn_connection import (
-    AdmitsRequest,
-    BoundedServer,
-)
+from ojs_cluster.server.http.hypercorn_connection import AdmitsRequest, BoundedServer
+from ojs_cluster.server.http.hypercorn_internals import Lifespan, WorkerContext, wrap_app
 from ojs_cluster.server.http.resumed_streams import resume
 from ojs_cluster.server.http.send_timeouts import SendTimeouts, TimedConnection
 from ojs_cluster.server.supervision.child_process import leaf_exceptions

@@ -25,14 +25,7 @@ import trio
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
-from hypercorn.protocol import ProtocolWrapper
-from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
-from hypercorn.protocol.ws_stream import WSStream
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ConnectionState
+from hypercorn.typing import AppWrapper
 from hyperframe.exceptions import HyperframeError
 
 from ojs_cluster.http.hypercorn.asgi import TLS_SUBJECT
@@ -43,12 +36,23 @@ from ojs_cluster.server.http.http2_protocol import (
     AdmitsHeaders,
     Http2Protocol,
 )
-from ojs_cluster.server.http.idle_watch import IdleWatch
+from ojs_cluster.server.http.hypercorn_internals import (
+    Closed,
+    Event,
+    H2CProtocolRequiredError,
+    H2Protocol,
+    H2ProtocolAssumedError,
+    H11Protocol,
+    HypercornConnection,
+    ProtocolWrapper,
+    RawData,
+    WorkerContext,
+    WSStream,
+    ignore_upgrades,
+)
 
 _CHUNK_BYTES_WITHOUT_KEY: Final = 1024
 """Number of bytes that h2 decodes at a time before the first request with a valid API key."""
-_CLOSE_S: Final = 1.0
-"""Maximum time in seconds to close a connection. Only TLS may have to wait for its client."""
 _BODY_MEMORY_USED_UP: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
     b"Connection: close\r\n\r\n"
@@ -84,7 +88,7 @@ class _ConnectionContext(WorkerContext):
             await self.closed.wait()
 
 
-class BoundedServer(TCPServer):
+class BoundedServer(HypercornConnection):
     """hypercorn's server of one connection, with ``_BoundedProtocol`` around its protocol."""
 
     def __init__(
@@ -114,10 +118,7 @@ class BoundedServer(TCPServer):
         """
         self._tls_subject = tls_subject
         self._context = _ConnectionContext(context)
-        super().__init__(self._counting(app), config, self._context, ConnectionState({}), stream)
-        self._idle_watch = IdleWatch(self._context.terminated, self._initiate_server_close)
-        # hypercorn declares its own class here; the watch has the methods that it calls.
-        self.idle_task = self._idle_watch  # type: ignore[assignment]
+        super().__init__(self._counting(app), config, self._context, stream)
         self._h2c = h2c
         self._admits = admits
         self._reservation = reservation
@@ -137,19 +138,6 @@ class BoundedServer(TCPServer):
             reservation=self._reservation,
             closed=self._context.closed,
         )
-
-    async def _read_data(self) -> None:
-        try:
-            await super()._read_data()
-        finally:
-            self._idle_watch.end()
-
-    async def _close(self) -> None:
-        # hypercorn closes the connection after the last response, in the task of the application.
-        # It has told the application before, which may cancel that task. Then the connection would
-        # stay open until the client closes it.
-        with trio.move_on_after(_CLOSE_S, shield=True):
-            await super()._close()
 
     def _admits_headers(
         self, path: bytes, authorization: bytes | None, preflight_origin: bytes | None
@@ -224,9 +212,7 @@ class _BoundedProtocol:
         if isinstance(wrapper.protocol, H2Protocol):
             wrapper.protocol = self._make_http2_protocol()
         elif not h2c:
-            # `_check_protocol` starts HTTP/2 at `Upgrade: h2c` or at the preface of HTTP/2. Without
-            # it hypercorn serves HTTP/1.1.
-            wrapper.protocol._check_protocol = _do_nothing  # type: ignore[assignment,method-assign]
+            ignore_upgrades(wrapper.protocol)
 
     @property
     def is_http2(self) -> bool:
@@ -376,7 +362,3 @@ class _BoundedProtocol:
         )
         protocol.connection.decoder.max_header_list_size = MAX_HEADERS_BYTES
         return protocol
-
-
-async def _do_nothing(_event: object) -> None:
-    """Replace hypercorn's ``_check_protocol``."""
