@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 from random import Random
 
 import trio
@@ -17,21 +16,16 @@ import trio
 from ojs_cluster.keys import META
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operators.operations.leader import LeaderLease
-from ojs_scheduler.loops import (
-    bulk,
-    cron,
-    dead_workers,
-    janitor,
-    migrations,
-    outbox,
-    pressure,
-    promote,
-    rate_limits,
-    reap,
-    statistics,
+from ojs_scheduler.loop_table import (
+    OUTBOX_BLOCKED,
+    Pacing,
+    Row,
+    cluster_rows,
+    eviction_row,
+    shard_rows,
 )
 from ojs_scheduler.loops.webhooks import WebhookLoop, WebhookSender
-from ojs_scheduler.pacing import Pace, ShardLoop, Step, StepLimiter
+from ojs_scheduler.pacing import Pace, ShardLoop, StepLimiter
 from ojs_scheduler.settings import SchedulerSettings
 from ojs_scheduler.stats import Stats
 
@@ -55,71 +49,37 @@ class LeaderWork:
     def __init__(
         self, store: Store, settings: SchedulerSettings, stats: Stats, random: Random
     ) -> None:
-        pace = _pace(settings)
-        # A step of many scripts has no time limit: each of its scripts has one.
-        unlimited = replace(pace, call_timeout_s=math.inf)
-        slow = replace(unlimited, max_sleep_s=settings.janitor_sleep_ms / 1000)
-        slowest = replace(unlimited, max_sleep_s=settings.tidy_interval_ms / 1000)
-        recover = dead_workers.step(
-            dead_workers.RedisWorkerStore(store, settings.worker_batch),
-            range(len(store.keys)),
-            limiter=StepLimiter(settings.shard_concurrency),
-            call_timeout_s=pace.call_timeout_s,
-        )
+        paces = _paces(settings)
 
-        def loop(name: str, step: Step, pace: Pace, concurrency: int = 0) -> ShardLoop:
-            """Make a loop, by default with the configured concurrency."""
+        def loop(row: Row) -> ShardLoop:
             return ShardLoop(
-                name,
-                step,
-                pace=pace,
-                limiter=StepLimiter(concurrency or settings.shard_concurrency),
-                stats=stats.loop(name),
+                row.name,
+                row.step,
+                pace=paces[row.pacing],
+                limiter=StepLimiter(row.concurrency or settings.shard_concurrency),
+                stats=stats.loop(row.name),
                 random=random,
             )
 
-        outbox_blocked = loop(
-            "outbox_blocked", outbox.blocked_step(store, settings.outbox_batch), slow
-        )
-        # When the outbox step finds an unreachable shard, it announces the next attempt to the loop
-        # of blocked entries.
-        on_blocked = outbox_blocked.on_deadline
-        announced = (
-            loop("promote", promote.step(store, settings.promote_batch), pace),
-            loop("reap", reap.step(store, settings.reap_batch), pace),
-            loop("rate_limits", rate_limits.step(store, settings.promote_batch), unlimited),
-            loop("outbox", outbox.step(store, settings.outbox_batch, on_blocked), unlimited),
-        )
-        cron_loop = loop("cron", cron.step(store, settings.cron_batch), unlimited)
-        bulk_loop = loop("bulk", bulk.step(store), unlimited, 1)
-        pressure_loop = loop("pressure", pressure.step(store), unlimited, 1)
+        on_shards = shard_rows(store, settings, self._on_blocked)
+        on_cluster = cluster_rows(store, settings)
+        loops = {row.name: loop(row) for row in (*on_shards, *on_cluster)}
+        self._outbox_blocked = loops[OUTBOX_BLOCKED]
+        self._eviction = loop(eviction_row(store))
         self._sender = sender = WebhookSender(store, store.settings.webhooks)
-        webhook_loop = WebhookLoop(sender, partial(loop, "webhooks", pace=unlimited))
-        self.announced_loops = (
-            *(*announced, cron_loop, bulk_loop, pressure_loop),
-            webhook_loop.shards,
+        webhooks = WebhookLoop(
+            sender, lambda step: loop(Row("webhooks", step, Pacing.UNLIMITED, is_announced=True))
         )
-        self._shard_loops = (
-            *announced,
-            webhook_loop,
-            outbox_blocked,
-            loop("dead_workers", recover, unlimited),
-            loop("purge", janitor.purge_step(store, settings.janitor_batch), slow, 1),
-            loop("workflows", janitor.workflows_step(store, settings.janitor_batch), slow, 1),
-            loop("tidy", janitor.tidy_step(store, settings.janitor_batch), slowest, 1),
+        announced = (loops[row.name] for row in (*on_shards, *on_cluster) if row.is_announced)
+        self.announced_loops = (*announced, webhooks.shards)
+        self._shard_loops: tuple[ShardLoop | WebhookLoop, ...] = (
+            *(loops[row.name] for row in on_shards),
+            webhooks,
         )
-        self._meta_loops = (
-            cron_loop,
-            bulk_loop,
-            pressure_loop,
-            webhook_loop,
-            loop("retire", janitor.retire_step(store), slowest, 1),
-            loop("partitions", janitor.partitions_step(store), unlimited, 1),
-            loop("weights", janitor.weights_step(store), unlimited, 1),
-            loop("statistics", statistics.step(store), slow, 1),
-            loop("migrations", migrations.step(store, may_begin=settings.migrate), unlimited, 1),
+        self._meta_loops: tuple[ShardLoop | WebhookLoop, ...] = (
+            *(loops[row.name] for row in on_cluster),
+            webhooks,
         )
-        self._eviction = loop("eviction", janitor.eviction_step(store), slow, 1)
 
     async def lead(self, lease: LeaderLease) -> None:
         """Run every loop on the lease's shard until cancelled.
@@ -138,15 +98,25 @@ class LeaderWork:
         """Run the loops that need no lease until cancelled."""
         await self._eviction.serve(_ALL_SHARDS)
 
+    def _on_blocked(self, shard: int, due_ms: int) -> None:
+        self._outbox_blocked.on_deadline(shard, due_ms)
+
     def close(self) -> None:
         """Release what the loops hold, after all of them have ended."""
         self._sender.close()
 
 
-def _pace(settings: SchedulerSettings) -> Pace:
-    return Pace(
+def _paces(settings: SchedulerSettings) -> dict[Pacing, Pace]:
+    timed = Pace(
         max_sleep_s=settings.max_sleep_ms / 1000,
         call_timeout_s=settings.call_timeout_ms / 1000,
         backoff_min_s=settings.backoff_min_ms / 1000,
         backoff_max_s=settings.backoff_max_ms / 1000,
     )
+    unlimited = replace(timed, call_timeout_s=math.inf)
+    return {
+        Pacing.TIMED: timed,
+        Pacing.UNLIMITED: unlimited,
+        Pacing.SLOW: replace(unlimited, max_sleep_s=settings.janitor_sleep_ms / 1000),
+        Pacing.SLOWEST: replace(unlimited, max_sleep_s=settings.tidy_interval_ms / 1000),
+    }

@@ -1,7 +1,4 @@
-"""The janitor: remove finished jobs after their retention, and other records that are not needed.
-
-The purge steps run when the next record is due for removal. The other steps run at intervals.
-"""
+"""The janitor: remove records that are not needed, and complete changes of the operator."""
 
 from __future__ import annotations
 
@@ -9,11 +6,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.queues.default_growth import advance_growth
 from ojs_cluster.store.engine.queues.partition_maintenance import STEP_ENTRIES, advance_changes
-from ojs_cluster.store.features.retention.retention import (
-    purge_due,
-    remove_leftovers,
-    retire_queues,
-)
+from ojs_cluster.store.features.retention.retention import remove_leftovers, retire_queues
 from ojs_cluster.store.features.tenants.weights import WeightsCheck
 from ojs_cluster.store.features.workflows.progress_check import WorkflowCheck
 from ojs_cluster.store.features.workflows.workflows import purge_ended
@@ -33,15 +26,6 @@ _PARTITION_CHANGES_MS = 3000
 _LARGE_TABLE_MS = 500
 # Time in ms until the weights of tenants are compared again in shards that did not answer.
 _SILENT_PAUSE_MS = 2000
-
-
-def purge_step(store: Store, batch: int) -> Step:
-    """Return the step that removes at most ``batch`` finished jobs of one shard."""
-
-    async def purge_shard(shard: int) -> StepResult:
-        return await purge_due(store, store.keys.shard(shard), batch)
-
-    return purge_shard
 
 
 def workflows_step(store: Store, batch: int) -> Step:
