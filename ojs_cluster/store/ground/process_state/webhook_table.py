@@ -15,7 +15,7 @@ import trio
 
 from ojs_cluster.core.webhooks import Subscription, pack
 from ojs_cluster.keys import Meta
-from ojs_cluster.store.ground.process_state import fan_out
+from ojs_cluster.store.ground.process_state.jobs_per_script import jobs_per_script
 from ojs_cluster.store.ground.process_state.subscriptions import SUBSCRIPTIONS, oldest_first
 from ojs_cluster.store.ground.versioned_table import Snapshot, VersionedTable
 
@@ -49,7 +49,7 @@ class WebhookTable:
 
     def jobs_per_script(self, script: str, most: int) -> int:
         """Return how many jobs one call of a script may change, ``most`` without webhooks."""
-        return fan_out.jobs_per_script(script, most, self._selecting) if self.packed else most
+        return jobs_per_script(script, most, self._selecting) if self.packed else most
 
     def get(self, subscription_id: str) -> Subscription | None:
         """Return a subscription of the copy."""

@@ -17,7 +17,7 @@ from ojs_cluster.store.engine.fetch.fetch import fetch
 from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
 from ojs_cluster.store.engine.queues.deadlines import promote, reap
 from ojs_cluster.store.features.rate_limits import rate_limits, rate_tokens
-from ojs_cluster.store.ground.process_state.fan_out import MOST_DELIVERIES, jobs_per_script
+from ojs_cluster.store.ground.process_state.jobs_per_script import MOST_DELIVERIES, jobs_per_script
 from ojs_cluster.store.ground.process_state.webhook_table import WebhookTable
 from ojs_cluster.store.open import open_store
 from tests.store.limit_jobs import key_in, keyed, token_counts
