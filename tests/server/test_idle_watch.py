@@ -16,7 +16,7 @@ from hypercorn.utils import wrap_app
 
 from ojs_cluster.http.request_body.memory import BodyMemoryBudget, BodyReservation
 from ojs_cluster.server.http.hypercorn_connection import BoundedServer
-from ojs_cluster.server.http.idle_watch import IdleWatch
+from ojs_cluster.server.http.hypercorn_internals import IdleWatch
 
 
 class _Watched:

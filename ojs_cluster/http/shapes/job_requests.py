@@ -140,24 +140,6 @@ class BulkEnqueueBody(TypedDict, total=False):
     idempotency_key: Annotated[str, keywords(minLength=1, maxLength=256)]
 
 
-class CronBody(TypedDict, total=False):
-    """A cron job. Its other members describe the job, unless it has a ``job_template``."""
-
-    name: Required[Annotated[str, keywords(pattern=r"^[a-z0-9][a-z0-9.\-]*$", maxLength=255)]]
-    expression: str
-    cron: str
-    schedule: str
-    timezone: str | None
-    overlap_policy: Literal["skip", "allow", "cancel_previous", "enqueue"] | None
-    enabled: bool
-    description: str | None
-    job_template: dict[str, Any] | None
-    type: JobType
-    args: list[Any]
-    meta: dict[str, Any] | None
-    options: dict[str, Any] | None
-
-
 class CronChange(TypedDict, total=False):
     """The members of a cron job to replace. The name cannot be changed."""
 
@@ -173,6 +155,12 @@ class CronChange(TypedDict, total=False):
     args: list[Any]
     meta: dict[str, Any] | None
     options: dict[str, Any] | None
+
+
+class CronBody(CronChange, total=False):
+    """A cron job. Its other members describe the job, unless it has a ``job_template``."""
+
+    name: Required[Annotated[str, keywords(pattern=r"^[a-z0-9][a-z0-9.\-]*$", maxLength=255)]]
 
 
 class StepBody(TypedDict, total=False):

@@ -19,9 +19,9 @@ from ojs_cluster.core.payload_limits import PayloadLimits
 from ojs_cluster.http.request_body.limits import BodyLimits
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.redis.url import secrets_in
-from ojs_cluster.server.config import parsers, redis_checks
+from ojs_cluster.server.config import parsers
 from ojs_cluster.server.config.all_variables import SECTIONS, VARIABLES
-from ojs_cluster.server.config.redis_settings import RedisSettings
+from ojs_cluster.server.config.redis_settings import RedisSettings, redis_problems
 from ojs_cluster.server.config.settings import (
     AccessSettings,
     ListenSettings,
@@ -169,7 +169,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     if redis.durability_timeout_s > redis.reply_timeout_s / 2:
         yield "OJS_DURABILITY_TIMEOUT: at most half of OJS_REDIS_REPLY_TIMEOUT"
     yield from _short_retentions(settings.store, redis.call_timeout_s)
-    yield from redis_checks.problems(redis)
+    yield from redis_problems(redis)
 
 
 def _short_retentions(store: StoreSettings, call_timeout_s: float) -> Iterator[str]:

@@ -4,7 +4,8 @@ hypercorn documents ``Config``, its types and ``serve``. ``serve`` accepts conne
 ``http_server`` cannot use (see there). So the server uses the parts behind it:
 
 * ``WorkerContext``, ``Lifespan`` and ``wrap_app`` are what ``serve`` passes to connections.
-* ``TCPServer`` serves one connection. Its methods have no hooks, see ``HypercornConnection``.
+* ``TCPServer`` serves one connection. Its methods have no hooks, see ``HypercornConnection`` and
+  ``IdleWatch``.
 * ``ProtocolWrapper``, ``H11Protocol``, ``WSStream``, the events and the errors that ask for an
   upgrade: ``hypercorn_connection`` counts the bytes and requests of a connection between them.
 * ``H2Protocol`` speaks HTTP/2, see ``HypercornHttp2``.
@@ -15,7 +16,8 @@ hypercorn documents ``Config``, its types and ``serve``. ``serve`` accepts conne
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
 
 import trio
 from h2.events import Event as H2Event
@@ -31,8 +33,6 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import wrap_app
-
-from ojs_cluster.server.http.idle_watch import IdleWatch
 
 __all__ = [
     "Closed",
@@ -54,6 +54,68 @@ __all__ = [
 
 _CLOSE_S: Final = 1.0
 """Maximum time in seconds to close a connection. Only TLS may have to wait for its client."""
+
+
+class _Event(Protocol):
+    """hypercorn's event."""
+
+    async def wait(self) -> None: ...
+
+    def is_set(self) -> bool: ...
+
+
+class IdleWatch:
+    """Takes the place of hypercorn's ``TrioSingleTask``, with one task for a whole connection.
+
+    hypercorn starts a task after each response and cancels it at the next request, which takes an
+    eighth of the time of a small request. It ends the connection when it has been idle for too
+    long, for which this server has ``Connections.close_idle``, or when the process shuts down.
+    """
+
+    def __init__(self, terminated: _Event, close: Callable[[], Awaitable[None]]) -> None:
+        """Watch nothing yet.
+
+        Args:
+            terminated: set when idle connections have to end.
+            close: closes the connection.
+        """
+        self._terminated = terminated
+        self._close = close
+        self._is_idle = False
+        self._watching: trio.CancelScope | None = None
+        self._ended = False
+
+    async def restart(self, task_group: Any, _action: object) -> None:
+        """Note that the connection is idle. hypercorn calls this after each response."""
+        self._is_idle = True
+        if self._ended:
+            return
+        if self._terminated.is_set():
+            task_group.spawn(self._close_if_idle)
+        elif self._watching is None:
+            self._watching = trio.CancelScope()
+            task_group.spawn(self._watch, self._watching)
+
+    async def stop(self) -> None:
+        """Note that a request has begun. hypercorn closes the connection after its response."""
+        self._is_idle = False
+
+    def end(self) -> None:
+        """End the task, because the client has closed the connection."""
+        self._ended = True
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _watch(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await self._terminated.wait()
+            await self._close_if_idle()
+
+    async def _close_if_idle(self) -> None:
+        if self._is_idle and not self._ended:
+            self._ended = True
+            with trio.CancelScope(shield=True):
+                await self._close()
 
 
 class HypercornConnection(TCPServer):

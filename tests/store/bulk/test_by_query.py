@@ -56,7 +56,7 @@ async def test_small_fields_are_compared_without_reading_the_job(
     async def refuse(*_: object) -> None:
         raise AssertionError("a whole job is read")
 
-    monkeypatch.setattr(choosing, "with_content", refuse)
+    monkeypatch.setattr(choosing, "_with_content", refuse)
     held = await active(store, "mail")
     low, high = await put(store, "mail", priority=1), await put(store, "mail", priority=9)
     again = await active(store, "other")
