@@ -29,7 +29,7 @@ class KeptConnections:
         self._idle: OrderedDict[OutgoingConnection, tuple[_Place, float]] = OrderedDict()
         self._by_place: dict[_Place, list[OutgoingConnection]] = {}
 
-    def take(self, url: HttpUrl) -> OutgoingConnection | None:
+    def pop(self, url: HttpUrl) -> OutgoingConnection | None:
         """Return a connection to the server of a URL, which the caller keeps again or closes."""
         self._close_old(trio.current_time())
         while connections := self._by_place.get(_place_of(url)):

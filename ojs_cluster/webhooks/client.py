@@ -113,7 +113,7 @@ class WebhookClient:
     async def _exchange(
         self, url: HttpUrl, headers: Sequence[tuple[str, str]], body: bytes
     ) -> tuple[h11.Response, bytes]:
-        kept = self._kept.take(url)
+        kept = self._kept.pop(url)
         if kept is not None:
             # The receiver may have closed it. Then it has not read the request, or gets it twice.
             with suppress(*FAILURES):

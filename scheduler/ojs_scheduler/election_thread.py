@@ -6,8 +6,9 @@ creates ``ElectionThread``. The thread only starts and cancels it, so the work s
 lease is released, as if both ran in one event loop.
 
 A renewal says that the work goes on. So the thread also checks that the event loop answers. After
-``PATIENCE`` lease times without an answer the thread gives up all leases: it does not renew them,
-so other processes acquire them when they expire. It takes part again when the event loop answers.
+``SILENT_LEASES`` lease times without an answer the thread gives up all leases: it does not renew
+them, so other processes acquire them when they expire. It takes part again when the event loop
+answers.
 
 Two event loops in one process may use the Redis client only because a scheduler has no driven
 coroutines (``ojs_cluster.redis.driven_coroutines``).
@@ -36,7 +37,7 @@ from ojs_scheduler.stats import ElectionStats
 
 log = logging.getLogger("ojs.scheduler")
 
-PATIENCE: Final = 3
+SILENT_LEASES: Final = 3
 """After this number of lease times without an answer of the event loop, its leases are given up."""
 _RETRY_S: Final = 1.0
 """Time in seconds between two attempts to reach Redis when the thread starts."""
@@ -164,12 +165,14 @@ class ElectionThread:
         await answered.wait()
 
     async def _cancel_if_silent(self, campaigns: trio.CancelScope) -> None:
-        patience_s = PATIENCE * self._settings.lease_ttl_ms / 1000
+        silence_s = SILENT_LEASES * self._settings.lease_ttl_ms / 1000
         while True:
-            with trio.move_on_after(patience_s) as scope:
+            with trio.move_on_after(silence_s) as scope:
                 await self._answered()
             if scope.cancelled_caught:
-                log.error("the event loop was busy for %g s: its leases are given up", patience_s)
+                log.error(
+                    "the event loop was busy for %g s: its leases are given up", silence_s
+                )
                 campaigns.cancel()
             await trio.sleep(self._settings.lease_times.renew_s)
 

@@ -109,8 +109,8 @@ class StepLimiter:
     """Allow at most ``size`` concurrent steps; tasks wait in the order of their requests.
 
     A shard with a backlog requests a turn after each step, so it alternates with other shards. A
-    step that is not answered within ``patience_s`` seconds is *late*: probably its node is dead. If
-    another task waits, a late step is no longer counted. Otherwise the shards of one dead node
+    step that is not answered within ``late_after_s`` seconds is *late*: probably its node is dead.
+    If another task waits, a late step is no longer counted. Otherwise the shards of one dead node
     would block all other shards.
 
     The first task of the queue wakes when the oldest running step becomes late. If it still gets no
@@ -119,12 +119,12 @@ class StepLimiter:
 
     Args:
         size: maximum number of concurrent steps.
-        patience_s: time in seconds after which an unanswered step is late.
+        late_after_s: time in seconds after which an unanswered step is late.
     """
 
-    def __init__(self, size: int, patience_s: float = 0.1) -> None:
+    def __init__(self, size: int, late_after_s: float = 0.1) -> None:
         self._size = size
-        self._patience_s = patience_s
+        self._late_after_s = late_after_s
         self._queue: deque[_Waiter] = deque()
         # The tasks whose steps are counted, and the time at which each step becomes late. The
         # oldest step is the first.
@@ -164,7 +164,7 @@ class StepLimiter:
         """
         while self._queue and len(self._late_at) < self._size:
             waiter = self._queue.popleft()
-            self._late_at[waiter] = trio.current_time() + self._patience_s
+            self._late_at[waiter] = trio.current_time() + self._late_after_s
             waiter.granted.set()
         if self._queue:
             self._queue[0].wait_scope.deadline = next(iter(self._late_at.values()))

@@ -358,7 +358,7 @@ async def test_deliveries_of_webhooks_are_counted_by_their_status(any_api: Api) 
     for _ in range(5):
         await any_api.enqueue()
     [shard] = store.keys.partitions("default", 1)
-    batch = await deliveries.take(store, shard, made.id, 4)
+    batch = await deliveries.next_due(store, shard, made.id, 4)
     outcomes: tuple[Any, ...] = ("delivered", "delivered", "failed", "dead")
     for each, outcome in zip(batch.deliveries, outcomes, strict=True):
         await deliveries.record(store, shard, made.id, each.number, outcome, wait_ms=60_000)

@@ -320,7 +320,7 @@ async def test_many_busy_shards_with_slow_steps_all_have_their_turns(
 async def test_an_unanswered_step_stops_counting_and_no_waiter_loses_its_place(
     autojump_clock: MockClock,
 ) -> None:
-    slots = StepLimiter(1, patience_s=0.1)
+    slots = StepLimiter(1, late_after_s=0.1)
     order: list[tuple[int, float]] = []
 
     async def silent(number: int) -> None:
@@ -341,7 +341,7 @@ async def test_an_unanswered_step_stops_counting_and_no_waiter_loses_its_place(
 async def test_a_waiter_that_is_cancelled_keeps_no_place(
     autojump_clock: MockClock,
 ) -> None:
-    slots = StepLimiter(2, patience_s=1000)
+    slots = StepLimiter(2, late_after_s=1000)
     held = 0
 
     async def hold(seconds: float) -> None:

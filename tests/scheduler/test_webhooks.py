@@ -311,16 +311,16 @@ async def test_an_inactive_subscription_keeps_what_is_pending(
 async def test_a_wrong_clock_of_the_scheduler_loses_no_delivery(
     standalone: Embedded, monkeypatch: pytest.MonkeyPatch, days: int
 ) -> None:
-    real_s, take = time.time, deliveries.take
+    real_s, next_due = time.time, deliveries.next_due
     waits: list[int] = []
 
     async def observed(*args: Any, wait_ms: int = 0) -> Any:
         waits.append(wait_ms)
-        return await take(*args, wait_ms=wait_ms)
+        return await next_due(*args, wait_ms=wait_ms)
 
     monkeypatch.setattr("time.time", lambda: real_s() + days * 86_400)
     monkeypatch.setattr(webhooks, "_INACTIVE_CHECK_S", 0.25)
-    monkeypatch.setattr(deliveries, "take", observed)
+    monkeypatch.setattr(deliveries, "next_due", observed)
     receiver = Receiver()
     async with receiving(receiver):
         pass

@@ -39,12 +39,12 @@ async def one_life_of_a_webhook(store: Store) -> None:
     shard = shard_of(store, "hooks")
     _, _, due = await deliveries.read_due(store, shard)
     assert due == [made.id]
-    batch = await deliveries.take(store, shard, made.id, 10)
+    batch = await deliveries.next_due(store, shard, made.id, 10)
     first, second, third = (each.number for each in batch.deliveries)
     await deliveries.record(store, shard, made.id, first, "delivered", status=200)
     await deliveries.record(store, shard, made.id, second, "dead", status=400)
     await deliveries.record(store, shard, made.id, third, "failed", wait_ms=60_000)
-    assert (await deliveries.take(store, shard, made.id, 10)).deliveries == []
+    assert (await deliveries.next_due(store, shard, made.id, 10)).deliveries == []
     await deliveries.retry(store, f"del_{second}-{shard.index}")
     assert len(await deliveries.list_newest(store, limit=10)) == 3
     await subscriptions.rotate(store, made.id, SECRET)

@@ -116,10 +116,10 @@ async def test_idle_connections_are_bounded_and_old_ones_are_closed(
             for connection in (one, two, three):
                 kept.keep(url, connection)
             assert one._socket.fileno() == -1
-            assert kept.take(other) is None
-            assert kept.take(url) is three
+            assert kept.pop(other) is None
+            assert kept.pop(url) is three
             monkeypatch.setattr(kept_connections, "_MAX_IDLE_S", 0.0)
-            assert kept.take(url) is None
+            assert kept.pop(url) is None
             assert two._socket.fileno() == -1
             monkeypatch.setattr(kept_connections, "_MAX_AGE_S", 0.0)
             kept.keep(url, three)

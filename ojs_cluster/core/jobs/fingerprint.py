@@ -89,7 +89,7 @@ class _Budget:
         self._size = size
         self._left = size
 
-    def take(self, raw: bytes) -> None:
+    def spend(self, raw: bytes) -> None:
         self._left -= len(raw)
         if self._left < 0:
             raise ValidationFailed(
@@ -131,7 +131,7 @@ def _meta(names: Iterable[str], members: dict[str, Raw], budget: _Budget) -> dic
 
 def _value(raw: bytes, budget: _Budget) -> Any:
     """Return the canonical form of a JSON value."""
-    budget.take(raw)
+    budget.spend(raw)
     return _with_canonical_texts(json.loads(raw, parse_int=_integer, parse_float=_real))
 
 

@@ -161,7 +161,7 @@ class AccessControl:
         bucket = self._buckets.get(principal.name)
         if bucket is None:
             bucket = self._buckets[principal.name] = _TokenBucket(rate)
-        wait_s = bucket.take(time.monotonic())
+        wait_s = bucket.take_token(time.monotonic())
         if wait_s > 0:
             raise RateLimited(
                 f"the API key '{principal.name}' is limited to {rate:g} requests per second",
@@ -179,7 +179,7 @@ class _TokenBucket:
         self._tokens = self._capacity
         self._updated_at = time.monotonic()
 
-    def take(self, now: float) -> float:
+    def take_token(self, now: float) -> float:
         """Take a token and return 0; if there is none, return the seconds until there is one."""
         self._tokens = min(self._capacity, self._tokens + (now - self._updated_at) * self._rate)
         self._updated_at = now

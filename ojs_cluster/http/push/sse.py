@@ -172,7 +172,7 @@ class EventStream:
             if now >= heartbeat_at:
                 await self._write(send, HEARTBEAT + position_block(follower.position))
             elif await follower.wait(min(heartbeat_at, check_at, end_at) - now):
-                await self._write(send, b"".join(follower.take().messages))
+                await self._write(send, b"".join(follower.next_piece().messages))
             if direct is not None:
                 await direct.flush()
 

@@ -360,7 +360,7 @@ class WebSocketSession:
 
     def _take(self) -> list[str]:
         """Take the next events, and return their messages."""
-        return [message.decode() for message in self._follower.take().messages]
+        return [message.decode() for message in self._follower.next_piece().messages]
 
     def _take_all(self) -> list[str]:
         texts: list[str] = []

@@ -50,7 +50,7 @@ _MAX_REQUESTS: Final = 8
 """Maximum number of open requests to one subscription."""
 _MAX_IDLE: Final = 256
 """Maximum number of idle connections to receivers."""
-_PATIENCE: Final = 5
+_FAILURES_WITHOUT_PAUSE: Final = 5
 """Number of failures in a row after which all deliveries to a receiver wait."""
 _LONGEST_PAUSE_S: Final = 30.0
 _LONGEST_RETRY_AFTER_S: Final = 24 * 3600.0
@@ -91,8 +91,8 @@ class _Receiver:
         if away and result.retry_after_s is not None:
             pause_s = min(result.retry_after_s, _LONGEST_RETRY_AFTER_S)
             self.wait_until_s = max(self.wait_until_s, now + pause_s)
-        elif self.failures >= _PATIENCE:
-            pause_s = min(2.0 ** (self.failures - _PATIENCE), _LONGEST_PAUSE_S)
+        elif self.failures >= _FAILURES_WITHOUT_PAUSE:
+            pause_s = min(2.0 ** (self.failures - _FAILURES_WITHOUT_PAUSE), _LONGEST_PAUSE_S)
             self.wait_until_s = max(self.wait_until_s, now + pause_s)
         elif not away:
             self.wait_until_s = float("-inf")
@@ -217,7 +217,7 @@ class WebhookSender:
         if wait_s > 0 and subscription.active:
             await self._wait(shard, subscription_id, wait_s)
             return False
-        batch = await deliveries.take(store, shard, subscription_id, _BATCH)
+        batch = await deliveries.next_due(store, shard, subscription_id, _BATCH)
         for number in batch.damaged:
             log.error("webhook delivery %r of shard %d is damaged", number, shard.index)
             await deliveries.record(store, shard, subscription_id, number, "dropped")
@@ -249,7 +249,7 @@ class WebhookSender:
 
     async def _wait(self, shard: Shard, subscription_id: str, wait_s: float) -> None:
         wait_ms = math.ceil(wait_s * 1000)
-        await deliveries.take(self._store, shard, subscription_id, 0, wait_ms=wait_ms)
+        await deliveries.next_due(self._store, shard, subscription_id, 0, wait_ms=wait_ms)
 
     async def _keep_for_inactive(
         self, shard: Shard, subscription_id: str, found: Sequence[Delivery]

@@ -188,7 +188,7 @@ async def dead_delivery(api: Api) -> str:
     await store.webhooks.read(store)
     await api.enqueue(options={"queue": "hooks"})
     shard = store.keys.partitions("hooks", 1)[0]
-    found = await deliveries.take(store, shard, made.id, 1)
+    found = await deliveries.next_due(store, shard, made.id, 1)
     [first] = found.deliveries
     await deliveries.record(store, shard, made.id, first.number, "dead")
     return first.id

@@ -145,10 +145,10 @@ def test_a_rate_lets_so_many_requests_through_and_refills() -> None:
 
     bucket = _TokenBucket(4)
     began = time.monotonic()
-    assert [bucket.take(began) for _ in range(6)] == [0, 0, 0, 0, 0.25, 0.25]
-    assert bucket.take(began + 0.25) == 0
-    assert bucket.take(began + 0.25) == 0.25
-    assert [bucket.take(began + 60) for _ in range(5)][3:] == [0, 0.25]
+    assert [bucket.take_token(began) for _ in range(6)] == [0, 0, 0, 0, 0.25, 0.25]
+    assert bucket.take_token(began + 0.25) == 0
+    assert bucket.take_token(began + 0.25) == 0.25
+    assert [bucket.take_token(began + 60) for _ in range(5)][3:] == [0, 0.25]
 
 
 async def test_a_replaced_keyring_holds_from_the_next_request_on(standalone: Embedded) -> None:

@@ -80,7 +80,7 @@ def follower_of(feed: Feed) -> Follower:
 def taken(follower: Follower) -> list[bytes]:
     found: list[bytes] = []
     while follower.is_behind:
-        found += follower.take().messages
+        found += follower.next_piece().messages
     return found
 
 

@@ -40,6 +40,12 @@ async def limit(store: Store, tenant: str, **limits: Any) -> None:
     await store.tenants.read(store)
 
 
+def age_sum(store: Store, db: Any, tenant: str, ms: int = 1000) -> None:
+    """Make the sum of a tenant's waiting jobs older, as if so much time had passed."""
+    admission = store.keys.shard_of_tenant(tenant).tenant_admission(tenant)
+    db.hincrby(admission, "summed_at", -ms)
+
+
 async def weigh(store: Store, tenant: str, weight: float) -> None:
     """Set the weight of a tenant, as an operator does."""
     wanted = TenantSettings(tenant_id=tenant, fairness_weight=weight)

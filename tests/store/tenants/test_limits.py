@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -32,7 +31,7 @@ from ojs_cluster.store.ground.process_state import tenants
 from ojs_cluster.store.ground.process_state.tenant_table import TenantTable
 from tests.http.api import until
 from tests.store.shortcuts import QUEUE, put, queues_in_other_shards, take
-from tests.store.tenants.shortcuts import job_of, limit, put_for
+from tests.store.tenants.shortcuts import age_sum, job_of, limit, put_for
 from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
 
@@ -101,9 +100,7 @@ async def test_room_that_workers_make_is_used_after_the_next_sum(store: Store, d
     assert (full.value.details["current"], full.value.details["maximum"]) == (2, 2)
     assert full.value.retry_after_s >= 1
     await cancel(store, jobs[0].id)
-    shard = store.keys.shard_of_tenant("a")
-    second_ago = int(time.time() * 1000) - 1000
-    db.hset(shard.tenant_admission("a"), "summed_at", second_ago)
+    age_sum(store, db, "a")
     assert (await put_for(store, "a")).tenant == "a"
 
 
@@ -117,14 +114,14 @@ async def test_a_request_that_waits_for_room_is_checked_again_but_counts_once_in
 
     async def try_again(admitted: Admitted, seconds_later: float) -> None:
         admitted["a"] = trio.current_time() - seconds_later
-        db.hset(admission, "summed_at", int(time.time() * 1000) - 1000)
+        age_sum(store, db, "a")
         await admit_jobs(store, jobs, admitted)
 
     first: Admitted = {}
     second: Admitted = {}
     await admit_jobs(store, jobs, first)
     await try_again(first, 5)  # none of its jobs is stored
-    db.hset(admission, "summed_at", int(time.time() * 1000) - 1000)
+    age_sum(store, db, "a")
     await enqueue_many(store, jobs, (), second)
     await try_again(first, 4)
     with pytest.raises(TenantLimitExceeded) as full:
@@ -167,7 +164,6 @@ async def test_while_a_sum_is_read_others_use_the_present_one(
 ) -> None:
     await limit(store, "a", max_queue_depth=1)
     await put_for(store, "a")
-    admission = store.keys.shard_of_tenant("a").tenant_admission("a")
     sums = decided = 0
 
     async def read(*args: Any) -> Any:
@@ -183,7 +179,7 @@ async def test_while_a_sum_is_read_others_use_the_present_one(
 
     monkeypatch.setattr("ojs_cluster.store.engine.tenants.admission.read_counts", read)
     for _ in range(20):  # a slow machine may take longer than a caller has for the sum
-        db.hset(admission, "summed_at", int(time.time() * 1000) - 1000)
+        age_sum(store, db, "a")
         sums = decided = 0
         with pytest.raises(TenantLimitExceeded):
             await put_for(store, "a")
@@ -197,13 +193,12 @@ async def test_a_failed_attempt_is_never_refused_and_counts(store: Store, db: An
     await limit(store, "a", max_queue_depth=1)
     await put_for(store, "a")
     [taken] = await take(store)
-    admission = store.keys.shard_of_tenant("a").tenant_admission("a")
-    db.hset(admission, "summed_at", 1)
+    age_sum(store, db, "a", ms=86_400_000)
     await put_for(store, "a")
     failure = parse_failure(b'{"code":"c","message":"m"}')
     await nack(store, taken.id, worker_id="w1", lease_id=None, failure=failure)
     assert await waiting(store, "a") == 2
-    db.hset(admission, "summed_at", 1)
+    age_sum(store, db, "a", ms=86_400_000)
     with pytest.raises(TenantLimitExceeded) as full:
         await put_for(store, "a")
     assert full.value.details["current"] == 2

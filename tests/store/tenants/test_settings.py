@@ -13,7 +13,7 @@ from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.engine.queues.fair_share import set_fair_share
 from ojs_cluster.store.features.tenants import changes
 from tests.store.shortcuts import QUEUE, clock_ms, shard_of, take
-from tests.store.tenants.shortcuts import job_of, limit, put_for, put_many, weigh
+from tests.store.tenants.shortcuts import age_sum, job_of, limit, put_for, put_many, weigh
 from tests.support.lossy import lossy
 
 
@@ -77,7 +77,8 @@ async def test_an_old_sum_is_not_used_while_another_request_reads_one(
     await put_for(store, "a")
     shard = store.keys.shard_of_tenant("a")
     now_ms = await clock_ms(store, shard.slot)
-    db.hset(shard.tenant_admission("a"), mapping={"summed_at": now_ms - 60_000, "asked_at": now_ms})
+    age_sum(store, db, "a", ms=60_000)
+    db.hset(shard.tenant_admission("a"), "asked_at", now_ms)
     process, client = lossy(store)
     await put_for(process, "a")
     assert client.calls["tenant_admit"] == 2

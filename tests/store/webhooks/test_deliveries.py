@@ -223,7 +223,9 @@ async def test_ended_deliveries_are_kept_up_to_a_number(
     await store.webhooks.read(store)
     await enqueue_many(store, [new_job() for _ in range(10)])
     shard = shard_of(store)
-    for number, each in enumerate((await deliveries.take(store, shard, made.id, 10)).deliveries):
+    for number, each in enumerate(
+        (await deliveries.next_due(store, shard, made.id, 10)).deliveries
+    ):
         outcome: Any = "dead" if number % 2 else "delivered"
         assert await deliveries.record(store, shard, made.id, each.number, outcome, status=200)
         assert not await deliveries.record(store, shard, made.id, each.number, "failed")
@@ -238,11 +240,11 @@ async def test_a_failed_attempt_waits_and_is_counted(store: Store) -> None:
     await store.webhooks.read(store)
     await put(store)
     shard = shard_of(store)
-    [first] = (await deliveries.take(store, shard, made.id, 10)).deliveries
+    [first] = (await deliveries.next_due(store, shard, made.id, 10)).deliveries
     await deliveries.record(
         store, shard, made.id, first.number, "failed", wait_ms=60_000, error="down: é"
     )
-    assert (await deliveries.take(store, shard, made.id, 10)).deliveries == []
+    assert (await deliveries.next_due(store, shard, made.id, 10)).deliveries == []
     now_ms, next_ms, due = await deliveries.read_due(store, shard)
     assert due == []
     assert next_ms is not None
@@ -257,15 +259,15 @@ async def test_a_dead_delivery_can_be_retried(store: Store) -> None:
     await store.webhooks.read(store)
     await put(store)
     shard = shard_of(store)
-    [first] = (await deliveries.take(store, shard, made.id, 10)).deliveries
+    [first] = (await deliveries.next_due(store, shard, made.id, 10)).deliveries
     with pytest.raises(Conflict):
         await deliveries.retry(store, first.id)
     await deliveries.record(store, shard, made.id, first.number, "dead", status=400)
-    assert (await deliveries.take(store, shard, made.id, 10)).deliveries == []
+    assert (await deliveries.next_due(store, shard, made.id, 10)).deliveries == []
     assert (await deliveries.get(store, first.id)).state == "dead"
     again = await deliveries.retry(store, first.id)
     assert (again.state, again.attempts) == ("pending", 0)
-    [taken] = (await deliveries.take(store, shard, made.id, 10)).deliveries
+    [taken] = (await deliveries.next_due(store, shard, made.id, 10)).deliveries
     assert taken.body() == first.body()
     for unknown in ("x", "del_1-0", f"del_1-{len(store.keys)}", "del_1--1", "del_seq-0"):
         with pytest.raises(NotFound):
@@ -284,7 +286,7 @@ async def test_the_list_shares_its_size_between_subscriptions_and_tells_where_it
         stored = large % (len(loud.id), loud.id.encode(), b"z" * 40_000)
         db.hset(shard.webhook_deliveries, number, stored)
         db.zadd(shard.webhook_dead, {str(number): number})
-    [taken] = (await deliveries.take(store, shard, quiet.id, 10)).deliveries
+    [taken] = (await deliveries.next_due(store, shard, quiet.id, 10)).deliveries
     await deliveries.record(store, shard, quiet.id, taken.number, "dead", status=400)
     db.zadd(shard.webhook_dead, {taken.number: 0})
 
@@ -314,7 +316,7 @@ async def test_damaged_deliveries_are_told_apart(store: Store, db: Any) -> None:
         db.hset(shard.webhook_deliveries, str(number), stored)
         db.zadd(shard.webhook_pending(made.id), {str(number): number})
     db.zadd(shard.webhook_pending(made.id), {"77": 77})  # without a delivery
-    batch = await deliveries.take(store, shard, made.id, 10)
+    batch = await deliveries.next_due(store, shard, made.id, 10)
     assert (len(batch.deliveries), len(batch.damaged)) == (1, len(damaged))
     assert not db.zscore(shard.webhook_pending(made.id), "77")
     db.hset(shard.webhook_deliveries, "seq", "nonsense")
@@ -339,7 +341,7 @@ async def test_damaged_events_and_members_stop_no_other(store: Store, db: Any) -
     db.zadd(shard.webhook_due, {b"\xff": 1})
 
     _, _, due = await deliveries.read_due(store, shard)
-    batch = await deliveries.take(store, shard, made.id, 10)
+    batch = await deliveries.next_due(store, shard, made.id, 10)
 
     assert due == [made.id]
     assert db.zscore(shard.webhook_due, b"\xff") is None
@@ -347,7 +349,7 @@ async def test_damaged_events_and_members_stop_no_other(store: Store, db: Any) -
     assert set(batch.damaged) == set(damaged)
     for each in batch.damaged:
         assert await deliveries.record(store, shard, made.id, each, "dropped")
-    assert (await deliveries.take(store, shard, made.id, 10)).damaged == []
+    assert (await deliveries.next_due(store, shard, made.id, 10)).damaged == []
     db.hset(shard.webhook_deliveries, "1", subscription + no_type)
     with pytest.raises(NotFound):
         await deliveries.get(store, f"del_1-{shard.index}")
@@ -373,7 +375,7 @@ async def test_the_counts_of_a_deleted_subscription_end(store: Store, db: Any) -
     await put(store)
     shard = shard_of(store)
     for each in (kept, made):
-        [taken] = (await deliveries.take(store, shard, each.id, 10)).deliveries
+        [taken] = (await deliveries.next_due(store, shard, each.id, 10)).deliveries
         await deliveries.record(store, shard, each.id, taken.number, "delivered", status=200)
     await subscriptions.delete(store, made.id)
     new = await subscribe(store, "job.enqueued")  # this process's copy does not have it yet

@@ -23,7 +23,7 @@ async def subscribed(store: Store) -> str:
 async def test_postponed_deliveries_are_due_after_their_pause(store: Store) -> None:
     made, shard = await subscribed(store), shard_of(store)
     await put(store)
-    await deliveries.take(store, shard, made, 10, wait_ms=60_000)
+    await deliveries.next_due(store, shard, made, 10, wait_ms=60_000)
     now_ms, next_ms, due = await deliveries.read_due(store, shard)
     assert due == []
     assert next_ms is not None
@@ -34,10 +34,10 @@ async def test_a_subscription_is_due_with_the_earliest_of_its_attempts(store: St
     made, shard = await subscribed(store), shard_of(store)
     for _ in range(2):
         await put(store)
-    taken = (await deliveries.take(store, shard, made, 10)).deliveries
+    taken = (await deliveries.next_due(store, shard, made, 10)).deliveries
     for each, wait_ms in zip(taken, (60_000, 600_000), strict=True):
         await deliveries.record(store, shard, made, each.number, "failed", wait_ms=wait_ms)
-    assert (await deliveries.take(store, shard, made, 10)).deliveries == []
+    assert (await deliveries.next_due(store, shard, made, 10)).deliveries == []
     now_ms, next_ms, _ = await deliveries.read_due(store, shard)
     assert next_ms is not None
     assert next_ms - now_ms <= 60_000
@@ -46,9 +46,9 @@ async def test_a_subscription_is_due_with_the_earliest_of_its_attempts(store: St
 async def test_a_subscription_without_pending_deliveries_is_not_due(store: Store) -> None:
     made, shard = await subscribed(store), shard_of(store)
     await put(store)
-    [taken] = (await deliveries.take(store, shard, made, 10)).deliveries
+    [taken] = (await deliveries.next_due(store, shard, made, 10)).deliveries
     await deliveries.record(store, shard, made, taken.number, "delivered", status=200)
-    assert (await deliveries.take(store, shard, made, 10)).deliveries == []
+    assert (await deliveries.next_due(store, shard, made, 10)).deliveries == []
     _, next_ms, due = await deliveries.read_due(store, shard)
     assert (next_ms, due) == (None, [])
 
@@ -60,20 +60,20 @@ async def test_one_reply_has_few_large_deliveries(store: Store, db: Any) -> None
         stored = event % (len(made), made.encode(), b"z" * 600_000)
         db.hset(shard.webhook_deliveries, str(number), stored)
         db.zadd(shard.webhook_pending(made), {str(number): number})
-    first = await deliveries.take(store, shard, made, 10)
+    first = await deliveries.next_due(store, shard, made, 10)
     assert [each.number for each in first.deliveries] == ["1", "2"]
     for each in first.deliveries:
         await deliveries.record(store, shard, made, each.number, "delivered", status=200)
-    rest = await deliveries.take(store, shard, made, 10)
+    rest = await deliveries.next_due(store, shard, made, 10)
     assert [each.number for each in rest.deliveries] == ["3"]
 
 
 async def test_the_scheduler_hears_of_a_retried_delivery(store: Store) -> None:
     made, shard = await subscribed(store), shard_of(store)
     await put(store)
-    [taken] = (await deliveries.take(store, shard, made, 10)).deliveries
+    [taken] = (await deliveries.next_due(store, shard, made, 10)).deliveries
     await deliveries.record(store, shard, made, taken.number, "dead", status=400)
-    await deliveries.take(store, shard, made, 10)
+    await deliveries.next_due(store, shard, made, 10)
     heard: list[bytes] = []
     await store.redis.subscribe(shard.schedule_channel, shard.slot, heard.append, lambda: None)
     await deliveries.retry(store, taken.id)
@@ -89,7 +89,7 @@ async def test_the_scheduler_hears_of_a_retried_delivery(store: Store) -> None:
 async def test_the_reason_of_a_failed_attempt_is_bounded(store: Store) -> None:
     made, shard = await subscribed(store), shard_of(store)
     await put(store)
-    [taken] = (await deliveries.take(store, shard, made, 10)).deliveries
+    [taken] = (await deliveries.next_due(store, shard, made, 10)).deliveries
     await deliveries.record(store, shard, made, taken.number, "failed", error="x" * 5000)
     assert len((await deliveries.get(store, taken.id)).error) == 200
 
@@ -101,7 +101,7 @@ async def test_a_list_has_the_wanted_states_and_the_last_response_is_the_latest(
     for _ in range(2):
         await put(store)
     record = partial(deliveries.record, store, shard, made)
-    first, second = (await deliveries.take(store, shard, made, 10)).deliveries
+    first, second = (await deliveries.next_due(store, shard, made, 10)).deliveries
     await record(first.number, "delivered", status=200)
     await record(second.number, "dead", status=404)
     listed = await deliveries.list_newest(store, limit=10, states=("dead",))
@@ -119,7 +119,7 @@ async def test_the_newest_ended_deliveries_are_kept(
     made, shard = await subscribed(store), shard_of(store)
     for _ in range(4):
         await put(store)
-    taken = (await deliveries.take(store, shard, made, 10)).deliveries
+    taken = (await deliveries.next_due(store, shard, made, 10)).deliveries
     for each in taken:
         await deliveries.record(store, shard, made, each.number, "delivered", status=200)
     kept = await deliveries.list_newest(store, limit=10)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -17,6 +17,14 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.ground import job_fields as f
+
+
+class _Failure(NamedTuple):
+    """An error of a job: the number of its attempt, its time in Unix ms, and its message."""
+
+    attempt: int
+    at_ms: int
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,29 +69,29 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
     )
 
 
-def _phases(job: JobRecord, errors: list[tuple[int, int, str]]) -> Iterator[_Phase]:
+def _phases(job: JobRecord, errors: list[_Failure]) -> Iterator[_Phase]:
     """Yield the phases. Those that begin in the same millisecond are in their order."""
     yield _Phase("created", _first_state(job), job.created_ms)
-    yield from _failed(error for error in errors if error[0] < job.attempt)
+    yield from _failed(error for error in errors if error.attempt < job.attempt)
     started_ms, available_ms = job.started_ms, int(job.fields.get(f.ENQUEUED) or 0)
-    is_again = available_ms > (started_ms or 0) or job.state is State.AVAILABLE
+    returned_to_queue = available_ms > (started_ms or 0) or job.state is State.AVAILABLE
     available = _Phase("available", State.AVAILABLE, available_ms)
-    if available_ms > job.created_ms and not is_again:
+    if available_ms > job.created_ms and not returned_to_queue:
         yield available
     if started_ms is not None:
         yield _Phase(f"attempt {job.attempt}", State.ACTIVE, started_ms)
-    last = [error for error in errors if error[0] >= job.attempt]
-    yield from _failed(error for error in last if error[1] != job.finished_ms)
-    if available_ms > job.created_ms and is_again:
+    last = [error for error in errors if error.attempt >= job.attempt]
+    yield from _failed(error for error in last if error.at_ms != job.finished_ms)
+    if available_ms > job.created_ms and returned_to_queue:
         yield available
     if job.finished_ms is not None:
-        ended_by = [message for _, at_ms, message in last if at_ms == job.finished_ms]
+        ended_by = [error.message for error in last if error.at_ms == job.finished_ms]
         yield _Phase("ended", job.state, job.finished_ms, "".join(ended_by[-1:]))
 
 
-def _failed(errors: Iterable[tuple[int, int, str]]) -> Iterator[_Phase]:
-    for attempt, at_ms, message in errors:
-        yield _Phase(f"attempt {attempt} failed", State.RETRYABLE, at_ms, message)
+def _failed(errors: Iterable[_Failure]) -> Iterator[_Phase]:
+    for error in errors:
+        yield _Phase(f"attempt {error.attempt} failed", State.RETRYABLE, error.at_ms, error.message)
 
 
 def _first_state(job: JobRecord) -> State:
@@ -95,12 +103,13 @@ def _first_state(job: JobRecord) -> State:
     return State.SCHEDULED if is_scheduled else State.AVAILABLE
 
 
-def _failure(error: bytes) -> tuple[int, int, str] | None:
-    """Return the attempt, the time in Unix ms and the message of an error; None if damaged."""
+def _failure(error: bytes) -> _Failure | None:
+    """Return a stored error; None if it is damaged."""
     try:
         found = orjson.loads(error)
         at_ms = parse_timestamp(found["occurred_at"]).ms
-        return int(found["attempt"]), at_ms, str(found.get("message") or found.get("type") or "")
+        message = str(found.get("message") or found.get("type") or "")
+        return _Failure(int(found["attempt"]), at_ms, message)
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -387,8 +387,8 @@ class Follower:
             feed.refresh()
         return self._entry.position
 
-    def take(self) -> Piece:
-        """Take the next events."""
+    def next_piece(self) -> Piece:
+        """Return the next events, and advance behind them."""
         feed, entry = self._feed, self._entry
         assert feed is not None and entry.next is not None  # noqa: S101,PT018 - ``is_behind``
         if entry.piece is None:
@@ -402,7 +402,7 @@ class Follower:
     def skip(self) -> None:
         """Take all events, and drop them."""
         while self.is_behind:
-            self.take()
+            self.next_piece()
 
     def push(self) -> bool:
         """Send the next events, or wake the task to do it; return whether the task was woken."""
@@ -411,7 +411,7 @@ class Follower:
             self._has_turn = True
             self.wake()
             return True
-        piece = self.take()
+        piece = self.next_piece()
         self.sent_at = trio.current_time()
         if not output.send_now(piece.framed) or self.has_ended:
             self.wake()

@@ -135,7 +135,7 @@ async def _carry_out(
     missing = dict(planned)
     failures: list[Exception] = []
 
-    async def take(call: tuple[QueueInShard, int]) -> None:
+    async def fetch_part(call: tuple[QueueInShard, int]) -> None:
         part, count = call
         taken = 0
         try:
@@ -151,7 +151,7 @@ async def _carry_out(
             part.depth = 0
 
     try:
-        await run_concurrently(state.depths.take(planned), take)
+        await run_concurrently(state.depths.subtract(planned), fetch_part)
     finally:
         for queue, count in missing.items():
             if count:

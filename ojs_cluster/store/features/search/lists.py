@@ -117,13 +117,13 @@ async def _fill(page: _Page, walk: AsyncGenerator[IndexEntry | Position]) -> Job
                 page.budget -= _INDEX_COST
             if is_entry and len(batch) < page.batch_size and page.budget > 0:
                 continue
-            stopped_at = await page.take(batch)
+            stopped_at = await page.add_admitted(batch)
             batch = []
             if stopped_at is not None:
                 return page.ended(stopped_at)
             if page.is_over:
                 return page.ended(item.position if isinstance(item, IndexEntry) else item)
-    return page.ended(await page.take(batch))
+    return page.ended(await page.add_admitted(batch))
 
 
 class _Page:
@@ -158,7 +158,7 @@ class _Page:
 
     @property
     def batch_size(self) -> int:
-        """Number of entries to pass to ``take`` together."""
+        """Number of entries to pass to ``add_admitted`` together."""
         if self._compares_fields:
             return self._compared_at_once
         return min(BATCH, self._limit - len(self._jobs))
@@ -166,7 +166,7 @@ class _Page:
     def _is_late(self, end: float) -> bool:
         return self._effort_left <= 0 and time.monotonic() >= end
 
-    async def take(self, entries: Sequence[IndexEntry]) -> Position | None:
+    async def add_admitted(self, entries: Sequence[IndexEntry]) -> Position | None:
         """Add the admitted jobs; return where the page is full, None if it is not."""
         before = self._examined
         rest = list(enumerate(entries, before + 1))

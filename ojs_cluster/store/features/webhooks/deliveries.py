@@ -209,7 +209,7 @@ async def read_due(store: Store, shard: Shard) -> tuple[int, int | None, list[st
     return now_ms, None if next_ms < 0 else int(next_ms), found
 
 
-async def take(
+async def next_due(
     store: Store, shard: Shard, subscription_id: str, limit: int, *, wait_ms: int = 0
 ) -> DueDeliveries:
     """Return due deliveries of a subscription. Each stays due until its outcome is recorded.

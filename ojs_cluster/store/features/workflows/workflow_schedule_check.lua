@@ -5,7 +5,7 @@
 -- ARGV: 1 id, 2 '1' to check the workflow again after CHECK_MS, 'malformed' after LONGEST_CHECK_MS, '' for a time
 --       that depends on its age.
 -- Returns: time of the next check (ms), or -1 when the workflow does not run any more
---@include now stalled_after load_workflow
+--@include now check_pauses load_workflow
 local WORKFLOW, RUNNING = KEYS[1], KEYS[2]
 local id, when = ARGV[1], ARGV[2]
 local state, reply, _, created = load_workflow(WORKFLOW)

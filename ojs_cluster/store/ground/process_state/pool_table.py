@@ -77,7 +77,7 @@ class PoolDepths:
         """Return whether one of the queues has only blocked jobs."""
         return any(part.depth < 0 for queue in queues for part in self._parts.get(queue, ()))
 
-    def take(self, planned: Mapping[str, int]) -> list[tuple[QueueInShard, int]]:
+    def subtract(self, planned: Mapping[str, int]) -> list[tuple[QueueInShard, int]]:
         """Subtract planned jobs; return the partitions that have them, with their numbers."""
         calls = []
         for queue, count in planned.items():

@@ -10,7 +10,7 @@
 --       5 number of fields, 6 number of definitions, 7.. names and values of the fields, then numbers and
 --       values of the definitions, then numbers and values of the results.
 -- Returns: {'ok', effects} | {'exists'}
---@include keys now read_job set_deadline append_effect stalled_after
+--@include keys now read_job set_deadline append_effect check_pauses
 local record, definitions_key, results_key = KEYS[1], KEYS[2], KEYS[3]
 local workflows, ended_workflows, running_workflows = KEYS[4], KEYS[5], KEYS[8]
 local id, created, removed_at, effect, fields, definitions = unpack(ARGV, 1, 6)
