@@ -170,9 +170,7 @@ class ElectionThread:
             with trio.move_on_after(silence_s) as scope:
                 await self._answered()
             if scope.cancelled_caught:
-                log.error(
-                    "the event loop was busy for %g s: its leases are given up", silence_s
-                )
+                log.error("the event loop was busy for %g s: its leases are given up", silence_s)
                 campaigns.cancel()
             await trio.sleep(self._settings.lease_times.renew_s)
 

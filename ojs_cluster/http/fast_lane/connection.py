@@ -28,7 +28,7 @@ from ojs_cluster.http.errors import BodyTimeout
 from ojs_cluster.http.fast_lane.driver import Driver, TaskHandoff
 from ojs_cluster.http.fast_lane.idle_connections import IdleConnections
 from ojs_cluster.http.fast_lane.parser import HeadCache, RequestHead, UnsupportedRequest
-from ojs_cluster.http.fast_lane.plain_verbs import PlainVerbs
+from ojs_cluster.http.fast_lane.plain.verbs import PlainVerbs
 from ojs_cluster.http.fast_lane.replies import encode
 from ojs_cluster.http.fast_lane.routes import is_fast
 from ojs_cluster.http.fast_lane.transport import (

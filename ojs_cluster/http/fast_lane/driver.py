@@ -29,7 +29,8 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.dispatch import prepare, run
 from ojs_cluster.http.fast_lane.idle_connections import IdleConnections
 from ojs_cluster.http.fast_lane.parser import HeadCache, RequestHead, UnsupportedRequest
-from ojs_cluster.http.fast_lane.plain_verbs import PlainCall, PlainVerbs
+from ojs_cluster.http.fast_lane.plain.verb import PlainCall
+from ojs_cluster.http.fast_lane.plain.verbs import PlainVerbs
 from ojs_cluster.http.fast_lane.replies import encode
 from ojs_cluster.http.fast_lane.routes import is_fast
 from ojs_cluster.http.fast_lane.transport import PeerWatch

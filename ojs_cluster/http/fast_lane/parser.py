@@ -30,7 +30,7 @@ from ojs_cluster.http.messages import join_headers
 
 if TYPE_CHECKING:
     from ojs_cluster.http.admission import Admission
-    from ojs_cluster.http.fast_lane.plain_verbs import PlainVerb
+    from ojs_cluster.http.fast_lane.plain.verb import PlainVerb
     from ojs_cluster.http.pages import FoundPage
 
 MAX_INCOMPLETE_HEAD: Final = 8192

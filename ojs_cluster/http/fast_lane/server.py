@@ -29,7 +29,7 @@ import trio
 from ojs_cluster.http.app import App
 from ojs_cluster.http.fast_lane.connection import LaneConnection
 from ojs_cluster.http.fast_lane.idle_connections import IdleConnections
-from ojs_cluster.http.fast_lane.plain_verbs import PlainVerbs
+from ojs_cluster.http.fast_lane.plain.verbs import PlainVerbs
 from ojs_cluster.http.fast_lane.transport import TlsStream
 from ojs_cluster.http.pages import Pages
 

@@ -27,7 +27,7 @@ from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.fast_lane import connection as lane_connection
 from ojs_cluster.http.fast_lane import driver
 from ojs_cluster.http.fast_lane.idle_connections import IdleConnections
-from ojs_cluster.http.fast_lane.plain_verbs import PlainVerb
+from ojs_cluster.http.fast_lane.plain.verb import PlainVerb
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.fast_lane.transport import PeerWatch
 from ojs_cluster.http.messages import Request, Response

@@ -25,9 +25,14 @@ from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.admission import admit
 from ojs_cluster.http.app import App
 from ojs_cluster.http.dispatch import prepare, run
-from ojs_cluster.http.fast_lane import plain_verbs, replies
+from ojs_cluster.http.fast_lane import replies
 from ojs_cluster.http.fast_lane.parser import read_head
-from ojs_cluster.http.fast_lane.plain_verbs import PlainCall, PlainVerbs, Template
+from ojs_cluster.http.fast_lane.plain import fetch as plain_fetch
+from ojs_cluster.http.fast_lane.plain import templates
+from ojs_cluster.http.fast_lane.plain import verb as plain_verb
+from ojs_cluster.http.fast_lane.plain.templates import Template
+from ojs_cluster.http.fast_lane.plain.verb import PlainCall
+from ojs_cluster.http.fast_lane.plain.verbs import PlainVerbs
 from ojs_cluster.http.fast_lane.replies import encode
 from ojs_cluster.http.handlers.workers import settle
 from ojs_cluster.http.messages import Request
@@ -159,8 +164,8 @@ class BothPaths:
             patch.setattr(RedisConnection, "execute", execute)
             patch.setattr(OrderedIds, "new", new_id)
             patch.setattr(store_fetch, "new_prefix", new_prefix)
-            patch.setattr(plain_verbs, "new_prefix", new_prefix)
-            patch.setattr(plain_verbs, "new_request_id", lambda: "req_1")
+            patch.setattr(plain_fetch, "new_prefix", new_prefix)
+            patch.setattr(plain_verb, "new_request_id", lambda: "req_1")
             patch.setattr(request_ids, "new_request_id", lambda: "req_1")
             patch.setattr(replies, "wall_s", lambda: 1_700_000_000.0)
             yield begun, sent
@@ -457,8 +462,8 @@ def test_a_template_needs_all_of_its_gaps() -> None:
 
 
 async def test_a_text_that_equals_the_sample_of_an_id_is_kept(api: Api) -> None:
-    job_type = f"t-{plain_verbs._ID}"
-    options = {"retry": {"non_retryable_errors": [plain_verbs._ID]}}
+    job_type = f"t-{templates.ID}"
+    options = {"retry": {"non_retryable_errors": [templates.ID]}}
     async with serving(api.app, lane=True) as port, connected(port) as stream:
         for body in ({"type": job_type, "args": []}, {"type": "t", "args": [], "options": options}):
             for _ in range(3):
@@ -466,18 +471,18 @@ async def test_a_text_that_equals_the_sample_of_an_id_is_kept(api: Api) -> None:
                 job = json.loads(answer.partition(b"\r\n\r\n")[2])["job"]
                 assert job["type"] == body["type"]
                 stored = (await api.get(f"{V1}/jobs/{job['id']}")).json
-                assert plain_verbs._ID in json.dumps(stored)
+                assert templates.ID in json.dumps(stored)
 
 
 async def test_templates_are_bounded(
     api: Api, both: BothPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await lifecycle_once(api)
-    monkeypatch.setattr(plain_verbs, "_MAX_TEMPLATES", 5)
+    monkeypatch.setattr(templates, "_MAX_TEMPLATES", 5)
     for number in range(20):
         body = {"type": f"t{number}", "args": []}
         assert await both.serve("enqueue", json.dumps(body).encode()) == "plain"
-        assert len(both.verbs._templates) <= 5
+        assert len(both.verbs._templates._by_key) <= 5
 
 
 # -- resumed requests --------------------------------------------------------------------------
@@ -517,7 +522,7 @@ async def test_a_plain_request_that_is_resumed_sends_its_first_command_once(
 
 @pytest.mark.parametrize("verb", PLAIN)
 async def test_a_plain_request_whose_connection_is_lost_ends_as_a_readable_one(
-    api: Api, quiet_tables: None, verb: str
+    api: Api, quiet_tables: None, standalone: Embedded, verb: str
 ) -> None:
     """An enqueue and an ack with a lease are repeated; a fetch is not, and its job is released."""
     async with serving(api.app, lane=True) as port, connected(port) as stream:
@@ -530,6 +535,7 @@ async def test_a_plain_request_whose_connection_is_lost_ends_as_a_readable_one(
         begin = Client.begin
 
         def begin_and_lose(client: Client, call: PlainCall) -> bool:
+            standalone.pause(standalone.nodes[0])  # otherwise the reply may arrive first
             begun = begin(client, call)
             trio.lowlevel.current_trio_token().run_sync_soon(lose)
             return begun
@@ -538,6 +544,7 @@ async def test_a_plain_request_whose_connection_is_lost_ends_as_a_readable_one(
             assert link is not None
             assert isinstance(link.connection, RedisConnection)
             link.connection.close("lost by the test")
+            standalone.resume(standalone.nodes[0])
 
         (answer,) = await ask(stream, request("POST", PATHS[verb], body))  # the head is known now
         with pytest.MonkeyPatch.context() as patch:

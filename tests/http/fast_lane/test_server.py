@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 from ojs_cluster.http import dispatch
 from ojs_cluster.http.fast_lane import connection, driver
 from ojs_cluster.http.fast_lane.parser import HeadCache
-from ojs_cluster.http.fast_lane.plain_verbs import PlainVerb
+from ojs_cluster.http.fast_lane.plain.verb import PlainVerb
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.request_body.limits import BodyLimits
 from ojs_cluster.http.routes.all_routes import ROUTES
