@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 
 from ojs_cluster.core.errors import BackendUnavailable, UnderMaintenance
 from ojs_cluster.http import replies
-from ojs_cluster.http.exposition import gauge
+from ojs_cluster.http.metric_families import gauge
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.maintenance.maintenance import (

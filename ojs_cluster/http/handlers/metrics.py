@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.http import exposition, query, replies
+from ojs_cluster.http import exposition, metric_families, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 
@@ -15,7 +15,7 @@ async def scrape(app: App, request: Request) -> Response:
 
     (spec: ojs-observability)
     """
-    node = [*exposition.traffic_families(app.traffic), app.maintenance.family()]
+    node = [*metric_families.traffic_families(app.traffic), app.maintenance.family()]
     return await exposition.exposition(request, node, app.cluster_exposition)
 
 

@@ -13,16 +13,17 @@ import orjson
 import trio
 
 from ojs_cluster.core.errors import NotFound, OJSError
-from ojs_cluster.http import exposition
+from ojs_cluster.http import exposition, metric_families
 from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.access.browsers import check_host
 from ojs_cluster.http.common_headers import add_common_headers
 from ojs_cluster.http.cors import is_preflight, preflight_response
 from ojs_cluster.http.errors import error_response
-from ojs_cluster.http.exposition import ClusterExposition, Families, counter, gauge
+from ojs_cluster.http.exposition import ClusterExposition
 from ojs_cluster.http.hypercorn.asgi import read_head, send_response
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.metric_families import Families, counter, gauge
 from ojs_cluster.http.request_ids import request_id_for
 from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.traffic import Traffic
@@ -142,10 +143,10 @@ class SchedulerEntryPoint:
         if request.path == "/metrics":
             families = [
                 *scheduler_families(self._stats),
-                exposition.audit_family(self._traffic),
+                metric_families.audit_family(self._traffic),
             ]
             if self._cluster is None:
-                families.append(exposition.build_info())
+                families.append(metric_families.build_info())
             return await exposition.exposition(request, families, self._cluster)
         raise NotFound("endpoint", request.path[:200])
 
@@ -173,17 +174,17 @@ def _election_families(election: ElectionStats) -> Families:
         ("handed_over", election.handed_over),
     )
     return [
-        exposition.plain_gauge(
+        metric_families.plain_gauge(
             "ojs_scheduler_shards_led",
             "Number of shards that this scheduler process leads",
             len(election.led_shards),
         ),
-        exposition.plain_gauge(
+        metric_families.plain_gauge(
             "ojs_scheduler_shards",
             "Number of shards that all scheduler processes together lead, with the meta tag",
             election.shards,
         ),
-        exposition.plain_gauge(
+        metric_families.plain_gauge(
             "ojs_scheduler_shards_unreachable",
             "Number of shards whose lease this scheduler process could not renew or request",
             len(election.unreachable),
