@@ -84,6 +84,31 @@ async def test_a_worker_that_gets_its_job_again_cancels_the_first_handler(server
     await server.run(scenario)
 
 
+async def test_a_cancel_reaches_the_handler_before_the_next_heartbeat(server: Server) -> None:
+    wire = Watched()
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, transport=wire, lease=3600, heartbeat=600)
+        started, cancelled = anyio.Event(), anyio.Event()
+
+        @worker.handler("t.long")
+        async def long(job: RunningJob) -> None:
+            started.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                cancelled.set()
+
+        async with serving_jobs(worker):
+            job = await client.enqueue("t.long", queue=QUEUE)
+            await started.wait()
+            await client.cancel(job.id)
+            await cancelled.wait()
+            await until(lambda: wire.counts["workers/heartbeat"] >= 2)  # and it waits again
+
+    await server.run(scenario)
+
+
 async def test_a_sync_handler_learns_that_its_lease_is_lost(server: Server) -> None:
     async def scenario(client: Client) -> None:
         worker = new_worker(client, heartbeat=0.2)
@@ -112,8 +137,12 @@ async def test_a_sync_handler_learns_that_its_lease_is_lost(server: Server) -> N
 
 @pytest.mark.parametrize("args", [[], ["progress"]])
 async def test_progress_of_a_lost_job_ends_its_handler(server: Server, args: list[str]) -> None:
+    def without_heartbeats(path: str, body: Any) -> httpx2.Response | None:
+        return httpx2.Response(503) if path.endswith("heartbeat") else None
+
     async def scenario(client: Client) -> None:
-        worker = new_worker(client, heartbeat=10)
+        wire = Watched(instead=without_heartbeats)
+        worker = new_worker(client, transport=wire, heartbeat=10)
         lost = anyio.Event()
 
         @worker.handler("t.long")

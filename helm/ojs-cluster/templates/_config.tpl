@@ -385,7 +385,7 @@ A query for the number of API requests in flight in all pods: their total durati
 count, because a fetch that waits for jobs is idle.
 */}}
 {{- define "ojs.requestsInFlight" -}}
-{{- printf "sum(rate(ojs_http_request_duration_seconds_sum{%s,route!~\".*/fetch\"}[2m]))" (include "ojs.series" .) -}}
+{{- printf "sum(rate(ojs_http_request_duration_seconds_sum{%s,route!~\".*/(fetch|heartbeat)\"}[2m]))" (include "ojs.series" .) -}}
 {{- end -}}
 
 {{/* A query for the age of the oldest available job of some queues, in seconds. Takes: root, queues. */}}

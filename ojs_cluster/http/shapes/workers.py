@@ -69,6 +69,7 @@ class HeartbeatAnswer(TypedDict):
     directive: str
     jobs_extended: list[JobId]
     jobs_cancelled: list[JobId]
+    waited: bool
     server_time: Moment
 
 

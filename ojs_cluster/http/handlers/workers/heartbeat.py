@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Annotated, Final, Literal
 
 import msgspec
+import trio
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.ids import is_job_id
@@ -19,10 +22,18 @@ from ojs_cluster.http.authorization.queue_scope import accessible_jobs
 from ojs_cluster.http.hooks import find_test_directive
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
-from ojs_cluster.http.shapes.common import VisibilityTimeout
+from ojs_cluster.http.shapes.common import QueueName, VisibilityTimeout
 from ojs_cluster.http.shapes.keywords import between, keywords
+from ojs_cluster.redis.deadline import extend_deadline
+from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.features.workers.deregister import deregister_terminated
-from ojs_cluster.store.features.workers.heartbeat import Heartbeat, WorkerState, heartbeat
+from ojs_cluster.store.features.workers.heartbeat import (
+    Heartbeat,
+    HeartbeatReply,
+    WorkerState,
+    heartbeat,
+)
+from ojs_cluster.store.ground.lease_ids import shard_of_lease
 
 _MAX_JOBS: Final = 1000
 _MAX_COUNT: Final = 1_000_000
@@ -52,6 +63,10 @@ class HeartbeatBody(msgspec.Struct, frozen=True):
     lease ids. The lease of such a job is extended only if its lease id is still the same. The
     members of type ``OptionalRaw`` describe the worker in the list of workers. ``memory_bytes`` is
     the resident memory of its process.
+
+    With ``wait_ms``, the answer waits for news: a cancelled job of the worker, or another state
+    that it should be in than ``known_state``, the one of the last answer. It waits only if there is
+    no news at once. A value above the maximum, which is that of fetches, counts as the maximum.
     """
 
     worker_id: Annotated[str, keywords(minLength=1, maxLength=fields.MAX_WORKER_ID)]
@@ -62,6 +77,8 @@ class HeartbeatBody(msgspec.Struct, frozen=True):
     state: str | None = None
     shutdown: bool | None = None
     visibility_timeout_ms: VisibilityTimeout | None = None
+    wait_ms: Annotated[int, keywords(minimum=0)] | None = None
+    known_state: str | None = None
     hostname: OptionalRaw = UNSET
     pid: OptionalRaw = UNSET
     queues: OptionalRaw = UNSET
@@ -93,18 +110,20 @@ async def receive(app: App, request: Request) -> Response:
     if app.settings.require_lease:
         _check_leases(body, job_ids)
     job_ids = tuple(await accessible_jobs(app, request, job_ids))
-    reply = await heartbeat(
-        app.store,
-        Heartbeat(
-            worker_id=worker_id,
-            job_ids=job_ids,
-            leases=body.leases,
-            state=_state(body),
-            active_count=active_count,
-            visibility_timeout_ms=fields.visibility_timeout_ms(body.visibility_timeout_ms),
-            info=_info(body),
-        ),
+    beat = Heartbeat(
+        worker_id=worker_id,
+        job_ids=job_ids,
+        leases=body.leases,
+        state=_state(body),
+        active_count=active_count,
+        visibility_timeout_ms=fields.visibility_timeout_ms(body.visibility_timeout_ms),
+        info=_info(body),
     )
+    waited = False
+    if body.wait_ms:
+        reply, waited = await _heartbeat_that_waits(app, request, beat, body)
+    else:
+        reply = await heartbeat(app.store, beat)
     state: str = reply.state
     if app.settings.test_hooks:
         state = await find_test_directive(app.store, worker_id, job_ids) or state
@@ -116,9 +135,47 @@ async def receive(app: App, request: Request) -> Response:
             "directive": "" if state == "running" else state,
             "jobs_extended": reply.extended,
             "jobs_cancelled": reply.cancelled,
+            "waited": waited,
             "server_time": replies.iso(reply.now_ms),
         },
     )
+
+
+async def _heartbeat_that_waits(
+    app: App, request: Request, beat: Heartbeat, body: HeartbeatBody
+) -> tuple[HeartbeatReply, bool]:
+    """Answer a heartbeat when there is news for the worker, or when ``wait_ms`` has passed.
+
+    Returns:
+        The answer, and whether it has waited.
+    """
+    await ensure_task()
+    store, waiters = app.store, app.waiters
+    wait_s = min(body.wait_ms or 0, app.settings.max_wait_ms) / 1000
+    deadline = trio.current_time() + wait_s
+    extend_deadline(wait_s)
+    with waiters.worker_messages.listen(beat.worker_id) as inbox:
+        shards = {store.keys.shard_of_worker(beat.worker_id)}
+        for job_id in beat.job_ids:
+            leased_by = shard_of_lease(store.keys, beat.leases.get(job_id))
+            shards.add(leased_by or store.keys.shard_of_id(job_id))
+        await waiters.subscribe_to_shards(store, shards)
+        with suppress(msgspec.MsgspecError, InvalidRequest):
+            named = msgspec.json.decode(body.queues or b"[]", type=list[QueueName])
+            await waiters.subscribe(store, fields.queue_names(named))
+        reply = await heartbeat(store, beat)
+        known = body.known_state or beat.state or "running"
+        has_news = reply.state != known or len(reply.extended) < len(beat.job_ids)
+        if has_news or waiters.draining:
+            return reply, False
+        request.on_wait()
+        with trio.move_on_at(deadline):
+            await inbox.wait()
+        if not inbox.told or waiters.draining:
+            return reply, True
+        cancelled = await accessible_jobs(app, request, inbox.cancelled)
+        job_ids = tuple(dict.fromkeys([*beat.job_ids, *cancelled]))
+        return await heartbeat(store, replace(beat, job_ids=job_ids)), True
 
 
 async def deregister(app: App, _request: Request, worker_id: str) -> Response:

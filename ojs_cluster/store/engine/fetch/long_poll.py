@@ -32,6 +32,7 @@ from ojs_cluster.store.engine.fetch.fetch import (
     resume,
 )
 from ojs_cluster.store.engine.fetch.ranked_fetch import read_depths
+from ojs_cluster.store.engine.fetch.worker_messages import WorkerMessages
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.store.ground.process_state.depth_reader import FilledQueues
@@ -88,6 +89,7 @@ class Waiters:
     """The waiters of this process."""
 
     def __init__(self) -> None:
+        self.worker_messages = WorkerMessages()
         self._waiting: dict[str, dict[str, dict[_Waiter, None]]] = {}
         """The waiters of each queue by their tenant, '' for those that take any job."""
         self._checked_at = -inf
@@ -134,19 +136,24 @@ class Waiters:
         shards = {
             shard for queue in names for shard in await store.partitions.open_shards(store, queue)
         }
-        deadline = trio.current_time() + SUBSCRIBE_S
-        for shard in shards - self._subscribed:
-            work = partial(self._subscribe, store, shard)
-            await store.background.once(("subscribe", id(self), shard.index), work, 0)
-        for shard in shards - self._subscribed:
-            if store.redis.is_responsive(shard.slot):
-                work = partial(self._subscribe, store, shard)
-                wait_s = deadline - trio.current_time()
-                await store.background.once(("subscribe", id(self), shard.index), work, wait_s)
+        await self.subscribe_to_shards(store, shards)
         if shards <= self._subscribed:
             if len(self._covered_until) >= _MAX_COVERED:
                 self._covered_until.clear()
             self._covered_until[names] = trio.current_time() + CHECK_EVERY_S
+
+    async def subscribe_to_shards(self, store: Store, shards: Iterable[Shard]) -> None:
+        """Subscribe to the wake channels of some shards, as ``subscribe``."""
+        missing = set(shards) - self._subscribed
+        deadline = trio.current_time() + SUBSCRIBE_S
+        for shard in missing:
+            work = partial(self._subscribe, store, shard)
+            await store.background.once(("subscribe", id(self), shard.index), work, 0)
+        for shard in missing - self._subscribed:
+            if store.redis.is_responsive(shard.slot):
+                work = partial(self._subscribe, store, shard)
+                wait_s = deadline - trio.current_time()
+                await store.background.once(("subscribe", id(self), shard.index), work, wait_s)
 
     def covers(self, queues: tuple[str, ...]) -> bool:
         """Return whether messages for all of the queues reach this process.
@@ -252,6 +259,8 @@ class Waiters:
                 self.wake_next([queue], tenant)
 
     def _on_message(self, store: Store, shard: Shard, payload: bytes) -> None:
+        if self.worker_messages.deliver(payload):
+            return
         queue, _, tenant = payload.decode().partition(" ")
         self._recent.append(queue)
         self._messages += 1
@@ -284,6 +293,7 @@ class Waiters:
     def wake_all(self) -> None:
         """Make each waiter call its ``check`` and fetch again, and those that begin to wait now."""
         self._messages += _RECENT_MESSAGES + 1
+        self.worker_messages.tell_all()
         for queue, tenants in self._waiting.items():
             for waiting in tenants.values():
                 for waiter in waiting:

@@ -15,6 +15,7 @@ from ojs_cluster.core.errors import NotFound
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.engine.fetch.worker_messages import directive_message
 from ojs_cluster.store.engine.jobs.nack import JOBS_PER_WALK
 from ojs_cluster.store.engine.jobs.validate_job import read_number
 from ojs_cluster.store.engine.outbox.outbox import deliver
@@ -124,6 +125,8 @@ async def touch_by_heartbeat(
 async def send_directive(store: Store, worker_id: str, directive: DesiredState) -> DesiredState:
     """Store a directive for a worker. The reply to its next heartbeat has the directive.
 
+    A heartbeat that waits is answered at once.
+
     Args:
         store: the store.
         worker_id: the worker.
@@ -143,6 +146,9 @@ async def send_directive(store: Store, worker_id: str, directive: DesiredState) 
     desired = _stricter(reply[2].decode(), reply[1].decode())
     with after_first_write():
         await _update_quiet_flags(store, worker_id, desired, int(reply[3]), int(reply[0]))
+        shard = store.keys.shard_of_worker(worker_id)
+        message = directive_message(worker_id)
+        await store.redis.call(shard.slot, "SPUBLISH", shard.wake_channel, message, idempotent=True)
     return desired
 
 

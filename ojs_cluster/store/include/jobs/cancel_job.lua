@@ -25,4 +25,6 @@ local function cancel(id, key, job, keep_ms)
     leave_index(id, job)
     finish(id, key, job, 'cancelled', keep_ms)
     emit('job.cancelled', id, job, 'f', state)
+    local worker = state == 'active' and job[F.worker] or ''
+    if worker ~= '' then redis.call('SPUBLISH', WAKE_CHANNEL, '!' .. id .. ' ' .. worker) end -- worker_messages.py
 end
