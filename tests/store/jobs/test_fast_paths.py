@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,7 @@ from ojs_cluster.store.features.rate_limits import rate_limits
 from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.ground import job_fields as f
 from ojs_cluster.store.ground.process_state.depth_cache import LimitedQueues
+from ojs_cluster.store.ground.scripts import load_scripts
 from tests.store.fetch.test_long_poll import waiting
 from tests.store.limit_jobs import EveryQueueLimited, key_in, keyed
 from tests.store.shortcuts import (
@@ -149,6 +151,28 @@ def _of(value: Any, queue: str, other: str) -> Any:
     if isinstance(value, str) and value.startswith(f"{queue}\n"):  # a group of errors
         return other + value[len(queue) :]
     return other if value == queue else value
+
+
+@pytest.mark.parametrize("waiting_jobs", [0, 1])
+async def test_the_fast_path_stores_a_job_with_seven_commands(
+    store: Store, db: Any, waiting_jobs: int
+) -> None:
+    await put(store)  # the first job registers the queue
+    await take(store)
+    for _ in range(waiting_jobs):
+        await put(store)
+
+    def commands() -> Counter[str]:
+        stats = db.info("commandstats").items()
+        return Counter({name.removeprefix("cmdstat_"): int(each["calls"]) for name, each in stats})
+
+    before = commands()
+    await put(replace(store, scripts=load_scripts()))  # without the checks of the tests
+    ran = commands() - before
+    expected = {"exists": 1, "hmget": 1, "time": 1, "hset": 2, "zadd": 1, "xadd": 1}
+    if not waiting_jobs:
+        expected["spublish"] = 1
+    assert {name: ran[name] for name in ran if name not in ("eval", "evalsha", "info")} == expected
 
 
 async def test_a_fetch_of_zero_jobs_returns_none(

@@ -18,9 +18,9 @@
 --   {'exists', 1, fields as returned by read_existing.lua}
 --@include keys fields
 --@include_where_used read_existing now priority_base set_deadline count_for_tenants tenant_queue
--- Usually neither the job nor a job before it in the queue exists: one command shows both.
-local existing = redis.call('EXISTS', KEYS[3], KEYS[4])
-if existing > 0 and redis.call('EXISTS', KEYS[4]) == 1 then
+-- One command shows whether the job exists, which counts twice, and whether the queue has jobs.
+local existing = redis.call('EXISTS', KEYS[4], KEYS[4], KEYS[3])
+if existing > 1 then
     return {'exists', 1, read_existing(KEYS[4])}
 end
 local counters = redis.call('HMGET', KEYS[2], 'open', 'enqueued', 'seq')
