@@ -48,5 +48,5 @@ if hold_until and hold_until > tonumber(limit.fields.hold_until or 0) then
     set_limit_field(limit, 'hold_until', string.format('%.0f', hold_until))
     emit_limit_event(limit, 'rate_limit.dynamic_adjusted', '', 'n', limit.fields.hold_until)
 end
-grant_tokens(limit)
+grant_tokens(limit, ARGV[3])
 return close_rate_limit(limit)

@@ -37,5 +37,5 @@ if limit.token_count > 0 and now - (fields.checked_at or now) >= LIMIT_CHECK_MS 
     set_limit_field(limit, 'check_offset', unfinished and offset + MAX_CHECKED or 0)
     set_limit_field(limit, 'checked_at', unfinished and now - LIMIT_CHECK_MS + PAUSE_MS or now)
 end
-grant_tokens(limit)
+grant_tokens(limit, ARGV[3])
 return close_rate_limit(limit, used_at) -- a refresh does not count as a use

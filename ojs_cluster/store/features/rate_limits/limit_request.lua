@@ -33,7 +33,7 @@ for i = 7, #ARGV do
 end
 set_limit_field(limit, 'last_request', string.format('%.0f', last_request))
 send_tokens(limit, granted_before)
-local granted, refused, first_waiting = grant_tokens(limit, new), '', nil
+local granted, refused, first_waiting = grant_tokens(limit, ARGV[3], new), '', nil
 for _, token in ipairs(new) do
     if not granted[token] then
         first_waiting = first_waiting or token

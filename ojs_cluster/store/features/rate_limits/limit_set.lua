@@ -31,5 +31,5 @@ elseif tonumber(time) >= tonumber(limit.fields.declared_at or 0) then
     set_limit_field(limit, 'limits', packed)
     set_limit_field(limit, 'declared_at', time)
 end
-grant_tokens(limit)
+grant_tokens(limit, ARGV[3])
 return close_rate_limit(limit)

@@ -17,5 +17,5 @@ for i = 5, #ARGV do
         count_token_starts(limit, 1)
     end
 end
-grant_tokens(limit)
+grant_tokens(limit, ARGV[3])
 return close_rate_limit(limit)

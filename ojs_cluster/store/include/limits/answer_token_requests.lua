@@ -1,5 +1,4 @@
--- Answers to token requests of a rate limit key. Scripts that include this file have as ARGV[3] the maximum
--- number of events rate_limit.released that they may add (store/ground/process_state/fan_out.py).
+-- Answers to token requests of a rate limit key.
 
 -- Sends granted tokens to the shards that requested them. The answer is '+w' when starts must be reported (see
 -- limit_grant.lua). A repeated answer changes nothing for a job that has the token. A shard that does not know
@@ -38,10 +37,11 @@ local function emit_exceeded(limit, token)
 end
 
 -- Grants the free tokens to the oldest requests. Returns the granted tokens, as a list and as a set.
--- `new`: set of the requests that this script has added. Tokens for other requests add rate_limit.released. Above
--- the maximum number of these events the tokens are reserved, and the scheduler grants them soon.
-local function grant_tokens(limit, new)
-    local free, granted, events_left = free_tokens(limit), {}, tonumber(ARGV[3])
+-- `new`: set of the requests that this script has added, nil for none. Tokens for other requests add
+-- rate_limit.released, at most `max_events` times (store/ground/process_state/jobs_per_script.py). The tokens beyond
+-- are reserved, and the scheduler grants them soon.
+local function grant_tokens(limit, max_events, new)
+    local free, granted, events_left = free_tokens(limit), {}, tonumber(max_events)
     -- Answered requests are still in the set until close_rate_limit.
     local requests = free > 0
         and redis.call('ZRANGE', limit.requesters_key, 0, free + #limit.answered - 1) or {}
