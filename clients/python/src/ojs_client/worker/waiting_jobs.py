@@ -87,7 +87,7 @@ class WaitingJobs:
         self._short_in_a_row = self._short_in_a_row + 1 if run_s <= _SHORT_S else 0
         self._start()
 
-    def patience_s(self) -> float:
+    def seconds_left(self) -> float:
         """Return the time in seconds after which ``give_back`` must be called, if jobs wait."""
         return self._give_back_at - anyio.current_time() if self._jobs else math.inf
 

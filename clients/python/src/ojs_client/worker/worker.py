@@ -132,14 +132,14 @@ class Worker:
         self._changed = Signal()
         self._refused: ApiError | None = None
         """The error of a fetch that has ended the worker."""
-        self._exits = False
+        self._ends_process = False
         """Whether the worker may end the process, because ``run`` was called."""
 
     def _make_parts(self) -> None:
         settings, transport, id = self._settings, self._transport, self.worker_id
         self._held = HeldJobs(settings.lease_s)
         self._heartbeats = Heartbeats(
-            transport, self._held, id, settings.heartbeat_s, self._describe, self._obey
+            transport, self._held, id, settings.heartbeat_s, self._describe, self._follow_directive
         )
         self._settler = Settler(transport, self._held, id, self._is_idle, self._wake)
         self._fetcher = Fetcher(transport, self._held, self._heartbeats, id, settings)
@@ -210,7 +210,7 @@ class Worker:
         Raises:
             ApiError: the server refuses all fetches. If it is not caught, Python prints one line.
         """
-        self._exits = True
+        self._ends_process = True
         with log_to_stderr():
             try:
                 with refusal_in_one_line(self._transport.url):
@@ -241,7 +241,7 @@ class Worker:
             self._ending_poll = anyio.CancelScope()
             background.start_soon(_run_in, self._ending_poll, self._end_poll)
             if signals:
-                background.start_soon(stop_signals.watch, self._obey_signal)
+                background.start_soon(stop_signals.watch, self._stop_on_signal)
             try:
                 await self._work()
             finally:
@@ -308,7 +308,7 @@ class Worker:
         quiet = self._quiet or self._stopping.is_set()
         return {"state": "quiet" if quiet else "running", **self._settings.description()}
 
-    def _obey(self, directive: Directive) -> None:
+    def _follow_directive(self, directive: Directive) -> None:
         if directive == self._directive or self._stopping.is_set():
             return
         log.info("the server wants this worker to be %s", directive)
@@ -317,7 +317,7 @@ class Worker:
         if directive == "terminate":
             self.stop()
 
-    def _obey_signal(self, number: signal.Signals) -> None:
+    def _stop_on_signal(self, number: signal.Signals) -> None:
         log.info("%s: drains", number.name)
         self.stop()
 
@@ -337,7 +337,7 @@ class Worker:
             await self._handlers_end(_CLEANUP_LIMIT_S)
             if self._runner.running:
                 self._runner.requeue_stuck()
-                if self._exits:
+                if self._ends_process:
                     await self._finish()
                     end_process()
 
@@ -353,7 +353,7 @@ class Worker:
             self._changed.clear()
             count = self._waiting.wanted()
             if self.paused or count < 1 or self._settler.pending >= _MAX_UNSETTLED:
-                with anyio.move_on_after(self._waiting.patience_s()) as patience:
+                with anyio.move_on_after(self._waiting.seconds_left()) as patience:
                     await self._changed.wait()
                 if patience.cancelled_caught:
                     self._waiting.give_back()
