@@ -215,11 +215,6 @@ async def run(
     return _complete(request, response, prepared)
 
 
-async def dispatch(app: App, request: Request) -> Response:
-    """Answer a complete request."""
-    return await run(app, prepare(app, request), request)
-
-
 def refusal_response(request: Request, prepared: PreparedRequest, error: OJSError) -> Response:
     """Return the complete response to a request that fails before its handler is called."""
     return _complete(request, error_response(error, prepared.request_id), prepared)

@@ -18,10 +18,11 @@ from ojs_cluster.store.engine.queues.deadlines import promote, reap
 from ojs_cluster.store.features.bulk.execution import run_due
 from ojs_cluster.store.features.rate_limits.rate_limits import sweep_rate_limits
 from ojs_cluster.store.features.retention.retention import purge_due
+from ojs_cluster.store.ground.sweep_result import SweepResult
 from ojs_cluster.store.operators.migrations.execution import migrate
 from ojs_cluster.store.operators.pressure.pressure import check_due
 from ojs_scheduler.loops import cron, dead_workers, janitor, statistics
-from ojs_scheduler.pacing import Step, StepLimiter, StepResult
+from ojs_scheduler.pacing import Step, StepLimiter
 from ojs_scheduler.settings import SchedulerSettings
 
 OUTBOX_BLOCKED = "outbox_blocked"
@@ -76,7 +77,7 @@ def shard_rows(store: Store, settings: SchedulerSettings, on_blocked: OnBlocked)
         call_timeout_s=settings.call_timeout_ms / 1000,
     )
 
-    def sweep(function: Callable[[Store, Shard, int], Awaitable[StepResult]], batch: int) -> Step:
+    def sweep(function: Callable[[Store, Shard, int], Awaitable[SweepResult]], batch: int) -> Step:
         return lambda index: function(store, store.keys.shard(index), batch)
 
     batch, few = settings.promote_batch, settings.janitor_batch
@@ -102,7 +103,7 @@ def cluster_rows(store: Store, settings: SchedulerSettings) -> tuple[Row, ...]:
     """Return the loops that only the leader of the meta tag runs, where their records are."""
     _, unlimited, slow, slowest = Pacing
 
-    def whole(function: Callable[[Store], Awaitable[StepResult]]) -> Step:
+    def whole(function: Callable[[Store], Awaitable[SweepResult]]) -> Step:
         return lambda _: function(store)
 
     migration = partial(migrate, may_begin=settings.migrate)

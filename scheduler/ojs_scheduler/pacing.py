@@ -23,10 +23,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
 
 import trio
 
+from ojs_cluster.store.ground.sweep_result import SweepResult
 from ojs_scheduler.stats import LoopStats
 
 log = logging.getLogger("ojs.scheduler")
@@ -41,36 +41,7 @@ _MIN_SLEEP_S = 0.001
 """Minimum sleep in seconds. A task that has woken too early would otherwise run many steps."""
 
 
-class StepResult(Protocol):
-    """The result of a step."""
-
-    @property
-    def done(self) -> int:
-        """Number of jobs or records that the step has changed."""
-        ...
-
-    @property
-    def next_ms(self) -> int | None:
-        """Redis time of the shard's next work, in ms; None when no work is planned."""
-        ...
-
-    @property
-    def now_ms(self) -> int:
-        """Redis time of the step in ms. 0 if the step read none; ``next_ms`` is then a pause."""
-        ...
-
-    @property
-    def more(self) -> bool:
-        """Whether the shard has more work now, because the step has reached its batch size."""
-        ...
-
-    @property
-    def quarantined(self) -> int:
-        """Number of the changed jobs that were quarantined because they are malformed."""
-        ...
-
-
-Step = Callable[[int], Awaitable[StepResult]]
+Step = Callable[[int], Awaitable[SweepResult]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +308,7 @@ class ShardLoop:
             elif not result.more:
                 await timer.sleep(result.next_ms, self._pace.max_sleep_s)
 
-    async def _run_step(self, shard: int, timer: ShardTimer) -> StepResult:
+    async def _run_step(self, shard: int, timer: ShardTimer) -> SweepResult:
         limiter = self._failing_limiter if shard in self._stats.failing else self._limiter
         async with limiter.hold():
             timer.begin_step()
@@ -362,7 +333,7 @@ class ShardLoop:
                 extra={"loop": self.name, "shard": shard, "error": repr(error)},
             )
 
-    def _record_success(self, shard: int, result: StepResult) -> None:
+    def _record_success(self, shard: int, result: SweepResult) -> None:
         self._stats.steps += 1
         self._stats.done += result.done
         self._stats.quarantined += result.quarantined

@@ -78,4 +78,5 @@ class DefaultsChange:
         return found.default_timeout == 7
 
     async def finish(self, world: World, scene: str) -> None:
-        await records.remove_defaults(world.store, scene)
+        record = await records.read_record(world.store, scene)
+        assert await records.remove_record(world.store, scene, record)

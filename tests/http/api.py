@@ -16,7 +16,7 @@ from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.admission import passes_api_key_check
 from ojs_cluster.http.app import App
-from ojs_cluster.http.dispatch import dispatch, prepare, run
+from ojs_cluster.http.dispatch import prepare, run
 from ojs_cluster.http.fast_lane.routes import is_fast
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.hypercorn.quart_app import OJSQuart, create_quart_app
@@ -39,6 +39,11 @@ from tests.support.patience import LONG_S, patient_client
 
 SHARDS = 8
 OJS_TYPE = "application/openjobspec+json"
+
+
+async def dispatch(app: App, request: Request) -> Response:
+    """Answer a complete request on the readable path."""
+    return await run(app, prepare(app, request), request)
 
 
 @dataclass(frozen=True, slots=True)

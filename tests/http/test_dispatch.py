@@ -20,7 +20,6 @@ import trio
 from ojs_cluster.core import errors as e
 from ojs_cluster.http import routes as route_tables
 from ojs_cluster.http.access.authentication import AccessControl
-from ojs_cluster.http.dispatch import dispatch
 from ojs_cluster.http.errors import TABLE, error_response
 from ojs_cluster.http.hypercorn.asgi import read_head
 from ojs_cluster.http.messages import Request, Response
@@ -31,7 +30,7 @@ from ojs_cluster.http.routing.router import HttpRouter, Route
 from ojs_cluster.http.starting import starting_response
 from ojs_cluster.redis.errors import MalformedKey, RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
-from tests.http.api import OJS_TYPE, Api, open_app
+from tests.http.api import OJS_TYPE, Api, dispatch, open_app
 from tests.support.servers import own_server
 
 OPEN = ["/live", "/health", "/ojs/v1/health", "/ready", "/healthz", "/readyz"]

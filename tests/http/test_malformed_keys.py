@@ -8,12 +8,11 @@ from typing import Any, Final
 
 import pytest
 
-from ojs_cluster.http.dispatch import dispatch
 from ojs_cluster.http.messages import Request
 from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.keys import kind_of_key
 from ojs_cluster.server.embedded.servers import Embedded
-from tests.http.api import Api, open_app
+from tests.http.api import Api, dispatch, open_app
 from tests.http.every_route import DEFINITION, body_of, path_of, prepared
 from tests.support.servers import flush, observer
 

@@ -10,16 +10,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-
-@dataclass(frozen=True, slots=True)
-class FakeTick:
-    """A step's result."""
-
-    done: int
-    next_ms: int | None
-    now_ms: int
-    more: bool
-    quarantined: int = 0
+from ojs_cluster.store.ground.sweep_result import SweepResult
 
 
 @dataclass(slots=True)
@@ -53,7 +44,7 @@ class FakeShards:
             heapq.heappush(self.due.setdefault(shard, []), due_ms)
         return due_ms
 
-    async def step(self, shard: int) -> FakeTick:
+    async def step(self, shard: int) -> SweepResult:
         self.steps.append((trio.current_time(), shard))
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -69,7 +60,7 @@ class FakeShards:
         finally:
             self.in_flight -= 1
 
-    def _run(self, shard: int) -> FakeTick:
+    def _run(self, shard: int) -> SweepResult:
         now_ms = self.now_ms()
         jobs = self.due.setdefault(shard, [])
         done = 0
@@ -77,7 +68,7 @@ class FakeShards:
             self.late_ms.append(now_ms - heapq.heappop(jobs))
             done += 1
         more = bool(jobs) and jobs[0] <= now_ms
-        return FakeTick(done, jobs[0] if jobs else None, now_ms, more)
+        return SweepResult(done, jobs[0] if jobs else None, now_ms, more)
 
     def steps_of(self, shard: int, since: float = 0.0) -> int:
         return sum(1 for at, s in self.steps if s == shard and at >= since)

@@ -14,7 +14,8 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import META
 from ojs_cluster.store.features.cron.firing import fire_due
-from ojs_scheduler.pacing import Pace, ShardLoop, StepLimiter, StepResult
+from ojs_cluster.store.ground.sweep_result import SweepResult
+from ojs_scheduler.pacing import Pace, ShardLoop, StepLimiter
 from ojs_scheduler.stats import LoopStats
 from tests.scheduler.cron_model import InMemoryCronStore, Redis, work
 from tests.support.cron_oracle import ZONES, Named, random_expression, utc
@@ -29,7 +30,7 @@ PACE = Pace(max_sleep_s=24 * 3600.0, call_timeout_s=60.0)
 def leader(redis: Redis, random: Random) -> ShardLoop:
     book = InMemoryCronStore(redis, random)
 
-    async def step(_: int) -> StepResult:
+    async def step(_: int) -> SweepResult:
         return await fire_due(book, 100)
 
     return ShardLoop(

@@ -12,10 +12,11 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from ojs_cluster.store.ground.sweep_result import SweepResult
 from ojs_scheduler.pacing import Pace, ShardLoop, Step, StepLimiter
 from ojs_scheduler.stats import LoopStats
 from tests.scheduler.running import eventually
-from tests.scheduler.shard_model import FakeShards, FakeTick
+from tests.scheduler.shard_model import FakeShards
 
 PACE = Pace(max_sleep_s=10.0, call_timeout_s=2.0, backoff_min_s=0.1, backoff_max_s=5.0)
 
@@ -369,12 +370,12 @@ async def test_a_step_that_reports_work_and_does_none_is_paused(
 ) -> None:
     steps = 0
 
-    async def step(shard: int) -> FakeTick:
+    async def step(shard: int) -> SweepResult:
         nonlocal steps
         steps += 1
         await trio.sleep(0.001)
         now_ms = int(trio.current_time() * 1000)
-        return FakeTick(done=0, next_ms=now_ms - 5000, now_ms=now_ms, more=shard == 1)
+        return SweepResult(done=0, next_ms=now_ms - 5000, now_ms=now_ms, more=shard == 1)
 
     async with running(step, 2) as loop:
         await trio.sleep(100)

@@ -14,7 +14,6 @@ from typing import Any, Final, Literal
 from ojs_cluster.core.schemas.document import Node, parse_document
 
 Compatibility = Literal["backward", "forward", "full", "none"]
-COMPATIBILITIES: Final[tuple[Compatibility, ...]] = ("backward", "forward", "full", "none")
 
 _MAX_PAIRS: Final = 5_000
 """Maximum number of pairs of subschemas that are compared. It takes 20 ms."""

@@ -22,7 +22,7 @@ class BodyLimits:
             of a job envelope, 1 MiB. So the server reads an envelope that is slightly too large,
             and its error names the reason.
         max_batch_bytes: maximum size of the body of a batch.
-        total_bytes: size of the body memory budget (``body_memory``).
+        total_bytes: size of the body memory budget (``memory``).
         timeout_s: how long a body may take to arrive, in seconds.
         linger_s: how long the server reads and discards the rest of a body that it has refused, in
             seconds.

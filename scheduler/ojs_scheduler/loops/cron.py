@@ -11,7 +11,7 @@ from ojs_cluster.store.features.cron.cron_store import RedisCronStore
 from ojs_cluster.store.features.cron.firing import fire_due
 from ojs_cluster.store.features.maintenance.maintenance import read_maintenance
 from ojs_cluster.store.ground.sweep_result import SweepResult
-from ojs_scheduler.pacing import Step, StepResult
+from ojs_scheduler.pacing import Step
 
 # Time in ms after which the loop reads again whether maintenance mode is on. Occurrences that are
 # missed in between result in one late run.
@@ -27,7 +27,7 @@ def step(store: Store, batch: int) -> Step:
     """
     cron_store = RedisCronStore(store)
 
-    async def fire(_: int) -> StepResult:
+    async def fire(_: int) -> SweepResult:
         if await read_maintenance(store) is not None:
             return SweepResult(0, next_ms=_MAINTENANCE_PAUSE_MS, now_ms=0, more=False)
         return await fire_due(cron_store, batch)

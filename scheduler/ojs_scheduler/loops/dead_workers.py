@@ -32,7 +32,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.workers import workers
 from ojs_cluster.store.features.workers.workers import DeadWorker
 from ojs_cluster.store.ground.sweep_result import SweepResult
-from ojs_scheduler.pacing import Step, StepLimiter, StepResult
+from ojs_scheduler.pacing import Step, StepLimiter
 
 log = logging.getLogger("ojs.scheduler")
 
@@ -143,7 +143,7 @@ def step(
     walks = [_ShardWalks(worker_store, shard, limiter, call_timeout_s) for shard in shards]
     unfinished: dict[int, dict[DeadWorker, _Recovery]] = {}
 
-    async def recover_shard(shard: int) -> StepResult:
+    async def recover_shard(shard: int) -> SweepResult:
         # Recoveries that another leader has finished are not found again, and so are dropped.
         recoveries, found = await _find_all(worker_store, shard, unfinished.get(shard, {}))
         unfinished[shard] = recoveries

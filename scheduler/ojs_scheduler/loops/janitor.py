@@ -12,7 +12,7 @@ from ojs_cluster.store.features.workflows.progress_check import WorkflowCheck
 from ojs_cluster.store.features.workflows.workflows import purge_ended
 from ojs_cluster.store.ground.sweep_result import SweepResult
 from ojs_cluster.store.open import check_eviction
-from ojs_scheduler.pacing import Step, StepResult
+from ojs_scheduler.pacing import Step
 
 # A sweep reads the list of queue names in pages, with a pause between two pages, so that 100 000
 # queues cause no burst of load.
@@ -35,7 +35,7 @@ def workflows_step(store: Store, batch: int) -> Step:
     """
     workflow_check = WorkflowCheck()
 
-    async def purge_and_check(index: int) -> StepResult:
+    async def purge_and_check(index: int) -> SweepResult:
         shard = store.keys.shard(index)
         ended = await purge_ended(store, shard, batch)
         checked = await workflow_check.check(store, shard, min(batch, _MAX_CHECKED_WORKFLOWS))
@@ -54,7 +54,7 @@ def workflows_step(store: Store, batch: int) -> Step:
 def tidy_step(store: Store, batch: int) -> Step:
     """Return the step that removes old worker records, quiet flags and aliases of one shard."""
 
-    async def tidy_shard(shard: int) -> StepResult:
+    async def tidy_shard(shard: int) -> SweepResult:
         removed = await remove_leftovers(store, store.keys.shard(shard), batch)
         return SweepResult.with_pause(removed, None, more=removed >= batch)
 
@@ -65,7 +65,7 @@ def retire_step(store: Store) -> Step:
     """Return the step that removes idle queues: each call reads the next page of queue names."""
     cursor = ""
 
-    async def retire_page(_: int) -> StepResult:
+    async def retire_page(_: int) -> SweepResult:
         nonlocal cursor
         retired, cursor = await retire_queues(store, cursor, _PAGE_QUEUES)
         return SweepResult.with_pause(retired, _PAGE_PAUSE_MS if cursor else None)
@@ -76,7 +76,7 @@ def retire_step(store: Store) -> Step:
 def partitions_step(store: Store) -> Step:
     """Return the step that completes changes of the number of partitions."""
 
-    async def advance(_: int) -> StepResult:
+    async def advance(_: int) -> SweepResult:
         done = await advance_changes(store)
         if await advance_growth(store, _PAGE_QUEUES):
             return SweepResult.with_pause(done, _PAGE_PAUSE_MS)
@@ -90,7 +90,7 @@ def weights_step(store: Store) -> Step:
     """Return the step that completes changes of the weights of tenants."""
     weights_check = WeightsCheck()
 
-    async def check(_: int) -> StepResult:
+    async def check(_: int) -> SweepResult:
         all_answered = await weights_check.check(store)
         return SweepResult.with_pause(0, None if all_answered else _SILENT_PAUSE_MS)
 
@@ -106,7 +106,7 @@ def eviction_step(store: Store) -> Step:
     can change the policy. All other loops continue: a master evicts jobs only when memory is short.
     """
 
-    async def check_policies(_: int) -> StepResult:
+    async def check_policies(_: int) -> SweepResult:
         if not store.settings.allow_eviction:
             unreachable = await check_eviction(store)
             if unreachable:

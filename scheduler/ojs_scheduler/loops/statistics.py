@@ -7,7 +7,7 @@ from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
 from ojs_cluster.store.features.statistics.type_hours import HourRollUp
 from ojs_cluster.store.ground.process_state.job_counts import WIDTH
 from ojs_cluster.store.ground.sweep_result import SweepResult
-from ojs_scheduler.pacing import Step, StepResult
+from ojs_scheduler.pacing import Step
 
 _RETRY_MS = 5_000
 """Pause after a record that could not be stored, in milliseconds."""
@@ -18,7 +18,7 @@ def step(store: Store) -> Step:
     recorder = MinuteRecorder(store)
     hours = HourRollUp(store, WIDTH)
 
-    async def record(_: int) -> StepResult:
+    async def record(_: int) -> SweepResult:
         minute, left_ms = await recorder.minute_to_record()
         if minute is None:
             return SweepResult.with_pause(0, left_ms)

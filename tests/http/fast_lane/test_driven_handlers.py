@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.jobs.ids import new_job_id
-from ojs_cluster.http.dispatch import dispatch
 from ojs_cluster.http.messages import Request
 from ojs_cluster.http.routes.all_routes import ROUTES
-from tests.http.api import OJS_TYPE, Api, Reply
+from tests.http.api import OJS_TYPE, Api, Reply, dispatch
 from tests.support.driven import driven
 
 Walk = Callable[[Api], Awaitable[list[Reply]]]

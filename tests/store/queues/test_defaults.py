@@ -106,5 +106,6 @@ async def test_a_damaged_record_counts_as_none_and_the_number_of_queues_is_bound
     with pytest.raises(InvalidRequest):
         await records.change_defaults(store, "other", {"default_timeout": 1})
     await change(store, default_timeout=1)  # replaces the damaged record
-    await records.remove_defaults(store, QUEUE)
+    record = await records.read_record(store, QUEUE)
+    assert await records.remove_record(store, QUEUE, record)
     assert (await records.get_defaults(store, QUEUE)).empty

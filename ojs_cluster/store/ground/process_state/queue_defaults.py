@@ -56,15 +56,6 @@ async def change_defaults(store: Runtime, queue: str, members: Mapping[str, Any]
     return await _write(store, queue, lambda present: changed(present, members))
 
 
-async def remove_defaults(store: Runtime, queue: str) -> None:
-    """Remove the defaults of a queue.
-
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
-    """
-    await _write(store, queue, lambda _: NONE)
-
-
 async def remove_record(store: Runtime, queue: str, record: bytes) -> bool:
     """Remove the defaults of a queue; return False if they are not those of the record any more.
 
