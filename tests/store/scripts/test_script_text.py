@@ -21,7 +21,10 @@ def test_a_script_builds_nothing_that_it_does_not_use(name: str) -> None:
     assert not re.search(r"^local [A-Z_]+(, [A-Z_]+)* = P \.\.", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", [name for name in TEXTS if "--@include keys" not in TEXTS[name]])
+NUMBERED = [name for name in TEXTS if not re.search("--@include(_where_used)? keys", TEXTS[name])]
+
+
+@pytest.mark.parametrize("name", NUMBERED)
 def test_a_script_whose_keys_go_by_numbers_uses_all_that_it_declares(name: str) -> None:
     head = re.match(r"(?:--.*\n)+", TEXTS[name])
     assert head is not None
@@ -35,6 +38,13 @@ def test_names_stand_where_they_are_used() -> None:
     text = load_scripts()["ack_full"].source.decode()
     assert "job['s'] ~= 'active'" in text
     assert "(PREFIX .. 'finished')" in text
+
+
+def test_an_enqueue_into_a_queue_with_jobs_derives_no_key() -> None:
+    text = load_scripts()["enqueue_one"].source.decode()
+    before, _, rare = text.partition("if existing == 0 or ARGV[7] then\n")
+    assert "PREFIX" not in before
+    assert rare.startswith("local PREFIX = ")
 
 
 def test_a_function_of_one_expression_stands_where_it_is_called() -> None:
