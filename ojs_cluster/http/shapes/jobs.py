@@ -112,8 +112,26 @@ class WholeJob(Job):
     job: Job
 
 
+class JobTimes(TypedDict):
+    """The times of a job. A time that has not come is null."""
+
+    created_at: Moment
+    enqueued_at: Moment
+    started_at: Moment | None
+    scheduled_at: str | None
+    completed_at: Moment | None
+    cancelled_at: Moment | None
+    discarded_at: Moment | None
+
+
 class AdminJob(Job):
-    """The job. ``errors`` is there even if no attempt has failed."""
+    """The job. ``errors`` is there even if no attempt has failed.
+
+    ``metadata`` and ``retry_policy`` take the place of attributes of the client with these names.
+    """
+
+    metadata: Required[JobTimes]
+    retry_policy: Required[dict[str, Any]]
 
 
 class JobList(TypedDict):

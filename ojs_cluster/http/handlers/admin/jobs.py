@@ -8,9 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.jobs.retry import DEFAULT_RETRY
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.raw_json import Raw, join, stored_members
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.authorization.principals import cause_of
@@ -26,6 +29,12 @@ from ojs_cluster.store.features.search import lists
 
 _MORE_READS = 9
 """How many reads may follow the first one to fill a page. Ten reads check at most 20 000 jobs."""
+_TIMES: Final = (
+    *("created_at", "enqueued_at", "started_at", "scheduled_at"),
+    *("completed_at", "cancelled_at", "discarded_at"),
+)
+"""Times of a job that ``metadata`` repeats (spec: ojs-admin-api 7.2)."""
+_NULL: Final = Raw(b"null")
 _FULL_BYTES = 8 * 1024 * 1024
 """A page whose jobs have this many bytes counts as full."""
 
@@ -84,11 +93,19 @@ async def cancel(app: App, request: Request, job_id: str) -> Response:
 
 
 def _shown(job: JobRecord) -> Response:
-    """Return a response with a job that has ``errors`` even if no attempt has failed."""
+    """Return a response with a job, its times in ``metadata`` and its ``retry_policy``.
+
+    ``errors`` is there even if no attempt has failed.
+    """
     shown = job.json()
-    if not job.errors():
-        shown = shown[:-1] + b',"errors":[]}'
-    return Response(200, shown)
+    members = stored_members(shown)
+    if members is None:  # the stored JSON is damaged
+        return Response(200, shown)
+    times = b"{%b}" % join({name: members.get(name, _NULL) for name in _TIMES})
+    policy = members.get("retry", Raw(DEFAULT_RETRY.json()))
+    members |= {"metadata": Raw(times), "retry_policy": policy}
+    members.setdefault("errors", Raw(b"[]"))
+    return Response(200, b"{%b}" % join(members))
 
 
 def within(given: Mapping[str, str], wanted: JobFilter) -> JobFilter:

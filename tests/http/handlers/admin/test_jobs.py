@@ -205,7 +205,8 @@ async def test_a_job_is_shown_as_it_is(any_api: Api) -> None:
         type="test.admin.detail", args=[{"key": 1}], meta={"a": "b"}, options={"queue": "detail"}
     )
     shown = (await any_api.get(f"{JOBS}/{job['id']}")).json
-    assert shown == {**job, "errors": []}
+    assert {name: shown[name] for name in job} == job
+    assert (shown["errors"], set(shown) - set(job)) == ([], {"errors", "metadata", "retry_policy"})
     assert (shown["id"], shown["type"], shown["queue"]) == (
         *(job["id"], "test.admin.detail", "detail"),
     )
@@ -213,6 +214,29 @@ async def test_a_job_is_shown_as_it_is(any_api: Api) -> None:
     for unknown in (UNKNOWN_ID, "nonsense", "{{job_id}}"):
         reply = await any_api.get(f"{JOBS}/{unknown}")
         assert (reply.status, reply.error["code"]) == (404, "not_found")
+
+
+async def test_a_job_is_shown_with_its_times_and_its_retry_policy(any_api: Api) -> None:
+    given = {"max_attempts": 7, "initial_interval": "PT9S"}
+    job = await discarded(any_api, options={"retry": given})
+    shown = (await any_api.get(f"{JOBS}/{job['id']}")).json
+    times = {name: shown[name] for name in ("created_at", "enqueued_at", "started_at")}
+    ended = {"discarded_at": shown["discarded_at"], "completed_at": shown["completed_at"]}
+    assert shown["metadata"] == {**times, "scheduled_at": None, "cancelled_at": None, **ended}
+    assert shown["retry_policy"].items() >= given.items()
+    plain = await any_api.enqueue(scheduled_at="2099-01-01T00:00:00Z")
+    shown = (await any_api.post(f"{JOBS}/{plain['id']}/cancel")).json
+    assert shown["retry_policy"]["max_attempts"] == shown["max_attempts"]
+    assert shown["metadata"]["scheduled_at"] == "2099-01-01T00:00:00Z"
+    assert shown["metadata"]["cancelled_at"] == shown["cancelled_at"]
+    assert shown["metadata"]["started_at"] is None
+
+
+async def test_attributes_of_a_client_stay_beside_the_times(api: Api) -> None:
+    job = await api.enqueue(metadata="mine", surprise=[1e308])
+    shown = (await api.get(f"{JOBS}/{job['id']}")).json
+    assert (shown["surprise"], shown["metadata"]["created_at"]) == ([1e308], job["created_at"])
+    assert (await api.get(f"/ojs/v1/jobs/{job['id']}")).json["job"]["metadata"] == "mine"
 
 
 @pytest.mark.parametrize("on_exhaustion", ["discard", "dead_letter"])
