@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NotRequired, TypedDict
 
-from ojs_cluster.http.shapes.common import Count, Moment
+from ojs_cluster.http.shapes.common import Count, Milliseconds, Moment
 from ojs_cluster.http.shapes.keywords import between
 
 Ratio = Annotated[float, between(0, 1)]
@@ -27,11 +27,24 @@ class PoolAnswer(WorkerPool):
     pool: WorkerPool
 
 
+class ListedPool(WorkerPool):
+    """A worker pool with its workers, under two names, and the active jobs of its queues.
+
+    ``concurrency`` is the number of jobs that these workers run at the same time, as they say.
+    """
+
+    id: str
+    workers: Count
+    active_workers: Count
+    active_jobs: Count
+    concurrency: Count
+
+
 class PoolList(TypedDict):
     """All worker pools whose queues the API key may access."""
 
-    pools: list[WorkerPool]
-    items: list[WorkerPool]
+    pools: list[ListedPool]
+    items: list[ListedPool]
     total: Count
 
 
@@ -48,6 +61,21 @@ class QueueDispatches(TypedDict):
     name: str
     dispatch_count: Count
     dispatch_ratio: Ratio
+
+
+class QueueNow(QueueDispatches):
+    """A queue of pools. ``starved`` tells that it had available jobs, and none started.
+
+    ``weight`` is that of the first pool that gives it one. ``avg_wait_ms`` covers the last hour.
+    """
+
+    dispatched: Count
+    weight: NotRequired[Count]
+    dispatch_count_1m: Count
+    dispatch_ratio_1m: Ratio
+    avg_wait_ms: Milliseconds
+    active_jobs: Count
+    starved: bool
 
 
 class PoolQueueDispatches(QueueDispatches):
@@ -68,10 +96,15 @@ class PoolDispatches(TypedDict):
 
 
 class SchedulingStats(TypedDict):
-    """What fetches got from worker pools, over all API processes."""
+    """What fetches got from worker pools, over all API processes.
 
+    ``strategy`` is that of all pools, or ``mixed``.
+    """
+
+    window: Literal["PT1M"]
+    strategy: str
     pools: list[PoolDispatches]
-    queues: list[QueueDispatches]
+    queues: list[QueueNow]
     dispatch_count: Count
 
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
 from tests.http.access.test_scopes import access_of, bearer
 from tests.http.api import Api, open_app
 
@@ -47,7 +48,7 @@ async def test_both_forms_of_a_pool_mean_the_same(any_api: Api) -> None:
     listed = (await any_api.get(POOLS)).json
     assert listed["items"] == listed["pools"]
     for pool, name in zip(listed["pools"], ("one", "two"), strict=True):
-        assert pool == (await any_api.get(f"{POOLS}/{name}")).json["pool"]
+        assert pool.items() >= (await any_api.get(f"{POOLS}/{name}")).json["pool"].items()
         assert pool["name"] == name
         assert {**pool, **as_list, "weights": weights} == pool
     replaced = await any_api.call("PUT", f"{POOLS}/two", {"queues": ["high"]})
@@ -105,7 +106,8 @@ async def test_a_pool_that_was_changed_in_between_is_not_replaced(any_api: Api) 
 
 async def test_the_statistics_are_those_of_the_fetches(any_api: Api) -> None:
     empty = (await any_api.get(STATS)).json
-    assert empty["stats"] == {"pools": [], "queues": [], "dispatch_count": 0}
+    nothing = {"pools": [], "queues": [], "dispatch_count": 0}
+    assert empty["stats"] == {"window": "PT1M", "strategy": "strict", **nothing}
     weights = {"high": {"weight": 70}, "low": {"weight": 30}}
     pool = {"strategy": "weighted", "queues": weights}
     await any_api.call("PUT", f"{POOLS}/p", pool)
@@ -130,6 +132,58 @@ async def test_the_statistics_are_those_of_the_fetches(any_api: Api) -> None:
     ]
     await any_api.call("PUT", f"{POOLS}/p", {**pool, "strategy": "strict"})
     assert (await any_api.get(STATS)).json["stats"]["pools"][0]["fetches"] == 0
+
+
+async def test_the_statistics_have_the_last_minute_of_each_queue(any_api: Api) -> None:
+    store, now = any_api.app.store, any_api.app.store.clock.now_ms() // 60_000
+    recorder = MinuteRecorder(store)
+    await any_api.call("PUT", f"{POOLS}/p", {"queues": ["a", "b", "c"]})
+    await any_api.call("PUT", f"{POOLS}/q", {"queues": ["a"], "strategy": "strict"})
+    for queue, number in (("a", 4), ("b", 2), ("c", 1)):
+        await enqueue(any_api, queue, number)
+    await recorder.record(now - 1)
+    await any_api.post("/ojs/v1/queues/c/pause")
+    assert await fetched(any_api, pool="p", queues=["a"], count=3) == {"a": 3}
+    await store.job_counts.flush(store)
+    await recorder.record(now)
+    stats = (await any_api.get(STATS)).json
+    assert (stats["window"], stats["strategy"]) == ("PT1M", "mixed")
+    a, b, c = stats["queues"]
+    numbers = {"dispatched": 3, "weight": 1, "dispatch_count_1m": 3, "dispatch_ratio_1m": 1.0}
+    assert a.items() >= {**numbers, "active_jobs": 3, "starved": False}.items()
+    assert a["avg_wait_ms"] == 0
+    assert b.items() >= {"dispatched": 0, "dispatch_count_1m": 0, "starved": True}.items()
+    assert c["starved"] is False, "a paused queue is not starved"
+
+
+async def test_minutes_of_long_ago_say_nothing_of_now(api: Api) -> None:
+    minute = api.app.store.clock.now_ms() // 60_000 - 9
+    await api.call("PUT", f"{POOLS}/p", {"queues": ["a"]})
+    await enqueue(api, "a", 1)
+    await MinuteRecorder(api.app.store).record(minute)
+    [queue] = (await api.get(STATS)).json["queues"]
+    assert (queue["dispatch_count_1m"], queue["starved"]) == (0, False)
+
+
+async def test_a_list_of_pools_has_their_workers_and_active_jobs(any_api: Api) -> None:
+    await any_api.call("PUT", f"{POOLS}/mail", {"queues": ["a", "b"]})
+    await any_api.call("PUT", f"{POOLS}/shop", {"queues": ["c"]})
+    for worker, told in (
+        ("w1", {"queues": ["b"], "concurrency": 5}),
+        ("w2", {"queues": ["a", "c"], "concurrency": 9}),
+        ("w3", {"pool": "shop", "queues": ["a"], "concurrency": 2}),
+        ("w4", {"queues": "a", "pool": 7, "concurrency": "many"}),
+    ):
+        beat = await any_api.post("/ojs/v1/workers/heartbeat", {"worker_id": worker, **told})
+        assert beat.status == 200, beat.body
+    await enqueue(any_api, "b", 2)
+    await fetched(any_api, queues=["b"], count=2)
+    listed = (await any_api.get(POOLS)).json["items"]
+    numbers = ("id", "workers", "active_workers", "active_jobs", "concurrency")
+    assert [tuple(pool[name] for name in numbers) for pool in listed] == [
+        ("mail", 1, 1, 2, 5),
+        ("shop", 1, 1, 0, 2),
+    ]
 
 
 async def test_a_fetch_may_narrow_the_queues_of_its_pool(any_api: Api) -> None:

@@ -26,6 +26,7 @@ from ojs_cluster.core.pools.pool import (
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.authorization.queue_scope import check_queues
+from ojs_cluster.http.handlers.admin import pool_numbers
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.common import QueueName
@@ -72,12 +73,16 @@ _members = msgspec.json.Decoder(dict[str, Any])
 
 
 async def list_pools(app: App, request: Request) -> Response:
-    """List the worker pools in the order of their names.
+    """List the worker pools in the order of their names, with their workers and active jobs.
+
+    A worker counts if its heartbeats name the pool, or no pool and only queues of this one. Only
+    the 1000 workers that were seen last are considered.
 
     (spec: ojs-fair-scheduling 10.1)
     """
     pools = await _accessible(app, request.queues)
-    shown = [_members_of(pool) for pool in pools]
+    loads = await pool_numbers.loads_of(app, pools)
+    shown = [{**_members_of(pool), **load} for pool, load in zip(pools, loads, strict=True)]
     return replies.json_response(200, {"pools": shown, "items": shown, "total": len(shown)})
 
 
@@ -150,26 +155,44 @@ async def stats(app: App, request: Request) -> Response:
     """Return what fetches got from the worker pools, over all API processes.
 
     The counts of a pool begin when it is created or changed. Those of other processes are up to
-    five seconds old. A process that is killed loses its last five seconds.
+    five seconds old. A process that is killed loses its last five seconds. The numbers of the last
+    minute, ``..._1m``, are those of all starts of a queue's jobs, also by fetches without a pool,
+    in the last minute that the scheduler has recorded. ``dispatched`` is ``dispatch_count``.
 
     (spec: ojs-fair-scheduling 10.2)
     """
     await app.store.pools.flush(app.store)
     pools = await _accessible(app, request.queues)
     counts = await read_counts(app.store, [pool.name for pool in pools])
+    now = await pool_numbers.queues_now(app, pools)
     by_queue: dict[str, int] = {}
+    weights: dict[str, int] = {}
     shown = []
     for pool in pools:
         counted = counts[pool.name]
         shown.append(_pool_stats(pool, counted))
+        weights = {**pool.shares, **weights}
         for queue in pool.queues:
             by_queue[queue] = by_queue.get(queue, 0) + counted.get(queue, 0)
     total = sum(by_queue.values())
     queues = [
-        {"name": queue, "dispatch_count": number, "dispatch_ratio": _ratio(number, total)}
+        {
+            "name": queue,
+            "dispatch_count": number,
+            "dispatch_ratio": _ratio(number, total),
+            "dispatched": number,
+            **({"weight": weights[queue]} if queue in weights else {}),
+            **now[queue],
+        }
         for queue, number in by_queue.items()
     ]
-    values = {"pools": shown, "queues": queues, "dispatch_count": total}
+    values = {
+        "window": pool_numbers.WINDOW,
+        "strategy": pool_numbers.strategy_of(pools),
+        "pools": shown,
+        "queues": queues,
+        "dispatch_count": total,
+    }
     return replies.json_response(200, {"stats": values, **values})
 
 

@@ -82,6 +82,7 @@ class HeartbeatBody(msgspec.Struct, frozen=True):
     hostname: OptionalRaw = UNSET
     pid: OptionalRaw = UNSET
     queues: OptionalRaw = UNSET
+    pool: OptionalRaw = UNSET
     concurrency: OptionalRaw = UNSET
     labels: OptionalRaw = UNSET
     language: OptionalRaw = UNSET
@@ -91,7 +92,7 @@ class HeartbeatBody(msgspec.Struct, frozen=True):
 
 
 _INFO: Final = (
-    *("hostname", "pid", "queues", "concurrency", "labels", "language", "sdk", "version"),
+    *("hostname", "pid", "queues", "pool", "concurrency", "labels", "language", "sdk", "version"),
     "memory_bytes",
 )
 _decoder = msgspec.json.Decoder(HeartbeatBody)

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.features.statistics.records import QUEUE_MINUTES, TOTALS, parse_numbers
+from ojs_cluster.store.features.statistics.records import (
+    GROWING,
+    QUEUE_MINUTES,
+    STATES,
+    TOTALS,
+    parse_numbers,
+    parse_record,
+)
+from ojs_cluster.store.features.statistics.series import newest_minute
 from ojs_cluster.store.ground.fanout import run_concurrently
+from ojs_cluster.store.ground.process_state.job_counts import WAIT_BUCKETS
+from ojs_cluster.store.ground.runtime import Arg
 
+_MAX_AGE_MINUTES: Final = 3
+"""Age at which the last records say nothing about now: no scheduler has taken newer ones."""
 _ACKED: Final = 1 + TOTALS.index("acked")
 _FAILED: Final = 1 + TOTALS.index("failed")
 _READ: Final = 1 + max(_ACKED, _FAILED)
@@ -48,6 +62,50 @@ async def recent_minutes(
                     completed, failed = sums[place]
                     sums[place] = (completed + numbers[_ACKED], failed + numbers[_FAILED])
         found[queue] = sums
+
+    await run_concurrently(queues, read)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class LastMinute:
+    """What a queue did in the last minute that has a record.
+
+    Attributes:
+        started: how many of its jobs began an attempt.
+        available: number of available jobs at the end of the minute.
+    """
+
+    started: int = 0
+    available: int = 0
+
+
+async def last_minute(store: Store, queues: Sequence[str]) -> dict[str, LastMinute]:
+    """Return the last recorded minute of queues; empty if no minute was recorded lately.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    newest = await newest_minute(store)
+    if newest is None or newest < store.clock.now_ms() // 60_000 - _MAX_AGE_MINUTES:
+        return {}
+    found: dict[str, LastMinute] = {}
+
+    async def read(queue: str) -> None:
+        started = available = 0
+        for shard in await store.partitions.occupied_shards(store, queue):
+            fields: tuple[Arg, ...] = (newest % QUEUE_MINUTES, "last")
+            texts: Any = await store.redis.call(
+                shard.slot, "HMGET", shard.queue_history(queue), *fields, idempotent=True
+            )
+            text, last = texts
+            record = parse_record(text)
+            if record is not None and record.minute == newest:
+                started += sum(record.totals[len(TOTALS) :][WAIT_BUCKETS])
+            numbers = parse_numbers(last)
+            if len(numbers) == GROWING + len(STATES):
+                available += numbers[GROWING + STATES.index(State.AVAILABLE)]
+        found[queue] = LastMinute(started, available)
 
     await run_concurrently(queues, read)
     return found

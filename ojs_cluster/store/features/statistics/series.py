@@ -159,7 +159,7 @@ async def queue_series(store: Store, queue: str, periods: Periods) -> list[Point
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    newest = await _newest_minute(store)
+    newest = await newest_minute(store)
     if newest is None:
         return []
     records_of_partitions: list[list[Record]] = []
@@ -282,7 +282,7 @@ async def _cluster_records(store: Store, periods: Periods) -> list[Record]:
     and for the last ``_NEWEST_MINUTES`` the records by minute.
     """
     meta = store.keys.meta
-    newest = await _newest_minute(store)
+    newest = await newest_minute(store)
     if newest is None:
         return []
     oldest_minute = newest - MINUTES + 1
@@ -310,7 +310,7 @@ async def _read(store: Store, key: bytes, slots: Sequence[int]) -> list[Record]:
     return [record for text in texts if (record := parse_record(text)) is not None]
 
 
-async def _newest_minute(store: Store) -> int | None:
+async def newest_minute(store: Store) -> int | None:
     """Return the minute of the newest record of the cluster; None if there is no record."""
     meta = store.keys.meta
     time: Any = await store.redis.call(meta.slot, "TIME", idempotent=True)
