@@ -23,9 +23,25 @@ class TenantLimits(TypedDict):
     max_enqueue_rate: NotRequired[TenantEnqueueRate]
 
 
-class Tenant(TypedDict):
-    """A tenant, with the numbers of its jobs. One with settings has the times of their changes."""
+class TenantNumbers(TypedDict):
+    """The queues in which a tenant has jobs, its jobs, and the workers that may take them.
 
+    No worker is bound to a tenant: ``workers`` is the number of all workers that are not stale.
+    """
+
+    queues: Count
+    jobs: StateCounts
+    workers: Count
+
+
+class Tenant(TypedDict):
+    """A tenant, with the numbers of its jobs. One with settings has the times of their changes.
+
+    ``id`` and ``name`` are ``tenant_id`` too.
+    """
+
+    id: str
+    name: str
     tenant_id: str
     total_jobs: Count
     jobs: StateCounts
@@ -35,6 +51,7 @@ class Tenant(TypedDict):
     created_at: NotRequired[Moment]
     updated_at: NotRequired[Moment]
     last_seen_at: NotRequired[Moment]
+    stats: NotRequired[TenantNumbers]
 
 
 class TenantAnswer(Tenant):

@@ -192,3 +192,23 @@ async def test_the_weight_of_a_tenant_stays_until_it_is_replaced(api: Api) -> No
     assert (await put(api, "acme/limits", {"fairness_weight": None})).json["fairness_weight"] == 1
     await put(api, "acme", {"fairness_weight": 3})
     assert (await put(api, "acme", {})).json["tenant"]["fairness_weight"] == 1
+
+
+async def test_a_list_of_tenants_has_the_members_that_the_admin_ui_reads(any_api: Api) -> None:
+    for queue in ("a", "a", "b"):
+        job = {**JOB, "options": {"queue": queue}}
+        assert (await any_api.post("/ojs/v1/jobs", job, headers=named("acme"))).status == 201
+    await any_api.fetch("a", worker_id="w1")
+    await put(any_api, "idle/limits", {"max_queue_depth": 9})
+    found = {each["id"]: each for each in (await any_api.get(TENANTS)).json["items"]}
+    assert {name: each["name"] for name, each in found.items()} == {"acme": "acme", "idle": "idle"}
+    stats = found["acme"]["stats"]
+    assert (stats["queues"], stats["workers"]) == (2, 1)
+    assert (stats["jobs"]["active"], stats["jobs"]["available"]) == (1, 2)
+    assert (found["idle"]["stats"]["queues"], found["idle"]["limits"]) == (
+        0,
+        {"max_queue_depth": 9},
+    )
+    assert (await any_api.get(f"{TENANTS}/acme")).json["stats"] == stats
+    own = (await any_api.get(f"{TENANTS}/acme", headers=named("acme"))).json
+    assert (own["id"], "stats" in own) == ("acme", False), "the workers are those of all tenants"

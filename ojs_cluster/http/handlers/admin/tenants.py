@@ -37,8 +37,14 @@ from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.common import Duration
 from ojs_cluster.http.shapes.keywords import between, keywords
 from ojs_cluster.store.engine.tenants.admission import WAITING
-from ojs_cluster.store.engine.tenants.tenant_counts import TOTALS, read_counts, read_states
+from ojs_cluster.store.engine.tenants.tenant_counts import (
+    TOTALS,
+    count_queues,
+    read_counts,
+    read_states,
+)
 from ojs_cluster.store.features.tenants import changes
+from ojs_cluster.store.features.workers.workers import count_by_status
 from ojs_cluster.store.ground.process_state import tenants as store_tenants
 
 _Limit = Annotated[int, between(0, MAX_LIMIT)]
@@ -100,8 +106,13 @@ async def list_tenants(app: App, request: Request) -> Response:
     seen = dict(found)
     settings = (await store_tenants.read_all(app.store)).records
     counts = await read_states(app.store, list(seen))
+    stats = await _stats_of(app, counts)
     items = [
-        _members_of(tenant, settings.get(tenant), counts[tenant], seen[tenant]) for tenant in seen
+        {
+            **_members_of(tenant, settings.get(tenant), counts[tenant], seen[tenant]),
+            "stats": stats[tenant],
+        }
+        for tenant in seen
     ]
     pagination = query.pagination(page, len(items), total, last)
     return replies.json_response(
@@ -110,7 +121,7 @@ async def list_tenants(app: App, request: Request) -> Response:
 
 
 async def get(app: App, request: Request, tenant: str) -> Response:
-    """Return a tenant with its limits and numbers.
+    """Return a tenant with its limits and numbers. Only operators get ``stats``.
 
     (spec: ojs-multi-tenancy 10.1)
     """
@@ -121,6 +132,8 @@ async def get(app: App, request: Request, tenant: str) -> Response:
     if settings is None and seen_ms is None and not any(counts.values()):
         raise NotFound("tenant", tenant)
     members = _members_of(tenant, settings, counts, seen_ms)
+    if request.tenant is None:
+        members["stats"] = (await _stats_of(app, {tenant: counts}))[tenant]
     return replies.json_response(200, {"tenant": members, **members})
 
 
@@ -341,6 +354,17 @@ def _rate(body: TenantRateBody) -> EnqueueRate:
     return EnqueueRate(body.limit, period_ms)
 
 
+async def _stats_of(app: App, counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
+    """Return the numbers that the admin UI shows of tenants, by tenant."""
+    queues = await count_queues(app.store, list(counts))
+    states, known = await count_by_status(app.store)
+    workers = known - states["stale"]
+    return {
+        tenant: {"queues": queues[tenant], "jobs": jobs, "workers": workers}
+        for tenant, jobs in counts.items()
+    }
+
+
 def _members_of(
     tenant: str,
     settings: TenantSettings | None,
@@ -348,6 +372,8 @@ def _members_of(
     seen_ms: int | None,
 ) -> dict[str, Any]:
     members: dict[str, Any] = {
+        "id": tenant,
+        "name": tenant,
         "tenant_id": tenant,
         "total_jobs": sum(counts.values()),
         "jobs": counts,

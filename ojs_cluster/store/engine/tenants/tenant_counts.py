@@ -83,6 +83,25 @@ async def read_many(store: Store, tenants: Sequence[str]) -> dict[str, dict[str,
     return found
 
 
+async def count_queues(store: Store, tenants: Sequence[str]) -> dict[str, int]:
+    """Return the number of queues in which each tenant has jobs.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    queues: dict[str, set[bytes]] = {tenant: set() for tenant in tenants}
+
+    async def read(pair: tuple[str, Shard]) -> None:
+        tenant, shard = pair
+        names: Any = await store.redis.call(
+            shard.slot, "HKEYS", shard.tenant_counters(tenant), idempotent=True
+        )
+        queues[tenant].update(name.rpartition(b"/")[0] for name in names if b"/" in name)
+
+    await run_concurrently([(each, shard) for each in tenants for shard in store.keys], read)
+    return {tenant: len(found) for tenant, found in queues.items()}
+
+
 async def _sum_of_tenants(
     store: Store, tenants: Sequence[str], names: Sequence[str]
 ) -> dict[str, dict[str, int]]:
