@@ -238,6 +238,18 @@ def parse_limits(values: Mapping[str, Any], *, path: str) -> RateLimits:
     )
 
 
+def parse_rate(value: Mapping[str, Any], *, path: str) -> Rate:
+    """Return the rate of a decoded object with ``limit`` and ``period``.
+
+    Raises:
+        ValidationFailed: one of them is not valid; ``details.field`` names it.
+    """
+    return Rate(
+        _whole_number(value.get("limit"), path, "limit", low=1),
+        _period(value.get("period"), path, "period"),
+    )
+
+
 def _rejected(path: str, name: str, rule: str) -> ValidationFailed:
     return ValidationFailed(f"rate_limit.{name} {rule}", field=f"{path}.{name}" if path else name)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
+from ojs_cluster.core.config.parsers import go_duration_ns
+from ojs_cluster.core.durations import format_duration
 from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.options import check_queue
@@ -55,6 +57,14 @@ def worker_id(text: str | None, *, field: str = "worker_id") -> str | None:
     if len(text) > MAX_WORKER_ID or not text.isprintable():
         raise InvalidRequest(f"must be at most {MAX_WORKER_ID} printable characters", field=field)
     return text
+
+
+def iso_duration(text: Any) -> Any:
+    """Return a short duration such as ``5m`` or ``7d`` as ISO 8601, anything else as it is."""
+    try:
+        return format_duration(go_duration_ns(text) // 1_000_000)
+    except (TypeError, ValueError):
+        return text
 
 
 def absolute_time_ms(text: str | None, *, field: str) -> int | None:

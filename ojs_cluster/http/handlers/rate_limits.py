@@ -9,8 +9,6 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from ojs_cluster.core.config.parsers import go_duration_ns
-from ojs_cluster.core.durations import format_duration
 from ojs_cluster.core.errors import InvalidRequest, OJSError
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.options import check_queue
@@ -60,18 +58,10 @@ class OverrideBody(LimitsBody, frozen=True):
         values = msgspec.structs.asdict(self)
         if self.limit is not None and self.rate is None and self.concurrency is None:
             if self.period:
-                values["rate"] = {"limit": self.limit, "period": _iso_period(self.period)}
+                values["rate"] = {"limit": self.limit, "period": fields.iso_duration(self.period)}
             else:
                 values["concurrency"] = self.limit
         return values
-
-
-def _iso_period(period: Any) -> Any:
-    """Return a short period such as ``1m`` as an ISO 8601 duration, anything else as it is."""
-    try:
-        return format_duration(go_duration_ns(period) // 1_000_000)
-    except (TypeError, ValueError):
-        return period
 
 
 _override_decoder = msgspec.json.Decoder(OverrideBody)

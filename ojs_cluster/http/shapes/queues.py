@@ -175,20 +175,43 @@ class ShownRate(TypedDict):
     period: str
 
 
+class ShownRetention(TypedDict):
+    """How long finished jobs of a queue are kept, as ISO 8601 durations."""
+
+    completed: NotRequired[str]
+    discarded: NotRequired[str]
+    cancelled: NotRequired[str]
+
+
 class QueueConfiguration(TypedDict):
-    """The partitions and the limits of a queue."""
+    """The partitions, the limits and the retention of a queue."""
 
     partitions: Annotated[int, keywords(minimum=1)]
     concurrency: NotRequired[Count]
     rate: NotRequired[ShownRate]
     rate_limit: NotRequired[ShownRate]
     throttle: NotRequired[ShownRate]
+    retention: NotRequired[ShownRetention]
+
+
+class WaitQuantiles(TypedDict):
+    """How long jobs waited for their start, in milliseconds."""
+
+    p50: Milliseconds
+    p95: Milliseconds
+    p99: Milliseconds
 
 
 class AdminQueueDetail(AdminQueue):
-    """A queue with its configuration."""
+    """A queue with its configuration.
+
+    ``latency_ms`` is there if jobs started in the recorded minutes of the last hour, and
+    ``oldest_available_at`` if jobs are available.
+    """
 
     configuration: QueueConfiguration
+    latency_ms: NotRequired[WaitQuantiles]
+    oldest_available_at: NotRequired[Moment]
 
 
 class DepthBound(TypedDict):
@@ -199,14 +222,6 @@ class DepthBound(TypedDict):
     warning_threshold: Annotated[float, between(0, 1)]
 
 
-class ShownRetention(TypedDict):
-    """How long finished jobs of a queue are kept, as ISO 8601 durations."""
-
-    completed: NotRequired[str]
-    discarded: NotRequired[str]
-    cancelled: NotRequired[str]
-
-
 class QueueSettings(TypedDict):
     """The settings of a queue that hold now, its own or those of the server."""
 
@@ -214,6 +229,7 @@ class QueueSettings(TypedDict):
     on_exhaustion: Literal["discard", "dead_letter"]
     backpressure: NotRequired[DepthBound]
     concurrency: NotRequired[Annotated[int, keywords(minimum=1)]]
+    rate_limit: NotRequired[ShownRate]
     default_retry: NotRequired[dict[str, Any]]
     default_timeout: NotRequired[Annotated[int, keywords(minimum=1)]]
     visibility_timeout: NotRequired[Annotated[int, keywords(minimum=1)]]

@@ -11,6 +11,7 @@ from typing import Any
 
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.options import check_queue
+from ojs_cluster.core.queue_defaults import POLICY, layered
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.authorization.queue_scope import check_queues
@@ -21,6 +22,10 @@ from ojs_cluster.store.engine.queues import queues as store_queues
 from ojs_cluster.store.engine.queues.partition_maintenance import get_partitions
 from ojs_cluster.store.engine.queues.queues import QueueStats
 from ojs_cluster.store.features.rate_limits import rate_limits as store_limits
+from ojs_cluster.store.features.statistics.series import Periods, queue_series
+from ojs_cluster.store.ground.process_state.job_counts import WAIT_BUCKETS
+from ojs_cluster.store.ground.process_state.queue_defaults import get_defaults
+from ojs_cluster.store.operators.operations.metrics import oldest_available_ms
 from ojs_cluster.store.operators.operations.overview import sum_within
 
 _MAX_COMPARED = 200
@@ -131,8 +136,23 @@ async def get_queue(app: App, _request: Request, name: str) -> Response:
     if "rate" in limits:
         limits["rate_limit"] = limits["rate"]  # the name in the admin document
     partitions = (await get_partitions(app.store, name)).count
-    configuration = {"partitions": partitions, **limits}
-    return replies.json_response(200, {**_queue(queue), "configuration": configuration})
+    configuration: dict[str, Any] = {"partitions": partitions, **limits}
+    own, policy = await get_defaults(app.store, name), await get_defaults(app.store, POLICY)
+    if retention := layered(own, policy).retention:
+        configuration["retention"] = retention
+    shown = {**_queue(queue), "configuration": configuration}
+    last_hour = Periods(queue.now_ms // 60_000 - 60, 60, 1)
+    for point in await queue_series(app.store, name, last_hour):
+        if any(point.times[WAIT_BUCKETS]):
+            shown["latency_ms"] = {
+                "p50": point.wait_ms(0.5),
+                "p95": point.wait_ms(0.95),
+                "p99": point.wait_ms(0.99),
+            }
+    oldest_ms = await oldest_available_ms(app.store, name)
+    if oldest_ms is not None:
+        shown["oldest_available_at"] = replies.iso(oldest_ms)
+    return replies.json_response(200, shown)
 
 
 async def _existing(app: App, name: str) -> QueueStats:

@@ -15,6 +15,7 @@ from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.core.queue_defaults import MEMBERS as DEFAULTS
 from ojs_cluster.core.queue_defaults import POLICY, QueueDefaults, layered
+from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.admin.queue_config_changes import (
@@ -50,7 +51,7 @@ async def get(app: App, _request: Request, name: str) -> Response:
     if name == POLICY:
         await app.store.partitions.try_read(app.store)
         layout = app.store.partitions.default
-        return _config(app, name, layout, None, None, None, policy, fair=False)
+        return _config(app, name, layout, None, None, RateLimits(), policy, fair=False)
     check_queue(name, field="name")
     layout = await get_partitions(app.store, name)
     bound = await depth_bounds.get_bound(app.store, name)
@@ -58,7 +59,7 @@ async def get(app: App, _request: Request, name: str) -> Response:
     limits = (await rate_limits.get_queue_limits(app.store, name)).usage.limits
     defaults = layered(await get_defaults(app.store, name), policy)
     fair = await fair_share.has_fair_share(app.store, name)
-    return _config(app, name, layout, bound, on_exhaustion, limits.concurrency, defaults, fair=fair)
+    return _config(app, name, layout, bound, on_exhaustion, limits, defaults, fair=fair)
 
 
 async def put(app: App, request: Request, name: str) -> Response:
@@ -124,7 +125,7 @@ def _config(
     layout: PartitionLayout,
     bound: DepthBound | None,
     on_exhaustion: str | None,
-    concurrency: int | None,
+    limits: RateLimits,
     defaults: QueueDefaults,
     *,
     fair: bool,
@@ -137,7 +138,7 @@ def _config(
         layout: the queue's partitions.
         bound: the queue's own depth bound; None if it has none.
         on_exhaustion: the queue's own ``on_exhaustion``; None if it has none.
-        concurrency: the maximum number of active jobs; None for any number.
+        limits: the operator's limits of the queue.
         defaults: the queue's own defaults of jobs.
         fair: whether tenants take turns.
     """
@@ -145,8 +146,10 @@ def _config(
         "partitions": layout.count,
         "on_exhaustion": on_exhaustion or app.store.settings.on_exhaustion,
     }
-    if concurrency is not None:
-        config["concurrency"] = concurrency
+    if limits.concurrency is not None:
+        config["concurrency"] = limits.concurrency
+    if limits.rate is not None:
+        config["rate_limit"] = limits.rate.json()
     if fair:
         config["fair_share"] = True
     if bound is None:

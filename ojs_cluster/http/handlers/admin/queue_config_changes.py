@@ -16,7 +16,8 @@ from ojs_cluster.core.jobs.retry import ON_EXHAUSTION_VALUES
 from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.core.queue_defaults import MEMBERS as DEFAULTS
 from ojs_cluster.core.queue_defaults import QueueDefaults, changed
-from ojs_cluster.core.rate_limit import RateLimits
+from ojs_cluster.core.rate_limit import MAX_LIMIT, RateLimits, parse_rate
+from ojs_cluster.http import fields
 from ojs_cluster.http.shapes.keywords import between, keywords
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.limits import depth_bounds, partition_quotas
@@ -39,7 +40,6 @@ _UNSUPPORTED_MEMBERS = frozenset(
         "dead_letter_ttl",
         "max_size_bytes",
         "producers",
-        "rate_limit",
     }
 )
 """Members of a queue's configuration that the specifications define and the server rejects."""
@@ -60,8 +60,15 @@ class BackpressureBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 DefaultSeconds = Annotated[int, keywords(minimum=1)]
 
 
+class QueueRateBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """At most ``limit`` starts in any period, an ISO 8601 duration or a short one such as `5m`."""
+
+    limit: Annotated[int, between(1, MAX_LIMIT)]
+    period: str
+
+
 class RetentionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long finished jobs are kept, as ISO 8601 durations.
+    """How long finished jobs are kept, as ISO 8601 durations or short ones such as `7d`.
 
     Without a member, the retention of the server holds.
     """
@@ -75,7 +82,8 @@ class QueueConfigBody(msgspec.Struct, frozen=True):
     """The changes. Null removes the queue's own setting.
 
     The setting of the server then applies to the queue. ``max_size`` and ``overflow_policy`` are
-    other names of the members of ``backpressure``. ``concurrency`` limits the active jobs.
+    other names of the members of ``backpressure``. ``concurrency`` limits the active jobs, and
+    ``rate_limit`` their starts.
     ``default_retry``, ``default_timeout`` and ``visibility_timeout``, in seconds, hold for new jobs
     without such an option, and ``retention`` for all new jobs. With
     ``fair_share``, tenants take turns.
@@ -89,6 +97,7 @@ class QueueConfigBody(msgspec.Struct, frozen=True):
     )
     overflow_policy: Annotated[str, keywords(enum=[*STRATEGIES])] | None = None
     concurrency: Annotated[int, keywords(minimum=1)] | msgspec.UnsetType | None = msgspec.UNSET
+    rate_limit: QueueRateBody | msgspec.UnsetType | None = msgspec.UNSET
     default_retry: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
     default_timeout: DefaultSeconds | msgspec.UnsetType | None = msgspec.UNSET
     visibility_timeout: DefaultSeconds | msgspec.UnsetType | None = msgspec.UNSET
@@ -130,7 +139,7 @@ class ConfigChanges:
         partitions: the number of partitions.
         bound: a tuple with the depth bound, or with None to remove the queue's own.
         on_exhaustion: a tuple with the setting, or with None to remove the queue's own.
-        concurrency: a tuple with the maximum number of active jobs, or with None for no maximum.
+        limits: the changed fields of the queue's ``RateLimits``, None to remove one.
         defaults: the changed defaults of jobs, None to remove one.
         fair_share: whether tenants take turns.
     """
@@ -138,7 +147,7 @@ class ConfigChanges:
     partitions: int | None
     bound: tuple[DepthBound | None] | None
     on_exhaustion: tuple[str | None] | None
-    concurrency: tuple[int | None] | None
+    limits: Mapping[str, Any]
     defaults: Mapping[str, Any]
     fair_share: bool | None = None
 
@@ -148,7 +157,7 @@ class ConfigChanges:
         return self == _NO_CHANGES
 
 
-_NO_CHANGES: Final = ConfigChanges(None, None, None, None, {})
+_NO_CHANGES: Final = ConfigChanges(None, None, None, {}, {})
 
 
 def changes_of(body: QueueConfigBody) -> ConfigChanges:
@@ -157,13 +166,9 @@ def changes_of(body: QueueConfigBody) -> ConfigChanges:
     Raises:
         Unsupported: the server has no such setting.
         InvalidRequest: a value is invalid.
-        ValidationFailed: a member of the retry policy is not valid.
+        ValidationFailed: a member of the retry policy or the rate limit is not valid.
     """
-    backpressure, on_exhaustion, concurrency = (
-        body.backpressure,
-        body.on_exhaustion,
-        body.concurrency,
-    )
+    backpressure, on_exhaustion = body.backpressure, body.on_exhaustion
     if body.max_size is not msgspec.UNSET:
         if backpressure is not msgspec.UNSET:
             raise InvalidRequest("give either max_size or backpressure", field="max_size")
@@ -176,8 +181,6 @@ def changes_of(body: QueueConfigBody) -> ConfigChanges:
         raise InvalidRequest(
             "on_exhaustion must be 'discard' or 'dead_letter'", field="on_exhaustion"
         )
-    if isinstance(concurrency, int) and concurrency < 1:
-        raise InvalidRequest("concurrency must be at least 1", field="concurrency")
     bound: tuple[DepthBound | None] | None = None
     if isinstance(backpressure, BackpressureBody):
         bound = (_depth_bound(backpressure),)
@@ -187,10 +190,25 @@ def changes_of(body: QueueConfigBody) -> ConfigChanges:
         body.partitions,
         bound,
         None if isinstance(on_exhaustion, msgspec.UnsetType) else (on_exhaustion,),
-        None if isinstance(concurrency, msgspec.UnsetType) else (concurrency,),
+        _changed_limits(body),
         _changed_defaults(body),
         None if isinstance(body.fair_share, msgspec.UnsetType) else bool(body.fair_share),
     )
+
+
+def _changed_limits(body: QueueConfigBody) -> dict[str, Any]:
+    """Return the changed fields of the queue's limits, which are valid."""
+    limits: dict[str, Any] = {}
+    if not isinstance(body.concurrency, msgspec.UnsetType):
+        if body.concurrency is not None and body.concurrency < 1:
+            raise InvalidRequest("concurrency must be at least 1", field="concurrency")
+        limits["concurrency"] = body.concurrency
+    if not isinstance(body.rate_limit, msgspec.UnsetType):
+        rate = body.rate_limit
+        limits["rate"] = rate and parse_rate(
+            {"limit": rate.limit, "period": fields.iso_duration(rate.period)}, path="rate_limit"
+        )
+    return limits
 
 
 def _changed_defaults(body: QueueConfigBody) -> dict[str, Any]:
@@ -202,7 +220,9 @@ def _changed_defaults(body: QueueConfigBody) -> dict[str, Any]:
     }
     if isinstance(body.retention, RetentionBody):
         durations = msgspec.to_builtins(body.retention)
-        members["retention"] = {state: text for state, text in durations.items() if text}
+        members["retention"] = {
+            state: fields.iso_duration(text) for state, text in durations.items() if text
+        }
     changed(QueueDefaults(), members)
     return members
 
@@ -215,7 +235,7 @@ async def check_changes(store: Store, name: str, changes: ConfigChanges) -> None
     Raises:
         OJSError: a change would be refused.
     """
-    if changes.partitions is None and changes.concurrency is None:
+    if changes.partitions is None and not changes.limits:
         return
     if changes.partitions is not None:
         check_count(store, changes.partitions)
@@ -224,8 +244,8 @@ async def check_changes(store: Store, name: str, changes: ConfigChanges) -> None
     else:
         await store.partitions.try_read(store)
         layout = store.partitions.layout(name)
-    if changes.concurrency is not None and changes.concurrency[0] is not None:
-        limits = RateLimits(concurrency=changes.concurrency[0])
+    limits = RateLimits(**changes.limits)
+    if limits != RateLimits():
         partition_quotas.check_divisible(name, limits, layout)
 
 
@@ -242,10 +262,10 @@ async def apply_changes(store: Store, name: str, changes: ConfigChanges) -> None
     if changes.partitions is not None:
         await set_partitions(store, name, changes.partitions)
         written = True
-    if changes.concurrency is not None:
+    if changes.limits:
         with after_first_write(when=written):
             current = (await rate_limits.get_queue_limits(store, name)).usage.limits
-            limits = replace(current, concurrency=changes.concurrency[0])
+            limits = replace(current, **changes.limits)
             await rate_limits.set_queue_limits(store, name, limits)
         written = True
     if changes.bound is not None:

@@ -258,6 +258,23 @@ async def collect(
     return cluster
 
 
+async def oldest_available_ms(store: Store, queue: str) -> int | None:
+    """Return when the oldest available job of a queue became available, in Unix milliseconds.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    found: list[int] = []
+
+    async def read(shard: Shard) -> None:
+        keys = _Call(shard, [queue]).build_keys(brief=True)
+        reply = await store.run(shard, "metrics", keys, ["brief"], idempotent=True)
+        found.extend(since for _, since, _ in reply[_SHARD_NUMBERS:] if since >= 0)
+
+    await run_concurrently(await store.partitions.occupied_shards(store, queue), read)
+    return min(found, default=None)
+
+
 async def _read_tenants(store: Store, max_tenants: int) -> dict[str, dict[str, int]]:
     """Return the numbers of the first tenants by name; none while a shard does not answer.
 

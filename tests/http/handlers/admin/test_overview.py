@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
 from ojs_cluster.store.operators.operations import overview as store_overview
 from tests.http.api import SHARDS, Api, open_app, until
 
@@ -132,6 +133,24 @@ async def test_a_queue_is_shown_with_its_configuration(any_api: Api) -> None:
     missing = await any_api.get(f"{QUEUES}/none")
     assert (missing.status, missing.error["code"]) == (404, "not_found")
     assert (await any_api.get(f"{QUEUES}/No")).error["details"]["field"] == "name"
+
+
+async def test_a_queue_is_shown_with_its_waits_and_its_oldest_job(any_api: Api) -> None:
+    store = any_api.app.store
+    recorder, now = MinuteRecorder(store), store.clock.now_ms() // 60_000
+    first = await any_api.enqueue(options={"queue": "mail", "priority": -5})
+    await any_api.enqueue(options={"queue": "mail"})
+    shown = (await any_api.get(f"{QUEUES}/mail")).json
+    assert shown["oldest_available_at"] == first["enqueued_at"]
+    assert "latency_ms" not in shown
+    await recorder.record(now - 1)
+    assert len(await any_api.fetch("mail", count=2)) == 2
+    await store.job_counts.flush(store)
+    await recorder.record(now)
+    shown = (await any_api.get(f"{QUEUES}/mail")).json
+    latency = shown["latency_ms"]
+    assert 0 < latency["p50"] <= latency["p95"] <= latency["p99"]
+    assert "oldest_available_at" not in shown
 
 
 async def test_a_pause_is_the_same_as_that_of_the_data_plane(any_api: Api) -> None:

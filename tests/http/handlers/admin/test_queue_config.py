@@ -79,6 +79,10 @@ async def test_limits_of_partitioned_queues_work_or_are_refused_with_a_reason(an
         ({"retention": {"completed": "PT0.1S"}}, 400, "retention.completed"),
         ({"retention": {"dead": "P1D"}}, 400, "retention"),
         ({"retention": {}}, 400, "retention"),
+        ({"rate_limit": {"limit": 0, "period": "1m"}}, 422, "rate_limit.limit"),
+        ({"rate_limit": {"limit": 9, "period": "soon"}}, 422, "rate_limit.period"),
+        ({"rate_limit": {"limit": 9, "period": "PT1M", "burst": 3}}, 400, "rate_limit"),
+        ({"rate_limit": 9}, 400, "rate_limit"),
         ({"default_retry": {"max_attempts": -1}}, 422, "default_retry.max_attempts"),
         ({"default_retry": {"non_retryable_errors": ["x" * 250] * 9}}, 400, "default_retry"),
         ({"default_timeout": 0}, 400, "default_timeout"),
@@ -94,6 +98,33 @@ async def test_an_unsupported_member_is_named_and_nothing_is_changed(
 
     assert (reply.status, reply.error["details"]["field"]) == (status, field)
     assert (await api.get(CONFIG.format("hot"))).json["partitions"] == 1
+
+
+async def test_the_configuration_that_the_admin_ui_saves_holds(any_api: Api) -> None:
+    config = CONFIG.format("mail")
+    retention = {"completed": "24h", "discarded": "7d"}
+    saved = {"concurrency": 9, "rate_limit": {"limit": 1, "period": "1h"}, "retention": retention}
+    put = await any_api.call("PUT", config, saved)
+    assert put.status == 200, put.body
+    rate = {"limit": 1, "period": "PT1H"}
+    assert put.json["config"].items() >= {"concurrency": 9, "rate_limit": rate}.items()
+    for _ in range(2):
+        await any_api.enqueue(options={"queue": "mail"})
+    assert [len(await any_api.fetch("mail")) for _ in range(2)] == [1, 0]
+    shown = (await any_api.get("/ojs/v1/admin/queues/mail")).json["configuration"]
+    assert (shown["rate_limit"], shown["concurrency"]) == (rate, 9)
+    assert shown["retention"] == {"completed": "PT24H", "discarded": "PT168H"}
+    await any_api.call("PUT", config, {"rate_limit": None})
+    assert "rate_limit" not in (await any_api.get(config)).json["config"]
+    assert (await any_api.get(config)).json["config"]["concurrency"] == 9
+    assert len(await any_api.fetch("mail")) == 1
+
+
+async def test_a_rate_limit_that_partitions_cannot_share_is_refused(any_api: Api) -> None:
+    config = {"partitions": 4, "rate_limit": {"limit": 3, "period": "PT1M"}}
+    refused = await any_api.post("/ojs/v1/queues", {"name": "hot", "config": config})
+    assert (refused.status, refused.error["details"]["field"]) == (422, "rate")
+    assert (await any_api.get("/ojs/v1/queues/hot")).status == 404
 
 
 async def test_a_name_that_no_queue_can_have_is_refused(api: Api) -> None:
