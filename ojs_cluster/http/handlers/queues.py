@@ -1,35 +1,23 @@
-"""List, read, pause, resume and purge queues (spec: ojs-http-binding 11, ojs-queue-config)."""
+"""List, read, pause and resume queues (spec: ojs-http-binding 11, ojs-queue-config)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any, Final
 
-import msgspec
-
-from ojs_cluster.core.errors import InvalidRequest, NotFound, Unsupported
+from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.cursor_kinds import QUEUES
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.request_body.decode import decode
-from ojs_cluster.store.engine.changes import purges
 from ojs_cluster.store.engine.queues import pauses
 from ojs_cluster.store.engine.queues import queues as store_queues
 from ojs_cluster.store.engine.queues.pauses import QueueAction
 from ojs_cluster.store.engine.queues.priority_counts import count_by_priority
 from ojs_cluster.store.engine.queues.queues import QueueStats
 from ojs_cluster.store.engine.tenants.tenant_counts import read_queue_counts
-
-
-class QueuePurgeBody(msgspec.Struct, frozen=True):
-    """The body of a purge. It names ``states``, or it has a true ``confirm`` without ``states``."""
-
-    states: list[str] | None = None
-    confirm: bool | None = None
-
 
 _OF_ALL_TENANTS: Final = frozenset(
     {
@@ -38,7 +26,6 @@ _OF_ALL_TENANTS: Final = frozenset(
     }
 )
 """The statistics that are known only for all tenants of a queue together."""
-_purge_decoder = msgspec.json.Decoder(QueuePurgeBody)
 
 
 async def list_queues(app: App, request: Request) -> Response:
@@ -141,33 +128,6 @@ async def resume(app: App, _request: Request, name: str) -> Response:
     (spec: ojs-http-binding 11.4)
     """
     return await _change_state(app, name, "resume", "resumed_at")
-
-
-async def purge(app: App, request: Request, name: str) -> Response:
-    """Delete the available jobs of a queue.
-
-    ``left`` is the number of available jobs that remain, because one request deletes a limited
-    number. The client repeats the request until ``left`` is 0.
-
-    (spec: ojs-admin-api 6.5)
-    """
-    check_queue(name, field="name")
-    body = decode(_purge_decoder, request, app.settings.limits, optional=True)
-    if body.states is None and body.confirm is not True:
-        raise InvalidRequest(
-            'name the states to purge, as in {"states": ["available"]}, or send confirm: true',
-            field="states",
-        )
-    if body.states is not None and set(body.states) != {State.AVAILABLE.value}:
-        raise Unsupported(
-            "only available jobs can be purged: active jobs are leased to workers, and finished "
-            "jobs are removed when their retention ends",
-            field="states",
-        )
-    purged, remaining = await purges.purge(app.store, name)
-    return replies.json_response(
-        200, {"queue": name, "purged": purged, "deleted": purged, "left": remaining}
-    )
 
 
 async def _read_stats(app: App, request: Request, name: str) -> QueueStats:

@@ -108,10 +108,10 @@ ROUTES: Final = table(
     ),
     Route(
         "POST /ojs/v1/queues/{name}/purge",
-        queues.purge,
-        a.PURGE_QUEUE,
-        {200: shapes.QueuePurge},
-        optional_body=queues.QueuePurgeBody,
+        bulk_views.purge_queue_without_confirmation,
+        a.PURGE_QUEUE_OF_TENANT,
+        BULK,
+        optional_body=bulk_views.PurgeBody,
         action="queue.purge",
     ),
     Route(

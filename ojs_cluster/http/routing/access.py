@@ -49,5 +49,4 @@ ADMIN_WRITE_QUEUE: Final = Access(Scope.ADMIN_WRITE, QueueAccess.QUEUE, TenantAc
 PURGE: Final = Access(Scope.ADMIN_PURGE)
 PURGE_JOB: Final = Access(Scope.ADMIN_PURGE, QueueAccess.JOB)
 PURGE_NAMED_OF_TENANT: Final = Access(Scope.ADMIN_PURGE, QueueAccess.HANDLER, TenantAccess.HANDLER)
-PURGE_QUEUE: Final = Access(Scope.ADMIN_PURGE, QueueAccess.QUEUE, TenantAccess.REFUSED)
 PURGE_QUEUE_OF_TENANT: Final = Access(Scope.ADMIN_PURGE, QueueAccess.QUEUE, TenantAccess.HANDLER)

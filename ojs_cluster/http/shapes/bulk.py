@@ -29,7 +29,8 @@ class BulkItem(TypedDict):
 class BulkResult(TypedDict):
     """The counts of a bulk operation, or of a request with ids.
 
-    The scheduler continues the operation while ``has_more`` is true.
+    The scheduler continues the operation while ``has_more`` is true. Of a purge, ``left`` is the
+    number of jobs for which the client has to repeat the request.
     """
 
     action: BulkAction
@@ -47,6 +48,8 @@ class BulkResult(TypedDict):
     purged: NotRequired[Count]
     purged_count: NotRequired[Count]
     states: NotRequired[list[str]]
+    queue: NotRequired[QueueName]
+    left: NotRequired[Count]
     errors: list[BulkError]
     items: list[BulkItem]
     has_more: bool

@@ -126,15 +126,6 @@ class PauseAnswer(PauseMembers):
     queue: PauseMembers
 
 
-class QueuePurge(TypedDict):
-    """The number of deleted jobs, and of those that remain."""
-
-    queue: QueueName
-    purged: Count
-    deleted: Count
-    left: Count
-
-
 class QueueThroughput(TypedDict):
     """The throughput of the last hour, per minute."""
 

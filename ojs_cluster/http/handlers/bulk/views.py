@@ -19,6 +19,7 @@ import msgspec
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.bulk.selection import BulkAction, Selection
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound, OJSError, Unsupported
+from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
@@ -39,6 +40,7 @@ from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.common import JobId, QueueName
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.redis.deadline import extend_deadline
+from ojs_cluster.store.engine.changes import purges
 from ojs_cluster.store.features.bulk.by_ids import change_jobs
 from ojs_cluster.store.features.bulk.execution import run_for
 from ojs_cluster.store.features.bulk_records import operations as store_bulk
@@ -123,7 +125,7 @@ async def delete_jobs_as_admin(app: App, request: Request) -> Response:
 
 
 async def purge_queue(app: App, request: Request, name: str) -> Response:
-    """Remove the jobs of a queue in the named states.
+    """Remove the jobs of a queue in the named states, if the body has ``confirm: true``.
 
     (spec: ojs-admin-api 6.5)
     """
@@ -131,6 +133,37 @@ async def purge_queue(app: App, request: Request, name: str) -> Response:
     require_confirmation(body.confirm, "this request removes all jobs of the queue that match")
     if not body.states:
         raise InvalidRequest("name the states of the jobs to remove", field="states")
+    return await _purge(app, request, name, body)
+
+
+async def purge_queue_without_confirmation(app: App, request: Request, name: str) -> Response:
+    """Remove the jobs of a queue in the named states, or its available jobs if confirmed.
+
+    ojs-cli names states and sends no confirmation. Of available jobs alone, one request removes a
+    limited number. The client repeats the request until ``left``, the number of those that remain,
+    is 0.
+
+    (spec: ojs-admin-api 6.5)
+    """
+    body = decode(_purge_decoder, request, app.settings.limits, optional=True)
+    if not body.states:
+        if body.confirm is not True:
+            raise InvalidRequest(
+                'name the states to purge, as in {"states": ["available"]}, or send confirm: true',
+                field="states",
+            )
+        body = msgspec.structs.replace(body, states=[State.AVAILABLE.value])
+    is_plain = body.type is None and body.older_than is None and request.tenant is None
+    if is_plain and body.queue in (None, name) and set(body.states or ()) == {State.AVAILABLE}:
+        check_queue(name, field="name")
+        purged, left = await purges.purge(app.store, name)
+        counts = _counts(BulkAction.PURGE, purged, purged, 0, has_more=left > 0)
+        members = {**counts, **_purged(name, [State.AVAILABLE], purged, left)}
+        return replies.json_response(200, members)
+    return await _purge(app, request, name, body)
+
+
+async def _purge(app: App, request: Request, name: str, body: PurgeBody) -> Response:
     if body.queue not in (None, name):
         raise InvalidRequest("must be the queue in the path", field="queue")
     given = FilterBody(queue=name, states=body.states, type=body.type, older_than=body.older_than)
@@ -138,8 +171,19 @@ async def purge_queue(app: App, request: Request, name: str) -> Response:
         BulkAction.PURGE, given, request, app.store.clock.now_ms(), field="body"
     )
     operation = await _run_operation(app, request, BulkAction.PURGE, selection)
-    shown = {"purged_count": operation.succeeded, "states": list(selection.states)}
+    # After a request the scheduler continues the operation, so the client need not repeat it.
+    shown = _purged(name, selection.states, operation.succeeded, 0)
     return _response(app, request, operation, shown)
+
+
+def _purged(name: str, states: Sequence[str], purged: int, left: int) -> dict[str, Any]:
+    return {
+        "queue": name,
+        "states": list(states),
+        "purged_count": purged,
+        "deleted": purged,
+        "left": left,
+    }
 
 
 async def purge_dead_letters(app: App, request: Request) -> Response:
@@ -237,18 +281,17 @@ def _response(
         for index, (job_id, why) in enumerate(operation.failures)
     ]
     members = {
-        "action": operation.action.value,
+        **_counts(
+            operation.action,
+            operation.matched,
+            operation.succeeded,
+            operation.failed,
+            has_more=not operation.ended,
+        ),
         "operation_id": operation.id,
         "state": operation.state.value,
-        "matched": operation.matched,
-        "total_matched": operation.matched,
-        "succeeded": operation.succeeded,
-        "failed": operation.failed,
-        "skipped": 0,
-        _CHANGED[operation.action]: operation.succeeded,
         "errors": [{"job_id": job_id, "error": why} for job_id, why in operation.failures],
         "items": items,
-        "has_more": not operation.ended,
         **more,
     }
     if not operation.ended:
@@ -259,6 +302,23 @@ def _response(
         headers = (("Location", f"/ojs/v1/admin/bulk/{operation.id}"),) if may_read else ()
         return replies.json_response(202, members, headers, audit_object=audit_text(operation))
     return replies.json_response(200, members, audit_object=audit_text(operation))
+
+
+def _counts(
+    action: BulkAction, matched: int, succeeded: int, failed: int, *, has_more: bool
+) -> dict[str, Any]:
+    return {
+        "action": action.value,
+        "matched": matched,
+        "total_matched": matched,
+        "succeeded": succeeded,
+        "failed": failed,
+        "skipped": 0,
+        _CHANGED[action]: succeeded,
+        "errors": [],
+        "items": [],
+        "has_more": has_more,
+    }
 
 
 async def _change_ids(

@@ -16,6 +16,8 @@ from tests.store.shortcuts import id_in
 
 JOBS = "/ojs/v1/jobs/bulk"
 ADMIN = "/ojs/v1/admin/jobs/bulk"
+_OWN = {"queue", "operation_id", "state"}
+"""Members in which the answers of two purges differ."""
 DEAD: dict[str, Any] = {"retry": {"max_attempts": 1, "on_exhaustion": "dead_letter"}}
 
 
@@ -149,6 +151,41 @@ async def test_jobs_of_a_queue_are_removed_by_state(api: Api) -> None:
     assert reply.json["states"] == ["completed", "available"]
     found = [await state(api, job_id) for job_id in (waiting, done, other)]
     assert found == ["gone", "gone", "available"]
+
+
+@pytest.mark.parametrize("states", [["completed"], ["completed", "discarded"], ["available"]])
+async def test_both_purges_take_the_same_states_and_answer_alike(
+    api: Api, states: list[str]
+) -> None:
+    routes = (("DELETE", "/ojs/v1/admin/queues/{}/jobs"), ("POST", "/ojs/v1/queues/{}/purge"))
+    answers = []
+    for (method, path), queue in zip(routes, ("one", "two"), strict=True):
+        await ended(api, "ack", queue)
+        await ended(api, "nack", queue, retry={"max_attempts": 1})
+        await enqueue(api, queue)
+        body = {"states": states, "confirm": True}
+        for wrong in ({**body, "states": ["active"]}, {**body, "states": ["done"]}, {"confirm": 1}):
+            refused = await api.call(method, path.format(queue), wrong)
+            assert (refused.status, refused.error["code"]) == (400, "invalid_request")
+        reply = await api.call(method, path.format(queue), body)
+        assert reply.status == 200, reply.body
+        assert reply.json["queue"] == queue
+        answers.append({name: reply.json[name] for name in reply.json.keys() - _OWN})
+    assert answers[0] == answers[1]
+    counts = ("purged", "purged_count", "deleted", "left", "states")
+    assert tuple(answers[0][name] for name in counts) == (*[len(states)] * 3, 0, states)
+
+
+async def test_a_purge_for_one_tenant_keeps_the_jobs_of_others(api: Api) -> None:
+    for tenant in ("acme", "beta"):
+        headers = {"X-OJS-Tenant": tenant}
+        job = {"type": "t", "args": [], "options": {"queue": "mail"}}
+        assert (await api.post("/ojs/v1/jobs", job, headers=headers)).status == 201
+    reply = await api.post(
+        "/ojs/v1/queues/mail/purge", {"states": ["available"]}, headers={"X-OJS-Tenant": "acme"}
+    )
+    assert (reply.status, reply.json["deleted"]) == (200, 1)
+    assert [job["meta"]["tenant_id"] for job in await api.fetch("mail", count=5)] == ["beta"]
 
 
 @pytest.mark.parametrize("path", ["/ojs/v1/admin/dead-letter", "/ojs/v1/dead-letter"])
