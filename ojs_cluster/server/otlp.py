@@ -27,8 +27,9 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from ojs_cluster import __version__
+from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.http.tracing.request_spans import OtelTracing
-from ojs_cluster.server.config.settings import TelemetrySettings
+from ojs_cluster.server.config.settings import ListenSettings, TelemetrySettings
 
 log = logging.getLogger("ojs.traces")
 
@@ -39,11 +40,14 @@ _TRACES_PATH: Final = "/v1/traces"
 class TraceExport:
     """The export of traces of one process, with the SDK's thread."""
 
-    def __init__(self, telemetry: TelemetrySettings, *, instance: str) -> None:
+    def __init__(
+        self, telemetry: TelemetrySettings, listen: ListenSettings, *, instance: str
+    ) -> None:
         """Start the exporter.
 
         Args:
             telemetry: endpoint and protocol.
+            listen: whether this server serves TLS, and the proxies that it trusts.
             instance: name of this process, such as ``api-0``.
 
         Raises:
@@ -69,7 +73,9 @@ class TraceExport:
         )
         exporter = _ReportingExporter(_exporter(telemetry), last_warning)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
-        self.tracing = OtelTracing(self._provider.get_tracer("ojs-cluster", __version__))
+        tracer = self._provider.get_tracer("ojs-cluster", __version__)
+        scheme = "https" if listen.tls_cert else "http"
+        self.tracing = OtelTracing(tracer, scheme, TrustedProxies(listen.trusted_proxies))
 
     def close(self) -> None:
         """Send the remaining spans and stop the thread.

@@ -59,7 +59,7 @@ async def tracing(child: ChildProcess) -> AsyncIterator[OtelTracing | None]:
     from ojs_cluster.server.otlp import TraceExport
 
     try:
-        trace_export = TraceExport(telemetry, instance=child.name)
+        trace_export = TraceExport(telemetry, child.settings.listen, instance=child.name)
     except Exception as error:
         raise StartRefused(f"OpenTelemetry cannot be set up: {error}") from error
     shutdown = _ShutdownDeadline(child.settings.listen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
+from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.request_body.limits import BodyLimits
 from ojs_cluster.http.routes.all_routes import ROUTES
@@ -55,16 +57,35 @@ async def traced(standalone: Embedded, seen: Seen) -> AsyncIterator[Api]:
                 app.store,
                 app.settings,
                 app.access,
-                tracing=OtelTracing(provider.get_tracer("test")),
+                tracing=OtelTracing(provider.get_tracer("test"), "http", PROXIES),
             )
         )
 
 
+PROXIES = TrustedProxies([ip_network("10.0.0.0/8")])
 KEY = {"authorization": "Bearer k"}
 
 
 def test_every_operation_is_a_route() -> None:
     assert OPERATIONS.keys() <= {(route.method, route.template) for route in ROUTES}
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "scheme"),
+    [
+        ("10.1.1.1", "https, http", "https"),
+        ("10.1.1.1", "HTTPS", "https"),
+        ("10.1.1.1", "ftp", "http"),
+        ("192.0.2.1", "https", "http"),
+        ("10.1.1.1", None, "http"),
+    ],
+)
+async def test_a_span_has_the_scheme_that_the_client_used(
+    traced: Api, seen: Seen, peer: str, forwarded: str | None, scheme: str
+) -> None:
+    headers = KEY if forwarded is None else {**KEY, "X-Forwarded-Proto": forwarded}
+    assert (await traced.call("GET", "/ojs/v1/queues", headers=headers, peer=peer)).status == 200
+    assert seen.one("GET /ojs/v1/queues")[1]["url.scheme"] == scheme
 
 
 async def test_a_refused_request_has_a_span_with_its_status(traced: Api, seen: Seen) -> None:

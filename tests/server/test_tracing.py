@@ -67,6 +67,7 @@ def test_a_jobs_way_is_seen_by_a_collector(
         "http.route": "/ojs/v1/jobs",
         "http.response.status_code": 201,
         "url.path": "/ojs/v1/jobs",
+        "url.scheme": "http",
         "ojs.request.id": "mine",
     }
     assert values(by_path.attributes)["url.path"] == f"/ojs/v1/jobs/{job['id']}/ack"

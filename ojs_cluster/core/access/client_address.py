@@ -45,6 +45,17 @@ class TrustedProxies:
         found = _parse_address(address.partition("%")[0])
         return found is not None and self._is_trusted(found)
 
+    def forwarded(self, peer: str, value: str | None) -> str:
+        """Return the first value of a forwarding header, empty if no trusted proxy has sent it.
+
+        Args:
+            peer: the address of the other end of the connection; empty if unknown.
+            value: the header's value, repeated headers joined by commas; None for none.
+        """
+        if not value or not self.trusts(peer):
+            return ""
+        return value.partition(",")[0].strip()
+
     def client_of(self, peer: str, forwarded_for: str | None) -> str:
         """Return the address of the client of a request, in its shortest spelling.
 

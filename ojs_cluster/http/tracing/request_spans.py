@@ -18,12 +18,14 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.routing.router import Route
 from ojs_cluster.http.tracing.traced_jobs import OPERATIONS, Operation, describe_jobs
 from ojs_cluster.wall_clock import wall_ns
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_SCHEMES: Final = frozenset({"http", "https"})
 _MAX_PATH: Final = 500  # characters
 _NO_CONTEXT: Final = Context()  # the parent of a request comes from its client alone
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
@@ -32,9 +34,17 @@ _PROPAGATOR: Final = TraceContextTextMapPropagator()
 class OtelTracing:
     """Begins the spans of requests; see ``app.Tracing``."""
 
-    def __init__(self, tracer: trace.Tracer) -> None:
-        """Use ``tracer``, which decides which spans are sampled and where they are sent."""
+    def __init__(self, tracer: trace.Tracer, scheme: str, proxies: TrustedProxies) -> None:
+        """Create spans.
+
+        Args:
+            tracer: decides which spans are sampled and where they are sent.
+            scheme: ``https`` if this server serves TLS, otherwise ``http``.
+            proxies: the proxies whose ``X-Forwarded-Proto`` names the scheme that clients use.
+        """
         self._tracer = tracer
+        self._scheme = scheme
+        self._proxies = proxies
 
     def begin(self, request: Request, request_id: str, route: Route | None) -> OtelRequestSpan:
         """Begin the span of a request whose head was read.
@@ -43,9 +53,12 @@ class OtelTracing:
         """
         method = request.method if request.method in _METHODS else "_OTHER"
         name = "HTTP" if method == "_OTHER" else method
+        proto = request.headers.get("x-forwarded-proto")
+        forwarded = self._proxies.forwarded(request.peer, proto).lower()
         attributes: dict[str, str] = {
             "http.request.method": method,
             "url.path": request.path[:_MAX_PATH],
+            "url.scheme": forwarded if forwarded in _SCHEMES else self._scheme,
             "ojs.request.id": request_id,
         }
         operation: Operation | None = None

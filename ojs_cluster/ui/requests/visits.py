@@ -95,10 +95,7 @@ class Visits:
 
     def _trusted(self, head: Request, name: str) -> str:
         """Return a forwarding header, empty if no trusted proxy has sent it."""
-        value = head.headers.get(name, "")
-        if not value or not self._proxies.trusts(head.peer):
-            return ""
-        return value.partition(",")[0].strip()
+        return self._proxies.forwarded(head.peer, head.headers.get(name))
 
     def hosts(self, head: Request) -> tuple[str, ...]:
         """Return the names of this server that the browser may use, the outermost first."""
