@@ -75,6 +75,23 @@ async def test_another_process_goes_on_exactly(backend: Embedded) -> None:
     assert len({event.id for event in found}) == len(found)
 
 
+async def test_a_client_that_has_seen_no_event_resumes(backend: Embedded) -> None:
+    """The first block sets the id of the client by the HTML standard, and dispatches no event."""
+    async with open_app(backend) as app, serving(app) as port:
+        api = Api(app)
+        await api.enqueue(options={"queue": "q"})
+        async with events(port, "/ojs/v1/queues/q/events") as stream:
+            opening = b""
+            while not opening.endswith(b"\n\n"):
+                opening += await stream.piece() or b""
+        retry, position, *rest = opening.decode().split("\n")
+        assert (retry, position[:4], rest) == ("retry: 3000", "id: ", ["", ""])
+        job = await api.enqueue(options={"queue": "q"})
+        last = {"Last-Event-ID": position[4:]}
+        async with events(port, "/ojs/v1/queues/q/events", last) as stream:
+            assert (await stream.take(1))[0].data["job_id"] == job["id"]
+
+
 async def test_an_event_during_the_last_round_comes_once(
     standalone: Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
