@@ -1,6 +1,6 @@
 # Every target with a `##` line shows up in `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help messages run demo test lint conformance cluster-test soak mutants loadtest bench lock docs screenshots chart-docs release-check package clean
+.PHONY: help messages run demo test lint conformance cluster-test soak mutants loadtest bench bench-peers lock docs screenshots chart-docs release-check package clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -61,6 +61,9 @@ bench: $(VENV)/.loadtest ## run short benchmarks (BENCH= for full ones; PEER=htt
 		module=$$(echo $${file%.py} | tr / .); \
 		echo "== $$module"; $(BIN)/python -m $$module $(BENCH) || exit 1; \
 	done
+
+bench-peers: $(VENV)/.dev ## compare with other job libraries, which it installs into .cache (BENCH= in full; BENCH_OUT=docs/performance.md)
+	$(BIN)/python -m loadtest.peers $(BENCH) $(if $(BENCH_OUT),--out $(BENCH_OUT))
 
 lock: $(VENV)/.uv ## pin the packages of the image (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) $(PROJECTS) --extra otel --extra oidc --extra ctl --output-file requirements/runtime.lock

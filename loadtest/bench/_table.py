@@ -11,14 +11,21 @@ from ojs_cluster.server.embedded.servers import ServerBinary
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table; the first column left-aligned, all others right-aligned."""
+    """Print a table."""
+    print(table_of(heads, rows), flush=True)
+
+
+def table_of(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table; the first column left-aligned, all others right-aligned."""
     lines = [list(heads), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    texts = []
     for line in (lines[0], rule, *lines[1:]):
         cells = [line[0].ljust(widths[0])]
         cells += (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
-        print(f"| {' | '.join(cells)} |", flush=True)
+        texts.append(f"| {' | '.join(cells)} |")
+    return "\n".join(texts)
 
 
 def print_setting(binary: ServerBinary, how: str) -> None:

@@ -1,17 +1,14 @@
 """Throughput of one worker process of ``ojs_client`` with handlers that do nothing.
 
-    python -m loadtest.bench.workers [--jobs 4000] [--rounds 5] [--quick] [--peers PYTHON]
-        [--before FOLDER] [--only 50]
+    python -m loadtest.bench.workers [--jobs 4000] [--rounds 5] [--quick] [--before FOLDER]
+        [--only 50]
 
 One API process runs over one standalone server. In each round the jobs are enqueued, then a worker
 process with one of the concurrencies runs them and ends. The clock starts with its first handler
 and stops when the server has all acks, so starting Python does not count. Each job is acknowledged
 after its handler. The rows ``enqueue`` are those of a process whose tasks enqueue one job after the
 other. ``--before`` names the folder of another version, whose client runs in the same rounds.
-
-``--peers`` names a Python in whose environment ``celery``, ``redis``, ``rq`` and the official SDK
-are installed. Their workers run jobs with the same concurrencies in the same rounds. RQ runs one
-job at a time. The brokers of Celery and RQ use the same Redis, the SDK uses the same API process.
+``loadtest.peers`` compares with other libraries.
 """
 
 from __future__ import annotations
@@ -20,12 +17,10 @@ import argparse
 import contextlib
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,7 +34,6 @@ CONCURRENCIES = (1, 10, 50, 100)
 PREFETCHES = (0, 4, 20)
 LOOPS = ("asyncio", "trio")
 _BATCH = 500
-_PEER_LIMIT_S = 300.0
 
 
 @dataclass
@@ -118,102 +112,12 @@ def measure(target: Target, setting: Setting, jobs: int) -> None:
     setting.redis_us.append((cpu_s(target.redis_pids) - redis) / jobs * 1e6)
 
 
-@dataclass
-class Peer:
-    """A worker of another library and its rates, one per round."""
-
-    kind: str
-    title: str
-    concurrency: int = 1
-    rates: list[float] = field(default_factory=list)
-
-
-def peers() -> list[Peer]:
-    """Return the workers to compare with. All acknowledge a job after its handler."""
-    some = [
-        each
-        for count in CONCURRENCIES[1:]
-        for each in (
-            Peer("celery-threads", f"Celery, threads {count}, prefetch {count}", count),
-            Peer("ojs-sdk", f"OJS Python SDK, {count}", count),
-        )
-    ]
-    return [
-        Peer("celery", "Celery, prefork 1, prefetch 1"),
-        Peer("celery-prefetch", "Celery, prefork 1, prefetch 4"),
-        Peer("rq", "RQ, Worker"),
-        Peer("rq-simple", "RQ, SimpleWorker"),
-        Peer("ojs-sdk", "OJS Python SDK, 1"),
-        Peer("celery", "Celery, prefork 10, prefetch 10", 10),
-        *some,
-    ]
-
-
-def measure_peer(python: str, target: Target, redis_url: str, peer: Peer, jobs: int) -> None:
-    """Run jobs with a worker of another library."""
-    url = f"http://{target.host}:{target.port}"
-    if peer.kind == "ojs-sdk":
-        enqueue(url, "bench-peers", jobs)
-    script = Path(__file__).with_name("_peer_worker.py")
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder, "seconds")
-        process = subprocess.Popen(
-            [
-                *(python, str(script), peer.kind),
-                *(url if peer.kind == "ojs-sdk" else redis_url, str(jobs), str(output)),
-                str(peer.concurrency),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=script.parent,
-            # Celery has child processes. In a session of its own it would get a larger share of a
-            # busy machine than the processes of this project.
-            process_group=0,
-        )
-        deadline = time.monotonic() + _PEER_LIMIT_S
-        while not (text := output.read_text() if output.exists() else ""):
-            if time.monotonic() > deadline or process.poll() not in (None, 0):
-                raise SystemExit(f"the worker of {peer.title} does not end, or has failed")
-            time.sleep(0.05)
-        with contextlib.suppress(ProcessLookupError):  # RQ has ended
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
-    peer.rates.append(jobs / float(text))
-
-
-def ratio(ours: list[float], theirs: list[float]) -> float:
-    """Return the median of the ratios of the rounds."""
-    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-
-
-def print_peers(ours: list[Setting], found: list[Peer], concurrency: int) -> None:
-    """Print the rates of the other libraries, and how many times faster each of ``ours`` is."""
-    ours = [
-        each
-        for each in ours
-        if (each.concurrency, each.loop, each.kind) == (concurrency, "asyncio", "work")
-    ]
-    found = [each for each in found if each.concurrency == concurrency]
-    rows = [
-        [
-            peer.title,
-            f"{statistics.median(peer.rates):.0f}",
-            f"{min(peer.rates):.0f} to {max(peer.rates):.0f}",
-            *(f"{ratio(each.rates, peer.rates):.2f}" for each in ours),
-        ]
-        for peer in found
-    ]
-    heads = [f"{concurrency} at a time", "jobs/s", "from, to"]
-    print_table([*heads, *(f"{each.title} / it" for each in ours)], rows)
-
-
 def main() -> None:
     """Run all rounds and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--jobs", type=int, default=4000, help="per round, at concurrency 100")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--server", default="auto")
-    parser.add_argument("--peers", help="a Python that has the libraries to compare with")
     parser.add_argument("--quick", action="store_true", help="fewer jobs and rounds")
     parser.add_argument("--before", help="the folder of a version to compare with")
     parser.add_argument("--only", type=int, help="only asyncio with this concurrency")
@@ -233,7 +137,6 @@ def main() -> None:
             for each in settings
             for source in ("", options.before)
         ]
-    others = peers() if options.peers else []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         embedded = stack.enter_context(
             Embedded(Path(folder), binary=binary, masters=1, cluster=False, append_only=False)
@@ -245,14 +148,9 @@ def main() -> None:
                 measure(target, setting, jobs)
                 if number == 0:
                     setting.forget()
-            for peer in others if number else ():
-                jobs = options.jobs if peer.concurrency > 1 else options.jobs // 4
-                measure_peer(options.peers, target, embedded.url, peer, jobs)
     print_setting(binary, f"{options.jobs} jobs a round, medians of {options.rounds} rounds")
     heads = ["loop, concurrency", "jobs/s", "from, to", "worker, us/job", "API", "Redis", "sum"]
     print_table(heads, [setting.row() for setting in settings])
-    for concurrency in CONCURRENCIES if others else ():
-        print_peers(settings, others, concurrency)
 
 
 if __name__ == "__main__":
