@@ -47,7 +47,10 @@ def main() -> None:
         peers,
         Settings(options.rounds, options.jobs, options.seconds, options.parts, options.sizes),
     )
-    found.run(binary)
+    try:
+        found.run(binary)
+    except KeyboardInterrupt:
+        print("stopped; the tables have what is measured", flush=True)
     text = ""
     for title, part in report.sections(found, absent, binary):
         text += (f"### {title}\n\n" if title else "") + f"{part}\n\n"

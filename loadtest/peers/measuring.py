@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from loadtest.peers.catalogue import FLOWS, OPTIONS, Peer
-from loadtest.peers.programs.base import Spec
+from loadtest.peers.programs.base import Spec, warm_up
 from loadtest.peers.running import (
     GROUPS,
     Program,
@@ -137,7 +137,8 @@ class Comparison:
         queue, url = where.queue(peer), where.url(peer)
         enqueued = measure(where, peer, Spec("produce", url, queue, kind, jobs, tasks))
         ran = measure(where, peer, Spec("work", url, queue, kind, jobs, peer.handlers(tasks)))
-        self.rows[load].setdefault(peer.title, Row(jobs)).rounds.append((enqueued, ran))
+        row = self.rows[load].setdefault(peer.title, Row(jobs - warm_up(jobs)))
+        row.rounds.append((enqueued, ran))
 
     def _latency(self, where: Site, peer: Peer) -> None:
         """Enqueue jobs at fixed times, while a worker runs them."""
@@ -166,7 +167,7 @@ class Comparison:
         before = int(redis.info("memory")["used_memory"])
         measure(where, peer, Spec("produce", url, queue, kind, jobs, USUAL))
         used = int(redis.info("memory")["used_memory"]) - before
-        self.values["memory"][peer.title].append(used / (jobs + 1))
+        self.values["memory"][peer.title].append(used / jobs)
 
     def _import(self, peer: Peer) -> None:
         """Note the processor time of importing the client, without the start of the interpreter."""

@@ -26,7 +26,7 @@ def sections(
     yield "", _setting(found, absent, binary)
     for tasks in CONCURRENCIES:
         if rows := found.rows.get(f"single, {tasks}"):
-            yield f"One request per job, {tasks} at a time", _throughput(rows)
+            yield f"Enqueued one by one, {tasks} at a time", _throughput(rows)
     if rows := found.rows.get("batch"):
         yield f"{BATCH} jobs with a request, {USUAL} handlers", _throughput(rows)
     if rows := found.rows.get("aof"):
@@ -64,7 +64,7 @@ def draw(found: Comparison, folder: Path) -> None:
     if rows := {**alone, **usual}:
         draw_bars(
             folder / "peers-cpu.svg",
-            f"Processor time per job in µs, one request per job, {USUAL} at a time",
+            f"Processor time per job in µs, enqueued one by one, {USUAL} at a time",
             {
                 title: {group: statistics.median(row.us([group])) for group in GROUPS}
                 for title, row in rows.items()

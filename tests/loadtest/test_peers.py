@@ -50,13 +50,14 @@ def test_ours_alone_fills_the_tables_of_a_page(
     }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("peer", OTHERS, ids=lambda peer: peer.name)
 def test_an_installed_library_runs_jobs_options_and_workflows(
     peer: Peer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if peer.lack() or not peer.version():
         pytest.skip(f"{peer.title} is not installed; `make bench-peers` does it")
-    more = ("--only", peer.name, "--sizes", "3", "--parts", "single", "batch", "options", "flows")
+    more = ("--only", peer.name, "--sizes", "3", "--parts", "batch", "options", "flows")
     monkeypatch.setattr(sys, "argv", arguments(*more))
 
     peers.main()

@@ -11,6 +11,7 @@ const say = (what, result = {}) => process.stdout.write(`${what} ${now()} ${JSON
 const text = (number) => String(number).padStart(SIZE, "0");
 const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 
+const warmUp = Math.floor(spec.jobs / 4);
 let left = spec.jobs;
 const delays = [];
 const failed = new Set();
@@ -28,7 +29,7 @@ async function handle(job) {
     failed.add(argument);
     throw new Error("the first attempt fails");
   }
-  if (left === spec.jobs) say("began");
+  if (left === spec.jobs - warmUp) say("began");
   left -= 1;
   if (argument.length < SIZE) delays.push(time - Number(argument));
   if (left === 0) say("ended", percentiles());
@@ -52,6 +53,7 @@ async function produce() {
   const loop = async () => {
     while (next < spec.jobs) {
       const number = next++;
+      if (number === warmUp) say("began");
       let argument = text(number);
       if (spec.rate) {
         const due = began + number / spec.rate;
@@ -61,15 +63,14 @@ async function produce() {
       await queue.add("noop", { argument }, optionsOf(number));
     }
   };
-  if (!spec.rate) await queue.add("noop", { argument: text(spec.jobs) }, optionsOf(spec.jobs)); // opens a connection
-  say("began");
+  const addMany = (start, size) =>
+    queue.addBulk(
+      Array.from({ length: size }, (_, i) => ({ name: "noop", data: { argument: text(start + i) }, opts: optionsOf(start + i) })),
+    );
   if (spec.kind === "batch") {
-    for (let start = 0; start < spec.jobs; start += BATCH) {
-      const size = Math.min(BATCH, spec.jobs - start);
-      await queue.addBulk(
-        Array.from({ length: size }, (_, i) => ({ name: "noop", data: { argument: text(start + i) }, opts: optionsOf(start + i) })),
-      );
-    }
+    for (let start = 0; start < warmUp; start += BATCH) await addMany(start, Math.min(BATCH, warmUp - start));
+    say("began");
+    for (let start = warmUp; start < spec.jobs; start += BATCH) await addMany(start, Math.min(BATCH, spec.jobs - start));
   } else {
     await Promise.all(Array.from({ length: spec.tasks }, loop));
   }
