@@ -227,6 +227,17 @@ class Shard:
         """Return the key of a sorted set: a queue's blocked jobs by their score in the queue."""
         return b"%bh:%b" % (self.prefix, queue.encode())
 
+    def parked_jobs(self, queue: str, job_type: str = "", tenant: str = "") -> bytes:
+        """Return the key of a sorted set: parked jobs by their score in the queue.
+
+        Args:
+            queue: the queue.
+            job_type: the type of the jobs, '' for all.
+            tenant: the tenant of the jobs, '' for all.
+        """
+        parts = (self.prefix, queue.encode(), job_type.encode(), tenant.encode())
+        return b"%bpj:%b:%b:%b" % parts
+
     def token_demand(self, queue: str) -> bytes:
         """Return the key of a sorted set: rate limit keys by their first job's score."""
         return b"%bhq:%b" % (self.prefix, queue.encode())

@@ -13,6 +13,7 @@ import trio
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
+from ojs_cluster.store.engine.fetch.parked import read_parked_types
 from ojs_cluster.store.engine.jobs.listing import JobFilter, ListingPosition
 from ojs_cluster.store.engine.queues.queues import get_stats
 from ojs_cluster.store.features.search.merged_indexes import walk_index
@@ -37,8 +38,24 @@ _MAX_PARTITIONS: Final = 64
 partitions."""
 _MAX_ACTIVE: Final = 100
 """Maximum number of active jobs that are read to find those of stale workers."""
+_UNRUN_MS: Final = 60_000
+"""Age in milliseconds of the oldest parked job of a type from which they are a problem."""
 _UNKNOWN_MS: Final = 5 * 60_000
 """For how long a worker without a list of queues may be one that serves any of them."""
+
+
+class ParkedType(msgspec.Struct, frozen=True, order=True):
+    """Jobs of one type that wait in a queue, and that no fetch of late has named.
+
+    Args:
+        queue: the name of the queue.
+        type: the type of the jobs.
+        count: the number of the jobs.
+    """
+
+    queue: str
+    type: str
+    count: int
 
 
 class _Reported(msgspec.Struct):
@@ -47,7 +64,12 @@ class _Reported(msgspec.Struct):
     queues: list[str] = []
 
 
+class _ReportedTypes(msgspec.Struct):
+    types: list[str] = []
+
+
 _decoder = msgspec.json.Decoder(_Reported)
+_types_decoder = msgspec.json.Decoder(_ReportedTypes)
 
 
 async def read_workers_by_queue(visit: Visit) -> WorkersByQueue | None:
@@ -118,6 +140,55 @@ async def _find_unserved(visit: Visit) -> bytes:
     return msgspec.json.encode([name for name in oldest if name in found])
 
 
+async def read_parked(visit: Visit) -> list[ParkedType]:
+    """Return job types that no worker runs, and whose jobs wait in a queue; most jobs first.
+
+    Of at most ten queues more is read than what the problems are found by anyway.
+
+    Returns:
+        The types; none for a key for some queues, and while Redis does not answer.
+    """
+    if not visit.sees_cluster:
+        return []
+    neutral = visit.as_any_viewer()
+    try:
+        raw = await await_while_healthy(
+            visit.app,
+            lambda: visit.snapshots.get("parked", lambda: _find_parked(neutral), _KEPT_S),
+        )
+    except OJSError:
+        return []
+    return [] if raw is None else msgspec.json.decode(raw, type=list[ParkedType])
+
+
+async def _find_parked(visit: Visit) -> bytes:
+    """Return the types, as JSON."""
+    store, by_queue = visit.app.store, await read_workers_by_queue(visit)
+    if by_queue is None:
+        return b"[]"
+    queues = {
+        name: queue.oldest_ms
+        for name, queue in (await visit.app.brief_metrics.get()).queues.items()
+        if queue.parked > 0 and queue.oldest_ms >= _UNRUN_MS and not queue.paused
+    }
+    found: list[ParkedType] = []
+    before_ms = store.clock.now_ms() - _UNRUN_MS
+
+    async def read(name: str) -> None:
+        found.extend(
+            ParkedType(name, job_type, jobs.count)
+            for job_type, jobs in (await read_parked_types(store, name)).items()
+            if jobs.since_ms <= before_ms and not by_queue.runs(name, job_type)
+        )
+
+    oldest = heapq.nlargest(_MAX_UNSERVED, queues, key=lambda name: queues[name])
+    layout = store.partitions.layout
+    await run_concurrently(
+        _with_few_partitions(oldest, lambda name: layout(name).occupied_count), read
+    )
+    return msgspec.json.encode(sorted(found, key=lambda each: (-each.count, each)))
+
+
 def _with_few_partitions(names: Sequence[str], partitions_of: Callable[[str], int]) -> list[str]:
     """Return the first queues, as many as have at most ``_MAX_PARTITIONS``, but at least one."""
     found: list[str] = []
@@ -135,6 +206,7 @@ async def _count(visit: Visit) -> WorkersByQueue:
     now_ms = store.clock.now_ms()
     workers, total, _ = await list_workers(store, limit=MAX_WORKERS)
     counts: dict[str, int] = {}
+    types_of: dict[str, set[tuple[str, ...]]] = {}
     is_complete = total <= MAX_WORKERS
     reported: list[bytes] = []
     stale: set[str] = set()
@@ -150,16 +222,18 @@ async def _count(visit: Visit) -> WorkersByQueue:
             is_complete &= now_ms - worker.last_seen_ms > _UNKNOWN_MS
             continue
         reported.append(msgspec.json.encode(queues))
+        types = _types_of(worker.info)
         for name in dict.fromkeys(queues):
             if name in counts or len(counts) < _MAX_QUEUES:
                 counts[name] = counts.get(name, 0) + 1
+                types_of.setdefault(name, set()).add(types)
             else:
                 is_complete = False
     values = [Value(raw, ("worker", "queues")) for raw in reported]
     silent = await _holding(visit, stale)
     if await visit.redaction.apply(values) != reported:
-        return WorkersByQueue({}, False, silent)
-    return WorkersByQueue(counts, is_complete, silent)
+        return WorkersByQueue({}, False, {}, silent)
+    return WorkersByQueue(counts, is_complete, types_of, silent)
 
 
 async def _holding(visit: Visit, stale: Collection[str]) -> list[str]:
@@ -189,3 +263,11 @@ def _queues_of(info: bytes) -> list[str]:
         return _decoder.decode(info).queues
     except msgspec.DecodeError:
         return []
+
+
+def _types_of(info: bytes) -> tuple[str, ...]:
+    """Return the job types that a worker reports; none if it may run any."""
+    try:
+        return tuple(sorted(_types_decoder.decode(info).types))
+    except msgspec.DecodeError:
+        return ()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 UNSERVED_MS: Final = 10_000
@@ -21,13 +21,21 @@ class WorkersByQueue:
         counts: the number by the name of the queue, for queues that a running worker reports.
         is_complete: whether no other worker can be known to serve a queue: all workers and names
             are counted, and each worker reports its queues.
+        types: for the same queues, the lists of job types that their workers report, each list
+            once; an empty one for a worker that may run any type.
         silent: the stale workers that hold active jobs, by name, as far as these are among the
             hundred active jobs whose leases end first.
     """
 
     counts: Mapping[str, int]
     is_complete: bool
+    types: Mapping[str, Set[tuple[str, ...]]] = field(default_factory=dict)
     silent: Sequence[str] = ()
+
+    def runs(self, queue: str, job_type: str) -> bool:
+        """Return whether a worker may run jobs of a type in a queue."""
+        lists = self.types.get(queue, ())
+        return not self.is_complete or any(job_type in types or not types for types in lists)
 
     def lacks(self, queue: Mapping[str, Any], oldest_ms: int, has_run: bool) -> bool:
         """Return whether the jobs of a queue wait because no worker fetches them.

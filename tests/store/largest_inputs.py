@@ -34,6 +34,8 @@ from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.changes.purges import purge
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.engine.fetch.fetch_script import pack_types
+from ojs_cluster.store.engine.fetch.parked import read_parked_types
 from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
 from ojs_cluster.store.engine.jobs.index_values import value_key, with_digests
 from ojs_cluster.store.engine.jobs.listing import JobFilter
@@ -212,6 +214,25 @@ async def many_tokens_of_one_key(store: Store, db: Any) -> None:
     granted = db.zrange(here.token_grants, 0, -1)
     db.zadd(here.token_grants, dict.fromkeys(granted, 1))
     await rate_tokens.return_unused_tokens(store, here, MANY)
+
+
+async def many_jobs_of_other_types(store: Store, db: Any) -> None:
+    """Large jobs of many types and tenants are parked, and fetched together by their types."""
+    names = [f"{'x' * 250}{number}" for number in range(100)]
+    for number in range(0, 2000, 100):
+        await enqueue_many(
+            store,
+            [
+                msgspec.structs.replace(new_job("typed", type=names[each % 100]), tenant=f"t{each}")
+                for each in range(number, number + 100)
+            ],
+        )
+    for job_id in db.zrange(shard_of(store, "typed").queue_available("typed"), 0, 400):
+        make_large(db, shard_of(store, "typed").job(job_id.decode()))
+    assert await take(store, "typed", types=pack_types(["other"])) == []
+    assert await read_parked_types(store, "typed")
+    assert await take(store, "typed", count=100, types=pack_types(names))
+    assert await take(store, "typed", count=100)
 
 
 async def a_large_workflow(store: Store, db: Any) -> None:
@@ -500,6 +521,7 @@ INPUTS: Sequence[Inputs] = (
     large_jobs_that_are_due_before_others,
     large_jobs_that_end_together,
     many_tokens_of_one_key,
+    many_jobs_of_other_types,
     a_large_workflow,
     a_large_transaction,
     large_crons,

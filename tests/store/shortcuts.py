@@ -61,7 +61,12 @@ async def put(store: Store, queue: str = QUEUE, **members: Any) -> JobRecord:
 
 
 async def take(
-    store: Store, *queues: str, count: int = 1, worker: str = "w1", lease_ms: int | None = None
+    store: Store,
+    *queues: str,
+    count: int = 1,
+    worker: str = "w1",
+    lease_ms: int | None = None,
+    **options: Any,
 ) -> list[JobRecord]:
     """Fetch."""
     return await fetch(
@@ -70,6 +75,7 @@ async def take(
         count=count,
         worker_id=worker,
         visibility_timeout_ms=lease_ms,
+        **options,
     )
 
 

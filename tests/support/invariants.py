@@ -9,6 +9,7 @@
   queue with a fair share, its tenant has a turn.
 - A job that needs a rate limit token is blocked or has one. Each granted token has its job, unless
   an outbox entry will release it.
+- A parked job is blocked, and has the same place in its indexes by queue, type and tenant.
 - Unique locks are in the shard of their fingerprint and in the index.
 - A committed cross-shard transaction has an outbox entry, and an aborted one is in the index of
   those to forget. A prepared job names a committed transaction, is in no index, and is listed as
@@ -350,7 +351,7 @@ def _check_shard(report: InvariantReport, keyspace: Keyspace, shard: Shard, keys
         per_queue.setdefault(queue, Counter())[state] += 1
         for index, score in _places(state, queue, job):
             placed.setdefault(index, {})[id_] = score
-        if state == "available" and f.LIMIT in job:
+        if state == "available" and f.LIMIT in job and f.PARKED not in job:
             for index in _waits(id_, queue, job, keys):
                 placed.setdefault(index, {})[id_] = _ANY_SCORE
         place = keys.index(f"q:{queue}").get(id_)
@@ -365,6 +366,7 @@ def _check_shard(report: InvariantReport, keyspace: Keyspace, shard: Shard, keys
             complain(f"{id_} is {state} and has a token")
     _check_indexes(complain, placed, keys)
     _check_token_demand(complain, keys)
+    _check_parked(complain, keys)
     for queue in per_queue.keys() | keys.queues.keys():
         counters, real = keys.queues.get(queue, {}), per_queue.get(queue, Counter())
         for state in COUNTED:
@@ -414,7 +416,14 @@ _ANY_SCORE = math.nan
 def _places(state: str, queue: str, job: dict[bytes, bytes]) -> Iterator[tuple[str, float]]:
     """Yield the indexes that must contain a job, each with its score."""
     if state == "available":
-        if f.LIMIT not in job or f.TOKEN in job:
+        if f.PARKED in job:
+            yield f"h:{queue}", _ANY_SCORE
+            yield "quarantine", _ANY_SCORE
+            tenant = job.get(f.TENANT, b"").decode()
+            for name in {"", tenant}:
+                yield f"pj:{queue}::{name}", _ANY_SCORE
+                yield f"pj:{queue}:{job[f.PARKED].decode()}:{name}", _ANY_SCORE
+        elif f.LIMIT not in job or f.TOKEN in job:
             yield f"q:{queue}", _ANY_SCORE
     elif state in ("scheduled", "retryable"):
         yield "due", float(job[f.DUE])
@@ -464,6 +473,16 @@ def _check_token_demand(complain: Callable[[str], None], keys: _Keys) -> None:
             complain(f"the score of {key} in {queue} is {place} with {len(requested)} requests")
 
 
+def _check_parked(complain: Callable[[str], None], keys: _Keys) -> None:
+    """Check that a parked job has the same place in each of its indexes as among the blocked."""
+    for name, jobs in keys.indexes.items():
+        if name.startswith("pj:"):
+            blocked = keys.index(f"h:{name.split(':')[1]}")
+            moved = [id_ for id_, place in jobs.items() if blocked.get(id_) != place]
+            if moved:
+                complain(f"parked jobs of {name} have two places: {moved}")
+
+
 def _check_tokens(report: InvariantReport, keyspace: Keyspace, content: dict[str, _Keys]) -> None:
     """Check that granted and requested tokens agree with the jobs that have or request them."""
     if any(name != b"seq" for keys in content.values() for name in keys.outbox):
@@ -496,7 +515,9 @@ def _check_indexes(complain: Callable[[str], None], placed: dict[str, Index], ke
     }
     job_indexes.add("token_grants")
     job_indexes |= {
-        name for name in keys.indexes if name.startswith(("q:", "d:", "h:", "ha:", "hk:", "tq:"))
+        name
+        for name in keys.indexes
+        if name.startswith(("q:", "d:", "h:", "ha:", "hk:", "pj:", "tq:"))
     }
     for name in job_indexes | placed.keys():
         wanted, actual = placed.get(name, {}), keys.index(name)

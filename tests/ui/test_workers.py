@@ -247,6 +247,36 @@ def test_a_queue_has_run_if_an_attempt_has_ended_in_the_last_minutes() -> None:
     assert not replace(stats, ended_minute=4).has_run_since(5)
 
 
+def test_a_type_that_no_worker_runs_is_a_problem(
+    running: Running, ui_redis: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Other tests leave workers that do not report queues, and jobs wait for a minute first.
+    monkeypatch.setattr(serving, "_UNKNOWN_MS", -1)
+    monkeypatch.setattr(serving, "_UNRUN_MS", 0)
+    with running.api() as api:
+        for job_type in ("t.new", "t.new", "t.busy", "t.old"):
+            body: Any = {"type": job_type, "args": [], "options": {"queue": "a-typed"}}
+            api.post("/ojs/v1/jobs", json=body).raise_for_status()
+        for name, types in (("w-old", ["t.old"]), ("w-busy", ["t.busy", "t.old"])):
+            worker = {"worker_id": name, "queues": ["a-typed"], "types": types}
+            api.post("/ojs/v1/workers/heartbeat", json=worker).raise_for_status()
+        fetched = api.post(
+            "/ojs/v1/workers/fetch", json={"queues": ["a-typed"], "types": ["t.old"]}
+        ).json()
+        assert [job["type"] for job in fetched["jobs"]] == ["t.old"]
+    told = "No worker runs the type t.new: 2 jobs wait in the queue a-typed"
+    with dashboard(ui_redis, FULL) as server, server.browser() as client:
+        shown = " ".join(parse(page(client, "/ui/")).text.split())
+        assert told in shown
+        assert "runs the type t.busy" not in shown
+        assert "t.new" in page(client, "/ui/jobs?state=available&queue=a-typed&type=t.new")
+    with running.api() as api:
+        worker = {"worker_id": "w-any", "queues": ["a-typed"]}
+        api.post("/ojs/v1/workers/heartbeat", json=worker).raise_for_status()
+    with dashboard(ui_redis, FULL) as server, server.browser() as client:
+        assert "runs the type" not in page(client, "/ui/")
+
+
 def test_few_partitions_are_read_to_find_queues_without_workers() -> None:
     partitions = {"a": 60, "b": 4, "c": 1, "large": 256}
     for given, read in (("abc", ["a", "b"]), (("large", "c"), ["large"])):

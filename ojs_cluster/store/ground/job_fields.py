@@ -124,6 +124,8 @@ AGENT: Final = b"ag"
 HOLD: Final = b"ho"
 """Set while the agent is paused: ``w`` if the job may still be in a queue, or wait, or run, and
 ``h`` if it was taken out of its queue and is pending."""
+PARKED: Final = b"pk"
+"""Set while the job is parked (``store/include/queues/parked_jobs.lua``)."""
 KEEP: Final = b"kp"
 """Retention by the defaults of the job's queue: ``completed:discarded:cancelled`` in milliseconds.
 

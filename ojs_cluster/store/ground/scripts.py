@@ -35,6 +35,7 @@ VOLATILE = frozenset(
             "entries_older_than",
             "read_partitions",
             "peek_depth",
+            "parked_types",
             "pressure_due",
             "queue_stats",
             "priority_counts",

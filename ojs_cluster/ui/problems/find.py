@@ -21,7 +21,12 @@ from ojs_cluster.ui.problems.of_jobs import (
     problems_of_workers,
 )
 from ojs_cluster.ui.problems.problem import Problem
-from ojs_cluster.ui.serving import read_unserved, read_workers_by_queue
+from ojs_cluster.ui.serving import (
+    ParkedType,
+    read_parked,
+    read_unserved,
+    read_workers_by_queue,
+)
 from ojs_cluster.ui.visit import Visit
 
 
@@ -35,6 +40,7 @@ class Condition:
         metrics: the metrics.
         silent: stale workers that hold jobs; empty if none is known.
         unserved: queues whose jobs wait because no worker fetches them; empty if none is known.
+        parked: types whose jobs wait because no worker runs them; empty if none is known.
     """
 
     health: Health | None = None
@@ -42,6 +48,7 @@ class Condition:
     metrics: ClusterMetrics | None = None
     silent: Sequence[str] = ()
     unserved: Sequence[str] = ()
+    parked: Sequence[ParkedType] = ()
 
 
 async def read_condition(visit: Visit) -> Condition | None:
@@ -72,7 +79,10 @@ async def read_condition(visit: Visit) -> Condition | None:
     async def find_unserved() -> None:
         condition.unserved = await read_unserved(visit)
 
-    reads = [read_health, read_status, read_metrics, find_silent, find_unserved]
+    async def find_parked() -> None:
+        condition.parked = await read_parked(visit)
+
+    reads = [read_health, read_status, read_metrics, find_silent, find_unserved, find_parked]
     await run_concurrently(reads, lambda read: read())
     return condition
 
@@ -93,7 +103,8 @@ def find_problems(
     found = [*problems_of_maintenance(visit.app.maintenance.members())]
     if condition is not None:
         if stats is not None and stats.get("workers") == 0:
-            condition = replace(condition, unserved=())  # no queue has one, which is said once
+            # no queue has one, which is said once
+            condition = replace(condition, unserved=(), parked=())
         found += _of_condition(condition, scheduler_group(visit.app))
     elif stats is None:
         found.append(
@@ -127,6 +138,9 @@ def _of_condition(condition: Condition, group: str) -> list[Problem]:
     if condition.metrics is not None:
         is_explained = any(problem.severe for problem in found)
         found += problems_of_metrics(
-            condition.metrics, is_explained=is_explained, unserved=condition.unserved
+            condition.metrics,
+            is_explained=is_explained,
+            unserved=condition.unserved,
+            parked=condition.parked,
         )
     return found

@@ -10,6 +10,7 @@ from ojs_cluster.ui.formats import duration, number
 from ojs_cluster.ui.json_view import readable
 from ojs_cluster.ui.languages.translate import _, ngettext
 from ojs_cluster.ui.problems.problem import Problem
+from ojs_cluster.ui.serving import ParkedType
 
 _OLD_MS: Final = 5 * 60_000
 """Age in milliseconds from which an available job counts as old."""
@@ -81,7 +82,11 @@ def problems_of_workers(silent: Sequence[str]) -> Iterator[Problem]:
 
 
 def problems_of_metrics(
-    metrics: ClusterMetrics, *, is_explained: bool, unserved: Sequence[str] = ()
+    metrics: ClusterMetrics,
+    *,
+    is_explained: bool,
+    unserved: Sequence[str] = (),
+    parked: Sequence[ParkedType] = (),
 ) -> Iterator[Problem]:
     """Yield the problems in the metrics.
 
@@ -90,6 +95,7 @@ def problems_of_metrics(
         is_explained: whether a severe problem of the masters or the schedulers is reported. Silent
             shards and late loops are then its consequences.
         unserved: queues whose jobs wait because no worker fetches them, the longest waiting first.
+        parked: types whose jobs wait because no worker runs them, most jobs first.
     """
     if metrics.unreachable and not is_explained:
         yield Problem(
@@ -151,10 +157,27 @@ def problems_of_metrics(
             # A worker without an id may serve the queue unseen, so only old jobs are severe.
             any(_is_old(metrics, name) for name in unserved),
         )
+    parked = [each for each in parked if each.queue not in unserved]
+    for each in parked[:_MAX_NAMED]:
+        yield Problem(
+            ngettext(
+                "No worker runs the type %(type)s: %(number)s job waits in the queue %(queue)s",
+                "No worker runs the type %(type)s: %(number)s jobs wait in the queue %(queue)s",
+                each.count,
+                type=readable(each.type),
+                number=number(each.count),
+                queue=readable(each.queue),
+            ),
+            _("Start workers that have a handler for it, or cancel these jobs."),
+            ("jobs",),
+            _is_old(metrics, each.queue),
+            {"state": "available", "queue": each.queue, "type": each.type},
+        )
+    explained = {*unserved, *(each.queue for each in parked)}
     old = {
         name: queue.oldest_ms
         for name, queue in metrics.queues.items()
-        if queue.oldest_ms >= _OLD_MS and not queue.paused and name not in unserved
+        if queue.oldest_ms >= _OLD_MS and not queue.paused and name not in explained
     }
     if old:
         oldest = max(old, key=lambda name: old[name])

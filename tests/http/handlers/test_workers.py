@@ -31,6 +31,21 @@ async def test_fetch_leases_jobs_in_the_order_of_queues(any_api: Api, path: str)
         assert job["started_at"]
 
 
+async def test_a_fetch_gets_jobs_of_its_types(any_api: Api) -> None:
+    for name in ("t.other", "t.own"):
+        await any_api.post("/ojs/v1/jobs", {"type": name, "args": []})
+    body = {"queues": ["default"], "types": ["t.own", "t.third"], "count": 10}
+    assert [job["type"] for job in (await any_api.post(FETCH, body)).json["jobs"]] == ["t.own"]
+
+
+async def test_types_that_are_too_long_to_store_do_not_end_a_lease(api: Api) -> None:
+    await api.enqueue()
+    [job] = await api.fetch(worker_id="w")
+    types = [f"{'x' * 200}{number}" for number in range(100)]
+    beat = {"worker_id": "w", "active_jobs": [job["id"]], "types": types}
+    assert (await api.post(BEAT, beat)).json["jobs_extended"] == [job["id"]]
+
+
 async def test_an_empty_fetch_is_an_empty_list(api: Api) -> None:
     reply = await api.post(FETCH, {"queues": ["default"]})
     assert (reply.status, reply.json) == (200, {"jobs": []})
@@ -59,6 +74,10 @@ async def test_fetch_gives_at_most_the_configured_number(standalone: Embedded) -
         ({"queues": ["a"], "worker_id": "a\nb"}, "worker_id"),
         ({"queues": ["a"], "worker_id": "w" * 256}, "worker_id"),
         ({"queues": ["a"], "visibility_timeout_ms": -5}, "visibility_timeout_ms"),
+        ({"queues": ["a"], "types": []}, "types"),
+        ({"queues": ["a"], "types": ["a"] * 101}, "types"),
+        ({"queues": ["a"], "types": ["ok", "No"]}, "types[1]"),
+        ({"queues": ["a"], "types": "ok"}, "types"),
     ],
 )
 async def test_fetch_refuses_bad_members(api: Api, body: Any, field: str) -> None:

@@ -216,7 +216,7 @@ async def test_a_waiter_is_woken_whichever_partition_gets_the_job(
         got.extend(job.id for job in found)
 
     async def asleep() -> bool:
-        found = waiters._waiting.get(QUEUE, {}).get("", {})
+        found = waiters._waiting.get(QUEUE, {}).get(long_poll._Kind("", ""), {})
         return any(waiter._event.statistics().tasks_waiting for waiter in found)
 
     put_in: list[str] = []

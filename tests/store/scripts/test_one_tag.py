@@ -36,6 +36,8 @@ from ojs_cluster.store.engine.enqueue import idempotency
 from ojs_cluster.store.engine.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.engine.fetch.fetch import release
+from ojs_cluster.store.engine.fetch.fetch_script import pack_types
+from ojs_cluster.store.engine.fetch.parked import read_parked_types
 from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
 from ojs_cluster.store.engine.jobs.activate import activate
 from ojs_cluster.store.engine.jobs.cancel import cancel
@@ -279,6 +281,7 @@ async def one_life_without_backup(store: Store, db: Any) -> None:
     await a_workflow(store, db)
     await a_cron_job(store)
     await limited_jobs(store, db)
+    await jobs_of_other_types(store)
     await unique_jobs_and_batches(store, db)
     await bulk_operations(store, db)
     await leadership(store)
@@ -295,6 +298,17 @@ async def one_life_without_backup(store: Store, db: Any) -> None:
     await one_life_of_an_agent(store)
     await one_life_of_the_index(store)
     await reads(store)
+
+
+async def jobs_of_other_types(store: Store) -> None:
+    """A job is parked, gets another priority, and is fetched; one is cancelled."""
+    jobs = [await put(store, "typed", type=name) for name in ("a", "b", "a")]
+    assert await take(store, "typed", types=pack_types(["c"])) == []
+    assert (await read_parked_types(store, "typed"))["a"].count == 2
+    await change_priority(store, jobs[2].id, 5)
+    await cancel(store, jobs[0].id)
+    taken = [*await take(store, "typed", types=pack_types(["a"])), *await take(store, "typed")]
+    assert [job.id for job in taken] == [jobs[2].id, jobs[1].id]
 
 
 async def one_life_of_the_index(store: Store) -> None:
@@ -595,6 +609,7 @@ async def an_audit(store: Store) -> None:
 async def reads(store: Store) -> None:
     await rights.check(store)
     await queues.get_stats(store, QUEUE)
+    await read_parked_types(store, QUEUE)
     await sum_queues(store, 100)
     for brief in (False, True):
         await metrics.collect(store, 1000, brief=brief)

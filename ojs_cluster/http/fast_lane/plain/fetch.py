@@ -41,7 +41,9 @@ from ojs_cluster.store.engine.fetch import fetch as store_fetch
 from ojs_cluster.store.engine.fetch.fetch_script import FetchReply
 from ojs_cluster.store.ground.lease_ids import new_prefix
 
-_FETCH_MEMBERS: Final = ("queues", "worker_id", "wait_ms")
+_MAX_TYPES: Final = 2048
+"""Maximum size of the job types of a plain fetch."""
+_FETCH_MEMBERS: Final = ("queues", "worker_id", "wait_ms", "types")
 """The members of a plain fetch. All others have their defaults."""
 _decode_fetch: Final = fetch.fetch_decoder.decode
 _others_of_fetch: Final = attrgetter(
@@ -62,6 +64,7 @@ class PlainFetch(PlainVerb):
             check_text(body, self._limits)
             asked = _decode_fetch(body)
             worker = fields.worker_id(asked.worker_id) or ""
+            types = "" if asked.types is None else fetch.packed_types(tuple(asked.types))
         except (OJSError, msgspec.DecodeError):
             return None
         queues, wait_ms, now = asked.queues, asked.wait_ms or 0, trio.current_time()
@@ -70,19 +73,20 @@ class PlainFetch(PlainVerb):
             or len(queues) != 1
             or _others_of_fetch(asked) != _OTHER_DEFAULTS
             or wait_ms < 0
+            or len(types) > _MAX_TYPES
             or not store.partitions.is_fresh(now)
             or not store.fetch_touches.is_recent(worker, now)
             or store.webhooks.selects(JOB_STARTED)
         ):
             return None
         queue = queues[0]
-        key = ("fetch", queue, not worker)
+        key = ("fetch", queue, not worker, types)
         plan = self._templates.get(key)
         if plan is None:
             if not is_queue(queue):
                 return None
             plan = self._templates.template(
-                key, partial(self._plan, queue, "" if not worker else WORKER)
+                key, partial(self._plan, queue, WORKER if worker else "", types)
             )
         shard, script, command, answer = plan
         if store.partitions.layout(queue).open_count != 1 or store.limited_queues.contains(
@@ -105,11 +109,13 @@ class PlainFetch(PlainVerb):
             PlainCall(shard.slot, script, payload, self, body, values, idempotent=False)
         )
 
-    def _plan(self, queue: str, worker: str) -> tuple[Shard, Script, Template, Template]:
+    def _plan(
+        self, queue: str, worker: str, types: str
+    ) -> tuple[Shard, Script, Template, Template]:
         store = self._store
         [shard] = store.keys.partitions(queue, 1)
         gaps = [b"$%d\r\n%b\r\n" % (len(worker), worker.encode())] if worker else []
-        command = store_fetch.plain_command(store, shard, queue, worker, PREFIX)
+        command = store_fetch.plain_command(store, shard, queue, worker, types, PREFIX)
         reply = b"%d\n0\n%b\n%b\n%b\n%d\n%b\n%b" % (
             *(STARTED_MS // 1000, ID.encode(), QUEUE, TYPE, CREATED_MS, ATTEMPTS),
             b'"args":' + ARGS,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
-from functools import partial
-from typing import Annotated
+from functools import lru_cache, partial
+from typing import Annotated, Final
 
 import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest, MalformedJob
+from ojs_cluster.core.jobs.envelope import is_type
 from ojs_cluster.core.jobs.tenant import check_tenant
 from ojs_cluster.core.pools.pool import check_pool_name
 from ojs_cluster.http import fields
@@ -21,6 +22,7 @@ from ojs_cluster.http.shapes.common import QueueName, VisibilityTimeout
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.engine.fetch.fetch import SentFetch, fetch_unless_quiet, release
+from ojs_cluster.store.engine.fetch.fetch_script import pack_types
 from ojs_cluster.store.engine.fetch.long_poll import FetchNow, fetch_or_wait
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.features.pools.pool_fetch import fetch_for_pool
@@ -35,12 +37,17 @@ EMPTY = Response(200, b'{"jobs":[]}')
 _Queues = Annotated[list[QueueName], keywords(minItems=1, maxItems=fields.MAX_QUEUES)]
 
 
+_MAX_TYPES: Final = 100
+"""Maximum number of job types that a fetch names."""
+
+
 class FetchBody(msgspec.Struct, frozen=True):
     """The body of a fetch. A ``count`` or ``wait_ms`` above its maximum counts as the maximum.
 
     ``queues`` is required, unless ``pool`` names a worker pool: the server then chooses among the
     queues of the pool by its strategy. With both, it chooses among those that are in both.
-    ``tenant`` is an alias of the header ``X-OJS-Tenant``.
+    ``types`` are the job types that the worker runs: it gets no jobs of others. ``tenant`` is an
+    alias of the header ``X-OJS-Tenant``.
     """
 
     queues: _Queues | msgspec.UnsetType = msgspec.UNSET
@@ -49,6 +56,7 @@ class FetchBody(msgspec.Struct, frozen=True):
     worker_id: Annotated[str, keywords(maxLength=fields.MAX_WORKER_ID)] | None = None
     visibility_timeout_ms: VisibilityTimeout | None = None
     wait_ms: Annotated[int, keywords(minimum=0)] | None = None
+    types: Annotated[list[str], keywords(minItems=1, maxItems=_MAX_TYPES)] | None = None
     tenant: str | None = None
 
 
@@ -102,6 +110,7 @@ async def fetch_or_resume(app: App, request: Request, sent: SentFetch | None = N
         if tenant and body.tenant != tenant:
             raise InvalidRequest("the request is for another tenant", field="tenant")
         tenant = body.tenant
+    types = "" if body.types is None else packed_types(tuple(body.types))
     jobs = await fetch_or_wait(
         app.store,
         app.waiters,
@@ -111,6 +120,7 @@ async def fetch_or_resume(app: App, request: Request, sent: SentFetch | None = N
         visibility_timeout_ms=visibility_timeout_ms,
         wait_ms=min(body.wait_ms or 0, app.settings.max_wait_ms),
         tenant=tenant,
+        types=types,
         on_wait=request.on_wait,
         check=app.maintenance.check_fetch,
         fetch_now=fetch_now,
@@ -128,6 +138,21 @@ async def fetch_or_resume(app: App, request: Request, sent: SentFetch | None = N
         if not envelopes:
             return EMPTY
     return response_with(app, jobs, envelopes)
+
+
+@lru_cache(maxsize=128)
+def packed_types(types: tuple[str, ...]) -> str:
+    """Return the types of a fetch for the store.
+
+    Raises:
+        InvalidRequest: there are none or too many, or one is no job type.
+    """
+    if not 0 < len(types) <= _MAX_TYPES:
+        raise InvalidRequest(f"'types' must have 1 to {_MAX_TYPES} job types", field="types")
+    for index, job_type in enumerate(types):
+        if not is_type(job_type):
+            raise InvalidRequest("is not a job type", field=f"types[{index}]")
+    return pack_types(types)
 
 
 async def _in_pool(app: App, name: str, queues: Sequence[str]) -> tuple[Sequence[str], FetchNow]:

@@ -62,7 +62,7 @@ class HeartbeatBody(msgspec.Struct, frozen=True):
     ``active_jobs`` is a list of job ids, or the number of active jobs. ``leases`` maps job ids to
     lease ids. The lease of such a job is extended only if its lease id is still the same. The
     members of type ``OptionalRaw`` describe the worker in the list of workers. ``memory_bytes`` is
-    the resident memory of its process.
+    the resident memory of its process, and ``types`` are the job types that it runs.
 
     With ``wait_ms``, the answer waits for news: a cancelled job of the worker, or another state
     that it should be in than ``known_state``, the one of the last answer. It waits only if there is
@@ -89,11 +89,12 @@ class HeartbeatBody(msgspec.Struct, frozen=True):
     sdk: OptionalRaw = UNSET
     version: OptionalRaw = UNSET
     memory_bytes: OptionalRaw = UNSET
+    types: OptionalRaw = UNSET
 
 
 _INFO: Final = (
     *("hostname", "pid", "queues", "pool", "concurrency", "labels", "language", "sdk", "version"),
-    "memory_bytes",
+    *("memory_bytes", "types"),
 )
 _decoder = msgspec.json.Decoder(HeartbeatBody)
 
@@ -240,6 +241,8 @@ def _info(body: HeartbeatBody) -> bytes:
         if value is not UNSET:
             members[name] = value
     info = b"{%b}" % join(members)
+    if len(info) > _MAX_INFO_BYTES and members.pop("types", None) is not None:
+        info = b"{%b}" % join(members)  # many long names must not cost the worker its leases
     if len(info) > _MAX_INFO_BYTES:
         raise InvalidRequest(
             f"the description of a worker may have at most {_MAX_INFO_BYTES} bytes", field="labels"

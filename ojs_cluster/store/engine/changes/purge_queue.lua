@@ -39,7 +39,10 @@ end
 run_preflight()
 
 for _, id in ipairs(removed) do
-    if jobs[id] then delete_job(id, job_key(id), jobs[id]) else remove_member(available_key, id) end
+    if jobs[id] then delete_job(id, job_key(id), jobs[id]) else
+        remove_member(available_key, id)
+        remove_member(blocked_key, id)
+    end
 end
 local left = remaining_members(available_key) + redis.call('ZCARD', blocked_key)
 flush_removals()

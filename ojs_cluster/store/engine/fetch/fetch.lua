@@ -8,10 +8,11 @@
 -- KEYS: 1 due, 2 active, 3 events, 4 quiet_workers, then per queue: queue_counters, queue_available, queue_blocked.
 -- ARGV: 1 events kept, 2 worker id ('' anonymous), 3 lease id of the first job, which ends in '1', 4 default
 --       visibility timeout ms, then, unless one job is wanted, for as long as it says: 5 count, 6 requested visibility
---       timeout ms ('' the job's own), 7 '1' if the caller uses the number of available jobs, '' otherwise.
+--       timeout ms ('' the job's own), 7 '1' if the caller uses the number of available jobs, '' otherwise,
+--       8 types of the jobs that are taken, as in find_parked.lua. With types, '' in 5 stands for one job.
 -- Returns: one of
 --   now                  there is no job
---   a text               one job, if ARGV[5] is absent: the two values of TIME, the id, and the values of a plain job
+--   a text               one job, if ARGV[5] is absent or '': the two values of TIME, the id, and the values of a plain job
 --                        (queue, type, created, maximum number of attempts, envelope), a line each. A plain job has
 --                        only the fields of every job.
 --   {now, effects (0 for none), 0 (no more work), number of available jobs that the first queue had before (0 unless
@@ -20,12 +21,14 @@
 --   {now, reason}        nothing has changed:
 --     'quiet'            the worker has a quiet flag
 --     'limited'          a queue has limits or a fair share: the next fetches should run fetch_full.lua at once
---     'limited_job'      a job has limits, or is blocked: they should until they get another job
+--     'limited_job'      a job has limits or another type, is blocked, or is parked and may start: they should until
+--                        they get another job
 --     'full_path'        any other reason to run fetch_full.lua
 -- A plain job that is fetched alone is leased where it is found, because tables and functions cost as much as commands.
 --@include keys now fields priority_base
---@include_where_used requests_pending validate_job reply_size set_deadline append_event append_effect count_for_tenants
-local wanted, worker = ARGV[5] and ARGV[5] + 0 or 1, ARGV[2]
+--@include_where_used requests_pending find_parked validate_job reply_size set_deadline append_event append_effect count_for_tenants
+local one = not ARGV[5] or ARGV[5] == ''
+local wanted, worker, types = one and 1 or ARGV[5] + 0, ARGV[2], ARGV[8]
 -- Usually no job is scheduled, no worker is quiet, and no job of the first queue is blocked: one command shows it.
 local unusual = redis.call('EXISTS', KEYS[1], KEYS[4], KEYS[7])
 if unusual > 0 then
@@ -50,8 +53,11 @@ for q = 5, #KEYS, 3 do -- index of the queue's first key
         if #ids > 1000 then return {now, 'full_path'} end
     end
     if not queue[1] and (unusual > 0 or q > 5) and redis.call('ZCARD', KEYS[q + 2]) > 0 then
-        blocked = true
-        if not requests_pending(KEYS[q], KEYS[q + 1], KEYS[q + 2], ids, wanted - before) then
+        local name = string.sub(KEYS[q], #PREFIX + 3) -- after the two characters of 'c:'
+        if find_parked(name, types or '', '')[1] then return {now, 'limited_job'} end
+        local waits = waits_for_tokens(name, KEYS[q + 2])
+        blocked = blocked or waits
+        if waits and not requests_pending(KEYS[q], KEYS[q + 1], KEYS[q + 2], ids, wanted - before) then
             return {now, 'limited_job'}
         end
     end
@@ -64,9 +70,10 @@ for q = 5, #KEYS, 3 do -- index of the queue's first key
                 F.type, F.envelope, F.created, F.max_attempts))
             local valid, sum, more_active = pcall(add, created, attempts, active)
             if valid and state == 'available' and name and kind and envelope
+                and (not types or string.find(types, '\n' .. kind .. '\n', 1, true))
                 and sum > -LATEST_MS and sum < 5 * LATEST_MS then
                 local text = name .. '\n' .. kind .. '\n' .. created .. '\n' .. attempts .. '\n' .. envelope
-                if not ARGV[5] and ARGV[4] + 0 >= NEAR_MS and more_active % 1 == 0 and more_active < BAND
+                if one and ARGV[4] + 0 >= NEAR_MS and more_active % 1 == 0 and more_active < BAND
                     and more_active > -BAND then
                     local deadline = now + ARGV[4]
                     redis.call('HSET', key, F.state, 'active', F.attempt, 1, F.worker, worker, F.lease, ARGV[3],
@@ -92,7 +99,10 @@ for q = 5, #KEYS, 3 do -- index of the queue's first key
                 or job[F.hold] or job[F.expires] and tonumber(job[F.expires]) <= now then
                 return {now, 'full_path'}
             end
-            if job[F.limit] and not job[F.token] or job[F.max_per_second] then return {now, 'limited_job'} end
+            if job[F.limit] and not job[F.token] or job[F.max_per_second]
+                or types and not string.find(types, '\n' .. job[F.type] .. '\n', 1, true) then
+                return {now, 'limited_job'}
+            end
             -- Keys that KEYS does not name are read before the first write: see preflight.lua.
             if job[F.timeout] or job[F.expires] then redis.call('EXISTS', KEYS[1], EXECUTION_DEADLINES, EXPIRING) end
             if job[F.token] then redis.call('EXISTS', KEYS[1], TOKEN_GRANTS, OUTBOX, OUTBOX_DUE) end

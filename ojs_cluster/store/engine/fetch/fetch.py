@@ -20,6 +20,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.fetch.fetch_script import (
     LIMITED_FIELDS,
     FetchReply,
+    digest_of,
     fetch_keys,
     full_fetch_keys,
 )
@@ -108,6 +109,7 @@ async def fetch(
     worker_id: str,
     visibility_timeout_ms: int | None = None,
     tenant: str = "",
+    types: str = "",
 ) -> list[JobRecord]:
     """Lease up to ``count`` available jobs, from the queues in the order given.
 
@@ -124,6 +126,7 @@ async def fetch(
         visibility_timeout_ms: length of the leases in milliseconds; None for the visibility timeout
             of each job.
         tenant: the tenant whose jobs are fetched, '' for jobs of any tenant and of none.
+        types: the job types that the worker runs, as ``pack_types``; '' for any.
 
     Raises:
         BackendUnavailable: Redis did not answer in time, and no job was found before. If a reply
@@ -132,7 +135,7 @@ async def fetch(
     """
     try:
         return await fetch_unless_quiet(
-            store, queues, count, worker_id, visibility_timeout_ms, tenant
+            store, queues, count, worker_id, visibility_timeout_ms, tenant, types
         )
     except (WorkerIsQuiet, FetchIsUnfinished):
         return []
@@ -145,6 +148,7 @@ async def fetch_unless_quiet(
     worker_id: str,
     visibility_timeout_ms: int | None,
     tenant: str = "",
+    types: str = "",
 ) -> list[JobRecord]:
     """Fetch as ``fetch`` does, for callers that must know why there is no job.
 
@@ -155,7 +159,7 @@ async def fetch_unless_quiet(
     """
     await store.fetch_touches.touch(store, worker_id)
     await store.partitions.refresh_if_stale(store)
-    operation = _Fetch(store, count, worker_id, visibility_timeout_ms, tenant)
+    operation = _Fetch(store, count, worker_id, visibility_timeout_ms, tenant, types)
     stages = store.partitions.group_queues(store.keys, queues)
     try:
         failure = await _run_stages(store, stages, operation)
@@ -169,20 +173,22 @@ async def fetch_unless_quiet(
     return operation.jobs
 
 
-def plain_command(store: Store, shard: Shard, queue: str, worker_id: str, prefix: bytes) -> bytes:
+def plain_command(
+    store: Store, shard: Shard, queue: str, worker_id: str, types: str, prefix: bytes
+) -> bytes:
     """Return the packed call of ``fetch.lua`` that ``fetch`` sends for one job of one queue."""
-    args = _Fetch(store, 1, worker_id, None, "")._args(prefix, with_depth=False)
+    args = _Fetch(store, 1, worker_id, None, "", types)._args(prefix, with_depth=False)
     return pack_call(store.scripts["fetch"], fetch_keys(shard, [queue]), args)
 
 
 async def resume(
-    store: Store, queues: Sequence[str], count: int, worker_id: str, sent: SentFetch
+    store: Store, queues: Sequence[str], count: int, worker_id: str, types: str, sent: SentFetch
 ) -> list[JobRecord]:
     """Fetch from one queue whose first call is sent; otherwise as ``fetch_unless_quiet``.
 
     Nothing is awaited before the shielded wait for the reply. A cancellation would lose the jobs.
     """
-    resumed = _Fetch(store, count, worker_id, None, "")
+    resumed = _Fetch(store, count, worker_id, None, "", types)
     resumed.sent = sent
     try:
         failure = await _run_stage(store, [sent.shard], list(queues), resumed)
@@ -200,6 +206,7 @@ async def collect(
     visibility_timeout_ms: int | None,
     run: Callable[[FetchInProgress], Awaitable[Exception | None]],
     tenant: str = "",
+    types: str = "",
 ) -> list[JobRecord]:
     """Fetch jobs with calls that ``run`` chooses; otherwise as ``fetch_unless_quiet``.
 
@@ -210,6 +217,7 @@ async def collect(
         visibility_timeout_ms: length of the leases in milliseconds; None for that of each job.
         run: makes the calls. It returns the failure to raise if the fetch got no job.
         tenant: the tenant whose jobs are fetched, '' for any.
+        types: the job types that the worker runs, as ``pack_types``; '' for any.
 
     Raises:
         WorkerIsQuiet, BackendUnavailable: ``run`` has returned it, and no job was found.
@@ -217,7 +225,7 @@ async def collect(
     """
     await store.fetch_touches.touch(store, worker_id)
     await store.partitions.refresh_if_stale(store)
-    collected = _Fetch(store, count, worker_id, visibility_timeout_ms, tenant)
+    collected = _Fetch(store, count, worker_id, visibility_timeout_ms, tenant, types)
     try:
         failure = await run(collected)
     except BaseException:
@@ -323,6 +331,7 @@ class _Fetch:
         worker_id: the holder of the leases, '' for an anonymous worker.
         visibility_timeout_ms: length of the leases in milliseconds; None for that of each job.
         tenant: the tenant whose jobs are fetched, '' for any.
+        types: the job types that the worker runs, as ``pack_types``; '' for any.
         parent: for one of several concurrent calls, the fetch that these calls belong to.
     """
 
@@ -333,6 +342,7 @@ class _Fetch:
         worker_id: str,
         visibility_timeout_ms: int | None,
         tenant: str,
+        types: str = "",
         parent: _Fetch | None = None,
     ) -> None:
         self._parent = parent
@@ -344,6 +354,7 @@ class _Fetch:
         self._worker_id = worker_id
         self._visibility_timeout_ms = visibility_timeout_ms
         self.tenant = tenant
+        self.types = types
         self.jobs: list[JobRecord] = []
         self.sent: SentFetch | None = None
         """The first call of the fetch, if it is sent already."""
@@ -371,7 +382,7 @@ class _Fetch:
         """
         part = _Fetch(
             *(self._store, max_jobs, self._worker_id, self._visibility_timeout_ms),
-            *(self.tenant, self),
+            *(self.tenant, self.types, self),
         )
         try:
             # Concurrent calls may have fetched ``_MAX_BYTES`` before this call starts.
@@ -539,6 +550,10 @@ class _Fetch:
         wanted = self.wanted
         if wanted != 1 or lease_ms is not None or with_depth:
             args += (wanted, "" if lease_ms is None else lease_ms, "1" if with_depth else "")
+        elif self.types:
+            args += ("", "", "")
+        if self.types:
+            args.append(self.types)
         return args
 
     def _full_args(
@@ -557,5 +572,7 @@ class _Fetch:
             shard.index,
             idle_keys,
             self.tenant,
+            self.types,
+            digest_of(self.types),
             *queues,
         ]

@@ -5,11 +5,12 @@
 --       limit key and can grant one.
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. Its start is counted by
 --       the limits of its queue and of its rate limit key. A job without its token is blocked, a token is
---       requested, and later jobs are served. Due jobs of the shard are promoted first. Expired jobs are
+--       requested, and later jobs are served. Jobs of other types are parked (leave_parked.lua), and parked jobs
+--       of the types of the fetch are taken in the order of the queue. Due jobs of the shard are promoted first. Expired jobs are
 --       discarded. Jobs of paused agents become pending. Malformed jobs are quarantined; the reaper reports
 --       them. The reply ends after the job with which it reaches MAX_REPLY_BYTES, so fewer than `count` large
 --       jobs may be returned.
--- Memory: allow-oom; as fetch; per job that is blocked or requests a token 600 bytes.
+-- Memory: allow-oom; as fetch; per job that is blocked, parked or requests a token 900 bytes.
 -- KEYS: 1 due, 2 active, 3 execution_deadlines, 4 expiring, 5 finished, 6 events, 7 quiet_workers, then per
 --       queue: queue_counters, queue_available, queue_blocked, token_demand.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
@@ -17,10 +18,12 @@
 --       7 ms to keep discarded jobs, 8 this shard, 9 for which jobs tokens are requested:
 --         0      the best jobs of any rate limit key
 --         else   jobs of this many rate limit keys that have no pending request
---       10 tenant whose jobs are taken, '' for jobs of any tenant and of none, then the queue names in order.
+--       10 tenant whose jobs are taken, '' for jobs of any tenant and of none,
+--       11 types of the jobs that are taken, as in find_parked.lua, '' for any, 12 digest of these types, then the
+--       queue names in order.
 -- Returns: one of
 --          {now, effects, 2 when another call may find more jobs, 1 when it may request more tokens, else 0, number
---           of available jobs that the first queue had before, per job: id, fields before the fetch, attempt,
+--           of jobs of the first queue that were available or that this fetch may take, per job: id, fields before the fetch, attempt,
 --           deadline, lease in ms}
 --          {now, 'quiet'} the worker has a quiet flag
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
@@ -44,14 +47,18 @@ for i, run in ipairs(due.runs) do
     if run.job and run.job[F.limit] then load_local_limit(run.job) end
 end
 preflight_key(PENDING) -- for hold_job
-for i = 11, #ARGV do
-    local q = 8 + 4 * (i - 11) -- index of the queue's first key
+for i = 13, #ARGV do
+    local q = 8 + 4 * (i - 13) -- index of the queue's first key
     local queue = {name = ARGV[i], counters = KEYS[q], available = KEYS[q + 1], source = KEYS[q + 1],
-        blocked = KEYS[q + 2], demand = KEYS[q + 3], limits = load_queue_limits(KEYS[q]), started = 0}
+        blocked = KEYS[q + 2], demand = KEYS[q + 3], limits = load_queue_limits(KEYS[q]), started = 0,
+        tenant = tenant, types = ARGV[11],
+        parked_in = {}, entries = {}} -- parked_in: id -> the set of parked jobs that it was read from
     if tenant ~= '' then
         queue.source = tenant_queue_key(queue.name, tenant)
         preflight_key(queue.source)
     end
+    queue.parked = redis.call('EXISTS', queue.blocked) == 1 and find_parked(queue.name, queue.types, tenant) or {}
+    parking.preflight_due(queue, due.runs)
     table.insert(queues, queue)
     if #queue.limits.limiters > 0 then preflight_key(EXHAUSTED_QUEUES) end
 end
@@ -72,15 +79,20 @@ if #due.ids > 0 then
 end
 -- If the scan has found enough jobs, blocked jobs behind the last job found request no tokens.
 for _, queue in ipairs(queues) do
-    queue.max_score = queue.last and tonumber(redis.call('ZSCORE', queue.available, queue.last))
-        or math.huge
+    queue.max_score = queue.last or math.huge
 end
 
 -- 3. Lease the jobs that may start, block those that need a token, and remove those that have left the queue.
 local reply, leased = {now, effects, more and 2 or 0, redis.call('ZCARD', KEYS[9])}, 0
+for _, name in ipairs(queues[1].parked) do
+    reply[4] = reply[4] + redis.call('ZCARD', parked_jobs_key(queues[1].name, name, tenant))
+end
 for _, item in ipairs(found) do
     local id, queue, job, key = item.id, item.queue, item.job, job_key(item.id)
-    if item.is_stale then
+    if item.entry then
+        parking.remove_entry(queue, id, item.entry)
+        if malformed[id] then set_deadline(QUARANTINE, id, now) end
+    elseif item.is_stale then
         remove_member(queue.source, id)
     elseif not job then
         remove_member(queue.available, id)
@@ -91,11 +103,17 @@ for _, item in ipairs(found) do
         expire(id, key, job, keep_discarded_ms)
     elseif job[F.hold] then
         hold_job(id, key, job)
+    elseif item.is_other_type then
+        parking.park(queue, id, job, item.score)
     elseif not item.starts then
         block_job(queue, id, job, item.score)
     else
         leased, queue.started = leased + 1, queue.started + 1
         remove_member(queue.available, id)
+        if job[F.parked] then
+            remove_member(queue.blocked, id)
+            leave_parked(id, job)
+        end
         if job[F.token] then
             use_token(id, job)
         elseif job[F.limit] then
@@ -118,6 +136,7 @@ close_local_limits()
 for _, queue in ipairs(queues) do
     count_queue_starts(queue.counters, queue.name, queue.limits, queue.started)
     write_turns(queue)
+    if queue.has_parked then redis.call('SPUBLISH', WAKE_CHANNEL, queue.name .. ' * ' .. ARGV[12]) end
     if queue.visited then
         local starts = free_starts(queue.limits.limiters, wanted)
         local can_request_more = request_tokens(queue, queue.budget, starts, queue.max_score)
@@ -127,6 +146,7 @@ for _, queue in ipairs(queues) do
         end
     end
 end
+flush_additions()
 flush_events()
 flush_removals()
 flush_counters()

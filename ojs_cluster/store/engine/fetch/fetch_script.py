@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from ojs_cluster.keys import Shard
@@ -23,6 +24,17 @@ _NEED_FULL_ACK: Final = frozenset({f.WORKFLOW, f.KEEP})
 """Fields with which ``ack.lua`` cannot complete a job: the scripts mark its lease id."""
 _LINES_BEFORE_JOB: Final = 3
 """Number of lines in a text reply of ``fetch.lua`` before the values of its job."""
+
+
+def pack_types(types: Iterable[str]) -> str:
+    """Return a list of job types for the scripts: a line each, between line breaks."""
+    return "\n".join(("", *sorted(set(types)), ""))
+
+
+@lru_cache(maxsize=1024)
+def digest_of(types: str) -> str:
+    """Return what a message has for the list of types of the fetch that parked jobs."""
+    return blake2b(types.encode(), digest_size=8).hexdigest() if types else ""
 
 
 class _LeasedJob(NamedTuple):

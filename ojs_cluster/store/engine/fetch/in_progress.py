@@ -24,6 +24,11 @@ class FetchInProgress(Protocol):
         ...
 
     @property
+    def types(self) -> str:
+        """The job types that the worker runs, as ``pack_types``; '' for any."""
+        ...
+
+    @property
     def wanted(self) -> int:
         """How many more jobs the fetch may return."""
         ...

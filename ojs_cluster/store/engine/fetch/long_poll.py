@@ -3,19 +3,24 @@
 A waiter is a fetch that found no job and waits. A transition publishes a queue's name only when the
 queue stops being empty, so an idle or a busy queue publishes nothing. Each process then wakes one
 waiter. A waiter that got a job wakes the next one, so many new jobs reach all waiters one after the
-other. A fetch for one tenant waits for a message of its own, ``<queue> <tenant>``. When a pause or
-a limit ends, jobs of any tenant may start, so ``<queue> *`` wakes one waiter of each tenant. Waking
-all waiters at once was refused: a thousand waiters would fetch for one job.
+other. Of waiters that name different job types, each process wakes one of each kind, because only
+one kind may run the job. A fetch that parks jobs publishes ``<queue> * <digest>``, with the digest
+of its own types. It wakes one waiter of each kind with other types.
+
+A fetch for one tenant waits for a message of its own, ``<queue> <tenant>``. When a pause or a limit
+ends, jobs of any tenant may start, so ``<queue> *`` wakes one waiter of each tenant. Waking all
+waiters at once was refused: a thousand waiters would fetch for one job.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
 from math import inf
+from typing import NamedTuple
 
 import trio
 
@@ -31,13 +36,16 @@ from ojs_cluster.store.engine.fetch.fetch import (
     fetch_unless_quiet,
     resume,
 )
+from ojs_cluster.store.engine.fetch.fetch_script import digest_of
 from ojs_cluster.store.engine.fetch.ranked_fetch import read_depths
 from ojs_cluster.store.engine.fetch.worker_messages import WorkerMessages
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.store.ground.process_state.depth_reader import FilledQueues
 
-FetchNow = Callable[[Store, Sequence[str], int, str, int | None, str], Awaitable[list[JobRecord]]]
+FetchNow = Callable[
+    [Store, Sequence[str], int, str, int | None, str, str], Awaitable[list[JobRecord]]
+]
 """A function with the parameters of ``fetch_unless_quiet``."""
 CHECK_EVERY_S = 5.0
 """Time in seconds between two reads of all queues that have waiters.
@@ -65,6 +73,18 @@ SUBSCRIBE_S = 1.0
 """Longest time in seconds that a waiter waits for its subscriptions."""
 
 
+class _Kind(NamedTuple):
+    """Which jobs a waiter takes.
+
+    Attributes:
+        tenant: those of this tenant, '' for any.
+        types: those of these types, as ``pack_types``; '' for any.
+    """
+
+    tenant: str
+    types: str
+
+
 class _Waiter:
     """One waiting fetch, and the queues that it was woken for since its last fetch."""
 
@@ -90,13 +110,13 @@ class Waiters:
 
     def __init__(self) -> None:
         self.worker_messages = WorkerMessages()
-        self._waiting: dict[str, dict[str, dict[_Waiter, None]]] = {}
-        """The waiters of each queue by their tenant, '' for those that take any job."""
+        self._waiting: dict[str, dict[_Kind, dict[_Waiter, None]]] = {}
+        """The waiters of each queue by the jobs that they take."""
         self._checked_at = -inf
         self._covered_until: dict[tuple[str, ...], float] = {}
         """Until when no new shard needs a subscription for a list of queues."""
-        self._recent: deque[str] = deque(maxlen=_RECENT_MESSAGES)
-        """The queues of the latest messages."""
+        self._recent: deque[tuple[str, str]] = deque(maxlen=_RECENT_MESSAGES)
+        """The queues and digests of the latest messages."""
         self._messages = 0
         self._tenants_due: dict[str, float] = {}
         """When one waiter of each tenant of a queue may be woken again."""
@@ -170,13 +190,17 @@ class Waiters:
         """
         return self._messages if wait_ms > 0 and self.covers(tuple(queues)) else None
 
-    def has_message(self, queues: Sequence[str], since: int) -> bool:
-        """Return whether one of the queues had a message after the first ``since`` messages."""
+    def has_message(self, queues: Sequence[str], since: int, types: str = "") -> bool:
+        """Return whether one of the queues had a message after the first ``since`` messages.
+
+        Messages of fetches that name the same types do not count.
+        """
         count = self._messages - since
         if count > len(self._recent):
             return True
-        recent = islice(reversed(self._recent), count)
-        return count > 0 and not set(queues).isdisjoint(recent)
+        recent = islice(reversed(self._recent), max(0, count))
+        own = digest_of(types)
+        return any(queue in queues and (not by or by != own) for queue, by in recent)
 
     async def _subscribe(self, store: Store, shard: Shard) -> None:
         if shard not in self._subscribed:
@@ -184,40 +208,53 @@ class Waiters:
             await store.redis.subscribe(shard.wake_channel, shard.slot, on_message, self.wake_all)
             self._subscribed.add(shard)
 
-    def add(self, queues: Iterable[str], tenant: str = "") -> _Waiter:
+    def add(self, queues: Iterable[str], tenant: str = "", types: str = "") -> _Waiter:
         """Register a fetch that waits for jobs of ``queues``.
 
         Args:
             queues: the queues.
             tenant: the tenant whose jobs it waits for, '' for any.
+            types: the types whose jobs it waits for, as ``pack_types``; '' for any.
         """
-        waiter = _Waiter()
+        waiter, kind = _Waiter(), _Kind(tenant, types)
         for queue in queues:
-            self._waiting.setdefault(queue, {}).setdefault(tenant, {})[waiter] = None
+            self._waiting.setdefault(queue, {}).setdefault(kind, {})[waiter] = None
         return waiter
 
-    def remove(self, waiter: _Waiter, queues: Iterable[str], tenant: str = "") -> None:
+    def remove(
+        self, waiter: _Waiter, queues: Iterable[str], tenant: str = "", types: str = ""
+    ) -> None:
         """Unregister a fetch. Queues without a waiter are not checked."""
+        kind = _Kind(tenant, types)
         for queue in queues:
             waiting = self._waiting.get(queue)
             if waiting is not None:
-                of_tenant = waiting.get(tenant, {})
-                of_tenant.pop(waiter, None)
-                if not of_tenant:
-                    waiting.pop(tenant, None)
+                of_kind = waiting.get(kind, {})
+                of_kind.pop(waiter, None)
+                if not of_kind:
+                    waiting.pop(kind, None)
                 if not waiting:
                     del self._waiting[queue]
                     self._tenants_due.pop(queue, None)
 
-    def wake_next(self, queues: Iterable[str], tenant: str = "") -> None:
-        """Wake the first waiter of each of ``queues``, of those that wait for ``tenant``."""
+    def wake_next(self, queues: Iterable[str], tenant: str = "", types: str = "") -> None:
+        """Wake the first waiter of each of ``queues``, of those that take the same jobs."""
         for queue in queues:
-            waiting = self._waiting.get(queue, {}).get(tenant)
+            waiting = self._waiting.get(queue, {}).get(_Kind(tenant, types))
             if waiting:
                 next(iter(waiting)).wake(queue)
 
+    def _wake_kinds(self, queue: str, is_woken: Callable[[_Kind], object]) -> None:
+        """Wake the first waiter of each kind of a queue that ``is_woken``."""
+        for kind, waiting in self._waiting.get(queue, {}).items():
+            if is_woken(kind):
+                next(iter(waiting)).wake(queue)
+
+    def _wake_types(self, queue: str, types: str) -> None:
+        self._wake_kinds(queue, lambda kind: kind.types == types)
+
     async def check_queues(self, store: Store) -> None:
-        """Wake a waiter of each queue that has jobs, unless the queues were checked recently.
+        """Wake waiters of each queue that has jobs, unless the queues were checked recently.
 
         If a shard does not answer, a waiter of each of its queues is woken: its fetch then raises
         the error.
@@ -236,38 +273,45 @@ class Waiters:
                 filled = await store.depth_reader.find_filled(store, queues_of)
                 await run_concurrently(filled.queues, partial(self._check, store, filled))
                 for shard in (*filled.unanswered, *filled.doubtful):
-                    self._wake_each_tenant(queues_of[shard])
+                    for queue in queues_of[shard]:
+                        self._wake_kinds(queue, bool)
         except BaseException:  # a cancelled check counts as not made: another waiter makes it
             self._checked_at = checked_at
             raise
 
     async def _check(self, store: Store, filled: FilledQueues, shard: Shard) -> None:
-        """Wake a waiter of each queue of a shard that has jobs."""
-        names = sorted(filled.queues[shard])
-        with (
-            trio.move_on_after(CHECK_S),
-            suppress(BackendUnavailable),
-        ):  # then the fetch of the waiter raises the error
-            depths = await read_depths(store, shard, names)
-            names = [queue for queue in names if depths[queue]]
-            store.depth_cache.mark_filled(store.keys, shard, names)
-        self._wake_each_tenant(names)
-
-    def _wake_each_tenant(self, queues: Iterable[str]) -> None:
-        for queue in queues:
-            for tenant in self._waiting.get(queue, ()):
-                self.wake_next([queue], tenant)
+        """Wake waiters of each queue of a shard that has jobs."""
+        queues: dict[str, list[str]] = {}  # by the types of their waiters
+        for queue in sorted(filled.queues[shard]):
+            for types in {kind.types for kind in self._waiting.get(queue, ())}:
+                queues.setdefault(types, []).append(queue)
+        for types, names in queues.items():
+            depths: Mapping[str, int] = {}
+            with (
+                trio.move_on_after(CHECK_S),
+                suppress(BackendUnavailable),
+            ):  # then the fetch of the waiter raises the error
+                depths = await read_depths(store, shard, names, types=types)
+                store.depth_cache.mark_filled(store.keys, shard, filter(depths.get, names), types)
+            for queue in names:
+                if depths.get(queue, 1):
+                    self._wake_types(queue, types)
 
     def _on_message(self, store: Store, shard: Shard, payload: bytes) -> None:
         if self.worker_messages.deliver(payload):
             return
-        queue, _, tenant = payload.decode().partition(" ")
-        self._recent.append(queue)
+        queue, _, rest = payload.decode().partition(" ")
+        tenant, _, by = rest.partition(" ")
+        self._recent.append((queue, by))
         self._messages += 1
         store.depth_cache.mark_filled(store.keys, shard, [queue])
+        if by:
+            self._wake_kinds(queue, lambda kind: not kind.tenant and digest_of(kind.types) != by)
         if tenant != EACH_TENANT:
-            self.wake_next([queue], tenant)
-        elif any(self._waiting.get(queue, ())) and queue not in self._delayed:
+            self._wake_kinds(queue, lambda kind: kind.tenant == tenant)
+        elif (
+            any(kind.tenant for kind in self._waiting.get(queue, ())) and queue not in self._delayed
+        ):
             due = self._tenants_due.get(queue, 0.0)
             if trio.current_time() >= due:
                 self._wake_tenants(queue)
@@ -284,18 +328,17 @@ class Waiters:
         self._wake_tenants(queue)
 
     def _wake_tenants(self, queue: str) -> None:
-        """Wake one waiter of each tenant."""
+        """Wake one waiter of each kind that waits for a tenant."""
         if queue in self._waiting:
             self._tenants_due[queue] = trio.current_time() + EACH_TENANT_EVERY_S
-            for tenant in filter(None, self._waiting[queue]):
-                self.wake_next([queue], tenant)
+            self._wake_kinds(queue, lambda kind: kind.tenant)
 
     def wake_all(self) -> None:
         """Make each waiter call its ``check`` and fetch again, and those that begin to wait now."""
         self._messages += _RECENT_MESSAGES + 1
         self.worker_messages.tell_all()
-        for queue, tenants in self._waiting.items():
-            for waiting in tenants.values():
+        for queue, kinds in self._waiting.items():
+            for waiting in kinds.values():
                 for waiter in waiting:
                     waiter.wake(queue)
 
@@ -310,6 +353,7 @@ async def fetch_or_wait(
     visibility_timeout_ms: int | None = None,
     wait_ms: int = 0,
     tenant: str = "",
+    types: str = "",
     on_wait: Callable[[], None] = lambda: None,
     check: Callable[[], None] = lambda: None,
     fetch_now: FetchNow = fetch_unless_quiet,
@@ -326,6 +370,7 @@ async def fetch_or_wait(
         visibility_timeout_ms: length of the leases in milliseconds; None for that of each job.
         wait_ms: longest wait in milliseconds.
         tenant: the tenant whose jobs are fetched, '' for any.
+        types: the job types that the worker runs, as ``pack_types``; '' for any.
         on_wait: called when the wait begins.
         check: called before each fetch during the wait. It raises ``OJSError`` to end the wait.
         fetch_now: fetches without a wait; for a worker pool, by its strategy.
@@ -341,24 +386,24 @@ async def fetch_or_wait(
         extend_deadline(wait_ms / 1000)
     since = waiters.position(queues, wait_ms) if sent is None else sent.since
     jobs: list[JobRecord] = []
+    fetch_once = partial(
+        fetch_now, store, queues, count, worker_id, visibility_timeout_ms, tenant, types
+    )
     try:
         try:
             if sent is None:
-                first = fetch_now(store, queues, count, worker_id, visibility_timeout_ms, tenant)
+                jobs = await fetch_once()
             else:
-                first = resume(store, queues, count, worker_id, sent)
-            jobs = await first
+                jobs = await resume(store, queues, count, worker_id, types, sent)
         except FetchIsUnfinished:
             since = None
         if jobs or wait_ms <= 0 or waiters.draining:
             return jobs
         await ensure_task()
         on_wait()
-        fetch_once = partial(
-            fetch_now, store, queues, count, worker_id, visibility_timeout_ms, tenant
-        )
+        kind = _Kind(tenant, types)
         return await _wait(
-            store, waiters, queues, tenant, worker_id, fetch_once, check, deadline, since
+            store, waiters, queues, kind, worker_id, fetch_once, check, deadline, since
         )
     except WorkerIsQuiet:
         # A quiet worker does not become a waiter: it would take wake-ups that other workers need.
@@ -374,7 +419,7 @@ async def _wait(
     store: Store,
     waiters: Waiters,
     queues: Sequence[str],
-    tenant: str,
+    kind: _Kind,
     worker_id: str,
     fetch_once: Callable[[], Awaitable[list[JobRecord]]],
     check: Callable[[], None],
@@ -382,10 +427,10 @@ async def _wait(
     since: int | None,
 ) -> list[JobRecord]:
     jobs: list[JobRecord] = []
-    waiter = waiters.add(queues, tenant)
+    waiter = waiters.add(queues, *kind)
     queues_to_wake: set[str] = set()
     try:
-        if since is not None and not waiters.has_message(queues, since):
+        if since is not None and not waiters.has_message(queues, since, kind.types):
             # The first fetch has missed no job whose message this waiter does not get.
             await _until_woken(store, waiters, waiter, queues, worker_id, deadline)
             if not waiter.woken:
@@ -414,8 +459,8 @@ async def _wait(
         return jobs
     finally:
         # Also when cancelled: the queues may have jobs for another waiter.
-        waiters.remove(waiter, queues, tenant)
-        waiters.wake_next(queues_to_wake | waiter.woken, tenant)
+        waiters.remove(waiter, queues, *kind)
+        waiters.wake_next(queues_to_wake | waiter.woken, *kind)
 
 
 async def _until_woken(

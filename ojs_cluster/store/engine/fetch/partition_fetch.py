@@ -47,7 +47,11 @@ async def fetch_from_partitions(
     """
     await ensure_task()
     # If a tenant has no jobs in a partition, others may have some. So these depths are not shared.
-    depths = QueueDepths(len(shards)) if fetch.tenant else store.depth_cache.of(queue, len(shards))
+    depths = (
+        QueueDepths(len(shards))
+        if fetch.tenant
+        else store.depth_cache.of(queue, len(shards), fetch.types)
+    )
     first_closing = store.partitions.layout(queue).count
     empty: set[int] = set()
     failure: OJSError | None = None
@@ -81,7 +85,7 @@ async def fetch_from_partitions(
     if depths.fresh:
         await fetch_likely(_MAX_MISSES)
     if fetch.wanted:
-        await depths.refresh(partial(_read_all, store, queue, shards, depths, fetch.tenant))
+        await depths.refresh(partial(_read_all, store, queue, shards, depths, fetch))
         await fetch_likely(len(shards))
     unreachable = len(shards) - len(depths.reachable())
     if fetch.wanted and unreachable:
@@ -92,10 +96,10 @@ async def fetch_from_partitions(
 
 
 async def _read_all(
-    store: Store, queue: str, shards: list[Shard], depths: QueueDepths, tenant: str
+    store: Store, queue: str, shards: list[Shard], depths: QueueDepths, fetch: FetchInProgress
 ) -> None:
     """Read the depth of every partition that is not skipped."""
-    script = store.scripts["peek_depth"]
+    script, tenant, args = store.scripts["peek_depth"], fetch.tenant, [fetch.types, fetch.tenant]
     keys_of = {
         number: [
             shard.tenant_queue(queue, tenant) if tenant else shard.queue_available(queue),
@@ -110,7 +114,7 @@ async def _read_all(
         keys = keys_of[number]
         try:
             with trio.fail_after(PEEK_S):
-                depth = await store.run(shards[number], "peek_depth", keys, idempotent=True)
+                depth = await store.run(shards[number], "peek_depth", keys, args, idempotent=True)
             depths.set_depth(number, depth)
         except OutOfTime:
             raise
@@ -120,7 +124,7 @@ async def _read_all(
     reachable = depths.reachable()
     answers = await store.redis.read_each(
         [
-            PackedReads(shards[number].slot, pack_call(script, keys_of[number]))
+            PackedReads(shards[number].slot, pack_call(script, keys_of[number], args))
             for number in reachable
         ]
     )

@@ -94,7 +94,7 @@ async def fetch_in_order(
             first.append(remaining.pop(0))
             to_read.update(dict.fromkeys(filled.shards_of(*first[-1])))
         shards_to_read *= 2
-        depths, error = await _read_filled(store, list(to_read), filled, fetch.tenant)
+        depths, error = await _read_filled(store, list(to_read), filled, fetch.tenant, fetch.types)
         failure = failure or error
         candidates = _limit_blocked(
             filled_queues(store, first, depths), _MAX_BLOCKED_QUEUES - blocked
@@ -175,7 +175,7 @@ async def _fetch_planned(
 
 
 async def read_depths(
-    store: Store, shard: Shard, queues: Sequence[str], tenant: str = ""
+    store: Store, shard: Shard, queues: Sequence[str], tenant: str = "", types: str = ""
 ) -> Mapping[str, int]:
     """Read how many jobs a worker could get from queues of one shard.
 
@@ -186,6 +186,7 @@ async def read_depths(
         shard: the shard.
         queues: the names of the queues.
         tenant: the tenant whose available jobs count, '' for all jobs.
+        types: the types whose parked jobs count, as ``pack_types``; '' for all.
 
     Returns:
         The depth of each queue; ``BLOCKED`` for a queue that has only blocked jobs.
@@ -203,10 +204,11 @@ async def read_depths(
                 shard.queue_counters(queue),
                 shard.queue_blocked(queue),
             )
-        due, *numbers = await store.run(shard, "depths", keys, idempotent=True)
+        args = [types, tenant]
+        due, *numbers = await store.run(shard, "depths", keys, args, idempotent=True)
         if due:
             await promote(store, shard, _MAX_PROMOTED)
-            _, *numbers = await store.run(shard, "depths", keys, idempotent=True)
+            _, *numbers = await store.run(shard, "depths", keys, args, idempotent=True)
         depths.update(zip(names, numbers, strict=True))
     return depths
 
@@ -231,7 +233,11 @@ async def read_all_depths(
 
 
 async def _read_filled(
-    store: Store, shards: Sequence[Shard], filled: FilledQueues, tenant: str = ""
+    store: Store,
+    shards: Sequence[Shard],
+    filled: FilledQueues,
+    tenant: str = "",
+    types: str = "",
 ) -> tuple[dict[Shard, Mapping[str, int]], Exception | None]:
     """Read the depths of the filled queues of some shards; otherwise as ``read_all_depths``."""
     depths: dict[Shard, Mapping[str, int]] = {}
@@ -240,7 +246,8 @@ async def _read_filled(
     async def read(shard: Shard) -> None:
         nonlocal failure
         try:
-            depths[shard] = await read_depths(store, shard, sorted(filled.queues[shard]), tenant)
+            names = sorted(filled.queues[shard])
+            depths[shard] = await read_depths(store, shard, names, tenant, types)
         except OutOfTime as error:
             failure = failure or error
         except BackendUnavailable as error:

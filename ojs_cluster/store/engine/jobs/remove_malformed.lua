@@ -36,6 +36,7 @@ if queue then
         preflight_key(tenant_queue_key(queue, job[F.tenant]))
         preflight_key(tenant_counters_key(job[F.tenant]))
     end
+    if job[F.parked] then preflight_parked(job) end
     if limit_key then
         preflight_key(token_unrequested_key(queue, limit_key))
         preflight_key(token_requested_key(queue, limit_key))
@@ -59,6 +60,7 @@ if queue then
     for _, zset in ipairs({queue_available_key(queue), queue_blocked_key(queue), queue_dead_key(queue)}) do
         remove_member(zset, id)
     end
+    for _, zset in ipairs(job[F.parked] and parked_keys(job) or {}) do remove_member(zset, id) end
     if limit_key then
         remove_member(token_unrequested_key(queue, limit_key), id)
         remove_member(token_requested_key(queue, limit_key), id)

@@ -2,7 +2,7 @@
 --   execution timeout passed:   active -> retryable | discarded
 --   visibility deadline passed: active -> available | discarded (no attempt left)
 --   expires_at passed:          available | scheduled | retryable | pending -> discarded
--- Malformed jobs are quarantined. A quarantined job that is valid again returns to its queue.
+-- Malformed jobs are quarantined. A quarantined job that is valid again returns to its queue, unless it is parked.
 -- Memory: allow-oom; per job 2.5 KiB.
 -- KEYS: 1 active, 2 execution_deadlines, 3 expiring, 4 due, 5 pending, 6 finished, 7 dead, 8 events,
 --       9 quarantine.
@@ -125,11 +125,16 @@ end
 
 for _, id in ipairs(repaired) do
     local job = jobs[id]
-    remove_member(QUARANTINE, id)
-    if job and job[F.state] == 'available' then
+    local is_available = job and job[F.state] == 'available'
+    if is_available and job[F.parked] and redis.call('ZSCORE', queue_blocked_key(job[F.queue]), id) then
+        redis.call('ZADD', QUARANTINE, now + PARKED_CHECK_MS, id) -- see leave_parked.lua
+    elseif is_available then
+        if job[F.parked] then leave_parked(id, job) else remove_member(QUARANTINE, id) end
         if job[F.tenant] then count_for_tenant(job, 'available', -1) end -- it had left its queue only
         announce_queue(job[F.queue])
         make_available(id, job, true)
+    else
+        remove_member(QUARANTINE, id)
     end
 end
 

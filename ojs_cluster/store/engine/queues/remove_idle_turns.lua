@@ -13,13 +13,16 @@ if not first then return 0 end
 local unchecked = redis.call('ZCOUNT', turns_key, first, first) - limit
 local from = unchecked > 0 and now % (unchecked + 1) or 0
 local rows, idle = redis.call('ZRANGE', turns_key, from, from + limit - 1, 'WITHSCORES'), {}
-for i = 1, #rows, 2 do preflight_key(tenant_queue_key(queue, rows[i])) end
+for i = 1, #rows, 2 do
+    preflight_key(tenant_queue_key(queue, rows[i]))
+    preflight_key(parked_jobs_key(queue, '', rows[i]))
+end
 run_preflight()
 local lowest
 for i = 1, #rows, 2 do
     local turn = tonumber(rows[i + 1])
     if lowest and turn > lowest then break end
-    if redis.call('EXISTS', tenant_queue_key(queue, rows[i])) == 1 then lowest = turn
+    if redis.call('EXISTS', tenant_queue_key(queue, rows[i]), parked_jobs_key(queue, '', rows[i])) > 0 then lowest = turn
     else idle[#idle + 1] = rows[i] end
 end
 call_in_slices('ZREM', turns_key, idle)

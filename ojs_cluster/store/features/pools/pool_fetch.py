@@ -52,6 +52,7 @@ async def fetch_for_pool(
     worker_id: str,
     visibility_timeout_ms: int | None,
     tenant: str = "",
+    types: str = "",
 ) -> list[JobRecord]:
     """Fetch as ``fetch_unless_quiet`` does, but choose the queues by the strategy of the pool.
 
@@ -63,6 +64,7 @@ async def fetch_for_pool(
         worker_id: the holder of the leases, '' for an anonymous worker.
         visibility_timeout_ms: length of the leases in milliseconds; None for that of each job.
         tenant: the tenant whose jobs are fetched, '' for any.
+        types: the job types that the worker runs, as ``pack_types``; '' for any.
 
     Raises:
         WorkerIsQuiet, BackendUnavailable: as ``fetch_unless_quiet``.
@@ -70,13 +72,13 @@ async def fetch_for_pool(
     state.fetches += 1
     if state.pool.strategy == STRICT:
         jobs = await fetch_unless_quiet(
-            store, queues, count, worker_id, visibility_timeout_ms, tenant
+            store, queues, count, worker_id, visibility_timeout_ms, tenant, types
         )
     else:
         await ensure_task()
         # The depths count the jobs of all tenants, so they are no plan for a fetch of one tenant.
         run = partial(_take_first_jobs if tenant else _run, state, store, queues)
-        jobs = await collect(store, count, worker_id, visibility_timeout_ms, run, tenant)
+        jobs = await collect(store, count, worker_id, visibility_timeout_ms, run, tenant, types)
     for job in jobs:
         state.count(job.queue)
     return jobs

@@ -21,6 +21,8 @@ LIMITED_S = 10.0
 """Time in seconds for which fetches run the full-path script at once after a call met limits."""
 _ROUND_ROBIN_EVERY = 4
 """Every fourth choice of a partition is round-robin."""
+_MAX_LISTS_OF_TYPES = 16
+"""Maximum number of lists of job types for which the depths of a queue are remembered."""
 _MAX_ENTRIES = 10_000
 """Maximum number of entries of each cache; a full cache is emptied."""
 
@@ -131,23 +133,28 @@ class QueueDepthCache:
     """The depths of all partitioned queues that this process fetches from."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, QueueDepths] = {}
+        self._queues: dict[str, dict[str, QueueDepths]] = {}
 
-    def of(self, queue: str, count: int) -> QueueDepths:
-        """Return the depths of a queue that has ``count`` partitions."""
-        depths = self._queues.get(queue)
-        if depths is None or len(depths) != count:
+    def of(self, queue: str, count: int, types: str = "") -> QueueDepths:
+        """Return the depths of a queue that has ``count`` partitions, for fetches of ``types``."""
+        of_queue = self._queues.get(queue)
+        if of_queue is None or (len(of_queue) >= _MAX_LISTS_OF_TYPES and types not in of_queue):
             if len(self._queues) >= _MAX_ENTRIES:
                 self._queues.clear()
-            depths = self._queues[queue] = QueueDepths(count)
+            of_queue = self._queues[queue] = {}
+        depths = of_queue.get(types)
+        if depths is None or len(depths) != count:
+            depths = of_queue[types] = QueueDepths(count)
         return depths
 
-    def mark_filled(self, keys: Keyspace, shard: Shard, queues: Iterable[str]) -> None:
-        """Record that ``shard`` has a job of each of ``queues``."""
+    def mark_filled(
+        self, keys: Keyspace, shard: Shard, queues: Iterable[str], types: str | None = None
+    ) -> None:
+        """Record that ``shard`` has jobs of ``queues``, for fetches of ``types`` or of any."""
         for queue in queues:
-            depths = self._queues.get(queue)
-            if depths is not None:
-                depths.mark_filled(keys.partition_of(queue, shard))
+            for of_types, depths in self._queues.get(queue, {}).items():
+                if types is None or types == of_types:
+                    depths.mark_filled(keys.partition_of(queue, shard))
 
 
 class LimitedQueues:

@@ -10,5 +10,5 @@ local F = {
     transaction = '@t', max_per_second = 'ps', tombstone = '@f', fixed_id = 'fx', cancelled_keep_ms = 'sp',
     limit = 'rl', token = 'rt', open_token_request = 'ra', token_request_count = 'rn', hidden = 'hd',
     progress = 'pg', progress_data = 'pd', checkpoint = 'ck', history = 'hy', edits = 'ed',
-    tenant = 'tn', agent = 'ag', hold = 'ho', keep = 'kp',
+    tenant = 'tn', agent = 'ag', hold = 'ho', keep = 'kp', parked = 'pk',
 }

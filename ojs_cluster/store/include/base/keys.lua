@@ -16,6 +16,7 @@ local function tenant_queue_key(queue, tenant) return PREFIX .. 'tq:' .. queue .
 local function tenant_turns_key(queue) return PREFIX .. 'tt:' .. queue end
 local function tenant_counters_key(tenant) return PREFIX .. 'tc:' .. tenant end
 local function queue_blocked_key(queue) return PREFIX .. 'h:' .. queue end
+local function parked_jobs_key(queue, kind, tenant) return PREFIX .. 'pj:' .. queue .. ':' .. kind .. ':' .. tenant end
 local function token_demand_key(queue) return PREFIX .. 'hq:' .. queue end
 local function token_unrequested_key(queue, key) return PREFIX .. 'hk:' .. queue .. ':' .. key end
 local function token_requested_key(queue, key) return PREFIX .. 'ha:' .. queue .. ':' .. key end

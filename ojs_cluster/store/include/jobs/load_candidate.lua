@@ -1,5 +1,5 @@
 -- Reads the jobs of a queue that a fetch may take (see select_jobs.lua).
---@include load_jobs
+--@include load_jobs park_jobs
 local found_blocked = false -- whether a job that cannot start was found: more may follow, so rows are read ahead
 local passed_groups = {} -- 'queue:rate limit key' -> true when the preflight of its keys is done
 local malformed = {} -- id -> true for a malformed job
@@ -9,23 +9,30 @@ local malformed = {} -- id -> true for a malformed job
 local function load_blocked(queue, id)
     local key = job_key(id)
     local found = redis.call('HMGET', key, F.limit, F.token, F.transaction, F.expires, F.token_request_count,
-        F.tenant)
+        F.tenant, F.parked, F.type)
     if found[4] and (tonumber(found[4]) or 0) <= now then return load_small_fields(key) end
-    if not found[1] or found[2] or found[3] or found[5] and not is_number(found[5]) then return end
+    if not found[1] or found[2] or found[3] or found[5] and not is_number(found[5]) or not found[8] then
+        return
+    end
     local job = {[F.limit] = found[1], [F.token_request_count] = found[5] or nil, [F.queue] = queue.name,
-        [F.tenant] = found[6] or nil}
+        [F.tenant] = found[6] or nil, [F.parked] = found[7] or nil, [F.type] = found[8]}
     local limit = load_local_limit(job)
     if limit and limit.untaken > 0 then return end
     if job[F.tenant] then preflight_key(tenant_queue_key(queue.name, job[F.tenant])) end
+    if job[F.parked] then preflight_parked(job) end
     local group = queue.name .. ':' .. limit_of(job)
-    if not passed_groups[group] then preflight_limit(job) end
+    if not passed_groups[group] then
+        preflight_limit(job)
+        preflight_key(OUTBOX)
+        preflight_key(OUTBOX_DUE)
+    end
     passed_groups[group] = true
     return job
 end
 
 -- Reads a job of a queue. Returns false for a missing or malformed one.
 local function load_candidate(queue, id)
-    local job, reply = found_blocked and load_blocked(queue, id), nil
+    local job, reply = found_blocked and (parking.load(queue, id) or load_blocked(queue, id)), nil
     -- After a malformed job, the next job may also be malformed, and large. So its small fields are read first.
     if not job and next(malformed) then
         job, reply = load_small_fields(job_key(id))

@@ -8,6 +8,7 @@ local function preflight_order(job)
     if limited then
         zsets[3], zsets[4] = token_unrequested_key(queue, limited), token_requested_key(queue, limited)
     end
+    for _, zset in ipairs(job[F.parked] and parked_keys(job) or {}) do zsets[#zsets + 1] = zset end
     if job[F.tenant] then zsets[#zsets + 1] = tenant_queue_key(queue, job[F.tenant]) end
     for _, zset in ipairs(zsets) do preflight_key(zset) end
     return zsets, limited

@@ -1,5 +1,5 @@
 -- Reads and writes the hash of a job.
---@include fields validate_job
+--@include fields validate_job parked_keys
 
 -- Returns the rate limit key of a job.
 local function limit_of(job) return (string.match(job[F.limit], '^%S*')) end
@@ -38,6 +38,7 @@ local function check_job(key, job, field_list, transaction)
         preflight_key(tenant_turns_key(job[F.queue] or ''))
         preflight_key(queue_counters_key(job[F.queue] or ''))
     end
+    if job[F.parked] then preflight_parked(job) end
     job.field_list = field_list
     return job
 end

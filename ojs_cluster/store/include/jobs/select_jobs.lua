@@ -1,10 +1,15 @@
 -- Selects the jobs that a fetch takes. fetch_full.lua explains `queues` and `jobs`.
---@include load_candidate fair_share fair_rows_again write_turns
+--@include load_candidate merged_rows fair_share fair_rows_again write_turns
 -- Jobs that cannot start, which one call passes at 10 us each. The first job of a rate limit key takes 35 us and
--- counts as two, and a job that leaves its queue as eight.
-local MAX_PASSED_JOBS, FIRST_OF_KEY_COST, LEAVING_JOB_COST = 400, 2, 8
--- Returns whether a job is in the index of a tenant, but not in its queue: see tenant_queue.lua.
+-- counts as two, as does a job that is parked, and a job that leaves its queue as eight.
+local MAX_PASSED_JOBS = 400
+local FIRST_OF_KEY_COST = 2
+local PARKING_COST = 2
+local LEAVING_JOB_COST = 8
+-- Returns whether a job is in the index of a tenant, but not in its queue (see tenant_queue.lua), or in an index of
+-- parked jobs and not blocked.
 local function is_stale(queue, id)
+    if queue.parked_in[id] then return not redis.call('ZSCORE', queue.blocked, id) end
     return queue.source ~= queue.available and not redis.call('ZSCORE', queue.available, id)
 end
 
@@ -24,9 +29,13 @@ local function scan(queues, jobs, wanted, tenant, bytes_read, promoted)
         queue.visited = open and (queue.visited or not promoted)
         if queue.visited and not promoted then begin_turns(queue, wanted, tenant) end
         local again = promoted and queue.turns
+        if open and not queue.turns and queue.parked[1] then
+            queue.rows_in_order, queue.merged_shown = merge.open(merge.sets_of(queue, tenant)), {}
+        end
         while open and live < max_live and budget > 0 and bytes < MAX_REPLY_BYTES do
             local size = math.min(math.max(max_live - live, found_blocked and 100 or 0), budget)
             local rows = again and fair_rows_again(queue, promoted, jobs) or queue.turns and fair_rows(queue, size)
+                or queue.parked[1] and merge.rows(queue, size)
                 or redis.call('ZRANGE', queue.source, from, from + size - 1, 'WITHSCORES')
             for i = 1, #rows, 2 do
                 local id = rows[i]
@@ -36,20 +45,24 @@ local function scan(queues, jobs, wanted, tenant, bytes_read, promoted)
                 if not stale and jobs[id] == nil then jobs[id] = load_candidate(queue, id) end
                 local job = not stale and jobs[id]
                 local alive = job and (not job[F.expires] or tonumber(job[F.expires]) > now)
-                local starts = alive and not job[F.hold] and may_start(job)
+                local is_parked = queue.parked_in[id]
+                local entry = is_parked and not job and parking.load_entry(queue, id)
+                local other = alive and not job[F.hold] and not is_parked and parking.is_other_type(queue, job)
+                local starts = alive and not job[F.hold] and not other and may_start(job)
                 if starts then live, bytes = live + 1, bytes + size_of(job) end
                 found_blocked = found_blocked or not starts
                 local cost, key = (not alive or job[F.hold]) and LEAVING_JOB_COST or 1, job and job[F.limit]
-                if cost == 1 and not starts and not keys[key] then keys[key], cost = true, FIRST_OF_KEY_COST end
+                if other then cost = PARKING_COST
+                elseif cost == 1 and not starts and not keys[key] then keys[key], cost = true, FIRST_OF_KEY_COST end
                 budget = budget - cost
                 scanned[#scanned + 1] = {id = id, score = tonumber(rows[i + 1]), queue = queue, job = job,
-                    alive = alive, starts = starts, is_stale = stale}
+                    alive = alive, starts = starts, is_stale = stale, is_other_type = other, entry = entry}
             end
             open, from = not again and #rows == 2 * size, from + size
         end
         if again and not queue.at_end and live < max_live then budget = 0 end
         queue.last = (live >= max_live or bytes >= MAX_REPLY_BYTES) and #scanned > 0
-            and scanned[#scanned].id
+            and scanned[#scanned].score
         if live >= wanted or bytes >= MAX_REPLY_BYTES then break end
     end
     return scanned, budget <= 0 and live < wanted

@@ -67,6 +67,7 @@ local function block_job(queue, id, job, score)
     keys[key] = keys[key] or {jobs = {}}
     table.insert(keys[key].jobs, {id = id, score = score, limit = job[F.limit],
         requests = job[F.token_request_count] or 0})
+    if job[F.parked] then leave_parked(id, job) end
     remove_member(queue.available, id)
     unindex_for_tenant(id, job)
     add_later(queue.blocked, score, id)

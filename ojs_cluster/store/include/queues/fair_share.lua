@@ -4,10 +4,11 @@
 -- Returns the first job of the queue that was not returned yet, its score and '', if it has no tenant.
 local function next_without_tenant(queue)
     while not queue.head_id or queue.shown[queue.head_id] do
-        local row = redis.call('ZRANGE', queue.available, queue.head, queue.head, 'WITHSCORES')
-        if not row[1] then return end
-        queue.head, queue.head_id, queue.head_score = queue.head + 1, row[1], row[2]
-        queue.head_tenant = redis.call('HGET', job_key(row[1]), F.tenant)
+        local id, score, set = merge.next_row(queue.rows_in_order)
+        if not id then return end
+        queue.head_id, queue.head_score = id, score
+        if set.name and not queue.shown[id] then queue.parked_in[id] = set end
+        queue.head_tenant = redis.call('HGET', job_key(id), F.tenant)
         if queue.head_tenant then join(queue, queue.head_tenant) end
     end
     if not queue.head_tenant then return queue.head_id, queue.head_score, '' end
@@ -16,20 +17,17 @@ end
 -- Returns the next job of a tenant and its score; nil when there is none.
 local function next_of_turn(queue, turn)
     while stale_left > 0 do
-        local id, score = turn.rows[turn.row], turn.rows[turn.row + 1]
-        if id then
-            turn.row = turn.row + 2
-            if not queue.shown[id] then
-                if redis.call('ZSCORE', queue.available, id) then return id, score end
-                stale_left = stale_left - 1
-                queue.stale[#queue.stale + 1] = {turn.source, id}
+        turn.rows = turn.rows or merge.open(merge.sets_of(queue, turn.tenant))
+        local id, score, set = merge.next_row(turn.rows)
+        if not id then return end
+        turn.has_jobs = true
+        if not queue.shown[id] then
+            if redis.call('ZSCORE', set.origin, id) then
+                if set.name then queue.parked_in[id] = set end
+                return id, score
             end
-        else
-            local size = turn.read == 0 and 1 or 16
-            turn.rows = redis.call('ZRANGE', turn.source, turn.read, turn.read + size - 1, 'WITHSCORES')
-            turn.row = 1
-            if not turn.rows[1] then return end
-            turn.read = turn.read + #turn.rows / 2
+            stale_left = stale_left - 1
+            queue.stale[#queue.stale + 1] = {set, id}
         end
     end
 end

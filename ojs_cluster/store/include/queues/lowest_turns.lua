@@ -10,7 +10,8 @@ local function find_lowest_turns(queue, tenant)
     local tenants = redis.call('ZRANGE', queue.turns_key, rank, rank + 1)
     tenants[#tenants + 1], queue.lowest = tenant, {}
     for _, name in ipairs(tenants) do
-        if redis.call('ZSCORE', queue.turns_key, name) == first[2] then
+        if redis.call('ZSCORE', queue.turns_key, name) == first[2]
+            and redis.call('EXISTS', parked_jobs_key(queue.name, '', name)) == 0 then
             queue.lowest[name] = tenant_queue_key(queue.name, name)
             preflight_key(queue.lowest[name])
         end
@@ -19,6 +20,6 @@ end
 
 local function remove_lowest_turns(queue)
     for tenant, source in pairs(queue.lowest or {}) do
-        if remaining_members(source) <= 0 then remove_member(queue.turns_key, tenant) end
+        if remaining_members(source) <= 0 and not queue.has_parked then remove_member(queue.turns_key, tenant) end
     end
 end

@@ -1,5 +1,5 @@
 -- Removes a job from its queue or its worker, and returns the job's token to its rate limit key.
---@include tenant_queue wake_queue
+--@include tenant_queue wake_queue leave_parked
 
 -- Puts a rate limit key into the demand of a queue, with the score of the key's best blocked job that has not
 -- requested a token. Keys without a pending request (`idle`) come first: UNREQUESTED_FIRST, 2^53, is above
@@ -15,7 +15,10 @@ end
 local function remove_from_queue(id, job)
     local queue, key = job[F.queue], job[F.limit] and limit_of(job)
     leave_tenant_queue(id, job)
-    if not key or job[F.token] then remove_member(queue_available_key(queue), id)
+    if job[F.parked] then leave_parked(id, job) end
+    if not key or job[F.token] then
+        remove_member(queue_available_key(queue), id)
+        if job[F.parked] then remove_member(queue_blocked_key(queue), id) end
     elseif job[F.open_token_request] then
         remove_member(queue_blocked_key(queue), id)
         -- If the key's only request is that of this job, the key has no pending request after the removal.

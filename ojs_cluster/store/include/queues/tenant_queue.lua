@@ -31,7 +31,7 @@ end
 -- Removes a job from the index of its tenant, before it leaves its queue or is blocked. The tenant keeps its turn:
 -- the next fetch that comes to it removes it.
 local function unindex_for_tenant(id, job)
-    if job[F.tenant] then remove_member(tenant_queue_key(job[F.queue], job[F.tenant]), id) end
+    if job[F.tenant] and not job[F.parked] then remove_member(tenant_queue_key(job[F.queue], job[F.tenant]), id) end
 end
 
 -- Removes a job that is not available any more.

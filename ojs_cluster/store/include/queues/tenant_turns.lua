@@ -30,8 +30,9 @@ end
 local function add_turn(queue, tenant, at)
     local source = tenant_queue_key(queue.name, tenant)
     preflight_key(source)
+    preflight_key(parked_jobs_key(queue.name, '', tenant))
     queue.known[tenant] = true
-    queue.turns[#queue.turns + 1] = {tenant = tenant, at = at, source = source, read = 0, rows = {}, row = 1}
+    queue.turns[#queue.turns + 1] = {tenant = tenant, at = at, source = source}
 end
 
 -- Reads the next turns: few for a fetch of one job, and twice as many each time. `horizon`: turns up to this one
@@ -66,7 +67,8 @@ local function begin_turns(queue, wanted, tenant)
     preflight_key(TENANT_WEIGHTS)
     queue.turns, queue.known, queue.joined, queue.ended, queue.stale = {}, {}, {}, {}, {}
     queue.rows, queue.shown, queue.turn_of, queue.found, queue.charged = {}, {}, {}, {}, {}
-    queue.turns_read, queue.turns_size, queue.head = 0, math.min(wanted + 3, 32), 0
+    queue.turns_read, queue.turns_size = 0, math.min(wanted + 3, 32)
+    queue.rows_in_order = merge.open(merge.sets_of(queue, ''))
     search_tenants(queue, from)
     read_turns(queue)
     for name in pairs(queue.found) do join(queue, name) end

@@ -19,12 +19,12 @@ local function write_turns(queue)
     for _, turn in ipairs(queue.ended) do
         -- A tenant whose last job has just started keeps its turn, because it may have had more than its share. It
         -- does not keep the turns that came while it had no jobs. One without jobs is removed.
-        if turn.read > 0 and queue.present_turn then
+        if turn.has_jobs and queue.present_turn then
             redis.call('ZADD', queue.turns_key, 'XX', 'GT', queue.present_turn, turn.tenant)
-        elseif redis.call('EXISTS', turn.source) == 0 then remove_member(queue.turns_key, turn.tenant) end
+        elseif redis.call('EXISTS', turn.source, parked_jobs_key(queue.name, '', turn.tenant)) == 0 then remove_member(queue.turns_key, turn.tenant) end
     end
     -- A due job may have become available since the scan found that it was not.
     for _, entry in ipairs(queue.stale) do
-        if not redis.call('ZSCORE', queue.available, entry[2]) then remove_member(entry[1], entry[2]) end
+        if not redis.call('ZSCORE', entry[1].origin, entry[2]) then remove_member(entry[1].key, entry[2]) end
     end
 end

@@ -84,10 +84,12 @@ _JSON = {
 }
 _NOT_EXPORTED = {
     *(f.TOKEN, f.OPEN_TOKEN_REQUEST, f.TOKEN_REQUEST_COUNT, f.HIDDEN, f.CHECKPOINT),
+    f.PARKED,
 }
 """Fields that a line leaves out.
 
-A restored job has no token and no token request. Hidden jobs and checkpoints are not exported."""
+A restored job has no token and no token request, and is not parked. Hidden jobs and checkpoints
+are not exported."""
 _BY_NAME = {
     name: (field, table) for table in (_TEXT, _NUMBERS, _JSON) for field, name in table.items()
 }

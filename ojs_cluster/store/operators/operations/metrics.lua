@@ -11,7 +11,8 @@
 --           them became available (ms or -1), number of dead letters, counters in the order of FIELDS,
 --           times in the order of TIMES (empty if there are none), fields of queue_types}
 --           With 'brief' only of a queue that is paused or has available jobs: {position of the queue (0-based),
---           time when the oldest available job became available (ms or -1), 1 if it is paused, else 0}}
+--           time when the oldest available job became available (ms or -1), 1 if it is paused, else 0, number of
+--           parked jobs}}
 --@include keys now read_job make_available sample_queue
 local FIELDS = {'scheduled', 'pending', 'active', 'retryable', 'completed', 'cancelled', 'discarded',
     'acked', 'enqueued', 'failed', 'retried_total', 'discarded_total', 'cancelled_total', 'expired_total', 'paused'}
@@ -58,7 +59,8 @@ if ARGV[1] == 'brief' then
         local oldest = earlier(oldest_available(KEYS[i + 1]), oldest_available(KEYS[i + 2]))
         local paused = redis.call('HGET', KEYS[i], 'paused')
         paused = paused and paused ~= '0' and 1 or 0
-        if oldest >= 0 or paused == 1 then reply[#reply + 1] = {(i - 8) / 3, oldest, paused} end
+        local parked = redis.call('ZCARD', parked_jobs_key(string.sub(KEYS[i], #PREFIX + 3), '', ''))
+        if oldest >= 0 or paused == 1 then reply[#reply + 1] = {(i - 8) / 3, oldest, paused, parked} end
     end
     return reply
 end

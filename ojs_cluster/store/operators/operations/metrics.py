@@ -73,6 +73,7 @@ class QueueMetrics:
         times: how long jobs waited and ran, in the order of ``TIMES``.
         types: jobs enqueued, completed and discarded, by type.
         paused: whether the queue is paused.
+        parked: number of parked jobs; only in brief metrics.
     """
 
     jobs: dict[State, int] = field(default_factory=_NO_JOBS.copy)
@@ -88,6 +89,7 @@ class QueueMetrics:
     times: list[int] = field(default_factory=lambda: [0] * len(TIMES))
     types: dict[str, list[int]] = field(default_factory=dict)
     paused: bool = False
+    parked: int = 0
 
 
 @dataclass(slots=True)
@@ -235,13 +237,14 @@ async def collect(
             if number == 0:
                 _add_shard(cluster, shard_reply)
             if brief:
-                for position, available_since, paused in queue_replies:
+                for position, available_since, paused, parked in queue_replies:
                     name = call.names[position]
                     queue = cluster.queues.get(name)
                     if queue is None:
                         queue = cluster.queues[name] = QueueMetrics()
                     _add_oldest(queue, now_ms, available_since)
                     queue.paused = queue.paused or bool(paused)
+                    queue.parked += parked
                 continue
             for name, queue_reply in zip(call.names, queue_replies, strict=True):
                 _add_queue(cluster.queues[name], now_ms, queue_reply)

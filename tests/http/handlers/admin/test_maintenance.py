@@ -13,6 +13,7 @@ from ojs_cluster.http import maintenance
 from ojs_cluster.http.app import App
 from ojs_cluster.keys import Meta
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.engine.fetch.long_poll import _Kind
 from ojs_cluster.store.features.cron import cron
 from ojs_scheduler.loops import cron as cron_loop
 from tests.http.api import Api, Reply, open_app, until
@@ -67,7 +68,7 @@ async def test_fetches_that_wait_already_are_refused(any_api: Api) -> None:
         replies.append(await any_api.post("/ojs/v1/workers/fetch", body))
 
     async def all_wait() -> bool:
-        waiting = any_api.app.waiters._waiting.get("mail", {}).get("", {})
+        waiting = any_api.app.waiters._waiting.get("mail", {}).get(_Kind("", ""), {})
         return sum(one._event.statistics().tasks_waiting for one in waiting) == 3
 
     with trio.fail_after(60):
