@@ -146,9 +146,38 @@ def test_a_hold_is_a_day_at_most(hold: float | None, held_s: float | None) -> No
     assert Retry("busy", hold=hold).hold_s == held_s
 
 
+def with_handlers(client: Client, *types: str) -> Worker:
+    worker = new_worker(client)
+
+    async def answer(job: RunningJob) -> str:
+        return job.type
+
+    for name in types:
+        worker.handler(name)(answer)
+    return worker
+
+
 async def test_a_job_without_a_handler_is_left_to_other_workers(server: Server) -> None:
     async def scenario(client: Client) -> None:
-        async with serving_jobs(new_worker(client)):
+        async with serving_jobs(with_handlers(client, "t.old")):
+            new = await client.enqueue_many([new_job("t.new", queue=QUEUE) for _ in range(100)])
+            old = await client.enqueue("t.old", queue=QUEUE)
+            assert await client.result(old.id, wait=60) == "t.old"
+            left = await client.get(new[0].id)
+            assert (left.state, left.attempt) == ("available", 0)
+            async with serving_jobs(with_handlers(client, "t.new", "t.old")):
+                for job in new:
+                    assert await client.result(job.id, wait=60) == "t.new"
+                    assert (await client.get(job.id)).attempt == 1
+
+    await server.run(scenario)
+
+
+async def test_a_job_without_a_handler_fails_if_the_server_ignores_types(server: Server) -> None:
+    """As with more handlers than a fetch can name."""
+
+    async def scenario(client: Client) -> None:
+        async with serving_jobs(with_handlers(client, *(f"t.t{n}" for n in range(101)))):
             job = await client.enqueue("t.unknown", queue=QUEUE)
             assert (await error_of(client, job.id))["code"] == "handler_not_found"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -199,12 +199,23 @@ class JobStore:
     # -- workers
 
     def fetch(
-        self, queues: Iterable[str], count: int, worker_id: str, lease_ms: int = DEFAULT_LEASE_MS
+        self,
+        queues: Iterable[str],
+        count: int,
+        worker_id: str,
+        lease_ms: int = DEFAULT_LEASE_MS,
+        types: Collection[str] | None = None,
     ) -> list[FakeJob]:
         """Lease available jobs to a worker: earlier queues first, then by priority and age."""
         fetched: list[FakeJob] = []
         for queue in queues:
-            waiting = [job for job in self if job.state == "available" and job.queue == queue]
+            waiting = [
+                job
+                for job in self
+                if job.state == "available"
+                and job.queue == queue
+                and (types is None or job.type in types)
+            ]
             waiting.sort(key=lambda job: (-job.priority, job.order))
             for job in waiting:
                 if len(fetched) < count and self._may_start(job):

@@ -138,7 +138,7 @@ class Routes:
         jobs: list[FakeJob] = []
         with anyio.move_on_after(body.get("wait_ms", 0) / 1000):
             while worker_id not in self._quiet:
-                jobs = self._jobs.fetch(queues, count, worker_id, lease_ms)
+                jobs = self._jobs.fetch(queues, count, worker_id, lease_ms, body.get("types"))
                 if jobs or not body.get("wait_ms"):
                     break
                 await self._jobs.changes.wait()

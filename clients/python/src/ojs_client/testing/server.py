@@ -29,6 +29,9 @@ _LIMIT_S: Final = 30.0
 _HEARTBEAT_S: Final = 0.1
 """Time in seconds between two heartbeats; short, so that handlers of cancelled jobs end soon."""
 
+_Served = tuple[Sequence[str], Sequence[str] | None]
+"""The queues and the types of a running worker; None for any type."""
+
 
 class FakeServer:
     """An OJS server in memory. It needs no network, and its clock moves only if the test moves it.
@@ -55,7 +58,7 @@ class FakeServer:
         self._workflows = WorkflowStore(lambda: self._jobs)
         self._jobs = JobStore(now, self._on_job_ended)
         self._crons = CronStore(self._jobs)
-        self._queues: list[str] = []
+        self._served: list[_Served] = []
         """The queues of the running workers."""
         self.url = _URL
         self._routes = Routes(self._jobs, self._workflows, self._crons, pools or {})
@@ -102,17 +105,18 @@ class FakeServer:
             worker.copy(self.url, transport=self.transport, heartbeat=_HEARTBEAT_S, grace=0)
             for worker in workers
         ]
-        queues: list[str] = []
+        served: list[_Served] = []
         for worker in copies:
             try:
-                queues += self._routes.queues_of(worker.pool, worker.queues)
+                queues = self._routes.queues_of(worker.pool, worker.queues)
+                served.append((queues, worker.types))
             except Refusal as refusal:
                 raise ValueError(f"{refusal}: see FakeServer(pools=...)") from None
         raised: Exception | None = None
         async with anyio.create_task_group() as group:
             for copy in copies:
                 group.start_soon(copy.serve)
-            self._queues += queues
+            self._served += served
             try:
                 yield
             except Exception as error:
@@ -121,8 +125,8 @@ class FakeServer:
             finally:
                 for copy in copies:
                     copy.stop()
-                for queue in queues:
-                    self._queues.remove(queue)
+                for each in served:
+                    self._served.remove(each)
         if raised is not None:
             raise raised
 
@@ -146,7 +150,7 @@ class FakeServer:
             running = ", ".join(f"{job.type} ({job.state})" for job in self._unfinished())
             raise TimeoutError(f"jobs did not end within {limit_s:g} s: {running}")
         waiting = {job.queue for job in self._jobs if job.state == "available"}
-        if waiting and not self._queues:
+        if waiting and not self._served:
             raise RuntimeError(
                 f"no worker runs, and jobs wait in {sorted(waiting)}: use `server.running(worker)`"
             )
@@ -166,7 +170,7 @@ class FakeServer:
         """
         end_ms = self._jobs.now_ms + milliseconds(duration)
         while True:
-            if self._queues:
+            if self._served:
                 await self.run_all(limit_s=limit_s)
             times = (self._jobs.next_due_ms(), self._crons.next_due_ms())
             next_ms = min((time for time in times if time is not None), default=None)
@@ -199,7 +203,10 @@ class FakeServer:
             if job.state == "active"
             or (
                 job.state == "available"
-                and job.queue in self._queues
+                and any(
+                    job.queue in queues and (types is None or job.type in types)
+                    for queues, types in self._served
+                )
                 and not self._jobs.is_blocked(job)
             )
         ]

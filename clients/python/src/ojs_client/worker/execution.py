@@ -32,6 +32,8 @@ from ojs_client.worker.settling import Settlement, Settler, ack, nack, release
 
 log = logging.getLogger("ojs_client.worker")
 
+_MAX_TYPES: Final = 100
+"""Maximum number of types that a fetch may name."""
 _DECISION: Final = ("retryable", "action")
 """Members of an error that decide whether the job runs again. The library sets their values, so
 they always have a JSON form."""
@@ -99,6 +101,13 @@ class Runner:
         if timeout_s is not None and timeout_s <= 0:
             raise ValueError("the timeout of a handler must be positive")
         self.handlers[type] = Handler.of(function, timeout_s, process=process)
+
+    @property
+    def types(self) -> list[str] | None:
+        """The types that a fetch names; None for any type."""
+        if "*" in self.handlers or not 0 < len(self.handlers) <= _MAX_TYPES:
+            return None
+        return list(self.handlers)
 
     def start(self, job: HeldJob, group: TaskGroup) -> None:
         """Start the handler of a job in a task of ``group``, unless its lease is lost."""

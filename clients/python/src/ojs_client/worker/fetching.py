@@ -64,8 +64,12 @@ class Fetcher:
     _sent_at: float = 0.0
     """When the last fetch was sent, on the clock of the event loop."""
 
-    async def fetch(self, count: int) -> list[HeldJob]:
+    async def fetch(self, count: int, types: list[str] | None = None) -> list[HeldJob]:
         """Return jobs that the server has leased to this worker, and set ``pause_s``.
+
+        Args:
+            count: maximum number of jobs.
+            types: the types of these jobs; None for any.
 
         Returns:
             The jobs: none if there are none within ``poll_s``, if the fetch fails, or after
@@ -75,7 +79,7 @@ class Fetcher:
             ApiError: the server would refuse all later fetches, too.
         """
         try:
-            jobs = await self._request(count)
+            jobs = await self._request(count, types)
         except (ApiError, ConnectionFailed) as error:
             if isinstance(error, ApiError) and ends_worker(error):
                 raise
@@ -91,7 +95,7 @@ class Fetcher:
             self.pause_s = self._early.next_s()
         return [self.held.add(job) for job in jobs]
 
-    async def _request(self, count: int) -> list[dict[str, JSON]]:
+    async def _request(self, count: int, types: list[str] | None) -> list[dict[str, JSON]]:
         body: dict[str, JSON] = {
             "worker_id": self.worker_id,
             "count": count,
@@ -102,6 +106,8 @@ class Fetcher:
             body["queues"] = self.settings.queues
         if self.settings.pool is not None:
             body["pool"] = self.settings.pool
+        if types is not None:
+            body["types"] = types
         reply: Any = None
         self._sent_at = anyio.current_time()
         with anyio.CancelScope() as self._poll:

@@ -281,6 +281,14 @@ class Worker:
         self._heartbeats.send_soon()
 
     @property
+    def types(self) -> list[str] | None:
+        """The types with a handler, which each fetch names; None for any type.
+
+        It is None with a handler for ``*``, without handlers, and with more than 100 of them.
+        """
+        return self._runner.types
+
+    @property
     def paused(self) -> bool:
         """Whether the worker does not fetch, after ``quiet`` or a directive of the server."""
         return self._quiet or self._directive != "running"
@@ -306,7 +314,8 @@ class Worker:
         # A directive does not change the reported state. Otherwise the server would keep the state
         # after the directive has ended.
         quiet = self._quiet or self._stopping.is_set()
-        return {"state": "quiet" if quiet else "running", **self._settings.description()}
+        types = {} if self.types is None else {"types": self.types}
+        return {"state": "quiet" if quiet else "running", **self._settings.description(), **types}
 
     def _follow_directive(self, directive: Directive) -> None:
         if directive == self._directive or self._stopping.is_set():
@@ -359,7 +368,7 @@ class Worker:
                     self._waiting.give_back()
                 continue
             try:
-                jobs = await self._fetcher.fetch(count)
+                jobs = await self._fetcher.fetch(count, self.types)
             except ApiError as error:
                 self._refused = error
                 self.stop()
