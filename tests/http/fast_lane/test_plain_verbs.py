@@ -241,6 +241,9 @@ def fetch_body(chance: random.Random) -> bytes:
     if chance.random() < 0.2:
         members.append(("wait_ms", chance.choice([0, None, -1])))
     if chance.random() < 0.2:
+        types = [["test.echo"], ["a.b", "test.echo"], None, [], ["BAD"]]
+        members.append(("types", chance.choice(types)))
+    if chance.random() < 0.2:
         members.append(("visibility_timeout_ms", chance.choice([None, 0, 5000, -1])))
     if chance.random() < 0.1:
         members.append(chance.choice([("pool", "p"), ("tenant", "acme"), ("unheard", 1)]))
@@ -284,6 +287,15 @@ async def test_both_paths_serve_any_fetch_alike(api: Api, both: BothPaths) -> No
     assert seen.count("plain") > FUZZED / 10
     assert seen.count("resumed") > 5
     assert seen.count("readable") > FUZZED / 10
+
+
+async def test_a_fetch_of_the_type_of_the_first_job_is_plain(api: Api, both: BothPaths) -> None:
+    await api.enqueue()
+    body = {"queues": ["default"], "worker_id": "w", "types": ["a.b", "test.echo"]}
+    await both.serve(
+        "fetch", json.dumps({**body, "queues": ["other"]}).encode()
+    )  # touches the worker
+    assert await both.serve("fetch", json.dumps(body).encode()) == "plain"
 
 
 async def test_both_paths_serve_any_ack_alike(api: Api, both: BothPaths) -> None:
