@@ -201,8 +201,26 @@ class Model:
         if self._repeats_nack(job, lease_id):
             return view(job)
         self._settle_lease(job, worker, lease_id)
-        self._fail(job, failure.names, retryable=failure.retryable, decided=failure.action)
+        if failure.action == "snooze":
+            self._snooze(job, failure.delay_ms or 0)
+        else:
+            self._fail(
+                *(job, failure.names, failure.delay_ms),
+                retryable=failure.retryable,
+                decided=failure.action,
+            )
         return view(job)
+
+    def _snooze(self, job: ModelJob, delay_ms: int) -> None:
+        if job.cancel_requested:
+            self._cancel(job)
+            return
+        job.attempt -= 1
+        self._retry_after(job, delay_ms)
+
+    def _retry_after(self, job: ModelJob, delay_ms: int) -> None:
+        job.state, job.retry_delay_ms = State.RETRYABLE, delay_ms
+        job.due_ms = self.now_ms + delay_ms
 
     def requeue(
         self, job_id: str, worker: str | None = None, lease_id: str | None = None
@@ -449,6 +467,7 @@ class Model:
         self,
         job: ModelJob,
         names: Sequence[str],
+        delay_ms: int | None = None,
         *,
         retryable: bool = True,
         decided: str | None = None,
@@ -460,9 +479,7 @@ class Model:
         if job.cancel_requested:
             self._cancel(job)
             return
-        job.state = State.RETRYABLE
-        job.retry_delay_ms = backoff_ms(job.retry, job.attempt)
-        job.due_ms = self.now_ms + job.retry_delay_ms
+        self._retry_after(job, backoff_ms(job.retry, job.attempt) if delay_ms is None else delay_ms)
 
     def _lose(self, jobs: list[ModelJob], error: str) -> None:
         self._steps += 1

@@ -95,6 +95,8 @@ failures = st.sampled_from(
         b'{"code":"auth.expired"}',
         b'{"code":"oops","action":"DEAD_LETTER"}',
         b'{"code":"oops","action":"DISCARD"}',
+        b'{"code":"busy","retry_delay_ms":%d}' % (3 * UNIT),
+        b'{"action":"SNOOZE","retry_delay_ms":%d}' % (2 * UNIT),
     ]
 ).map(parse_failure)
 client_ids = st.integers(0, 5).map(lambda n: f"019461a8-1a2b-7{n:03x}-8e4f-00000000000{n}")

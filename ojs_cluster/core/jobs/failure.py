@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,8 +22,15 @@ _MAX_MESSAGE_CHARACTERS: Final = 4096
 _SERVER_MEMBERS: Final = frozenset({"attempt", "occurred_at"})
 
 # The handler codes of the spec, which workers send as ``action`` or as ``code``. The spec also has
-# RETRY, which changes nothing.
-_ACTIONS: Final = {"DISCARD": "discard", "FAIL": "discard", "DEAD_LETTER": "dead_letter"}
+# RETRY, which changes nothing. SNOOZE is an extension.
+_ACTIONS: Final = {
+    "DISCARD": "discard",
+    "FAIL": "discard",
+    "DEAD_LETTER": "dead_letter",
+    "SNOOZE": "snooze",
+}
+_DELAY: Final = re.compile(rb"\d{1,12}")
+_MAX_DELAY_MS: Final = 365 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +43,11 @@ class Failure:
         names: the names that non-retryable patterns are compared with.
         retryable: whether the error allows a retry.
         action: the handler's decision, which overrides the job's policy: ``discard``,
-            ``dead_letter`` or None.
+            ``dead_letter``, ``snooze`` (the job runs later, and the attempt does not count) or
+            None.
         hold_until_ms: Unix time in ms before which no job of the same rate limit key may start
             (spec: ojs-rate-limiting 9.1); None if the error names none.
+        delay_ms: time until the next attempt; None for the backoff of the job's policy.
     """
 
     json: bytes
@@ -45,6 +55,7 @@ class Failure:
     retryable: bool
     action: str | None = None
     hold_until_ms: int | None = None
+    delay_ms: int | None = None
 
 
 def parse_failure(
@@ -87,7 +98,15 @@ def parse_failure(
         json = b"{" + join(_shortened(members))
     names = tuple(dict.fromkeys(filter(None, (error_type, code, error_class))))
     hold_until_ms = _hold_until_ms(attributes.get("rate_limit_until"))
-    return Failure(json, names, retryable and action is None, action, hold_until_ms)
+    delay_ms = _delay_ms(attributes.get("retry_delay_ms"))
+    return Failure(json, names, retryable and action is None, action, hold_until_ms, delay_ms)
+
+
+def _delay_ms(piece: Raw | None) -> int | None:
+    """Return the delay that a worker wants, at most a year; None if invalid."""
+    if piece is None or _DELAY.fullmatch(bytes(piece)) is None:
+        return None
+    return min(int(bytes(piece)), _MAX_DELAY_MS)
 
 
 def _hold_until_ms(piece: Raw | None) -> int | None:

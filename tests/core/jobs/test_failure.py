@@ -63,6 +63,7 @@ def test_an_error_that_is_neither_object_nor_text_is_refused(raw: bytes) -> None
         (b'{"action":"DISCARD"}', False, "discard"),
         (b'{"action":"FAIL"}', False, "discard"),
         (b'{"action":"DEAD_LETTER"}', False, "dead_letter"),
+        (b'{"action":"SNOOZE"}', False, "snooze"),
         (b'{"code":"DEAD_LETTER","type":"T"}', False, "dead_letter"),
         (b'{"code":"DISCARD","action":"RETRY"}', True, None),
         (b'{"action":"unknown"}', True, None),
@@ -73,6 +74,25 @@ def test_a_handler_decides_about_the_next_attempt(
 ) -> None:
     failure = parse_failure(raw)
     assert (failure.retryable, failure.action) == (retryable, action)
+
+
+@pytest.mark.parametrize(
+    ("delay", "expected"),
+    [
+        (b"0", 0),
+        (b"1500", 1500),
+        (b"999999999999", 365 * 86_400_000),
+        (b"-1", None),
+        (b"1.5", None),
+        (b"9" * 400, None),
+        (b'"5"', None),
+        (b"null", None),
+    ],
+)
+def test_a_handler_chooses_the_delay_of_the_next_attempt(
+    delay: bytes, expected: int | None
+) -> None:
+    assert parse_failure(b'{"retry_delay_ms":%b}' % delay).delay_ms == expected
 
 
 def test_an_error_is_matched_by_type_code_and_class() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any, Final, TypeVar
+
+from ojs_client.options import Duration, milliseconds, seconds
 
 _MAX_HOLD_S: Final = 86_400.0
 """The server holds a key for a day at most."""
@@ -89,6 +90,10 @@ class RateLimited(ApiError):
     """The queue is full, or the client sends too much (429)."""
 
 
+class InvalidArguments(OJSError, ValueError):
+    """The arguments of a task do not match its signature."""
+
+
 class JobFailed(OJSError):
     """A job whose result was requested has not completed.
 
@@ -124,15 +129,34 @@ class Retry(OJSError):
         code: the code of the error, which ``non_retryable_errors`` of a policy can name.
         hold: how long no job of the same rate limit key may start, for example because a service
             has answered 429; a day at most. A job without such a key is not held.
+        delay: when the job runs again, if an attempt is left; None for the policy's backoff.
     """
 
     def __init__(
-        self, reason: str, *, code: str = "retry", hold: timedelta | float | None = None
+        self,
+        reason: str = "",
+        *,
+        code: str = "retry",
+        hold: Duration | None = None,
+        delay: Duration | None = None,
     ) -> None:
         super().__init__(reason)
         self.code = code
-        seconds = hold.total_seconds() if isinstance(hold, timedelta) else hold
-        self.hold_s = None if seconds is None else min(max(0.0, seconds), _MAX_HOLD_S)
+        hold_s = None if hold is None else min(max(0.0, seconds(hold)), _MAX_HOLD_S)
+        self.hold_s: float | None = hold_s
+        self.delay_ms: int | None = None if delay is None else max(0, milliseconds(delay))
+
+
+class Snooze(OJSError):
+    """Raise it in a handler to run the job again later, without counting the attempt.
+
+    Args:
+        delay: when the job runs again.
+    """
+
+    def __init__(self, delay: Duration) -> None:
+        super().__init__(f"snoozed for {seconds(delay):g} s")
+        self.delay_ms: int = max(0, milliseconds(delay))
 
 
 class Discard(OJSError):

@@ -12,14 +12,29 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack
 
 from ojs_client.tracing import with_trace
+from ojs_client.values import Encodable
 
 JSON: TypeAlias = Any
 """A JSON value: None, bool, int, float, str, or a list or dict of them."""
 
-Duration: TypeAlias = timedelta | float
-"""A timedelta, or a number of seconds."""
+State: TypeAlias = Literal[
+    "scheduled",
+    "available",
+    "pending",
+    "active",
+    "completed",
+    "retryable",
+    "cancelled",
+    "discarded",
+]
+"""A state of a job."""
+
+Duration: TypeAlias = timedelta | float | str
+"""A timedelta, a number of seconds, or a text such as ``"1h30m"``, ``"5m"`` or ``"250ms"``."""
 
 _MAX_INTERVAL_S: Final = 300.0
+_UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 _MAX_TYPE: Final = 255
 _TYPE: Final = re.compile(r"[a-z][a-z0-9_\-]*(?:\.[a-z][a-z0-9_\-]*)*")
 
@@ -115,7 +130,7 @@ class Unique:
     args_keys: Sequence[str] = ()
     meta_keys: Sequence[str] = ()
     period: Duration | None = None
-    states: Sequence[str] = ()
+    states: Sequence[State] = ()
     on_conflict: Literal["reject", "ignore", "replace", "replace_except_schedule"] = "reject"
 
     def __post_init__(self) -> None:
@@ -209,7 +224,7 @@ class NewJob:
         return body
 
 
-def new_job(type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> NewJob:
+def new_job(type: str, /, *args: Encodable, **options: Unpack[JobOptions]) -> NewJob:
     """Return a job for ``enqueue_many``, a workflow or a cron job.
 
     Args:
@@ -280,7 +295,15 @@ def iso_time(time: datetime) -> str:
 
 
 def seconds(duration: Duration) -> float:
-    """Return a duration in seconds."""
+    """Return a duration in seconds.
+
+    Raises:
+        ValueError: a text is no duration.
+    """
+    if isinstance(duration, str):
+        if not duration or _PART.sub("", duration):
+            raise ValueError(f"a duration is a text such as '5m' or '1h30m', not {duration!r}")
+        return sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(duration))
     return duration.total_seconds() if isinstance(duration, timedelta) else duration
 
 

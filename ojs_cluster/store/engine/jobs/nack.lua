@@ -2,7 +2,8 @@
 --             cancel request).
 -- Pre:  the job is active, and the caller holds its lease or names no holder. A nack that repeats an accepted
 --       nack of the same lease changes nothing.
--- Post: fail: the error is recorded, then the job is retried later, discarded or dead-lettered.
+-- Post: fail: the error is recorded, then the job is retried later, discarded or dead-lettered. If the error
+--       is a snooze, it is not recorded: the job is retryable, and the attempt does not count.
 --       requeue: the job is available behind the others of its priority and keeps its attempt count. No
 --       failure is recorded.
 --       release (the client of the fetch has disconnected, or its worker has not started the job): the job is

@@ -42,7 +42,8 @@ async def nack(
 ) -> JobRecord:
     """End the current attempt as failed, or requeue the job.
 
-    After a failed attempt the job is retryable with backoff, discarded or dead-lettered. A caller
+    After a failed attempt the job is retryable, with backoff or the delay of the error, discarded
+    or dead-lettered. A snoozed job is retryable, and the attempt does not count. A caller
     that names its lease may repeat the nack after a lost reply: it gets the stored job.
 
     Args:
@@ -202,10 +203,11 @@ def _packed(
         return msgspec.msgpack.encode((*head, "", "0", random_number, "", ""))
     decision = failure.action or str(int(failure.retryable))
     hold_until = "" if failure.hold_until_ms is None else str(failure.hold_until_ms)
+    delay = "" if failure.delay_ms is None else str(failure.delay_ms)
     error = failure.json.decode()
     group = error_group_name(failure.json) if action == "fail" else ""
     return msgspec.msgpack.encode(
-        (*head, error, decision, random_number, hold_until, group, *failure.names)
+        (*head, error, decision, random_number, hold_until, group, delay, *failure.names)
     )
 
 

@@ -2,7 +2,7 @@
 -- error: a JSON object without its closing brace. Attempt and time are stored in front of the error, and
 -- store/engine/jobs/record.py appends them to the object. So no script decodes the user's JSON.
 -- group: type and message of the error's group (see error_groups.lua).
---@include record_history
+--@include record_history wait_for_retry
 local function record_error(key, job, error, group, errors_kept)
     count_error(key, job, group)
     record_history(key, job, 'failed', attempt_members(job) .. error_member(error))
@@ -18,13 +18,6 @@ local function record_error(key, job, error, group, errors_kept)
     end
 end
 
--- Returns the error for an event. The stream is bounded by entries and not by bytes, so a large one is cut.
-local function shorten_error(error)
-    if #error <= 2048 then return error end
-    return (string.match(error, '^{"code":"[^"\\]*","type":"[^"\\]*"') or '{"code":"large_error"')
-        .. ',"message":"the error is too large for an event, see the job"'
-end
-
 -- Ends a job without a further attempt. `retention`: {keep_discarded_ms, keep_dead_ms, dead_letter_max}.
 local function exhaust(id, key, job, error, decision, retention)
     if decision == 'dead_letter' then
@@ -36,21 +29,17 @@ local function exhaust(id, key, job, error, decision, retention)
     emit('job.discarded', id, job, 'a', job[F.attempt], 'e', shorten_error(error))
 end
 
--- Ends the attempt of a job that has left its worker. random_number: see backoff_delay.lua.
-local function fail(id, key, job, error, group, decision, random_number, errors_kept, retention)
+-- Ends the attempt of a job that has left its worker. random_number: see backoff_delay.lua. chosen_delay: the
+-- worker's delay before the next attempt in ms, nil for the backoff.
+local function fail(id, key, job, error, group, decision, random_number, errors_kept, retention, chosen_delay)
     record_error(key, job, error, group, errors_kept)
     count_attempt(job, 'failed')
     emit('job.failed', id, job, 'a', job[F.attempt], 'e', shorten_error(error))
     if decision ~= 'retry' then return exhaust(id, key, job, error, decision, retention) end
     if job[F.cancelled_keep_ms] then return finish_cancel_requested(id, key, job) end
-    local delay = backoff(job[F.retry], tonumber(job[F.attempt]), random_number)
-    count_job(job, 'retryable', 1)
     count_job(job, 'retried_total', 1)
-    save_job(key, job, F.state, 'retryable', F.delay, delay, F.due, now + delay)
-    set_deadline(DUE, id, now + delay)
-    if job[F.expires] then set_deadline(EXPIRING, id, tonumber(job[F.expires])) end
-    emit('job.retrying', id, job, 'a', job[F.attempt], 'm', job[F.max_attempts],
-        'n', job[F.due], 'e', shorten_error(error))
+    local delay = chosen_delay or backoff(job[F.retry], tonumber(job[F.attempt]), random_number)
+    wait_for_retry(id, key, job, delay, error)
 end
 
 -- Ends the lease of a job whose worker has stopped, and records the failure. The caller first does this for all

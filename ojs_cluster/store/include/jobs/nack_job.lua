@@ -2,17 +2,17 @@
 --   WORKER      worker id, '' when the caller names none
 --   LEASE       lease id, '' when the caller names none
 --   ACTION      'fail': record a failure
---               'requeue': make the job available again, and keep the attempt count
---               'release': make the job available again, as if it had not been fetched
+--               'requeue', 'release': make the job available again, with or without counting the attempt
 --   ERROR       JSON object of the error without its closing brace
 --   DECISION    '1': the error allows a retry; '0': it does not
---               'discard' or 'dead_letter': the handler has decided how the job ends
+--               'discard', 'dead_letter': so ends the job; 'snooze': it runs later, without counting the attempt
 --   RANDOM      random number for the jitter of the backoff, in [0, 1)
 --   HOLD_UNTIL  ms before which no job of the rate limit key may start, '' for none
 --   GROUP       type and message of the error's group (see error_groups.lua)
+--   DELAY       ms until the next attempt, '' for the backoff of the job's policy
 --   NAMES       the first of the error's names, by which a retry policy may refuse a retry (type, code, class)
---@include uncount_queue_starts
-local WORKER, LEASE, ACTION, ERROR, DECISION, RANDOM, HOLD_UNTIL, GROUP, NAMES = 1, 2, 3, 4, 5, 6, 7, 8, 9
+--@include uncount_queue_starts undo_attempt
+local WORKER, LEASE, ACTION, ERROR, DECISION, RANDOM, HOLD_UNTIL, GROUP, DELAY, NAMES = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 
 -- Returns the reply of a nack that changes nothing, or nil when the attempt can end. An accepted nack ends a
 -- lease. A later nack that names the same lease is a repetition, and gets the job again.
@@ -25,9 +25,10 @@ local function early_nack_reply(job, nack)
     if not is_holder(job, nack[WORKER], nack[LEASE]) then return {'not_holder'} end
 end
 
--- Returns what follows the failure of a nack: 'retry', 'discard' or 'dead_letter'.
+-- Returns what follows the failure of a nack: 'retry', 'discard', 'dead_letter' or 'snooze'.
 local function decide_nack(job, nack)
     local decision = nack[DECISION]
+    if decision == 'snooze' then return decision end
     local retryable = decision == '1' and not is_non_retryable(job[F.non_retryable], nack, NAMES)
     return decide_failure(job, retryable, decision ~= '1' and decision ~= '0' and decision)
 end
@@ -50,30 +51,29 @@ end
 
 -- Ends the attempt as the nack says, and returns the reply. `retention`: see exhaust in fail_attempt.lua.
 local function end_attempt(id, key, job, nack, errors_kept, retention)
-    release_from_worker(id, job, nack[HOLD_UNTIL], nack[ACTION] == 'release')
-    if nack[ACTION] == 'release' then uncount_queue_start(job) end
+    local released = nack[ACTION] == 'release'
+    release_from_worker(id, job, nack[HOLD_UNTIL], released)
+    if released then uncount_queue_start(job) end
     if nack[ACTION] == 'fail' then
         if job[F.delay] then drop_fields(key, job, F.delay) end
-        local outcome = decide_nack(job, nack)
-        fail(id, key, job, nack[ERROR], nack[GROUP], outcome, tonumber(nack[RANDOM]), errors_kept, retention)
+        local outcome, delay = decide_nack(job, nack), tonumber(nack[DELAY])
+        if outcome == 'snooze' then snooze(id, key, job, delay or 0, nack[ERROR])
+        else
+            fail(id, key, job, nack[ERROR], nack[GROUP], outcome, tonumber(nack[RANDOM]), errors_kept, retention, delay)
+        end
         return {'ok', job.field_list}
     end
     if job[F.cancelled_keep_ms] then
         finish_cancel_requested(id, key, job)
         return {'ok', job.field_list}
     end
-    if nack[ACTION] == 'release' then
-        -- The next attempt gets this number again, and must not begin with the progress of this one.
-        if string.match(job[F.progress] or '', '^%d+') == job[F.attempt] then
-            drop_fields(key, job, F.progress, F.progress_data)
-        end
-        save_job(key, job, F.state, 'available', F.attempt, job[F.attempt] - 1)
-        if job[F.attempt] == '0' then drop_fields(key, job, F.started) end
+    if released then
+        undo_attempt(key, job)
     else
         record_history(key, job, 'requeued', attempt_members(job))
         save_job(key, job, F.state, 'available', F.enqueued, now)
     end
-    make_available(id, job, nack[ACTION] == 'release')
-    if nack[ACTION] == 'requeue' then emit('job.enqueued', id, job, 'f', 'active') end
+    make_available(id, job, released)
+    if not released then emit('job.enqueued', id, job, 'f', 'active') end
     return {'ok', job.field_list}
 end

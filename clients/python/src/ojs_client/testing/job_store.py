@@ -35,8 +35,8 @@ class JobStore:
 
     def __init__(self, now: datetime | None, on_end: Callable[[FakeJob], None]) -> None:
         start = now or datetime.now(UTC)
-        self.now_ms = round(start.timestamp() * 1000)
-        self.changes = Changes()
+        self.now_ms: int = round(start.timestamp() * 1000)
+        self.changes: Changes = Changes()
         self._on_end = on_end
         self._limits = Limits()
         self._jobs: dict[str, FakeJob] = {}
@@ -325,6 +325,10 @@ class JobStore:
         job.retry_delay_ms = None
 
     def _fail(self, job: FakeJob, error: dict[str, Any]) -> None:
+        if error.get("action") == "SNOOZE":
+            job.attempt -= 1
+            self._retry_after(job, error.get("retry_delay_ms", 0))
+            return
         self._record(job, error)
         if (until := error.get("rate_limit_until")) is not None:
             until_ms = time_ms(until, self.now_ms, "error.rate_limit_until")
@@ -334,9 +338,13 @@ class JobStore:
         elif job.cancel_requested:
             self._end(job, "cancelled")
         else:
-            job.retry_delay_ms = job.retries.delay_ms(job.attempt)
-            job.state, job.due_ms = "retryable", self.now_ms + job.retry_delay_ms
-            self.changes.notify()
+            backoff_ms = job.retries.delay_ms(job.attempt)
+            self._retry_after(job, error.get("retry_delay_ms", backoff_ms))
+
+    def _retry_after(self, job: FakeJob, delay_ms: int) -> None:
+        job.retry_delay_ms = delay_ms
+        job.state, job.due_ms = "retryable", self.now_ms + delay_ms
+        self.changes.notify()
 
     # -- changes of the state
 

@@ -16,6 +16,7 @@ from ojs_client.errors import Discard, Retry
 from ojs_client.options import JSON, is_job_type
 from ojs_client.tracing import process_span
 from ojs_client.worker.handlers import (
+    SNOOZE,
     Handler,
     Middleware,
     error_of,
@@ -30,11 +31,11 @@ from ojs_client.worker.processes import Processes
 from ojs_client.worker.running import BlockingJob, RunningJob, WorkerContext
 from ojs_client.worker.settling import Settlement, Settler, ack, nack, release
 
-log = logging.getLogger("ojs_client.worker")
+log: Final = logging.getLogger("ojs_client.worker")
 
 _MAX_TYPES: Final = 100
 """Maximum number of types that a fetch may name."""
-_DECISION: Final = ("retryable", "action")
+_DECISION: Final = ("retryable", "action", "retry_delay_ms")
 """Members of an error that decide whether the job runs again. The library sets their values, so
 they always have a JSON form."""
 
@@ -76,8 +77,8 @@ class Runner:
         self._limiter: anyio.CapacityLimiter | None = None
         self._on_end = on_end
         self.handlers: dict[str, Handler] = {}
-        self.running = 0
-        self.processes = Processes(jobs_per_process)
+        self.running: int = 0
+        self.processes: Processes = Processes(jobs_per_process)
         self.threads: set[HeldJob] = set()
 
     def register(
@@ -184,7 +185,7 @@ class Runner:
                 completed, value = False, None
             if completed:
                 span.set_completed()
-            elif value is not None:
+            elif value is not None and value.get("action") != SNOOZE:
                 span.set_failed(value, job.members.get("attempt", 0))
         # Without an error, the nack requeues the job, as after a drain that cancels the handler.
         return _ack(job, value) if completed else _nack(job, value)
@@ -204,8 +205,9 @@ class Runner:
             except (Exception, SystemExit, BaseExceptionGroup, _cancelled_class()) as raised:
                 # A cancellation is not raised again, because this task ends after this block.
                 if failure := failure_of(raised, _cancelled_class(), is_cancelled=_is_cancelled()):
-                    _log_failure(job, repr(raised), raised)
                     error = error_of(failure, job.server_time())
+                    if error.get("action") != SNOOZE:
+                        _log_failure(job, repr(raised), raised)
         if (
             error is None
             and timer.cancel_called

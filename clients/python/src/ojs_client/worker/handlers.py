@@ -6,29 +6,31 @@ import inspect
 import itertools
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import PurePath
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 
-from ojs_client.errors import Discard, OJSError, Retry
+from ojs_client.errors import Discard, OJSError, Retry, Snooze
 from ojs_client.options import JSON, iso_time
-from ojs_client.worker.running import BlockingJob, RunningJob
+from ojs_client.worker.running import RunningJob
 
-AsyncHandler: TypeAlias = Callable[[RunningJob], Awaitable[JSON]]
-SyncHandler: TypeAlias = Callable[[BlockingJob], JSON]
 Next: TypeAlias = Callable[[], Awaitable[JSON]]
 Middleware: TypeAlias = Callable[[RunningJob, Next], Awaitable[JSON]]
 """Called around each handler. It awaits the second argument, which runs the handler, and returns
 the result. For a sync handler it runs in the event loop, too."""
 
-HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
+Lifespan: TypeAlias = Callable[[], AbstractAsyncContextManager[object]]
+"""Returns a context manager that is open while the worker runs."""
 
 _MAX_FRAMES: Final = 50
 _MAX_CAUSES: Final = 8
 _CALLERS: Final = frozenset({"ojs_client", "anyio", "asyncio", "trio", "outcome", "concurrent"})
 """Folders with the code that calls a handler."""
 _MAX_MESSAGE: Final = 4096
+SNOOZE: Final = "SNOOZE"
+"""The action of an error that is none: the handler wants to run later."""
 _ENDS_PROCESS: Final = (KeyboardInterrupt, GeneratorExit)
 
 
@@ -130,6 +132,10 @@ def error_of(error: BaseException, now: datetime) -> dict[str, JSON]:
         error = error.exceptions[0]  # the task group of a handler wraps its error
     if isinstance(error, HandlerFailed):
         return error.error
+    if isinstance(error, Snooze):
+        message, delay_ms = str(error), error.delay_ms
+        decided = {"code": "snooze", "message": message, "action": SNOOZE}
+        return {**decided, "retryable": True, "retry_delay_ms": delay_ms}
     message = _text(error)
     if isinstance(error, Discard):
         action = "DEAD_LETTER" if error.dead_letter else "DISCARD"
@@ -138,6 +144,8 @@ def error_of(error: BaseException, now: datetime) -> dict[str, JSON]:
         decision = {"code": error.code, "message": message, "retryable": True}
         if error.hold_s is not None:
             decision["rate_limit_until"] = iso_time(now + timedelta(seconds=error.hold_s))
+        if error.delay_ms is not None:
+            decision["retry_delay_ms"] = error.delay_ms
         return decision
     described: dict[str, JSON] = {
         "code": "handler_error",
