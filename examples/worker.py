@@ -1,14 +1,13 @@
-from ojs_client import RunningJob, Worker
+from ojs_client import App
 
-worker = Worker(queues=["default"])
+app = App()
 
 
-@worker.handler("email.send")
-async def send_email(job: RunningJob) -> dict[str, str]:
-    message = job.args[0]
-    print(f"send '{message['subject']}' to {message['to']}")
+@app.task(name="email.send")
+async def send_email(to: str, subject: str) -> dict[str, str]:
+    print(f"send '{subject}' to {to}")
     return {"status": "delivered"}
 
 
 if __name__ == "__main__":
-    worker.run()
+    app.run()

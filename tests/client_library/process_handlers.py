@@ -28,8 +28,8 @@ def do(job: ProcessJob) -> Any:
             sys.exit(3)
         case "die":
             os._exit(3)
-        case "set":
-            return {1, 2}
+        case "object":
+            return object()
         case "hold":
             sys.setswitchinterval(1000)  # threads of this process would wait
             ends_at = time.monotonic() + args[0]

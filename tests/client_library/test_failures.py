@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
 import anyio
 import pytest
@@ -245,7 +246,7 @@ async def test_every_failed_attempt_is_logged_with_what_is_needed_to_find_it(
             await anyio.sleep_forever()
 
         @worker.handler("t.odd")
-        async def odd(job: RunningJob) -> object:
+        async def odd(job: RunningJob) -> Any:
             return object()
 
         async with serving_jobs(worker):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import ojs_client
 import ojs_cluster
 
 ROOT = Path(ojs_client.__file__).parent
-ALLOWED = {"anyio", "httpx2", "ojs_client"}
+ALLOWED = {"anyio", "httpx2", "msgspec", "ojs_client"}
 CTL = "ojs_client.ctl"
 """The command line, which needs the packages of the extra ``ctl``."""
 ALLOWED_BY = {
@@ -81,3 +82,23 @@ def test_it_is_typed() -> None:
 
 def test_its_modules_are_short() -> None:
     assert [n for n, path in modules().items() if len(path.read_text().splitlines()) > 400] == []
+
+
+def test_each_public_name_is_imported_when_it_is_used() -> None:
+    assert sorted(ojs_client.__all__) == list(ojs_client.__all__)
+    names = [name for names in ojs_client._MODULES.values() for name in names]
+    assert sorted([*names, "__version__"]) == list(ojs_client.__all__)
+    for name in ojs_client.__all__:
+        assert getattr(ojs_client, name) is not None
+
+
+def test_the_import_loads_no_tls_and_no_event_loop() -> None:
+    code = (
+        "import sys; from ojs_client import *; SyncClient('http://server'); Worker('http://server')"
+        "; print({'ssl', 'httpx2', 'asyncio', 'msgspec', 'multiprocessing'} & set(sys.modules))"
+    )
+    clean = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=clean
+    )
+    assert done.stdout == "set()\n"

@@ -61,7 +61,7 @@ async def test_results_and_errors_are_those_of_the_handler(server: Server) -> No
             assert (await failed("discard"))["code"] == "wrong"
             assert "rate_limit_until" in await failed("hold_key")
             assert (await failed("exit"))["type"] == "SystemExit"
-            assert (await failed("set"))["code"] == "invalid_result"
+            assert (await failed("object"))["code"] == "invalid_result"
             died = await failed("die")
             assert (died["code"], died["message"][-1]) == ("process_ended", "3")
         assert multiprocessing.active_children() == []
@@ -157,7 +157,7 @@ def test_what_a_process_cannot_run_is_refused() -> None:
     async def handle(job: RunningJob) -> None: ...
 
     with pytest.raises(ValueError, match="only a sync handler"):
-        worker.handler("t.a", process=True)(handle)
+        worker.handler("t.a", process=True)(handle)  # type: ignore[type-var]
     with pytest.raises(ValueError, match="function of a module"):
         worker.handler("t.a", process=True)(lambda job: None)
     with pytest.raises(ValueError, match="jobs_per_process"):

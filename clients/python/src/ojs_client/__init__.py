@@ -1,41 +1,55 @@
 """Enqueue and run OpenJobSpec jobs, with asyncio or trio."""
 
+from typing import TYPE_CHECKING, Any, Final
+
 from ojs_client._version import __version__
-from ojs_client.client import Client
-from ojs_client.cron import CronJobs
-from ojs_client.errors import (
-    ApiError,
-    Conflict,
-    ConnectionFailed,
-    Discard,
-    JobCancelled,
-    JobFailed,
-    LeaseLost,
-    NotFound,
-    OJSError,
-    RateLimited,
-    ResultPending,
-    Retry,
-    Unavailable,
-)
-from ojs_client.jobs import Cron, Job, Workflow, WorkflowStep
-from ojs_client.options import JobOptions, NewJob, RetryPolicy, Unique, new_job, new_job_id
-from ojs_client.sync import SyncClient, SyncCronJobs
-from ojs_client.worker.handlers import Middleware, Next
-from ojs_client.worker.processes import ProcessJob
-from ojs_client.worker.running import BlockingJob, RunningJob
-from ojs_client.worker.worker import Worker
-from ojs_client.workflows import NewWorkflow, batch, chain, group
+
+if TYPE_CHECKING:
+    from ojs_client.client import Client
+    from ojs_client.cron import CronJobs
+    from ojs_client.errors import (
+        ApiError,
+        Conflict,
+        ConnectionFailed,
+        Discard,
+        InvalidArguments,
+        JobCancelled,
+        JobFailed,
+        LeaseLost,
+        NotFound,
+        OJSError,
+        RateLimited,
+        ResultPending,
+        Retry,
+        Snooze,
+        Unavailable,
+    )
+    from ojs_client.jobs import Cron, Job, Workflow, WorkflowStep
+    from ojs_client.options import JobOptions, NewJob, RetryPolicy, Unique, new_job, new_job_id
+    from ojs_client.sync import SyncClient, SyncCronJobs
+    from ojs_client.tasks.app import App, TaskRouter
+    from ojs_client.tasks.dependencies import Depends
+    from ojs_client.tasks.task import AsyncTask, SyncTask, Task
+    from ojs_client.values import register_type
+    from ojs_client.worker.handlers import Middleware, Next
+    from ojs_client.worker.processes import ProcessJob
+    from ojs_client.worker.running import BlockingJob, RunningJob
+    from ojs_client.worker.worker import Worker
+    from ojs_client.workflows import NewWorkflow, batch, chain, group
 
 __all__ = [
     "ApiError",
+    "App",
+    "AsyncTask",
     "BlockingJob",
     "Client",
     "Conflict",
     "ConnectionFailed",
     "Cron",
     "CronJobs",
+    "Depends",
     "Discard",
+    "InvalidArguments",
     "Job",
     "JobCancelled",
     "JobFailed",
@@ -53,8 +67,12 @@ __all__ = [
     "Retry",
     "RetryPolicy",
     "RunningJob",
+    "Snooze",
     "SyncClient",
     "SyncCronJobs",
+    "SyncTask",
+    "Task",
+    "TaskRouter",
     "Unavailable",
     "Unique",
     "Worker",
@@ -66,4 +84,56 @@ __all__ = [
     "group",
     "new_job",
     "new_job_id",
+    "register_type",
 ]
+
+_MODULES: Final = {
+    "client": ("Client",),
+    "cron": ("CronJobs",),
+    "errors": (
+        "ApiError",
+        "Conflict",
+        "ConnectionFailed",
+        "Discard",
+        "InvalidArguments",
+        "JobCancelled",
+        "JobFailed",
+        "LeaseLost",
+        "NotFound",
+        "OJSError",
+        "RateLimited",
+        "ResultPending",
+        "Retry",
+        "Snooze",
+        "Unavailable",
+    ),
+    "jobs": ("Cron", "Job", "Workflow", "WorkflowStep"),
+    "options": ("JobOptions", "NewJob", "RetryPolicy", "Unique", "new_job", "new_job_id"),
+    "sync": ("SyncClient", "SyncCronJobs"),
+    "tasks.app": ("App", "TaskRouter"),
+    "tasks.dependencies": ("Depends",),
+    "tasks.task": ("AsyncTask", "SyncTask", "Task"),
+    "values": ("register_type",),
+    "worker.handlers": ("Middleware", "Next"),
+    "worker.processes": ("ProcessJob",),
+    "worker.running": ("BlockingJob", "RunningJob"),
+    "worker.worker": ("Worker",),
+    "workflows": ("NewWorkflow", "batch", "chain", "group"),
+}
+"""The modules of the names. Each is imported when a program uses a name of it, so a producer does
+not wait for the worker."""
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            import importlib
+
+            found = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+            globals()[name] = found
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -17,6 +17,7 @@ from ojs_client.jobs import Job, Workflow
 from ojs_client.joined_enqueues import JoinedEnqueues
 from ojs_client.options import JSON, Duration, JobOptions, NewJob, as_new_job, seconds
 from ojs_client.transport import Repeat, Transport, encode, segment
+from ojs_client.values import Encodable
 from ojs_client.workflows import NewWorkflow
 
 _WAIT_STEP_S: Final = 20.0
@@ -70,7 +71,7 @@ class Client:
 
     def _add_parts(self) -> None:
         self._joined = JoinedEnqueues(self._transport)
-        self.cron = CronJobs(self._transport)
+        self.cron: CronJobs = CronJobs(self._transport)
 
     @classmethod
     def over(cls, transport: Transport) -> Client:
@@ -103,7 +104,9 @@ class Client:
     # -- jobs
 
     @overload
-    async def enqueue(self, type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> Job: ...
+    async def enqueue(
+        self, type: str, /, *args: Encodable, **options: Unpack[JobOptions]
+    ) -> Job: ...
 
     @overload
     async def enqueue(self, job: NewJob, /) -> Job: ...
@@ -230,6 +233,21 @@ class Client:
             if reply["state"] != "completed":
                 raise JobFailed(job_id, reply["state"], reply.get("error"))
             return reply["result"]
+
+    async def register_schema(self, type: str, version: str, schema: Mapping[str, JSON]) -> None:
+        """Register the JSON Schema of the ``args`` of a job type. The same schema may be repeated.
+
+        Raises:
+            Conflict: another schema has this version.
+            ApiError: the server refused the schema, for example because it breaks the one before.
+        """
+        body = {"type": type, "version": version, "schema": schema}
+        try:
+            await self._transport.request("POST", "/schemas", body)
+        except Conflict:
+            stored = await self._get(f"/schemas/{segment(type)}/{segment(version)}")
+            if stored["schema"]["schema"] != json.loads(encode(schema)):
+                raise
 
     # -- workflows
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ojs_client.options import JSON
+from ojs_client.options import JSON, State
 
 
 def parse_time(text: Any) -> datetime | None:
@@ -38,7 +38,7 @@ class Job:
     id: str
     type: str
     queue: str
-    state: str
+    state: State
     args: list[JSON]
     meta: dict[str, JSON]
     priority: int

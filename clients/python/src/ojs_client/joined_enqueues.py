@@ -11,16 +11,18 @@ sends its own job.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
 from ojs_client.errors import ApiError, ConnectionFailed, OJSError, copy_of
 from ojs_client.transport import Repeat, Transport
+
+if TYPE_CHECKING:
+    import asyncio
 
 _MAX_WAIT_S: Final = 0.010
 """Maximum time in seconds that an enqueue waits for the request before it."""
@@ -210,6 +212,8 @@ def _spawn(function: Callable[[], Awaitable[None]]) -> None:
     if trio is not None and trio.lowlevel.in_trio_run():
         trio.lowlevel.spawn_system_task(run)
     else:
+        import asyncio
+
         task = asyncio.get_running_loop().create_task(run())
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)

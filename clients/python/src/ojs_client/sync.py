@@ -9,16 +9,19 @@ from contextlib import ExitStack
 from functools import partial
 from threading import Thread
 from types import TracebackType
-from typing import Any, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 import anyio
-from anyio.from_thread import BlockingPortal
 
 from ojs_client.client import Client
 from ojs_client.cron import CronJobs, Overlap
 from ojs_client.jobs import Cron, Job, Workflow
 from ojs_client.options import JSON, Duration, JobOptions, NewJob, as_new_job
+from ojs_client.values import Encodable
 from ojs_client.workflows import NewWorkflow
+
+if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,7 +77,18 @@ class SyncClient:
         self._loop: BlockingPortal | None = None
         self._process = 0
         """The id of the process that has the thread."""
-        self.cron = SyncCronJobs(self._client.cron, self._call)
+        self.cron: SyncCronJobs = SyncCronJobs(self._client.cron, self._call)
+
+    @classmethod
+    def over(cls, client: Client) -> SyncClient:
+        """Return the client of a thread that ``anyio.to_thread`` has started.
+
+        It is open, and shares the connections of a client in the event loop.
+        """
+        blocking = _OfThread.__new__(_OfThread)
+        blocking._client = client
+        blocking.cron = SyncCronJobs(client.cron, blocking._call)
+        return blocking
 
     def __enter__(self) -> Self:
         """Start the thread."""
@@ -104,7 +118,7 @@ class SyncClient:
             self._open.close()
 
     @overload
-    def enqueue(self, type: str, /, *args: JSON, **options: Unpack[JobOptions]) -> Job: ...
+    def enqueue(self, type: str, /, *args: Encodable, **options: Unpack[JobOptions]) -> Job: ...
 
     @overload
     def enqueue(self, job: NewJob, /) -> Job: ...
@@ -141,6 +155,10 @@ class SyncClient:
         """Cancel a workflow."""
         return self._call(self._client.cancel_workflow, workflow_id)
 
+    def run(self, function: Callable[[Client, NewJob], Awaitable[Job]], job: NewJob) -> Job:
+        """Return what an async function returns that enqueues a job with the client."""
+        return self._call(function, self._client, job)
+
     def _call(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
         if self._loop is None:
             raise RuntimeError("the client is not open: use it with 'with'")
@@ -149,8 +167,19 @@ class SyncClient:
         return self._loop.call(partial(function, *args, **kwargs))
 
 
+class _OfThread(SyncClient):
+    def _call(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        from anyio import from_thread
+
+        async def call() -> R:
+            return await function(*args, **kwargs)
+
+        return from_thread.run(call)
+
+
 def _run_loop(opened: Future[BlockingPortal]) -> None:
     """Run an event loop until it is stopped."""
+    from anyio.from_thread import BlockingPortal
 
     async def serve() -> None:
         async with BlockingPortal() as loop:

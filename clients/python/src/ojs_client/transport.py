@@ -21,13 +21,16 @@ from ojs_client.http.addresses import DEFAULT_URL, server_address, shown_address
 from ojs_client.http.connections import NoResponse, NotSent
 from ojs_client.http.senders import sender_for
 from ojs_client.options import JSON
+from ojs_client.values import to_json
 
-log = logging.getLogger("ojs_client")
+log: Final = logging.getLogger("ojs_client")
 
 _TYPE: Final = "application/openjobspec+json"
 _V1: Final = "/ojs/v1"
 _IN_BATCH: Final = re.compile(r"jobs\[(\d+)\]: (.*)", re.DOTALL)
-_encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_encode: Final = json.JSONEncoder(
+    separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=to_json
+).encode
 
 
 class Repeat(Enum):
@@ -42,7 +45,7 @@ class Repeat(Enum):
 
 
 def encode(value: JSON) -> bytes:
-    """Return a value as JSON.
+    """Return a value as JSON. ``register_type`` adds types that have a JSON form.
 
     Raises:
         TypeError: the value has no JSON form.
@@ -86,7 +89,7 @@ class Transport:
         transport: Any = None,
     ) -> None:
         address = server_address(url or os.environ.get("OJS_URL") or DEFAULT_URL)
-        self.url = shown_address(address)
+        self.url: str = shown_address(address)
         """The address of the server, without a user name and a password."""
         self.timeout_s = timeout_s
         self.retry_for_s = retry_for_s

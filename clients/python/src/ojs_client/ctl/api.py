@@ -39,7 +39,7 @@ class Api:
     """
 
     def __init__(self, connection: Connection, timeout_s: float) -> None:
-        self.url = connection.url
+        self.url: str = connection.url
         headers = {"Accept": _TYPE, "User-Agent": f"ojsctl/{__version__}"}
         if connection.api_key:
             headers["Authorization"] = f"Bearer {connection.api_key}"

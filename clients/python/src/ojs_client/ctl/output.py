@@ -79,7 +79,7 @@ class Output:
 
     def __init__(self, chosen: Format = "table") -> None:
         self.format = chosen
-        self.console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self.console: Console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     @property
     def is_table(self) -> bool:

@@ -70,7 +70,7 @@ def complete_query(ctx: click.Context, param: click.Parameter, incomplete: str) 
     return [f"{before}{blank}{name}" for name in _complete_field(ctx, param, term)]
 
 
-query_option = click.option(
+query_option: Callable[[F], F] = click.option(
     "--query",
     default="",
     metavar="SEARCH",

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import click
 
@@ -23,6 +23,8 @@ from ojs_client.errors import ConnectionFailed, OJSError
 _TIMEOUT_S: Final = 30.0
 _CLEAR: Final = "\x1b[H\x1b[2J"
 F = TypeVar("F", bound=Callable[..., Any])
+Completion: TypeAlias = Callable[[click.Context, click.Parameter, str], list[str]]
+"""Completes an argument on the command line."""
 
 
 class Duration(click.ParamType[float]):
@@ -156,7 +158,7 @@ class Leaf(Examples):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.params += _options(formats, watch)
+        self.params: list[click.Parameter] = [*self.params, *_options(formats, watch)]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, once or until it is interrupted."""
@@ -270,7 +272,7 @@ def _complete_profiles(_ctx: click.Context, _param: click.Parameter, incomplete:
 
 def completion_of(
     read: Callable[[Api], Iterable[str]],
-) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+) -> Completion:
     """Return a function that completes names which the server knows; none without a server.
 
     Args:

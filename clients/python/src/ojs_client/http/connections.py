@@ -8,17 +8,21 @@ httpx2 still does.
 from __future__ import annotations
 
 import select
-import socket
-import ssl
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute, SocketStream
-from anyio.streams.tls import TLSAttribute, TLSStream
 
 from ojs_client.http.response_parser import BadResponse, Response, ResponseParser
+
+if TYPE_CHECKING:
+    # They take longer to import than the rest of the client, so they are imported when needed.
+    import ssl
+
+    from anyio.abc import SocketStream
+    from anyio.streams.tls import TLSStream
 
 _IDLE_S: Final = 5.0
 """Time in seconds after which an idle connection is not used again. Servers and proxies close idle
@@ -50,8 +54,8 @@ class Address:
 
 
 @dataclass(slots=True, eq=False)
-class _Socket(ByteStream):
-    """A stream that notes whether its last chunk was as long as a chunk may be.
+class _Socket:
+    """A ByteStream of anyio that notes whether its last chunk was as long as a chunk may be.
 
     Then asyncio may hold further bytes, which it has read from the socket already.
     """
@@ -63,6 +67,10 @@ class _Socket(ByteStream):
         data = await self.stream.receive(max_bytes)
         self.may_hold_bytes = len(data) >= max_bytes
         return data
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return self.stream.extra_attributes
 
     async def send(self, item: bytes) -> None:
         await self.stream.send(item)
@@ -77,7 +85,7 @@ class _Socket(ByteStream):
 @dataclass(slots=True, eq=False)
 class _Connection:
     socket: _Socket
-    stream: ByteStream
+    stream: _Socket | TLSStream
     """The socket, or TLS over it."""
     descriptor: int
     idle_since: float = 0.0
@@ -113,7 +121,11 @@ class _Connection:
         """
         if self.socket.may_hold_bytes:
             return False
-        if isinstance(self.stream, TLSStream):
+        if not isinstance(self.stream, _Socket):
+            import ssl
+
+            from anyio.streams.tls import TLSAttribute
+
             try:
                 self.stream.extra(TLSAttribute.ssl_object).read(1)  # noqa: S610 - no Django
             except ssl.SSLWantReadError:
@@ -130,7 +142,8 @@ class _Connection:
 
     async def close(self) -> None:
         with anyio.CancelScope(shield=True):
-            await anyio.aclose_forcefully(self.stream)
+            stream: Any = self.stream
+            await anyio.aclose_forcefully(stream)
 
 
 @dataclass(slots=True)
@@ -190,12 +203,16 @@ class Connections:
             if now - connection.idle_since < _IDLE_S and connection.is_quiet():
                 return connection
             await connection.close()
+        from anyio.abc import SocketAttribute
+
         address = self.address
         plain = await anyio.connect_tcp(address.host, address.port)
-        found: socket.socket = plain.extra(SocketAttribute.raw_socket)  # noqa: S610 - no Django
-        connected = _Socket(plain)
+        found = plain.extra(SocketAttribute.raw_socket)  # noqa: S610 - no Django
+        connected: Any = _Socket(plain)
         if address.tls is None:
             return _Connection(connected, connected, found.fileno())
+        from anyio.streams.tls import TLSStream
+
         try:
             # The framing of a response shows a missing end, so TLS need not announce its end.
             secure = await TLSStream.wrap(

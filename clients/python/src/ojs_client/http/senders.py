@@ -6,14 +6,13 @@ proxy for the server, and when the address has a user name, a query or a name th
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, Protocol
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
-
-import httpx2
 
 from ojs_client.http.addresses import shown_address
 from ojs_client.http.connections import Address, Connections, NoResponse, NotSent
@@ -29,8 +28,6 @@ _HEADER: Final = re.compile(
 _SAFE: Final = "/%:@!$&'()*+,;=-._~"
 _WITHOUT_BODY: Final = ("GET", "DELETE")
 """Methods that need no Content-Length without a body."""
-_NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
-"""Errors before the first byte of a request was sent."""
 
 
 class Sender(Protocol):
@@ -82,23 +79,31 @@ def sender_for(
     Raises:
         httpx2.InvalidURL: the address is invalid.
     """
-    over_httpx = _OverHttpx(url, headers, max_connections, transport)  # refuses an invalid address
     if transport is None and _is_plain(parts := urlsplit(url), headers):
         return _Direct(parts, headers, max_connections)
-    return over_httpx
+    return _OverHttpx(url, headers, max_connections, transport)
 
 
 def _is_plain(url: SplitResult, headers: Mapping[str, str]) -> bool:
     """Return whether a request needs nothing that only httpx2 has."""
     host = url.hostname or ""
-    proxies = getproxies()
     return (
         url.scheme in _PORTS
         and _HOST.fullmatch(host) is not None
         and not (url.username or url.password or url.query or url.fragment)
         and all(_HEADER.fullmatch(f"{name}: {value}") for name, value in headers.items())
-        and not ((url.scheme in proxies or "all" in proxies) and not proxy_bypass(host))
+        and not _has_proxy(url.scheme, host)
     )
+
+
+def _has_proxy(scheme: str, host: str) -> bool:
+    """Return whether requests to a host go through a proxy."""
+    if sys.platform == "linux" and not any(name.lower().endswith("_proxy") for name in os.environ):
+        return False
+    from urllib.request import getproxies, proxy_bypass  # takes as long as the rest of the client
+
+    proxies = getproxies()
+    return (scheme in proxies or "all" in proxies) and not proxy_bypass(host)
 
 
 class _Direct:
@@ -107,6 +112,8 @@ class _Direct:
     def __init__(self, url: SplitResult, headers: Mapping[str, str], max_connections: int) -> None:
         tls = None
         if url.scheme == "https":
+            import httpx2
+
             tls = httpx2.create_ssl_context()
             tls.set_alpn_protocols(["http/1.1"])
         host = url.hostname or ""
@@ -157,6 +164,8 @@ class _OverHttpx:
     def __init__(
         self, url: str, headers: Mapping[str, str], max_connections: int, transport: Any
     ) -> None:
+        import httpx2
+
         # httpx2 logs the address of each request, so a password must not be part of it.
         self._url = shown_address(url)
         user = httpx2.URL(url)
@@ -178,12 +187,14 @@ class _OverHttpx:
         params: Mapping[str, str] | None,
         limit_s: float,
     ) -> Response:
+        import httpx2
+
         url = self._url + path
         try:
             response = await self._http.request(
                 method, url, content=content, params=params, timeout=limit_s
             )
-        except _NOT_SENT as error:
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
             raise NotSent(str(error) or type(error).__name__) from error
         except httpx2.HTTPError as error:
             raise NoResponse(str(error) or type(error).__name__) from error

@@ -52,7 +52,7 @@ class Uniqueness:
             if not policy.get("meta_keys"):
                 raise not_allowed("meta_keys must name at least one key", f"{path}.meta_keys")
             parts["meta"] = {name: meta[name] for name in policy["meta_keys"] if name in meta}
-        self.fingerprint = json.dumps(parts, sort_keys=True)
+        self.fingerprint: str = json.dumps(parts, sort_keys=True)
 
     def json(self) -> dict[str, Any]:
         """Return the policy as the envelope shows it."""

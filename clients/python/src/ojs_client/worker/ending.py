@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
-log = logging.getLogger("ojs_client.worker")
+log: Final = logging.getLogger("ojs_client.worker")
 
 
 def end_process() -> NoReturn:

@@ -16,7 +16,7 @@ from ojs_client.worker.heartbeats import Heartbeats
 from ojs_client.worker.held_jobs import HeldJob, HeldJobs
 from ojs_client.worker.settings import WorkerSettings
 
-log = logging.getLogger("ojs_client.worker")
+log: Final = logging.getLogger("ojs_client.worker")
 
 MAX_COUNT: Final = 100
 """Maximum number of jobs of one fetch."""

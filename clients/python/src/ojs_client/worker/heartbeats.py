@@ -15,7 +15,7 @@ from ojs_client.transport import Repeat, Transport, segment
 from ojs_client.worker.held_jobs import HeldJob, HeldJobs
 from ojs_client.worker.signal import Signal
 
-log = logging.getLogger("ojs_client.worker")
+log: Final = logging.getLogger("ojs_client.worker")
 
 _JOBS_PER_HEARTBEAT: Final = 1000
 _CHECKS_AT_ONCE: Final = 10

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Final, Literal
 
 import anyio
 
@@ -17,7 +17,7 @@ from ojs_client.options import JSON
 from ojs_client.worker.loop_lag import WARN_S
 from ojs_client.worker.signal import Signal
 
-log = logging.getLogger("ojs_client.worker")
+log: Final = logging.getLogger("ojs_client.worker")
 
 Loss = Literal["server", "cancelled", "expired"]
 

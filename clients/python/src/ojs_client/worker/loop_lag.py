@@ -8,7 +8,7 @@ from typing import Final
 
 import anyio
 
-log = logging.getLogger("ojs_client.worker")
+log: Final = logging.getLogger("ojs_client.worker")
 
 _CHECK_S: Final = 1.0
 WARN_S: Final = 1.0

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import multiprocessing
 import pickle
 import signal
 import time
@@ -21,10 +20,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from threading import Lock
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ojs_client.errors import LeaseLost, OJSError
 from ojs_client.options import JSON
@@ -32,6 +29,11 @@ from ojs_client.transport import encode
 from ojs_client.worker.handlers import HandlerFailed, error_of, timeout_error
 from ojs_client.worker.held_jobs import HeldJob
 from ojs_client.worker.running import BlockingJob, JobInfo
+
+if TYPE_CHECKING:
+    # Most workers have no child processes, so it is imported with the first one.
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
 
 _CHECK_S: Final = 0.1
 """Maximum time in seconds after which a child is ended whose job is lost or out of time."""
@@ -132,6 +134,8 @@ class Processes:
                 if child.process.is_alive():
                     return child
                 child.end()
+        import multiprocessing
+
         context = multiprocessing.get_context("spawn")
         ours, its = context.Pipe()
         process = context.Process(target=_serve, args=(its,), name="ojs-handler", daemon=True)

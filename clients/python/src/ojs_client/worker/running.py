@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import anyio.from_thread
+import anyio
 
 from ojs_client.client import Client
 from ojs_client.errors import Conflict, JobCancelled, LeaseLost
 from ojs_client.jobs import Job
 from ojs_client.options import JSON
+from ojs_client.sync import SyncClient
 from ojs_client.transport import Repeat, Transport, segment
 from ojs_client.worker.held_jobs import HeldJob, HeldJobs, Loss
 
@@ -46,7 +47,7 @@ class JobInfo:
     def __init__(self, held: HeldJob, context: WorkerContext) -> None:
         self._held = held
         self._context = context
-        self.job = Job.from_json(held.members)
+        self.job: Job = Job.from_json(held.members)
         self.id: str = self.job.id
         self.type: str = self.job.type
         self.queue: str = self.job.queue
@@ -164,6 +165,11 @@ class BlockingJob(JobInfo):
         super().__init__(held, context)
         self._async = RunningJob(held, context)
 
+    @property
+    def client(self) -> SyncClient:
+        """A client for jobs that the handler enqueues, in the thread of the handler."""
+        return SyncClient.over(self._context.client)
+
     def progress(
         self,
         progress: float,
@@ -172,12 +178,15 @@ class BlockingJob(JobInfo):
         data: Mapping[str, JSON] | None = None,
     ) -> None:
         """Report how far the job is, as ``RunningJob.progress`` does."""
+        from anyio import from_thread
 
         async def report() -> None:
             await self._async.progress(progress, message, data=data)
 
-        anyio.from_thread.run(report)
+        from_thread.run(report)
 
     def save_checkpoint(self, state: JSON) -> None:
         """Store a state from which a later attempt can continue."""
-        anyio.from_thread.run(self._async.save_checkpoint, state)
+        from anyio import from_thread
+
+        from_thread.run(self._async.save_checkpoint, state)

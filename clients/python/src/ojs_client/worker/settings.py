@@ -10,7 +10,7 @@ from typing import Any
 
 from ojs_client._version import __version__
 from ojs_client.options import JSON, Duration, milliseconds, names
-from ojs_client.worker.handlers import Middleware
+from ojs_client.worker.handlers import Lifespan, Middleware
 from ojs_client.worker.memory import resident_bytes
 
 
@@ -33,6 +33,7 @@ class WorkerSettings:
     grace: Duration
     jobs_per_process: int
     middleware: tuple[Middleware, ...]
+    lifespan: Lifespan | None
     labels: tuple[str, ...]
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from ojs_client.transport import Repeat, Transport, encode
 from ojs_client.worker.held_jobs import HeldJob, HeldJobs
 from ojs_client.worker.signal import Signal
 
-log = logging.getLogger("ojs_client.worker")
+log: Final = logging.getLogger("ojs_client.worker")
 
 BATCH_ITEMS: Final = 100
 BATCH_S: Final = 0.010

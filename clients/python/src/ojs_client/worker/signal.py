@@ -1,6 +1,8 @@
-"""A flag that tasks can wait for, and that can be cleared."""
+"""How the tasks of a worker wait for each other, and end each other."""
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
 
 import anyio
 
@@ -39,3 +41,9 @@ class Signal:
         if self._event is None:
             self._event = anyio.Event()
         await self._event.wait()
+
+
+async def run_in(scope: anyio.CancelScope, function: Callable[[], Awaitable[None]]) -> None:
+    """Run a function until it ends or the scope is cancelled."""
+    with scope:
+        await function()

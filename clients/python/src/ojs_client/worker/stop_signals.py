@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -31,6 +30,8 @@ async def watch(received: Callable[[signal.Signals], None]) -> None:
 
 async def _by_handlers(received: Callable[[signal.Signals], None]) -> None:
     """Call ``received`` by handlers of Python, which wake an event loop on Windows, too."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
 
     def handle(number: int, _frame: Any) -> None:

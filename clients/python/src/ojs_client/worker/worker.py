@@ -6,9 +6,10 @@ import logging
 import signal
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, overload
 
 import anyio
 
@@ -20,17 +21,18 @@ from ojs_client.worker import loop_lag, stop_signals
 from ojs_client.worker.ending import end_process, end_without_threads
 from ojs_client.worker.execution import Runner
 from ojs_client.worker.fetching import Fetcher
-from ojs_client.worker.handlers import HandlerT, Middleware
+from ojs_client.worker.handlers import Lifespan, Middleware
 from ojs_client.worker.heartbeats import Directive, Heartbeats
 from ojs_client.worker.held_jobs import HeldJobs
 from ojs_client.worker.program import log_to_stderr, refusal_in_one_line
+from ojs_client.worker.registering import RegistersHandler, RegistersProcessHandler
 from ojs_client.worker.running import WorkerContext
 from ojs_client.worker.settings import WorkerSettings, queues_of
 from ojs_client.worker.settling import Settler
-from ojs_client.worker.signal import Signal
+from ojs_client.worker.signal import Signal, run_in
 from ojs_client.worker.waiting_jobs import WaitingJobs
 
-log = logging.getLogger("ojs_client.worker")
+log: Final = logging.getLogger("ojs_client.worker")
 
 _MIN_CONNECTIONS: Final = 100
 """Minimum of the maximum number of connections, for handlers that send several requests at once."""
@@ -70,6 +72,7 @@ class Worker:
         grace: time after SIGTERM or ``stop`` until running handlers are cancelled.
         jobs_per_process: number of jobs after which a child process of handlers is replaced.
         middleware: functions around each handler; the first one is the outermost.
+        lifespan: returns an async context manager that is open while the worker runs.
         labels: labels that operators see in the list of workers.
         transport: how httpx2 reaches the server, for tests and special networks.
 
@@ -94,6 +97,7 @@ class Worker:
         grace: Duration = 25.0,
         jobs_per_process: int = 100,
         middleware: Sequence[Middleware] = (),
+        lifespan: Lifespan | None = None,
         labels: Sequence[str] = (),
         transport: Any = None,
     ) -> None:
@@ -108,19 +112,17 @@ class Worker:
             grace=grace,
             jobs_per_process=jobs_per_process,
             middleware=tuple(middleware),
+            lifespan=lifespan,
             labels=names(labels, "labels"),
         )
-        self.worker_id = worker_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
-        self.queues, self.pool, self.concurrency = self._settings.queues, pool, concurrency
+        self.worker_id: str = worker_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
+        self.queues: tuple[str, ...] = self._settings.queues
+        self.pool: str | None = pool
+        self.concurrency: int = concurrency
         # Handlers have connections of their own, so that their requests delay no heartbeat.
+        limit = max(_MIN_CONNECTIONS, concurrency)
         self._transport, self._for_handlers = (
-            Transport(
-                url,
-                api_key=api_key,
-                max_connections=max(_MIN_CONNECTIONS, concurrency),
-                transport=transport,
-                retry_for_s=10.0,
-            )
+            Transport(url, api_key=api_key, max_connections=limit, transport=transport)
             for _ in range(2)
         )
         self._make_parts()
@@ -158,9 +160,15 @@ class Worker:
 
     # -- for the user
 
+    @overload
     def handler(
-        self, type: str, *, timeout: Duration | None = None, process: bool = False
-    ) -> Callable[[HandlerT], HandlerT]:
+        self, type: str, *, timeout: Duration | None = None, process: Literal[False] = False
+    ) -> RegistersHandler: ...
+    @overload
+    def handler(
+        self, type: str, *, timeout: Duration | None = None, process: Literal[True]
+    ) -> RegistersProcessHandler: ...
+    def handler(self, type: str, *, timeout: Duration | None = None, process: bool = False) -> Any:
         """Return a decorator that registers the handler of a job type.
 
         A coroutine function gets a RunningJob and runs in the event loop. Any other function gets a
@@ -180,7 +188,7 @@ class Worker:
         if not isinstance(type, str):
             raise TypeError('name the type of the jobs: @worker.handler("email.send")')
 
-        def register(function: HandlerT) -> HandlerT:
+        def register(function: Callable[..., Any]) -> Any:
             limit_s = None if timeout is None else milliseconds(timeout) / 1000
             self._runner.register(type, function, limit_s, process=process)
             return function
@@ -230,16 +238,21 @@ class Worker:
         """
         jobs_of, url = self._settings.jobs_of, self._transport.url
         log.info("worker %s starts: %s, server %s", self.worker_id, jobs_of, url)
-        async with self._transport, self._client, anyio.create_task_group() as background:
+        async with (
+            self._transport,
+            self._client,
+            (self._settings.lifespan or nullcontext)(),
+            anyio.create_task_group() as background,
+        ):
             # Shielded, because a cancelled worker still sends its last acks.
             self._beating = anyio.CancelScope(shield=True)
             scopes = [self._beating]
-            background.start_soon(_run_in, self._beating, self._heartbeats.run)
+            background.start_soon(run_in, self._beating, self._heartbeats.run)
             for function in (self._held.watch, self._settler.run, loop_lag.watch):
                 scopes.append(anyio.CancelScope(shield=True))
-                background.start_soon(_run_in, scopes[-1], function)
+                background.start_soon(run_in, scopes[-1], function)
             self._ending_poll = anyio.CancelScope()
-            background.start_soon(_run_in, self._ending_poll, self._end_poll)
+            background.start_soon(run_in, self._ending_poll, self._end_poll)
             if signals:
                 background.start_soon(stop_signals.watch, self._stop_on_signal)
             try:
@@ -393,8 +406,3 @@ class Worker:
         with anyio.move_on_after(_LAST_HEARTBEAT_LIMIT_S):
             await self._heartbeats.sign_off()
         log.info("worker %s has stopped", self.worker_id)
-
-
-async def _run_in(scope: anyio.CancelScope, function: Callable[[], Awaitable[None]]) -> None:
-    with scope:
-        await function()

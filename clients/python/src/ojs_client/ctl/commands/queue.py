@@ -13,6 +13,7 @@ from ojs_client.ctl.output import Column, Row, member, note
 from ojs_client.ctl.rates import limit_options, limits_body, usage_fields
 from ojs_client.ctl.selection import STATES, change_each, run_operation
 from ojs_client.ctl.session import (
+    Completion,
     Leaf,
     Session,
     completion_of,
@@ -30,7 +31,7 @@ def queue() -> None:
     """List, read, create, pause, limit, purge and delete queues."""
 
 
-complete_queues = completion_of(
+complete_queues: Completion = completion_of(
     lambda api: (each["name"] for each in api.pages(f"{V1}/queues", "queues", 1000))
 )
 """Complete the name of a queue."""

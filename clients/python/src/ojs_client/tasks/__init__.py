@@ -1,0 +1,1 @@
+"""Tasks: functions that producers enqueue and workers run."""

@@ -1,0 +1,108 @@
+"""Enqueues the jobs of tasks, with the client of the current context."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import Lock
+from typing import Any, TypeAlias
+
+from ojs_client.client import Client
+from ojs_client.jobs import Job
+from ojs_client.options import NewJob
+from ojs_client.sync import SyncClient
+
+NextEnqueue: TypeAlias = Callable[[NewJob], Awaitable[Job]]
+ProducerMiddleware: TypeAlias = Callable[[NewJob, NextEnqueue], Awaitable[Job]]
+"""Called around each enqueue of a task. It awaits the second argument with the job, or with another
+one, and returns the result."""
+
+
+class Producer:
+    """The clients of an app.
+
+    Args:
+        arguments: the arguments of its clients.
+        middleware: functions around each enqueue; the first one is the outermost.
+
+    Attributes:
+        overrides: functions that replace dependencies of tasks.
+        opened: the client of the whole program, while the app is open.
+    """
+
+    def __init__(
+        self, arguments: Mapping[str, Any], middleware: Sequence[ProducerMiddleware]
+    ) -> None:
+        self._arguments = arguments
+        self._middleware = tuple(middleware)
+        self.overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self.opened: Client | None = None
+        self._current: ContextVar[Client | SyncClient | None]
+        self._current = ContextVar("ojs_client", default=None)
+        self._blocking: SyncClient | None = None
+        self._process = 0
+        self._opening = Lock()
+
+    def new_client(self) -> Client:
+        """Return a client of the app's server."""
+        return Client(**self._arguments)
+
+    @contextmanager
+    def running_in(self, client: Client | SyncClient) -> Iterator[None]:
+        """Let tasks use a client in the block, such as that of the job that runs."""
+        token = self._current.set(client)
+        try:
+            yield
+        finally:
+            self._current.reset(token)
+
+    @property
+    def client(self) -> Client:
+        """The client of the job that runs here, or of the open app.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        found = self._current.get() or self.opened
+        if isinstance(found, Client):
+            return found
+        raise RuntimeError("the app is not open: use it with 'async with', or call delay()")
+
+    async def enqueue(self, job: NewJob) -> Job:
+        """Enqueue a job."""
+        return await self._enqueue_with(self.client, job)
+
+    def enqueue_blocking(self, job: NewJob) -> Job:
+        """Enqueue a job in a thread without an event loop.
+
+        The first call opens a client for this process, which stays open. So a program may fork
+        before and after it.
+        """
+        client = self._current.get()
+        if client is None:
+            client = self._process_client()
+        elif not isinstance(client, SyncClient):
+            raise RuntimeError("delay() would block the event loop: await enqueue()")
+        return client.run(self._enqueue_with, job)
+
+    def _process_client(self) -> SyncClient:
+        with self._opening:
+            if self._blocking is None or self._process != os.getpid():
+                self._blocking = SyncClient(**self._arguments).__enter__()
+                self._process = os.getpid()
+            return self._blocking
+
+    async def _enqueue_with(self, client: Client, job: NewJob) -> Job:
+        send: NextEnqueue = client.enqueue
+        for function in reversed(self._middleware):
+            send = _around(function, send)
+        return await send(job)
+
+
+def _around(function: ProducerMiddleware, inner: NextEnqueue) -> NextEnqueue:
+    async def send(job: NewJob) -> Job:
+        return await function(job, inner)
+
+    return send

@@ -1,0 +1,82 @@
+"""What tasks do with a server: schemas, and programs without an event loop."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import anyio.to_thread
+import pytest
+
+from ojs_client import App, Client, Conflict
+from tests.client_library.conftest import Server, server
+from tests.client_library.tasks import shop
+
+__all__ = ["server"]
+
+
+async def test_the_schemas_of_the_tasks_are_registered(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        with shop.app.using(client):
+            for _ in range(2):  # a deployment may repeat it
+                await shop.app.register_schemas("1.0.0")
+        wrong = {"options": {"queue": "q"}, "type": "mail.send", "args": [{"user_id": "3"}]}
+        reply = await client._transport.request("POST", "/jobs", wrong)
+        assert "/args/0/user_id" in str(reply["warnings"])
+
+        other = App()
+
+        @other.task(name="mail.send")
+        async def send(user_id: str) -> None: ...
+
+        with other.using(client), pytest.raises(Conflict):
+            await other.register_schemas("1.0.0")
+
+    await server.run(scenario)
+
+
+async def test_an_app_enqueues_in_its_block(server: Server) -> None:
+    app = App(server.url)
+
+    @app.task
+    def plain(number: int) -> None: ...
+
+    async def scenario(client: Client) -> None:
+        async with app:
+            job = await plain.enqueue(1)
+            with pytest.raises(RuntimeError, match="open already"):
+                await app.__aenter__()
+        assert (await client.get(job.id)).args == [{"number": 1}]
+        with pytest.raises(RuntimeError, match="not open"):
+            await plain.enqueue(1)
+
+    await server.run(scenario)
+
+
+async def test_a_program_without_an_event_loop_enqueues_before_and_after_a_fork(
+    server: Server,
+) -> None:
+    app = App(server.url)
+
+    @app.task(queue="forked")
+    def plain(number: int) -> None: ...
+
+    def parent_and_child() -> Any:
+        plain.delay(1)
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                plain.delay(2)
+                status = 0
+            finally:
+                os._exit(status)
+        return os.waitpid(child, 0)[1]
+
+    async def scenario(client: Client) -> None:
+        assert await anyio.to_thread.run_sync(parent_and_child) == 0
+        listed = await client._transport.request("GET", "/jobs", params={"queue": "forked"})
+        assert sorted(job["args"][0]["number"] for job in listed["jobs"]) == [1, 2]
+
+    if server.loop == "asyncio":
+        await server.run(scenario)
