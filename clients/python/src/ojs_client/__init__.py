@@ -6,7 +6,7 @@ from ojs_client._version import __version__
 
 if TYPE_CHECKING:
     from ojs_client.client import Client
-    from ojs_client.cron import CronJobs
+    from ojs_client.cron import CronJobs, NewCron, SyncedCrons
     from ojs_client.errors import (
         ApiError,
         Conflict,
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
         Snooze,
         Unavailable,
     )
-    from ojs_client.jobs import Cron, Job, Workflow, WorkflowStep
+    from ojs_client.events import Event, Subscription
+    from ojs_client.jobs import Cron, Job, JobError, Workflow, WorkflowStep
+    from ojs_client.managing import DeadLetters, Jobs, Limit, Limits, Queue, Queues
+    from ojs_client.many import EnqueueReport, FailedPortion
     from ojs_client.options import JobOptions, NewJob, RetryPolicy, Unique, new_job, new_job_id
     from ojs_client.sync import SyncClient, SyncCronJobs
     from ojs_client.tasks.app import App, TaskRouter
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from ojs_client.worker.processes import ProcessJob
     from ojs_client.worker.running import BlockingJob, RunningJob
     from ojs_client.worker.worker import Worker
-    from ojs_client.workflows import NewWorkflow, batch, chain, group
+    from ojs_client.workflows import NewWorkflow, after, batch, chain, dag, group
 
 __all__ = [
     "ApiError",
@@ -47,30 +50,43 @@ __all__ = [
     "ConnectionFailed",
     "Cron",
     "CronJobs",
+    "DeadLetters",
     "Depends",
     "Discard",
+    "EnqueueReport",
+    "Event",
+    "FailedPortion",
     "InvalidArguments",
     "Job",
     "JobCancelled",
+    "JobError",
     "JobFailed",
     "JobOptions",
+    "Jobs",
     "LeaseLost",
+    "Limit",
+    "Limits",
     "Middleware",
+    "NewCron",
     "NewJob",
     "NewWorkflow",
     "Next",
     "NotFound",
     "OJSError",
     "ProcessJob",
+    "Queue",
+    "Queues",
     "RateLimited",
     "ResultPending",
     "Retry",
     "RetryPolicy",
     "RunningJob",
     "Snooze",
+    "Subscription",
     "SyncClient",
     "SyncCronJobs",
     "SyncTask",
+    "SyncedCrons",
     "Task",
     "TaskRouter",
     "Unavailable",
@@ -79,8 +95,10 @@ __all__ = [
     "Workflow",
     "WorkflowStep",
     "__version__",
+    "after",
     "batch",
     "chain",
+    "dag",
     "group",
     "new_job",
     "new_job_id",
@@ -89,7 +107,7 @@ __all__ = [
 
 _MODULES: Final = {
     "client": ("Client",),
-    "cron": ("CronJobs",),
+    "cron": ("CronJobs", "NewCron", "SyncedCrons"),
     "errors": (
         "ApiError",
         "Conflict",
@@ -107,7 +125,10 @@ _MODULES: Final = {
         "Snooze",
         "Unavailable",
     ),
-    "jobs": ("Cron", "Job", "Workflow", "WorkflowStep"),
+    "events": ("Event", "Subscription"),
+    "jobs": ("Cron", "Job", "JobError", "Workflow", "WorkflowStep"),
+    "managing": ("DeadLetters", "Jobs", "Limit", "Limits", "Queue", "Queues"),
+    "many": ("EnqueueReport", "FailedPortion"),
     "options": ("JobOptions", "NewJob", "RetryPolicy", "Unique", "new_job", "new_job_id"),
     "sync": ("SyncClient", "SyncCronJobs"),
     "tasks.app": ("App", "TaskRouter"),
@@ -118,7 +139,7 @@ _MODULES: Final = {
     "worker.processes": ("ProcessJob",),
     "worker.running": ("BlockingJob", "RunningJob"),
     "worker.worker": ("Worker",),
-    "workflows": ("NewWorkflow", "batch", "chain", "group"),
+    "workflows": ("NewWorkflow", "after", "batch", "chain", "dag", "group"),
 }
 """The modules of the names. Each is imported when a program uses a name of it, so a producer does
 not wait for the worker."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, Unpack, overload
 
@@ -12,9 +14,19 @@ import anyio
 
 from ojs_client.backoff import Backoff
 from ojs_client.cron import CronJobs
-from ojs_client.errors import Conflict, JobFailed, NotFound, ResultPending
+from ojs_client.errors import (
+    ApiError,
+    Conflict,
+    ConnectionFailed,
+    JobFailed,
+    NotFound,
+    ResultPending,
+)
+from ojs_client.events import Subscription, subscribe
 from ojs_client.jobs import Job, Workflow
 from ojs_client.joined_enqueues import JoinedEnqueues
+from ojs_client.managing import DeadLetters, Jobs, Limits, Queues
+from ojs_client.many import MAX_JOBS, EnqueueReport, ended_jobs, enqueue_portions
 from ojs_client.options import JSON, Duration, JobOptions, NewJob, as_new_job, seconds
 from ojs_client.transport import Repeat, Transport, encode, segment
 from ojs_client.values import Encodable
@@ -25,8 +37,11 @@ _WAIT_STEP_S: Final = 20.0
 _EARLY_S: Final = 1.0
 """A wait for a result that ends within this time in seconds is repeated after a pause: a server
 that shuts down ends all waits."""
+_WORKFLOW_ENDS: Final = ("workflow.completed", "workflow.failed")
+_WORKFLOW_CHECK_S: Final = 10.0
+"""Time in seconds between two reads of an unfinished workflow. Its cancellation is no event."""
 _WORKFLOW_PAUSE_S: Final = 0.5
-"""Time in seconds between two reads of an unfinished workflow: the API has no wait for its end."""
+"""The same if the client gets no events."""
 
 
 class Client:
@@ -72,6 +87,10 @@ class Client:
     def _add_parts(self) -> None:
         self._joined = JoinedEnqueues(self._transport)
         self.cron: CronJobs = CronJobs(self._transport)
+        self.jobs: Jobs = Jobs(self._transport)
+        self.queues: Queues = Queues(self._transport)
+        self.dead_letters: DeadLetters = DeadLetters(self._transport)
+        self.limits: Limits = Limits(self._transport)
 
     @classmethod
     def over(cls, transport: Transport) -> Client:
@@ -179,6 +198,59 @@ class Client:
             for index, job in enumerate(reply["jobs"])
         ]
 
+    async def enqueue_all(
+        self, jobs: Iterable[NewJob] | AsyncIterable[NewJob], *, portion: int = MAX_JOBS
+    ) -> EnqueueReport:
+        """Enqueue any number of jobs in portions, and report what became of them.
+
+        A portion is stored as a whole or not at all. A portion that fails does not stop the others:
+        the report has its jobs and its error.
+
+        Args:
+            jobs: the jobs, which may come from an iterator.
+            portion: maximum number of jobs of a request; the server allows 1000 by default.
+        """
+        return await enqueue_portions(self.enqueue_many, jobs, portion)
+
+    def as_completed(
+        self, jobs: Iterable[Job | str], *, wait: Duration
+    ) -> AbstractAsyncContextManager[AsyncIterator[Job]]:
+        """Return a context manager with an iterator over jobs, each as soon as it has ended.
+
+        Args:
+            jobs: the jobs, or their ids.
+            wait: maximum time to wait for each of them. The iterator then raises ResultPending.
+
+        Raises:
+            NotFound: there is no such job. The iterator raises it.
+        """
+        ids = [job.id if isinstance(job, Job) else job for job in jobs]
+        return ended_jobs(partial(self.result, wait=wait), self.get, ids)
+
+    def events(
+        self,
+        *,
+        job_id: str | None = None,
+        queue: str | None = None,
+        types: Sequence[str] = (),
+        after: str = "",
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """Return a context manager with the events that happen from now on.
+
+        After a broken connection the stream continues after the last event.
+
+        Args:
+            job_id: the job; its stream ends with it.
+            queue: the queue; None for all.
+            types: the names of the events, such as ``job.completed`` or ``queue.*``; empty for all.
+            after: the id of the last event that was read; empty for none.
+
+        Raises:
+            ApiError: the server refused the stream.
+            ConnectionFailed: the server could not be reached for ``retry_for_s`` seconds.
+        """
+        return subscribe(self._transport, job_id=job_id, queue=queue, types=types, after=after)
+
     async def get(self, job_id: str) -> Job:
         """Return a job.
 
@@ -271,15 +343,35 @@ class Client:
         Raises:
             NotFound: there is no such workflow.
         """
-        deadline = anyio.current_time() + seconds(wait)
         path = f"/workflows/{segment(workflow_id)}"
-        while (left_s := deadline - anyio.current_time()) > 0:
-            reply = await self._get(path, {"limit": "0"})  # without its steps
-            if Workflow.from_json(reply["workflow"]).finished:
-                break
-            await anyio.sleep(min(_WORKFLOW_PAUSE_S, left_s))
+        if wait:
+            with anyio.move_on_after(seconds(wait)):
+                await self._workflow_ends(path)
         reply = await self._get(path)
         return Workflow.from_json(reply["workflow"])
+
+    async def _workflow_ends(self, path: str) -> None:
+        """Return when a workflow has ended."""
+
+        async def has_ended() -> bool:
+            reply = await self._get(path, {"limit": "0"})  # without its steps
+            return Workflow.from_json(reply["workflow"]).finished
+
+        if await has_ended():
+            return
+        try:
+            async with self.events(types=_WORKFLOW_ENDS) as events:
+                while not await has_ended():
+                    with anyio.move_on_after(_WORKFLOW_CHECK_S):
+                        async for event in events:
+                            if path.endswith(str(event.data.get("workflow_id"))):
+                                break
+        except (ApiError, ConnectionFailed):
+            # The fake server has no events, and a key may not read them.
+            ended = False
+            while not ended:
+                await anyio.sleep(_WORKFLOW_PAUSE_S)
+                ended = await has_ended()
 
     async def cancel_workflow(self, workflow_id: str) -> Workflow:
         """Cancel a workflow: no further step starts.

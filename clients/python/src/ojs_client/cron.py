@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from ojs_client.errors import ApiError, refuses_cursor
+from ojs_client.errors import NotFound
 from ojs_client.jobs import Cron, Job
 from ojs_client.options import JSON, NewJob
+from ojs_client.paging import entries
 from ojs_client.transport import Repeat, Transport, segment
 
 Overlap = Literal["skip", "allow", "cancel_previous", "enqueue"]
 _PATH: Final = "/cron"
-_PAGE: Final = 100
+_OWNER: Final = "cron_owner"
+
+
+@dataclass(frozen=True, slots=True)
+class NewCron:
+    """A cron job that a program declares; ``CronJobs.register`` describes the arguments."""
+
+    name: str
+    expression: str
+    job: NewJob
+    timezone: str = "UTC"
+    overlap: Overlap = "skip"
+    enabled: bool = True
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SyncedCrons:
+    """The names of the cron jobs that ``CronJobs.sync`` has stored and deleted."""
+
+    stored: tuple[str, ...]
+    deleted: tuple[str, ...]
 
 
 class CronJobs:
@@ -67,24 +92,41 @@ class CronJobs:
 
     async def list_all(self) -> list[Cron]:
         """Return all cron jobs."""
-        found: list[Cron] = []
-        params = {"limit": str(_PAGE)}
-        while True:
-            try:
-                reply = await self._transport.request(
-                    "GET", _PATH, repeat=Repeat.ALWAYS, params=params
-                )
-            except ApiError as error:
-                if "cursor" not in params or not refuses_cursor(error):
-                    raise
-                params = {"limit": str(_PAGE), "offset": str(len(found))}
-                continue
-            found += [Cron.from_json(cron) for cron in reply["crons"]]
-            # An offset would repeat or skip cron jobs while others are registered and deleted.
-            cursor = reply["pagination"].get("next_cursor")
-            if cursor is None:
-                return found
-            params = {"limit": str(_PAGE), "cursor": cursor}
+        return [Cron.from_json(each) async for each in entries(self._transport, _PATH, "crons")]
+
+    async def sync(self, crons: Iterable[NewCron], *, owner: str) -> SyncedCrons:
+        """Store the cron jobs that a program declares, and delete those that it declares no more.
+
+        Call it at each deployment. Cron jobs of others stay: the jobs of these have ``cron_owner``
+        in ``meta``.
+
+        Args:
+            crons: all cron jobs of the owner.
+            owner: the program, such as its name.
+        """
+        declared = {cron.name: cron for cron in crons}
+        for cron in declared.values():
+            meta = {**(cron.job.options.get("meta") or {}), _OWNER: owner}
+            job = NewJob(cron.job.type, cron.job.args, {**cron.job.options, "meta": meta})
+            await self.register(
+                cron.name,
+                cron.expression,
+                job,
+                timezone=cron.timezone,
+                overlap=cron.overlap,
+                enabled=cron.enabled,
+                description=cron.description,
+            )
+        gone = [
+            cron.name
+            for cron in await self.list_all()
+            if cron.name not in declared
+            and (cron.members["job_template"].get("meta") or {}).get(_OWNER) == owner
+        ]
+        for name in gone:
+            with suppress(NotFound):  # another process of the deployment was faster
+                await self.delete(name)
+        return SyncedCrons(tuple(declared), tuple(gone))
 
     async def change(self, name: str, **members: JSON) -> Cron:
         """Change a cron job.

@@ -16,6 +16,39 @@ def parse_time(text: Any) -> datetime | None:
 
 
 @dataclass(frozen=True, slots=True)
+class JobError:
+    """The error of a failed attempt.
+
+    Args:
+        attempt: the number of the attempt.
+        code: its code, such as ``handler_error``.
+        type: its type: the class of the exception, or the code.
+        message: its message.
+        occurred_at: when the attempt failed.
+        members: all members that the server sent, such as ``backtrace``.
+    """
+
+    attempt: int
+    code: str
+    type: str
+    message: str
+    occurred_at: datetime | None
+    members: Mapping[str, JSON]
+
+    @classmethod
+    def from_json(cls, members: Mapping[str, JSON]) -> JobError:
+        """Return the error that the server sent as ``members``."""
+        return cls(
+            attempt=members.get("attempt", 0),
+            code=members.get("code", ""),
+            type=members.get("type", ""),
+            message=members.get("message", ""),
+            occurred_at=parse_time(members.get("occurred_at")),
+            members=members,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job.
 
@@ -67,6 +100,26 @@ class Job:
             deduplicated=deduplicated,
             members=members,
         )
+
+    @property
+    def tags(self) -> list[str]:
+        """Its tags."""
+        return self.members.get("tags") or []
+
+    @property
+    def progress(self) -> float | None:
+        """How far it is, from 0 to 1; None if no handler has reported it."""
+        return self.members.get("progress")
+
+    @property
+    def result(self) -> JSON:
+        """What its handler has returned; None if it is not completed."""
+        return self.members.get("result")
+
+    @property
+    def errors(self) -> list[JobError]:
+        """The errors of its failed attempts, oldest first."""
+        return [JobError.from_json(each) for each in self.members.get("errors") or ()]
 
     @property
     def finished(self) -> bool:

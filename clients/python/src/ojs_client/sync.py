@@ -155,9 +155,12 @@ class SyncClient:
         """Cancel a workflow."""
         return self._call(self._client.cancel_workflow, workflow_id)
 
-    def run(self, function: Callable[[Client, NewJob], Awaitable[Job]], job: NewJob) -> Job:
-        """Return what an async function returns that enqueues a job with the client."""
-        return self._call(function, self._client, job)
+    def run(self, function: Callable[[Client], Awaitable[R]]) -> R:
+        """Return what an async function returns that gets the ``Client``.
+
+        It reaches what has no method here: ``client.run(lambda c: c.jobs.retry(job_id))``.
+        """
+        return self._call(function, self._client)
 
     def _call(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
         if self._loop is None:

@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from enum import Enum
 from types import TracebackType
 from typing import Any, Final, Self
@@ -19,7 +20,9 @@ from ojs_client.backoff import Backoff
 from ojs_client.errors import ApiError, ConnectionFailed, OJSError, api_error
 from ojs_client.http.addresses import DEFAULT_URL, server_address, shown_address
 from ojs_client.http.connections import NoResponse, NotSent
+from ojs_client.http.response_parser import Response
 from ojs_client.http.senders import sender_for
+from ojs_client.http.streams import Streams
 from ojs_client.options import JSON
 from ojs_client.values import to_json
 
@@ -97,9 +100,11 @@ class Transport:
         sent = {"Content-Type": _TYPE, "Accept": _TYPE, "User-Agent": f"ojs-client/{__version__}"}
         if key:
             sent["Authorization"] = f"Bearer {key}"
+        all_headers = {**sent, **(headers or {})}
+        self._streams = Streams(address, all_headers, transport)
         self._sender = sender_for(
             address,
-            {**sent, **(headers or {})},
+            all_headers,
             max_connections=max_connections,
             transport=transport,
         )
@@ -162,6 +167,32 @@ class Transport:
                 log.info("repeats %s %s in %.1f s: %s", method, path, wait_s, error)
             await anyio.sleep(wait_s)
 
+    @asynccontextmanager
+    async def stream(
+        self, path: str, params: Mapping[str, str], last_id: str
+    ) -> AsyncIterator[AsyncIterator[str] | None]:
+        """Open a stream of server-sent events, and yield its lines; None if it has ended.
+
+        Args:
+            path: the path after ``/ojs/v1``.
+            params: the query.
+            last_id: the id of the last event that was read; empty for none.
+
+        Raises:
+            ApiError: the server answered with an error.
+            ConnectionFailed: the server did not answer, or the connection broke.
+        """
+        try:
+            async with self._streams.lines(_V1 + path, params, last_id) as lines:
+                if not isinstance(lines, Response):
+                    yield lines
+                elif lines.status == 204:
+                    yield None
+                else:
+                    raise _error_of(lines)
+        except (NotSent, NoResponse) as error:
+            raise ConnectionFailed(f"no answer from {self.url}: {error}", applied=False) from error
+
     async def _send(
         self,
         method: str,
@@ -177,22 +208,30 @@ class Transport:
             raise ConnectionFailed(f"no answer from {self.url}: {error}", applied=False) from error
         except NoResponse as error:
             raise ConnectionFailed(f"no answer from {self.url}: {error}", applied=None) from error
-        try:
-            decoded = json.loads(response.body) if response.body else None
-        except ValueError:
-            decoded = None
+        decoded = _decoded(response)
         if response.status < 300:
             if not isinstance(decoded, dict):
                 raise ConnectionFailed(f"the response from {self.url} is not JSON", applied=None)
             for warning in warnings_of(decoded):
                 log.warning("%s", warning)
             return decoded
-        raise api_error(
-            response.status,
-            decoded,
-            retry_after=response.headers.get("retry-after"),
-            request_id=response.headers.get("x-request-id", ""),
-        )
+        raise _error_of(response)
+
+
+def _decoded(response: Response) -> Any:
+    try:
+        return json.loads(response.body) if response.body else None
+    except ValueError:
+        return None
+
+
+def _error_of(response: Response) -> ApiError:
+    return api_error(
+        response.status,
+        _decoded(response),
+        retry_after=response.headers.get("retry-after"),
+        request_id=response.headers.get("x-request-id", ""),
+    )
 
 
 def warnings_of(reply: Mapping[str, JSON]) -> Iterator[str]:

@@ -85,7 +85,7 @@ class Producer:
             client = self._process_client()
         elif not isinstance(client, SyncClient):
             raise RuntimeError("delay() would block the event loop: await enqueue()")
-        return client.run(self._enqueue_with, job)
+        return client.run(lambda opened: self._enqueue_with(opened, job))
 
     def _process_client(self) -> SyncClient:
         with self._opening:
