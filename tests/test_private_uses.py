@@ -40,8 +40,9 @@ def is_private(name: str) -> bool:
 
 
 def foreign_private_names(tree: ast.AST) -> list[str]:
-    """Return the private attributes that a module uses and does not define itself."""
+    """Return the private attributes that a module uses, and neither it nor its own bases define."""
     own, used = set[str](), set[str]()
+    inherits = inherits_from_libraries(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             own.add(node.name)
@@ -51,9 +52,31 @@ def foreign_private_names(tree: ast.AST) -> list[str]:
             on_self = isinstance(node.value, ast.Name) and node.value.id == "self"
             if on_self and isinstance(node.ctx, ast.Store):
                 own.add(node.attr)
+            elif on_self and not inherits:
+                continue
             elif node.attr.startswith("_") and not node.attr.endswith("__"):
                 used.add(node.attr)
     return sorted(used - own - OF_PYTHON)
+
+
+def inherits_from_libraries(tree: ast.AST) -> bool:
+    """Return whether a class of a module has a base that one of the libraries defines."""
+    nodes = list(ast.walk(tree))
+    bases = {
+        name.id
+        for node in nodes
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+        for name in ast.walk(base)
+        if isinstance(name, ast.Name)
+    }
+    return any(
+        (alias.asname or alias.name).split(".")[0] in bases
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+        if (getattr(node, "module", None) or alias.name).split(".")[0] in LIBRARIES
+    )
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
