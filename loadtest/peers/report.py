@@ -98,9 +98,11 @@ def _setting(found: Comparison, absent: Mapping[str, str], binary: ServerBinary)
     lines = [
         f"{time.strftime('%Y-%m-%d', time.gmtime())}, {binary.kind} {binary.version}, "
         f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, {settings.jobs} jobs per "
-        f"measurement, medians of {settings.rounds} rounds. {versions}.",
+        f"measurement, rounds: {settings.rounds} (medians). {versions}.",
         *(f"Not obtainable: {name} ({reason})." for name, reason in absent.items()),
     ]
+    if os.getloadavg()[0] > 2 * (os.cpu_count() or 1):
+        lines.append("The machine was busy: only processor times, their ratios and bytes count.")
     return "\n".join(lines)
 
 
