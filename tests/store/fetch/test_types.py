@@ -13,11 +13,12 @@ import trio
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.rate_limit import RateLimits
+from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.changes.purges import purge
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.engine.fetch import long_poll
-from ojs_cluster.store.engine.fetch.fetch_script import pack_types
+from ojs_cluster.store.engine.fetch.fetch_script import digest_of, pack_types
 from ojs_cluster.store.engine.fetch.long_poll import Waiters, fetch_or_wait
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.engine.jobs.cancel import cancel
@@ -355,3 +356,41 @@ async def test_a_parked_job_is_not_parked_after_an_import(store: Store, consiste
 
     consistent()
     assert [found.id for found in await take(store, types=NEW)] == [job.id]
+
+
+class Recorder(Waiters):
+    """Keeps the messages that arrive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.payloads: list[bytes] = []
+
+    def _on_message(self, store: Store, shard: Shard, payload: bytes) -> None:
+        self.payloads.append(payload)
+        super()._on_message(store, shard, payload)
+
+
+async def test_parking_publishes_once(store: Store) -> None:
+    """Waiters of the same types are not woken, and a parked job is not parked again."""
+    waiters = Recorder()
+    await waiters.subscribe(store, [QUEUE])
+    same, other = waiters.add([QUEUE], types=OLD), waiters.add([QUEUE], types=NEW)
+    for _ in range(3):
+        await enqueue(store, new_job(type="other.job"))
+    message = f"{QUEUE} * {digest_of(OLD)}".encode()
+    with trio.fail_after(60):
+        await wait_until(lambda: len(waiters.payloads) == 1)
+        for waiter in (same, other):
+            waiter.woken.clear()
+
+        assert await take(store, types=OLD) == []
+        assert await take(store, types=OLD) == []
+        assert await take(store, types=NEW) == []
+
+        await wait_until(lambda: message in waiters.payloads)
+        assert (same.woken, other.woken) == (set(), {QUEUE})
+        await put_new(store)
+        await wait_until(lambda: waiters.payloads[-1] == QUEUE.encode())
+    assert waiters.payloads == [QUEUE.encode(), message, QUEUE.encode()]
+    waiters.remove(same, [QUEUE], types=OLD)
+    waiters.remove(other, [QUEUE], types=NEW)
