@@ -109,6 +109,33 @@ async def test_a_cancel_reaches_the_handler_before_the_next_heartbeat(server: Se
     await server.run(scenario)
 
 
+async def test_leases_do_not_wait_for_news(server: Server) -> None:
+    """A heartbeat that waits extends no lease, and the others do not wait for its answer."""
+    sent: list[Any] = []
+
+    async def record(path: str, body: Any) -> None:
+        if path.endswith("heartbeat"):
+            sent.append(body)
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, transport=Watched(before=record), heartbeat=0.2)
+
+        @worker.handler("t.long")
+        async def long(job: RunningJob) -> None:
+            start = len(sent)
+            await until(lambda: len(sent) > start + 3)
+            assert not any("wait_ms" in body for body in sent[start:])
+
+        async with serving_jobs(worker):
+            await until(lambda: any("wait_ms" in body for body in sent))
+            job = await client.enqueue("t.long", queue=QUEUE)
+            assert (await client.result(job.id, wait=60)) is None
+        assert all(isinstance(body["active_jobs"], list) for body in sent if "wait_ms" not in body)
+        assert all(isinstance(body["active_jobs"], int) for body in sent if "wait_ms" in body)
+
+    await server.run(scenario)
+
+
 async def test_a_sync_handler_learns_that_its_lease_is_lost(server: Server) -> None:
     async def scenario(client: Client) -> None:
         worker = new_worker(client, heartbeat=0.2)

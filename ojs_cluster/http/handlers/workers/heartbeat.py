@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 import trio
 
-from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.errors import InvalidRequest, OJSError
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.raw_json import join
 from ojs_cluster.http import fields, replies
@@ -158,9 +158,9 @@ async def _heartbeat_that_waits(
     extend_deadline(wait_s)
     with waiters.worker_messages.listen(beat.worker_id) as inbox:
         shards = {store.keys.shard_of_worker(beat.worker_id)}
-        for job_id in beat.job_ids:
-            leased_by = shard_of_lease(store.keys, beat.leases.get(job_id))
-            shards.add(leased_by or store.keys.shard_of_id(job_id))
+        shards.update(map(store.keys.shard_of_id, beat.job_ids))
+        leased_by = (shard_of_lease(store.keys, lease) for lease in beat.leases.values())
+        shards.update(filter(None, leased_by))
         await waiters.subscribe_to_shards(store, shards)
         with suppress(msgspec.MsgspecError, InvalidRequest):
             named = msgspec.json.decode(body.queues or b"[]", type=list[QueueName])
@@ -175,9 +175,13 @@ async def _heartbeat_that_waits(
             await inbox.wait()
         if not inbox.told or waiters.draining:
             return reply, True
-        cancelled = await accessible_jobs(app, request, inbox.cancelled)
-        job_ids = tuple(dict.fromkeys([*beat.job_ids, *cancelled]))
-        return await heartbeat(store, replace(beat, job_ids=job_ids)), True
+        try:
+            told = await accessible_jobs(app, request, inbox.cancelled)
+            news = await heartbeat(store, replace(beat, job_ids=tuple(told), leases={}))
+        except OJSError:
+            return reply, True  # the leases of the first heartbeat are extended
+        extended = [job_id for job_id in reply.extended if job_id not in news.cancelled]
+        return replace(news, extended=extended), True
 
 
 async def deregister(app: App, _request: Request, worker_id: str) -> Response:

@@ -19,8 +19,10 @@ log: Final = logging.getLogger("ojs_client.worker")
 
 _JOBS_PER_HEARTBEAT: Final = 1000
 _CHECKS_AT_ONCE: Final = 10
+_WAIT_MS: Final = 20_000
+"""Longest time in ms that a heartbeat waits for news."""
 _MIN_GAP_S: Final = 0.5
-"""Shortest time in seconds between two heartbeats, if the answer has waited or has news."""
+"""Shortest time in seconds between two heartbeats that wait."""
 
 Directive = Literal["running", "quiet", "terminate"]
 
@@ -61,44 +63,70 @@ class Heartbeats:
         self._due.set()
 
     async def run(self) -> None:
-        """Send heartbeats until the task is cancelled.
+        """Send heartbeats, and wait for news between them, until the task is cancelled."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._listen)
+            await self._beat()
 
-        The answer of each one waits for news, and then the next one is sent. If it has not waited,
-        because the server is of an earlier version, the next one is sent after the interval.
-        """
+    async def _beat(self) -> None:
         while True:
             self._due.clear()
-            began_at, again = anyio.current_time(), False
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._stop_when_due, group.cancel_scope)
-                again = await self.try_to_send(wait=True)
-                group.cancel_scope.cancel()
-            gap_s = min(self.interval_s, _MIN_GAP_S) if again else self.interval_s
-            with anyio.move_on_after(began_at + gap_s - anyio.current_time()):
+            await self.try_to_send()
+            with anyio.move_on_after(self.interval_s):
                 await self._due.wait()
 
-    async def _stop_when_due(self, scope: anyio.CancelScope) -> None:
-        """Stop a heartbeat that waits for its answer when the next one is due."""
-        await self._due.wait()
-        scope.cancel()
+    async def _listen(self) -> None:
+        """Wait for news from the server: a cancelled job, or another state of the worker.
 
-    async def try_to_send(self, state: str | None = None, *, wait: bool = False) -> bool:
+        These heartbeats extend no leases, so how long they wait does not matter to the leases. A
+        server of an earlier version answers without waiting. Then there is no news between the
+        other heartbeats.
+        """
+        while True:
+            waited = False
+            try:
+                waited = await self._wait_for_news()
+            except (ApiError, ConnectionFailed) as error:
+                log.debug("cannot wait for news: %s", error)
+            await anyio.sleep(_MIN_GAP_S if waited else self.interval_s)
+
+    async def _wait_for_news(self) -> bool:
+        """Send a heartbeat that waits, and obey its answer; return whether it has waited."""
+        body = {
+            **self.describe(),
+            "worker_id": self.worker_id,
+            "active_jobs": len(self.held),
+            "leases": {job.id: job.lease_id for job in self.held},
+            "wait_ms": _WAIT_MS,
+            "known_state": self._desired,
+        }
+        timeout_s = _WAIT_MS / 1000 + self._timeout_s
+        reply = await self.transport.request(
+            "POST", "/workers/heartbeat", body, repeat=Repeat.NEVER, timeout_s=timeout_s
+        )
+        self._follow(reply)
+        cancelled = set(reply.get("jobs_cancelled") or ())
+        for job in self.held:
+            if job.id in cancelled and job in self.held and job.lost is None and not job.ended:
+                job.lose("cancelled")
+        return bool(reply.get("waited"))
+
+    def _follow(self, reply: Any) -> None:
+        self._desired = reply.get("state", "running")
+        self.obey(self._desired)
+
+    async def try_to_send(self, state: str | None = None) -> None:
         """Send one heartbeat, and log a failure.
 
         Args:
             state: the state to report; None for the current one.
-            wait: whether the answer may wait for news, for the interval at most.
-
-        Returns:
-            Whether the next heartbeat may follow at once: the answer has waited, or has news.
         """
         try:
-            return await self._send_all(state, wait=wait)
+            await self._send_all(state)
         except ConnectionFailed as error:
             log.warning("heartbeat failed: %s", error)
         except ApiError as error:
             log.warning("heartbeat refused: %s", error)
-        return False
 
     async def sign_off(self) -> None:
         """Send the last heartbeat, and remove the worker from the server's list of workers.
@@ -114,32 +142,23 @@ class Heartbeats:
         except (ApiError, ConnectionFailed) as error:
             log.debug("the worker stays listed until its record expires: %s", error)
 
-    async def _send_all(self, state: str | None, *, wait: bool) -> bool:
+    async def _send_all(self, state: str | None) -> None:
         """Send a heartbeat for all held jobs, extend the leases, and find the lost ones."""
-        again = False
         jobs = [job for job in self.held if job.lost is None]
         for start in range(0, max(1, len(jobs)), _JOBS_PER_HEARTBEAT):
             part = jobs[start : start + _JOBS_PER_HEARTBEAT]
             body: dict[str, JSON] = {"active_jobs": [job.id for job in part]}
             if state is not None:
                 body["state"] = state
-            if wait and start + _JOBS_PER_HEARTBEAT >= len(jobs):
-                body["wait_ms"] = round(self.interval_s * 1000)
-                body["known_state"] = self._desired
             reply, extended = await self._send(part, body)
-            desired = reply.get("state", "running")
-            again |= desired != self._desired or bool(reply.get("waited"))
-            self._desired = desired
-            self.obey(desired)
+            self._follow(reply)
             cancelled = set(reply.get("jobs_cancelled") or ())
-            for job in self.held if cancelled else ():  # it may have been fetched during the wait
+            for job in part:
                 if job.id in cancelled and self._is_missing(job, extended) and not job.ended:
-                    again = True
                     job.lose("cancelled")
             missing = [job for job in part if self._is_missing(job, extended)]
             if missing:
                 await self._check(missing)
-        return again
 
     async def _send(self, jobs: list[HeldJob], members: dict[str, JSON]) -> tuple[Any, set[str]]:
         """Send a heartbeat for some jobs; return its response and the ids of extended jobs."""
@@ -151,9 +170,8 @@ class Heartbeats:
             **members,
         }
         sent_at = anyio.current_time()
-        timeout_s = self._timeout_s + (self.interval_s if "wait_ms" in members else 0)
         reply = await self.transport.request(
-            "POST", "/workers/heartbeat", body, repeat=Repeat.NEVER, timeout_s=timeout_s
+            "POST", "/workers/heartbeat", body, repeat=Repeat.NEVER, timeout_s=self._timeout_s
         )
         extended = set(reply.get("jobs_extended") or ())
         self.held.extend([job for job in jobs if job.id in extended], sent_at)
