@@ -629,3 +629,20 @@ def test_a_retry_after_is_a_number_of_seconds_or_ignored(
     header: str, seconds: float | None
 ) -> None:
     assert api_error(503, None, retry_after=header).retry_after_s == seconds
+
+
+@pytest.mark.parametrize("pool", [None, "shop"])
+async def test_heartbeats_name_the_pool(server: Server, pool: str | None) -> None:
+    sent: list[Any] = []
+
+    async def record(path: str, body: Any) -> None:
+        if path.endswith("heartbeat"):
+            sent.append(body.get("pool"))
+
+    async def scenario(client: Client) -> None:
+        options = {} if pool is None else {"pool": pool}
+        async with serving_jobs(new_worker(client, transport=Watched(before=record), **options)):
+            await until(lambda: sent)
+
+    await server.run(scenario)
+    assert set(sent) == {pool}

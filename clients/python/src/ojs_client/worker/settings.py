@@ -93,6 +93,7 @@ class WorkerSettings:
             "language": "python",
             "sdk": "ojs-client",
             "version": __version__,
+            **({} if self.pool is None else {"pool": self.pool}),
             **({} if memory is None else {"memory_bytes": memory}),
         }
 
