@@ -55,7 +55,7 @@ class Mixed:
 
 @pytest.fixture
 def mixed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mixed]:
-    monkeypatch.setattr("ojs_client.cron._PAGE", 2)
+    monkeypatch.setattr("ojs_client.paging._PAGE", 2)
     monkeypatch.setattr("ojs_client.ctl.api._PAGE", 2)
     processes = Mixed()
 

@@ -423,12 +423,13 @@ def test_keda_scales_the_api_by_its_load(chart: Chart) -> None:
     assert (ours["metricType"], ours["metadata"]["query"]) == ("Value", "sum(up)")
 
 
-def test_requests_in_flight_do_not_count_waiting_fetches(chart: Chart) -> None:
+def test_requests_in_flight_do_not_count_waiting_requests(chart: Chart) -> None:
     rendering = chart.render(CHART / "ci" / "keda-values.yaml")
     query = rendering.one("ScaledObject", "-api")["spec"]["triggers"][1]["metadata"]["query"]
     (pattern,) = re.findall(r'route!~"([^"]*)"', query)
     assert {route.template for route in ROUTES if re.fullmatch(pattern, route.template)} == {
-        route.template for route in ROUTES if route.waits_for_jobs
+        "/ojs/v1/workers/heartbeat",
+        *(route.template for route in ROUTES if route.waits_for_jobs),
     }
 
 

@@ -34,6 +34,7 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
         "/ojs/v1/queues": {"name": "other"},
         "/ojs/v1/queues/{name}": {"partitions": 2},
         "/ojs/v1/queues/{name}/config": {"partitions": 2},
+        "/ojs/v1/queues/{name}/purge": {"states": ["available"]},
         "/ojs/v1/jobs": DEFINITION,
         "/ojs/v1/jobs/batch": {"jobs": [DEFINITION, unique]},
         "/ojs/v1/jobs/bulk": {"jobs": [DEFINITION, unique]},

@@ -41,7 +41,7 @@ async def test_a_cron_job_is_registered_changed_and_deleted(
         assert (await crons.resume("t-yearly")).next_run_at is not None
         await crons.register("t-zone", "@daily", new_job("t.x"), timezone="Asia/Tokyo")
         assert [cron.name for cron in await crons.list_all()] == ["t-yearly", "t-zone"]
-        monkeypatch.setattr("ojs_client.cron._PAGE", 1)
+        monkeypatch.setattr("ojs_client.paging._PAGE", 1)
         assert [cron.name for cron in await crons.list_all()] == ["t-yearly", "t-zone"]
         for name in ("t-yearly", "t-zone"):
             await crons.delete(name)

@@ -262,8 +262,8 @@ READS = {
 def test_the_store_writes_by_scripts_only() -> None:
     """But for the registry of names, which is another slot than the queues, and the test hook.
 
-    SETRANGE of nothing, WAIT and WAITAOF write nothing. ZREM removes entries of an index that are
-    no names, because another program has written them.
+    SETRANGE of nothing, SPUBLISH, WAIT and WAITAOF write nothing. ZREM removes entries of an
+    index that are no names, because another program has written them.
     """
     root = Path(ojs_cluster.__file__).parent
     written: set[tuple[str, str]] = set()
@@ -278,7 +278,12 @@ def test_the_store_writes_by_scripts_only() -> None:
     assert written == {
         *(("retention.py", "ZREM"), ("admin.py", "UNLINK")),
         *(("rate_limits.py", "ZREM"), ("progress_check.py", "ZREM")),
-        *(("transactions.py", "SETRANGE"), ("rights.py", "WAIT"), ("rights.py", "WAITAOF")),
+        *(
+            ("transactions.py", "SETRANGE"),
+            ("workers.py", "SPUBLISH"),
+            ("rights.py", "WAIT"),
+            ("rights.py", "WAITAOF"),
+        ),
     }
 
 

@@ -272,7 +272,7 @@ async def oldest_available_ms(store: Store, queue: str) -> int | None:
     async def read(shard: Shard) -> None:
         keys = _Call(shard, [queue]).build_keys(brief=True)
         reply = await store.run(shard, "metrics", keys, ["brief"], idempotent=True)
-        found.extend(since for _, since, _ in reply[_SHARD_NUMBERS:] if since >= 0)
+        found.extend(since for _, since, *_ in reply[_SHARD_NUMBERS:] if since >= 0)
 
     await run_concurrently(await store.partitions.occupied_shards(store, queue), read)
     return min(found, default=None)

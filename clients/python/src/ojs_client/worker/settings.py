@@ -81,8 +81,12 @@ class WorkerSettings:
             return f"queues {named}"
         return f"pool {self.pool}, " + (f"queues {named}" if named else "all of its queues")
 
-    def description(self) -> dict[str, JSON]:
-        """Return what a heartbeat tells about the worker and its process."""
+    def description(self, types: list[str] | None) -> dict[str, JSON]:
+        """Return what a heartbeat tells about the worker and its process.
+
+        Args:
+            types: the job types that it runs; None for any.
+        """
         memory = resident_bytes()
         return {
             "hostname": socket.gethostname(),
@@ -94,6 +98,7 @@ class WorkerSettings:
             "sdk": "ojs-client",
             "version": __version__,
             **({} if self.pool is None else {"pool": self.pool}),
+            **({} if types is None else {"types": types}),
             **({} if memory is None else {"memory_bytes": memory}),
         }
 

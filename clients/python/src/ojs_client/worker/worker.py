@@ -158,8 +158,6 @@ class Worker:
         )
         self._waiting = WaitingJobs(self._runner, settings.concurrency, settings.prefetch)
 
-    # -- for the user
-
     @overload
     def handler(
         self, type: str, *, timeout: Duration | None = None, process: Literal[False] = False
@@ -295,10 +293,7 @@ class Worker:
 
     @property
     def types(self) -> list[str] | None:
-        """The types with a handler, which each fetch names; None for any type.
-
-        It is None with a handler for ``*``, without handlers, and with more than 100 of them.
-        """
+        """The types that each fetch names; None for any: with a handler for ``*``, or over 100."""
         return self._runner.types
 
     @property
@@ -310,8 +305,6 @@ class Worker:
     def held(self) -> int:
         """Number of fetched jobs whose ack or nack the server does not have yet."""
         return len(self._held)
-
-    # -- state
 
     def _is_idle(self) -> bool:
         return self._runner.running == 0 and not self._waiting
@@ -327,8 +320,8 @@ class Worker:
         # A directive does not change the reported state. Otherwise the server would keep the state
         # after the directive has ended.
         quiet = self._quiet or self._stopping.is_set()
-        types = {} if self.types is None else {"types": self.types}
-        return {"state": "quiet" if quiet else "running", **self._settings.description(), **types}
+        described = self._settings.description(self.types)
+        return {"state": "quiet" if quiet else "running", **described}
 
     def _follow_directive(self, directive: Directive) -> None:
         if directive == self._directive or self._stopping.is_set():
@@ -342,8 +335,6 @@ class Worker:
     def _stop_on_signal(self, number: signal.Signals) -> None:
         log.info("%s: drains", number.name)
         self.stop()
-
-    # -- fetching
 
     async def _work(self) -> None:
         async with anyio.create_task_group() as handlers:
