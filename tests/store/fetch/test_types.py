@@ -18,7 +18,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.changes.purges import purge
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.engine.fetch import long_poll
-from ojs_cluster.store.engine.fetch.fetch_script import digest_of, pack_types
+from ojs_cluster.store.engine.fetch.fetch_script import digest_of, pack_types, queues_per_call
 from ojs_cluster.store.engine.fetch.long_poll import Waiters, fetch_or_wait
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.engine.jobs.cancel import cancel
@@ -394,3 +394,19 @@ async def test_parking_publishes_once(store: Store) -> None:
     assert waiters.payloads == [QUEUE.encode(), message, QUEUE.encode()]
     waiters.remove(same, [QUEUE], types=OLD)
     waiters.remove(other, [QUEUE], types=NEW)
+
+
+async def test_many_types_share_a_script_with_few_queues(store: Store) -> None:
+    """A script looks up each type in each queue, so a fetch of many types has several calls."""
+    names = pack_types(f"t.{number}" for number in range(100))
+    assert (queues_per_call(names), queues_per_call(""), queues_per_call("\na\n")) == (
+        20,
+        2000,
+        2000,
+    )
+    home = shard_of(store, "q0")
+    queues = [name for number in range(3000) if shard_of(store, name := f"q{number}") == home][:45]
+    assert len(queues) == 45
+    await enqueue_many(store, [new_job(queues[-1], type="t.99"), new_job(queues[0], type="other")])
+    (job,) = await take(store, *queues, types=names)
+    assert job.queue == queues[-1]

@@ -23,6 +23,7 @@ from ojs_cluster.store.engine.fetch.fetch_script import (
     digest_of,
     fetch_keys,
     full_fetch_keys,
+    queues_per_call,
 )
 from ojs_cluster.store.engine.fetch.in_progress import FetchInProgress
 from ojs_cluster.store.engine.fetch.partition_fetch import fetch_from_partitions
@@ -408,6 +409,13 @@ class _Fetch:
         Raises:
             WorkerIsQuiet, BackendUnavailable: as ``fetch_unless_quiet``.
         """
+        size = queues_per_call(self.types)
+        if len(queues) > size:
+            first_depth = await self.fetch_from(shard, queues[:size], with_depth=with_depth)
+            for first in range(size, len(queues), size):
+                if self.wanted:
+                    await self.fetch_from(shard, queues[first : first + size])
+            return first_depth
         remaining, calls, idle_keys, requested = 0, 0, 0, False
         reserved_s = _RESERVED_S
         while True:

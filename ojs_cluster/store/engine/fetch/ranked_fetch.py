@@ -24,6 +24,7 @@ from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.engine.fetch.fetch_script import queues_per_call
 from ojs_cluster.store.engine.fetch.in_progress import FetchInProgress
 from ojs_cluster.store.engine.queues.deadlines import promote
 from ojs_cluster.store.ground.fanout import run_concurrently
@@ -195,8 +196,9 @@ async def read_depths(
         BackendUnavailable: Redis did not answer in time.
     """
     depths: dict[str, int] = {}
-    for first in range(0, len(queues), _QUEUES_PER_READ):
-        names = queues[first : first + _QUEUES_PER_READ]
+    size = min(_QUEUES_PER_READ, queues_per_call(types))
+    for first in range(0, len(queues), size):
+        names = queues[first : first + size]
         keys = [shard.due]
         for queue in names:
             keys += (

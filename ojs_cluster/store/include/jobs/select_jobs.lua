@@ -33,8 +33,9 @@ local function scan(queues, jobs, wanted, tenant, bytes_read, promoted)
             queue.rows_in_order, queue.merged_shown = merge.open(merge.sets_of(queue, tenant)), {}
         end
         while open and live < max_live and budget > 0 and bytes < MAX_REPLY_BYTES do
-            local size = math.min(math.max(max_live - live, found_blocked and 100 or 0), budget)
-            local rows = again and fair_rows_again(queue, promoted, jobs) or queue.turns and fair_rows(queue, size)
+            local ahead = queue.turns and 8 or 100 -- each row may be of another tenant, with sets of its own
+            local size = math.min(math.max(max_live - live, found_blocked and ahead or 0), budget)
+            local rows = again and fair_rows_again(queue, promoted, jobs) or queue.turns and fair.rows(queue, size)
                 or queue.parked[1] and merge.rows(queue, size)
                 or redis.call('ZRANGE', queue.source, from, from + size - 1, 'WITHSCORES')
             for i = 1, #rows, 2 do

@@ -1,6 +1,6 @@
 -- The second scan of a queue with a fair share, after due jobs were promoted (see select_jobs.lua).
 
--- Returns the rows that fair_rows has returned, and then the jobs that were promoted since. Each tenant starts its
+-- Returns the rows that fair.rows has returned, and then the jobs that were promoted since. Each tenant starts its
 -- own in the order of the queue. This runs after the first write, so it reads nothing that was not read before.
 local function fair_rows_again(queue, promoted, jobs)
     local all, of_tenant, rows = {}, {}, {}

@@ -1,8 +1,9 @@
 -- The order of a queue with a fair share between tenants. tenant_turns.lua explains it.
 --@include tenant_turns
+local fair = {} -- one table of functions, because a script may have 200 locals
 
 -- Returns the first job of the queue that was not returned yet, its score and '', if it has no tenant.
-local function next_without_tenant(queue)
+function fair.next_without_tenant(queue)
     while not queue.head_id or queue.shown[queue.head_id] do
         local id, score, set = merge.next_row(queue.rows_in_order)
         if not id then return end
@@ -15,7 +16,7 @@ local function next_without_tenant(queue)
 end
 
 -- Returns the next job of a tenant and its score; nil when there is none.
-local function next_of_turn(queue, turn)
+function fair.next_of_turn(queue, turn)
     while stale_left > 0 do
         turn.rows = turn.rows or merge.open(merge.sets_of(queue, turn.tenant))
         local id, score, set = merge.next_row(turn.rows)
@@ -33,7 +34,7 @@ local function next_of_turn(queue, turn)
 end
 
 -- Returns the next job of the tenant that has the lowest turn, its score and tenant; nil when no tenant has one.
-local function next_of_tenants(queue)
+function fair.next_of_tenants(queue)
     while true do
         local lowest
         for i, turn in ipairs(queue.turns) do
@@ -43,7 +44,7 @@ local function next_of_tenants(queue)
         if queue.horizon < math.huge and (not turn or turn.at > queue.horizon) then read_turns(queue)
         elseif not turn then return
         else
-            local id, score = next_of_turn(queue, turn)
+            local id, score = fair.next_of_turn(queue, turn)
             if id then
                 queue.turn_of[id] = turn.at
                 turn.at = turn.at + turn_step(turn.tenant)
@@ -56,11 +57,11 @@ local function next_of_tenants(queue)
 end
 
 -- Returns up to `size` further jobs of the queue in the order of the turns, as ZRANGE WITHSCORES does.
-local function fair_rows(queue, size)
+function fair.rows(queue, size)
     local rows = {}
     while #rows < 2 * size do
-        local id, score, tenant = next_without_tenant(queue)
-        if not id then id, score, tenant = next_of_tenants(queue) end
+        local id, score, tenant = fair.next_without_tenant(queue)
+        if not id then id, score, tenant = fair.next_of_tenants(queue) end
         -- So many tenants have a turn and no jobs that the others were not reached. The next fetches reach them.
         if not id then id, score, tenant = queue.head_id, queue.head_score, queue.head_tenant end
         queue.at_end = not id or queue.shown[id]

@@ -1,6 +1,6 @@
 -- Reads several sorted sets in the order of their scores, as if they were one: the available jobs of a queue, and its
 -- parked jobs that a fetch may take.
---@include find_parked
+--@include find_parked parked_names
 local merge = {} -- one table of functions, because a script may have 200 locals
 function merge.is_earlier(a, b) return a.score < b.score or a.score == b.score and a.id < b.id end
 
@@ -26,7 +26,7 @@ function merge.sets_of(queue, tenant)
     local available = tenant == '' and queue.available or tenant_queue_key(queue.name, tenant)
     local sets = {{key = available, origin = queue.available}}
     local names = queue.parked
-    if tenant ~= queue.tenant and names[1] then names = find_parked(queue.name, queue.types, tenant) end
+    if tenant ~= queue.tenant and names[1] then names = parked_names_of(queue, tenant) end
     for _, name in ipairs(names) do
         sets[#sets + 1] = {key = parked_jobs_key(queue.name, name, tenant), origin = queue.blocked, name = name}
     end
