@@ -398,7 +398,7 @@ async def test_parking_publishes_once(store: Store) -> None:
 
 async def test_many_types_share_a_script_with_few_queues(store: Store) -> None:
     """A script looks up each type in each queue, so a fetch of many types has several calls."""
-    names = pack_types(f"t.{number}" for number in range(100))
+    names = pack_types(f"t.t{number}" for number in range(100))
     assert (queues_per_call(names), queues_per_call(""), queues_per_call("\na\n")) == (
         20,
         2000,
@@ -407,6 +407,6 @@ async def test_many_types_share_a_script_with_few_queues(store: Store) -> None:
     home = shard_of(store, "q0")
     queues = [name for number in range(3000) if shard_of(store, name := f"q{number}") == home][:45]
     assert len(queues) == 45
-    await enqueue_many(store, [new_job(queues[-1], type="t.99"), new_job(queues[0], type="other")])
+    await enqueue_many(store, [new_job(queues[-1], type="t.t99"), new_job(queues[0], type="other")])
     (job,) = await take(store, *queues, types=names)
     assert job.queue == queues[-1]
