@@ -63,6 +63,26 @@ async def test_a_stream_continues_after_its_last_event() -> None:
     assert asked == ["", "5", "5", "5", "7"]
 
 
+async def test_an_event_may_contain_what_python_takes_for_the_end_of_a_line() -> None:
+    data = 'data: {"job_id":"a\u2028b\u0085c"}\r\n\r\n'.encode()
+    client = client_of(
+        httpx2.Response(200, stream=Stream(b"event: job.failed\r\n" + data)), asked=[]
+    )
+    async with client, client.events() as events:
+        assert (await anext(events)).job_id == "a\u2028b\u0085c"
+
+
+async def test_the_stream_of_a_job_continues_after_a_restart_of_the_server() -> None:
+    client = client_of(
+        httpx2.Response(200, stream=Stream(event(1, "job.started") + event(2, "server.shutdown"))),
+        httpx2.Response(200, stream=Stream(event(3))),
+        httpx2.Response(204),
+        asked=[],
+    )
+    async with client, client.events(job_id="j") as events:
+        assert [found.name async for found in events] == ["job.started", "job.completed"]
+
+
 async def test_a_stream_ends_if_the_server_stays_away() -> None:
     asked: list[str] = []
     away = (httpx2.ConnectError("refused") for _ in range(100))

@@ -29,8 +29,10 @@ _ACTIONS: Final = {
     "DEAD_LETTER": "dead_letter",
     "SNOOZE": "snooze",
 }
-_DELAY: Final = re.compile(rb"\d{1,12}")
+_DELAY: Final = re.compile(rb"(\d+)(?:\.0+)?")
 _MAX_DELAY_MS: Final = 365 * 86_400_000
+_MIN_SNOOZE_MS: Final = 1000
+"""Shortest time until a snoozed job runs again, which counts no attempt and so has no other end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +101,18 @@ def parse_failure(
     names = tuple(dict.fromkeys(filter(None, (error_type, code, error_class))))
     hold_until_ms = _hold_until_ms(attributes.get("rate_limit_until"))
     delay_ms = _delay_ms(attributes.get("retry_delay_ms"))
+    if action == "snooze":
+        delay_ms = max(delay_ms or 0, _MIN_SNOOZE_MS)
     return Failure(json, names, retryable and action is None, action, hold_until_ms, delay_ms)
 
 
 def _delay_ms(piece: Raw | None) -> int | None:
     """Return the delay that a worker wants, at most a year; None if invalid."""
-    if piece is None or _DELAY.fullmatch(bytes(piece)) is None:
+    found = None if piece is None else _DELAY.fullmatch(bytes(piece))
+    if found is None:
         return None
-    return min(int(bytes(piece)), _MAX_DELAY_MS)
+    digits = found[1].lstrip(b"0")
+    return _MAX_DELAY_MS if len(digits) > 12 else min(int(digits or b"0"), _MAX_DELAY_MS)
 
 
 def _hold_until_ms(piece: Raw | None) -> int | None:

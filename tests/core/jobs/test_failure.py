@@ -84,7 +84,8 @@ def test_a_handler_decides_about_the_next_attempt(
         (b"999999999999", 365 * 86_400_000),
         (b"-1", None),
         (b"1.5", None),
-        (b"9" * 400, None),
+        (b"9" * 20_000, 365 * 86_400_000),
+        (b"1500.0", 1500),
         (b'"5"', None),
         (b"null", None),
     ],
@@ -93,6 +94,14 @@ def test_a_handler_chooses_the_delay_of_the_next_attempt(
     delay: bytes, expected: int | None
 ) -> None:
     assert parse_failure(b'{"retry_delay_ms":%b}' % delay).delay_ms == expected
+
+
+@pytest.mark.parametrize(
+    ("delay", "expected"), [(b"0", 1000), (b"-5", 1000), (b"null", 1000), (b"60000", 60_000)]
+)
+def test_a_snoozed_job_does_not_run_again_at_once(delay: bytes, expected: int) -> None:
+    snooze = parse_failure(b'{"action":"SNOOZE","retry_delay_ms":%b}' % delay)
+    assert snooze.delay_ms == expected
 
 
 def test_an_error_is_matched_by_type_code_and_class() -> None:

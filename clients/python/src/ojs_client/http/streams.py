@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class Streams:
                 ) as response,
             ):
                 if response.status_code == 200:
-                    yield response.aiter_lines()
+                    yield _lines_of(response.aiter_text())
                     return
                 body = await response.aread()
                 found = dict(response.headers.items())
@@ -72,3 +73,12 @@ class Streams:
             raise NotSent(str(error) or type(error).__name__) from error
         except httpx2.HTTPError as error:
             raise NoResponse(str(error) or type(error).__name__) from error
+
+
+async def _lines_of(pieces: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Yield the lines of a stream. ``aiter_lines`` also splits at U+2028, which JSON may have."""
+    rest = ""
+    async for piece in pieces:
+        *lines, rest = re.split(r"\r?\n", rest + piece)
+        for line in lines:
+            yield line

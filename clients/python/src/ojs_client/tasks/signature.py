@@ -86,7 +86,6 @@ class Signature:
             InvalidArguments: an argument has a wrong type.
         """
         bound = self._call.bind(*args, **kwargs)
-        bound.apply_defaults()
         try:
             values = to_json(bound.arguments)
             from_json(values, self._struct)
@@ -118,9 +117,10 @@ class Signature:
     def _by_name(self, args: list[JSON]) -> bool:
         if len(args) != 1 or not isinstance(args[0], dict):
             return False
-        needed = self._call.parameters.keys() - self._defaults.keys()
-        by_name = args[0].keys() <= self._call.parameters.keys() and needed <= args[0].keys()
-        return by_name or len(needed) > 1
+        names, keys = self._call.parameters.keys(), args[0].keys()
+        needed = names - self._defaults.keys()
+        # With all needed names it is by name, also if it has names of another version of the task.
+        return len(needed) > 1 or (needed <= keys and (bool(needed) or keys <= names))
 
     def result_json(self, value: Any) -> JSON:
         """Return a result as JSON values.

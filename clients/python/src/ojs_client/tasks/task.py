@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, Unpack
 
-from ojs_client.errors import Discard, InvalidArguments, Retry
+from ojs_client.errors import Discard, InvalidArguments, LeaseLost, Retry, Snooze
 from ojs_client.jobs import Job
 from ojs_client.options import JSON, Duration, JobOptions, NewJob
 from ojs_client.tasks.dependencies import Injection, run_sync
@@ -171,6 +171,8 @@ class Task(Generic[P, T]):
             raise Retry(str(error), code="invalid_arguments") from error
         try:
             result = await self._call(job, arguments)
+        except (Discard, LeaseLost, Retry, Snooze):
+            raise  # the task has decided itself, also if it declares a delay for Exception
         except tuple(self._declaration.retry_for) as error:
             raise self._retry(error) from error
         try:
