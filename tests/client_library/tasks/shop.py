@@ -134,7 +134,7 @@ def in_thread(job: BlockingJob, number: int, given: str = Depends(settings)) -> 
 
 @mail.task(
     retry=RetryPolicy(max_attempts=9, initial_interval=3600),
-    retry_for={Offline: SOON, Throttled: lambda error: error.wait_s},
+    retry_for={Offline: SOON, Throttled: lambda error: error.wait_s, Exception: 3600},
 )
 async def fails(job: RunningJob, how: str) -> int:
     match how, job.attempt:
