@@ -52,11 +52,12 @@ async def waiting_api(backend: Embedded) -> Any:
 
 async def test_a_cancelled_job_ends_the_wait(waiting_api: Api) -> None:
     api = waiting_api
-    job, kept = await api.active(), await api.active()
+    job, kept, ended = [await api.active() for _ in range(3)]
+    await api.post("/ojs/v1/workers/ack", {"job_id": ended["id"]})  # it is listed, and no news
     answer = await news_during(
         api,
         lambda: api.delete(f"/ojs/v1/jobs/{job['id']}"),
-        active_jobs=[job["id"], kept["id"]],
+        active_jobs=[job["id"], kept["id"], ended["id"]],
         leases={one["id"]: one["lease_id"] for one in (job, kept)},
     )
     assert answer["jobs_cancelled"] == [job["id"]]

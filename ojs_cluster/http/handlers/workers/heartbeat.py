@@ -167,8 +167,8 @@ async def _heartbeat_that_waits(
             await waiters.subscribe(store, fields.queue_names(named))
         reply = await heartbeat(store, beat)
         known = body.known_state or beat.state or "running"
-        has_news = reply.state != known or len(reply.extended) < len(beat.job_ids)
-        if has_news or waiters.draining:
+        # A listed job that is not extended is no news: it may just have ended.
+        if reply.state != known or reply.cancelled or waiters.draining:
             return reply, False
         request.on_wait()
         with trio.move_on_at(deadline):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import uniform
 from typing import Any, Final, Literal
 
 import anyio
@@ -23,6 +24,8 @@ _WAIT_MS: Final = 20_000
 """Longest time in ms that a heartbeat waits for news."""
 _MIN_GAP_S: Final = 0.5
 """Shortest time in seconds between two heartbeats that wait."""
+_RETRY_S: Final = 2.0
+"""Time in seconds after one that failed."""
 
 Directive = Literal["running", "quiet", "terminate"]
 
@@ -78,25 +81,31 @@ class Heartbeats:
     async def _listen(self) -> None:
         """Wait for news from the server: a cancelled job, or another state of the worker.
 
-        These heartbeats extend no leases, so how long they wait does not matter to the leases. A
-        server of an earlier version answers without waiting. Then there is no news between the
-        other heartbeats.
+        They list jobs, because a job may be cancelled between two of them. The leases do not depend
+        on them: another heartbeat may be sent while one waits. A server of an earlier version does
+        not wait. Then there is no news between the other heartbeats.
         """
         while True:
-            waited = False
+            pause_s = self.interval_s
             try:
-                waited = await self._wait_for_news()
+                if await self._wait_for_news():
+                    pause_s = _MIN_GAP_S
             except (ApiError, ConnectionFailed) as error:
                 log.debug("cannot wait for news: %s", error)
-            await anyio.sleep(_MIN_GAP_S if waited else self.interval_s)
+                pause_s = min(_RETRY_S, self.interval_s)
+            # After a failover, the waits of all workers end at once.
+            await anyio.sleep(pause_s * uniform(1, 1.5))  # noqa: S311 - no secret
 
     async def _wait_for_news(self) -> bool:
-        """Send a heartbeat that waits, and obey its answer; return whether it has waited."""
+        """Send a heartbeat that waits, and obey its answer; return whether the server can wait."""
+        jobs = [job for job in self.held if job.lost is None][:_JOBS_PER_HEARTBEAT]
         body = {
             **self.describe(),
             "worker_id": self.worker_id,
             "active_jobs": len(self.held),
-            "leases": {job.id: job.lease_id for job in self.held},
+            "active_job_ids": [job.id for job in jobs],
+            "leases": {job.id: job.lease_id for job in jobs},
+            "visibility_timeout_ms": round(self.held.lease_s * 1000),
             "wait_ms": _WAIT_MS,
             "known_state": self._desired,
         }
@@ -109,7 +118,7 @@ class Heartbeats:
         for job in self.held:
             if job.id in cancelled and job in self.held and job.lost is None and not job.ended:
                 job.lose("cancelled")
-        return bool(reply.get("waited"))
+        return "waited" in reply
 
     def _follow(self, reply: Any) -> None:
         self._desired = reply.get("state", "running")
