@@ -26,7 +26,9 @@ from ojs_cluster.store.engine.jobs.activate import activate
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.engine.queues import pauses
 from ojs_cluster.store.features.rate_limits import rate_limits
+from ojs_cluster.store.features.workers import workers
 from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.ground.process_state import touch
 from tests.store.shortcuts import (
     HOUR,
     QUEUE,
@@ -266,6 +268,52 @@ async def test_a_waiter_of_many_queues_is_woken_by_any(store: Store, waiters: Wa
                 await waiting(waiters)
                 await put(store, name)
         assert [job.queue for job in got] == [name]
+
+
+async def test_a_fetch_that_waits_again_looks_only_after_a_message(
+    store: Store, waiters: Waiters
+) -> None:
+    names = queues_in_other_shards(store, 5)
+    calls: list[Moment] = []
+
+    async def note(moment: Moment) -> None:
+        calls.append(moment)
+
+    seen = at_moments(store, note)
+
+    async def looks(wait_ms: int = 1, **kind: Any) -> bool:
+        calls.clear()
+        assert await wait_for(seen, waiters, *names, wait_ms=wait_ms, **kind) == []
+        return bool(calls)
+
+    await looks()  # it subscribes
+    assert await looks(worker="")  # and this fetch is the first one with all subscriptions
+    assert not await looks(worker="")
+    assert await looks(worker="", tenant="other")
+    assert await looks(worker="", wait_ms=0)
+    await put(store, names[2])
+    [job] = await wait_for(seen, waiters, *names)
+    assert job.queue == names[2]
+    assert await looks(worker="")
+    waiters.wake_all()  # messages may be lost
+    assert await looks(worker="")
+
+
+@pytest.mark.parametrize("look_again_s", [0.1], indirect=True)
+async def test_a_worker_that_waits_is_seen(
+    store: Store, waiters: Waiters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(touch, "_FETCH_TOUCH_INTERVAL_S", 0.0)
+
+    async def last_seen() -> int:
+        return (await workers.get(store, "w1")).last_seen_ms
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for, store, waiters)
+        await waiting(waiters)
+        before = await last_seen()
+        await until(last_seen, lambda seen: seen > before)
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("one_by_one", [True, False])

@@ -10,6 +10,8 @@ of its own types. It wakes one waiter of each kind with other types.
 A fetch for one tenant waits for a message of its own, ``<queue> <tenant>``. When a pause or a limit
 ends, jobs of any tenant may start, so ``<queue> *`` wakes one waiter of each tenant. Waking all
 waiters at once was refused: a thousand waiters would fetch for one job.
+
+A fetch that waits again soon after it found no job does not look again, unless there was a message.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import NamedTuple
 
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.core.errors import BackendUnavailable, OJSError
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
@@ -50,8 +52,10 @@ FetchNow = Callable[
 CHECK_EVERY_S = 5.0
 """Time in seconds between two reads of all queues that have waiters.
 
-It is about the longest delay that a lost message causes. One waiter reads for all waiters of its
-process."""
+It is about the longest delay that a lost message causes. One task reads for all waiters of a
+process. If each did so itself, a thousand waiters would wake up for it every few milliseconds."""
+_TOUCHES_AT_ONCE = 50
+"""Number of waiting workers that are recorded at once."""
 CHECK_S = 1.0
 """Longest time in seconds to read the depths of a shard with jobs. Then its waiters fetch."""
 _QUEUES_PER_CHECK = 1000
@@ -112,6 +116,11 @@ class Waiters:
         self.worker_messages = WorkerMessages()
         self._waiting: dict[str, dict[_Kind, dict[_Waiter, None]]] = {}
         """The waiters of each queue by the jobs that they take."""
+        self._fetches: dict[_Waiter, tuple[tuple[str, ...], str]] = {}
+        """The queues and the worker of each waiter."""
+        self._is_tended = False
+        self._empty: dict[tuple[tuple[str, ...], _Kind], tuple[int, float]] = {}
+        """Lists of queues that had no job after so many messages, and until when that counts."""
         self._checked_at = -inf
         self._covered_until: dict[tuple[str, ...], float] = {}
         """Until when no new shard needs a subscription for a list of queues."""
@@ -208,15 +217,36 @@ class Waiters:
             await store.redis.subscribe(shard.wake_channel, shard.slot, on_message, self.wake_all)
             self._subscribed.add(shard)
 
-    def add(self, queues: Iterable[str], tenant: str = "", types: str = "") -> _Waiter:
+    def note_empty(self, queues: Sequence[str], kind: _Kind, since: int | None) -> bool:
+        """Note that there has been no job since the first ``since`` messages, if that is known."""
+        if since is None or self.has_message(queues, since, kind.types):
+            return False
+        if len(self._empty) >= _MAX_COVERED:
+            self._empty.clear()
+        until = trio.current_time() + CHECK_EVERY_S
+        self._empty[tuple(queues), kind] = (self._messages, until)
+        return True
+
+    def empty_since(self, queues: Sequence[str], kind: _Kind) -> int | None:
+        """Return the number of messages since which the queues have had no job; None if unknown."""
+        since, until = self._empty.get((tuple(queues), kind), (0, -inf))
+        if until <= trio.current_time() or self.has_message(queues, since, kind.types):
+            return None
+        return since
+
+    def add(
+        self, queues: Iterable[str], tenant: str = "", types: str = "", worker_id: str = ""
+    ) -> _Waiter:
         """Register a fetch that waits for jobs of ``queues``.
 
         Args:
             queues: the queues.
             tenant: the tenant whose jobs it waits for, '' for any.
             types: the types whose jobs it waits for, as ``pack_types``; '' for any.
+            worker_id: the worker that waits, '' for an anonymous one.
         """
         waiter, kind = _Waiter(), _Kind(tenant, types)
+        self._fetches[waiter] = (tuple(queues), worker_id)
         for queue in queues:
             self._waiting.setdefault(queue, {}).setdefault(kind, {})[waiter] = None
         return waiter
@@ -226,6 +256,7 @@ class Waiters:
     ) -> None:
         """Unregister a fetch. Queues without a waiter are not checked."""
         kind = _Kind(tenant, types)
+        self._fetches.pop(waiter, None)
         for queue in queues:
             waiting = self._waiting.get(queue)
             if waiting is not None:
@@ -252,6 +283,29 @@ class Waiters:
 
     def _wake_types(self, queue: str, types: str) -> None:
         self._wake_kinds(queue, lambda kind: kind.types == types)
+
+    def tend(self, store: Store) -> None:
+        """Do every few seconds what all waiters need, as long as there are any."""
+        if not self._is_tended:
+            self._is_tended = True
+            store.background.start("waiters", partial(self._tend, store))
+
+    async def _tend(self, store: Store) -> None:
+        try:
+            while True:
+                await trio.sleep(CHECK_EVERY_S)
+                if not self._fetches:
+                    return
+                with suppress(OJSError):  # their own fetches raise it
+                    for names in {names for names, _ in self._fetches.values()}:
+                        await self.subscribe(store, names)
+                    await self.check_queues(store)
+                workers = list({worker for _, worker in self._fetches.values()})
+                for start in range(0, len(workers), _TOUCHES_AT_ONCE):
+                    some = workers[start : start + _TOUCHES_AT_ONCE]
+                    await run_concurrently(some, partial(store.fetch_touches.touch, store))
+        finally:
+            self._is_tended = False
 
     async def check_queues(self, store: Store) -> None:
         """Wake waiters of each queue that has jobs, unless the queues were checked recently.
@@ -389,19 +443,25 @@ async def fetch_or_wait(
     fetch_once = partial(
         fetch_now, store, queues, count, worker_id, visibility_timeout_ms, tenant, types
     )
+    kind, known_empty = _Kind(tenant, types), None
     try:
         try:
-            if sent is None:
-                jobs = await fetch_once()
-            else:
+            if sent is not None:
                 jobs = await resume(store, queues, count, worker_id, types, sent)
+            else:
+                if since is not None and fetch_now is fetch_unless_quiet:
+                    known_empty = waiters.empty_since(queues, kind)
+                if known_empty is None:
+                    jobs = await fetch_once()
+                else:
+                    since = known_empty
+                    await store.fetch_touches.touch(store, worker_id)
         except FetchIsUnfinished:
             since = None
         if jobs or wait_ms <= 0 or waiters.draining:
             return jobs
         await ensure_task()
         on_wait()
-        kind = _Kind(tenant, types)
         return await _wait(
             store, waiters, queues, kind, worker_id, fetch_once, check, deadline, since
         )
@@ -427,13 +487,15 @@ async def _wait(
     since: int | None,
 ) -> list[JobRecord]:
     jobs: list[JobRecord] = []
-    waiter = waiters.add(queues, *kind)
+    waiter = waiters.add(queues, *kind, worker_id)
+    waiters.tend(store)
     queues_to_wake: set[str] = set()
     try:
         if since is not None and not waiters.has_message(queues, since, kind.types):
             # The first fetch has missed no job whose message this waiter does not get.
-            await _until_woken(store, waiters, waiter, queues, worker_id, deadline)
+            await _until_woken(waiters, waiter, deadline)
             if not waiter.woken:
+                waiters.note_empty(queues, kind, since)
                 return []
         while not jobs:
             await waiters.subscribe(store, queues)  # a queue may have more partitions now
@@ -441,7 +503,7 @@ async def _wait(
             check()
             # If the fetch raises, another waiter is woken for these queues.
             queues_to_wake, waiter.woken = waiter.woken, set()
-            is_unfinished = False
+            is_unfinished, since = False, waiters.position(queues, 1)
             try:
                 jobs = await fetch_once()
             except FetchIsUnfinished:
@@ -455,7 +517,9 @@ async def _wait(
                 break
             if is_unfinished:
                 continue
-            await _until_woken(store, waiters, waiter, queues, worker_id, deadline)
+            await _until_woken(waiters, waiter, deadline)
+            if not waiter.woken and waiters.note_empty(queues, kind, since):
+                break
         return jobs
     finally:
         # Also when cancelled: the queues may have jobs for another waiter.
@@ -463,20 +527,8 @@ async def _wait(
         waiters.wake_next(queues_to_wake | waiter.woken, *kind)
 
 
-async def _until_woken(
-    store: Store,
-    waiters: Waiters,
-    waiter: _Waiter,
-    queues: Sequence[str],
-    worker_id: str,
-    deadline: float,
-) -> None:
+async def _until_woken(waiters: Waiters, waiter: _Waiter, deadline: float) -> None:
     """Wait until there may be a job, or until ``deadline`` in seconds of trio's clock."""
-    while not waiter.woken and not waiters.draining and trio.current_time() < deadline:
-        with trio.move_on_after(min(deadline - trio.current_time(), CHECK_EVERY_S)):
+    if not waiters.draining:
+        with trio.move_on_at(deadline):
             await waiter.wait()
-            return
-        if trio.current_time() < deadline:
-            await store.fetch_touches.touch(store, worker_id)
-            await waiters.subscribe(store, queues)
-            await waiters.check_queues(store)
