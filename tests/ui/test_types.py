@@ -141,7 +141,7 @@ def test_types_are_compared_without_the_period_of_the_mark() -> None:
         return [*numbers, *[0] * (width - len(numbers))]
 
     times = [*[0] * (len(WAIT_BOUNDS_MS) + 1), *runs(35, 12), 0, 0]
-    one = TypeStatistics("t", times, 0, 47, 0)
+    one = TypeStatistics("t", times, 0, 47, 0, 0)
     since = SinceMark({"t": runs(0, 12)}, {"t": runs(15, 12)}, 0)
     found = change_of(one, since)
     assert (found["before"]["jobs"], found["after"]["jobs"]) == (20, 12)

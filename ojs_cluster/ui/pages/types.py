@@ -118,6 +118,8 @@ async def _read(visit: Visit, chosen: str, mark: Mapping[str, Any] | None) -> by
             "enqueued": one.enqueued,
             "completed": one.completed,
             "discarded": one.discarded,
+            "failed": one.failed,
+            "failed_share": one.failed_share,
             "wait_p50_ms": one.wait_ms(0.5),
             "wait_p95_ms": one.wait_ms(0.95),
             "run_p50_ms": one.run_ms(0.5),

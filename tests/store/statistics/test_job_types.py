@@ -105,8 +105,8 @@ async def test_damaged_counts_are_replaced(store: Store, db: Any) -> None:
     for damage in (b"", b"x", b"1,2", b"-1,0,0", b"9" * 30 + b",0,0"):
         db.hset(key, "a", damage)
         db.hset(key, b"\xff", b"1,1,1")
-        store.job_counts.count_discarded(QUEUE.encode(), b"a")
+        store.job_counts.count_failed(QUEUE.encode(), b"a", discarded=True)
         assert await counted(store) == {"a": [0, 0, 1]}
     assert read_types([b"a", b"1,2,x", b"b", b"1,1"]) == {}
-    store.job_counts.count_discarded(b"\xff", b"a")
+    store.job_counts.count_failed(b"\xff", b"a", discarded=True)
     await store.job_counts.flush(store)  # a damaged name stops nothing

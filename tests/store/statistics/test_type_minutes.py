@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
 from ojs_cluster.store.features.statistics.series import Periods, Point, type_series
 from ojs_cluster.store.ground.process_state import type_minutes
 from ojs_cluster.store.ground.process_state.job_counts import TIMES, WIDTH, JobCounts
@@ -18,7 +20,16 @@ from ojs_cluster.store.ground.process_state.type_minutes import (
     add_type_minutes,
     list_types,
 )
-from tests.store.shortcuts import ack, active, nack, queues_in_other_shards, shard_of
+from tests.store.shortcuts import (
+    ack,
+    active,
+    failure,
+    nack,
+    new_job,
+    queues_in_other_shards,
+    shard_of,
+    take,
+)
 
 HOUR_MS = 3_600_000
 
@@ -27,7 +38,7 @@ def numbers(completed: int, run_bucket: int = 0) -> list[int]:
     """Numbers of jobs that have run for as long as a bucket says."""
     found = [0] * WIDTH
     found[TIMES.index("r1") + run_bucket] = completed
-    found[-3:] = [completed + 1, completed, 1]
+    found[-4:] = [completed + 1, completed, 1, 2]
     return found
 
 
@@ -50,6 +61,41 @@ async def test_jobs_are_counted_by_type_over_all_queues(store: Store) -> None:
     await store.job_counts.flush(store)
     await store.job_counts.flush(store)
     assert await types(store) == {"mail.send": (2, 2, 0), "a": (1, 0, 1)}
+
+
+async def test_failed_attempts_are_counted_once_each(store: Store) -> None:
+    await ack(store, await active(store, type="b"))
+    job = await active(store, type="a")
+    for _ in range(2):  # the second one repeats the first
+        await nack(store, job, lease_id=job.lease_id)
+    await enqueue_many(store, [new_job(type="a") for _ in range(5)])
+    jobs = await take(store, count=5)
+    snooze = replace(failure(), action="snooze", delay_ms=1000)
+    nacks = [
+        *(Nack(job.id, job.lease_id, failure(), False) for job in jobs[:2]),
+        Nack(jobs[2].id, jobs[2].lease_id, snooze, False),
+        Nack(jobs[3].id, jobs[3].lease_id, failure(), True),
+    ]
+    for _ in range(2):
+        await nack_many(store, nacks, worker_id="w1")
+    await nack(store, jobs[4], requeue=True)
+    await store.job_counts.flush(store)
+    listed, _ = await list_types(store, 60, WIDTH)
+    assert {one.name: (one.failed, one.failed_share) for one in listed} == {
+        "a": (3, 1.0),
+        "b": (0, 0.0),
+    }
+
+
+async def test_records_of_earlier_versions_have_no_failed_attempts(store: Store, db: Any) -> None:
+    await add_type_minutes(store, {b"a": numbers(3)})
+    shard = store.keys.shard_of_queue("a")
+    [(slot, text)] = db.hgetall(shard.type_history("a")).items()
+    db.hset(shard.type_history("a"), slot, text.rpartition(b",")[0])
+    await add_type_minutes(store, {b"a": numbers(2)})
+    listed, _ = await list_types(store, 60, WIDTH)
+    assert [(one.completed, one.failed) for one in listed] == [(5, 2)]
+    assert sum(point.totals["acked"] for point in await series(store, "a")) <= 5
 
 
 async def test_counts_kept_for_a_shard_that_is_away_are_added_once(

@@ -107,8 +107,9 @@ async def run_on_jobs(
         for index, job_reply in zip(portion, reply[1:], strict=True):
             transition = transitions[index]
             if job_reply[0] == b"ok":
-                outcomes[index] = State(job_reply[1].decode())
-                _count(store, *job_reply[2:])
+                state = outcomes[index] = State(job_reply[1].decode())
+                if len(job_reply) > 2:  # otherwise the call has ended no attempt
+                    _count(store, state, *job_reply[2:])
             elif job_reply[0] in (b"moved", b"prepared") or _leased_elsewhere(
                 store, shard, transition
             ):
@@ -138,19 +139,18 @@ async def _run_alone(transition: JobTransition) -> JobOutcome:
 
 
 def _count(
-    store: Store, queue: bytes = b"", job_type: bytes = b"", run_ms: int | None = None
+    store: Store, state: State, queue: bytes, job_type: bytes, run_ms: int | None = None
 ) -> None:
-    """Count a job that this call has completed or discarded.
+    """Count an attempt that this call has ended.
 
     Args:
         store: the store.
-        queue: the job's queue; empty for a job that this call has neither completed nor discarded.
+        state: the job's new state.
+        queue: the job's queue.
         job_type: the job type.
-        run_ms: run time of a completed job in milliseconds, None for a discarded job.
+        run_ms: run time of a completed job in milliseconds, None for a failed attempt.
     """
-    if not queue:
-        return
     if run_ms is None:
-        store.job_counts.count_discarded(queue, job_type)
+        store.job_counts.count_failed(queue, job_type, discarded=state is State.DISCARDED)
     else:
         store.job_counts.count_completed(queue, job_type, run_ms)

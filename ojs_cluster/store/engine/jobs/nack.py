@@ -75,8 +75,9 @@ async def nack(
     job = record(job_id, reply[1])
     # A repeated nack must not count the job again. Only the first nack finds the job active, and
     # then the old state is in the reply, before the new one.
-    if job.state is State.DISCARDED and b"active" in reply[1]:
-        store.job_counts.count_discarded(job.fields[f.QUEUE], job.fields[f.TYPE])
+    if action == "fail" and failure.action != "snooze" and b"active" in reply[1]:
+        names = job.fields[f.QUEUE], job.fields[f.TYPE]
+        store.job_counts.count_failed(*names, discarded=job.state is State.DISCARDED)
     return job
 
 

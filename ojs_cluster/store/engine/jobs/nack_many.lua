@@ -6,7 +6,9 @@
 -- Memory: allow-oom; per job as nack.
 -- KEYS: 1 due, 2 active, 3 execution_deadlines, 4 expiring, 5 finished, 6 dead, 7 events, then the jobs.
 -- ARGV: 1 to 7 as nack.lua, then per job its nack (see include/jobs/nack_job.lua) as msgpack.
--- Returns: {effects, per job: {'ok', state} or a reply of nack.lua other than 'ok'}
+-- Returns: {effects, per job: {'ok', state, queue, type} for an attempt that has failed
+--                            {'ok', state} for a repeated or another nack
+--                            or a reply of nack.lua other than 'ok'}
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters error_groups fail_attempt check_holder nack_job
@@ -37,7 +39,7 @@ for i = 8, #KEYS do
         reply = reply or end_attempt(job_id_of(key), key, job, nack, errors_kept, retention)
         if reply[1] == 'ok' then
             reply = {'ok', job[F.state]}
-            if not repeated and job[F.state] == 'discarded' then
+            if not repeated and nack[ACTION] == 'fail' and nack[DECISION] ~= 'snooze' then
                 reply[3], reply[4] = job[F.queue], job[F.type]
             end
         end

@@ -203,7 +203,7 @@ async def type_series(store: Store, job_type: str, periods: Periods) -> list[Poi
 
     Periods of an hour or a day reach back three days, shorter ones two hours. Processes write their
     counts every 15 seconds, so the last period has ended that long ago. The points have no depths,
-    and of the totals only jobs enqueued, completed and discarded.
+    and of the totals only jobs enqueued, completed and discarded, and failed attempts.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -230,8 +230,9 @@ async def type_series(store: Store, job_type: str, periods: Periods) -> list[Poi
             if found is not None:
                 sums = [a + b for a, b in zip(sums, found, strict=True)]
         totals = dict.fromkeys(TOTALS, 0)
-        totals["enqueued"], totals["acked"], totals["discarded_total"] = sums[-3:]
-        return [*totals.values(), *sums[:-3]]
+        names = ("enqueued", "acked", "discarded_total", "failed")
+        totals.update(zip(names, sums[-len(names) :], strict=True))
+        return [*totals.values(), *sums[: -len(names)]]
 
     starts = [hour * _HOUR for hour in hours]
     if records:

@@ -36,8 +36,9 @@ for i = 1, count do
     local sum = sums[place] or {}
     if place == i then
         local record = read_numbers(stored)
-        if #record == width + 1 and record[1] == minute then
-            for n = 1, width do sum[n] = (sum[n] or 0) + record[n + 1] end
+        -- A record of an earlier version has one number less.
+        if (#record == width + 1 or #record == width) and record[1] == minute then
+            for n = 1, width do sum[n] = (sum[n] or 0) + (record[n + 1] or 0) end
         end
     end
     for n, number in ipairs(read_numbers(ARGV[3 + 2 * i])) do sum[n] = (sum[n] or 0) + number end

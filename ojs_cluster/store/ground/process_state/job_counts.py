@@ -59,8 +59,9 @@ _RUN_SUM: Final = len(TIMES) - 1
 _ENQUEUED: Final = len(TIMES)
 _COMPLETED: Final = len(TIMES) + 1
 _DISCARDED: Final = len(TIMES) + 2
-WIDTH: Final = len(TIMES) + 3
-"""Length of a row: the times and the three numbers of a type."""
+_FAILED: Final = len(TIMES) + 3
+WIDTH: Final = len(TIMES) + 4
+"""Length of a row: the times and the four numbers of a type."""
 _LAST_FLUSH_TIMEOUT_S: Final = 1.0
 """Time limit in seconds for the last write of a process that stops."""
 
@@ -142,9 +143,11 @@ class JobCounts:
         row[_RUN_SUM] += max(0, run_ms)
         row[_COMPLETED] += 1
 
-    def count_discarded(self, queue: bytes, job_type: bytes) -> None:
-        """Count a job that was discarded after a nack."""
-        self._row((queue, job_type))[_DISCARDED] += 1
+    def count_failed(self, queue: bytes, job_type: bytes, *, discarded: bool) -> None:
+        """Count an attempt that a nack has ended, and whether the job was discarded by it."""
+        row = self._row((queue, job_type))
+        row[_FAILED] += 1
+        row[_DISCARDED] += discarded
 
     async def run(self, runtime: Runtime) -> None:
         """Write the counts every ``FLUSH_S`` seconds, until cancelled."""
@@ -236,7 +239,7 @@ async def _add(runtime: Runtime, shard: Shard, queue: str, rows: Mapping[_Key, l
         args += (name, count)
     if runtime.settings.metrics_types:
         for (_, job_type), row in rows.items():
-            args += (job_type, *row[len(TIMES) :])
+            args += (job_type, *row[len(TIMES) : _FAILED])
     await runtime.run(
         shard, "add_counts", [shard.queue_times(queue), shard.queue_types(queue)], args
     )
@@ -255,6 +258,6 @@ def read_types(flat: Iterable[bytes]) -> dict[str, list[int]]:
             name = job_type.decode()
         except ValueError:  # UnicodeDecodeError is one, too
             continue
-        if len(numbers) == WIDTH - len(TIMES) and min(numbers) >= 0:
+        if len(numbers) == _FAILED - len(TIMES) and min(numbers) >= 0:
             found[name] = numbers
     return found

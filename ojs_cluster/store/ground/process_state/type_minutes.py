@@ -1,9 +1,10 @@
 """Statistics over time by job type: written by the processes that count, and read as a series.
 
 The history of a type lies in a shard of its own name, so a series of one type is one read. A record
-has the numbers of one minute: waits, runs, and jobs enqueued, completed and discarded. Each shard
-has at most ``MAX_TYPES`` types. Jobs of further types are counted as ``OTHER`` of that shard, so a
-client that invents types can neither fill Redis nor hide the known types.
+has the numbers of one minute: waits, runs, jobs enqueued, completed and discarded, and failed
+attempts. Records of earlier versions lack the last number, which counts as 0. Each shard has at
+most ``MAX_TYPES`` types. Jobs of further types are counted as ``OTHER`` of that shard, so a client
+that invents types can neither fill Redis nor hide the known types.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Final
 
 from ojs_cluster.core.errors import BackendUnavailable
@@ -35,7 +37,8 @@ _AT_ONCE: Final = 8
 """Maximum number of types that one script adds or sums, which takes 3 ms at most."""
 
 Numbers = Sequence[int]
-"""Times in the order of ``job_counts.TIMES``, then jobs enqueued, completed and discarded."""
+"""Times in the order of ``job_counts.TIMES``, then the numbers of ``_COUNTS``."""
+_COUNTS: Final = ("enqueued", "completed", "discarded", "failed")
 
 
 async def add_type_minutes(runtime: Runtime, counts: Mapping[bytes, Numbers]) -> None:
@@ -76,7 +79,7 @@ def _with_fewer_types(counts: Mapping[bytes, Numbers]) -> Mapping[bytes, Numbers
     """Return the numbers of the types with most jobs, and those of all others as ``OTHER``."""
     if len(counts) <= MAX_TYPES_ADDED:
         return counts
-    names = sorted(counts, key=lambda name: (name != OTHER, -sum(counts[name][-3:])))
+    names = sorted(counts, key=lambda name: (name != OTHER, -sum(counts[name][-len(_COUNTS) :])))
     kept = {name: counts[name] for name in names[:MAX_TYPES_ADDED]}
     rest = [counts[name] for name in names[MAX_TYPES_ADDED:]]
     columns = zip(*rest, kept.get(OTHER, [0] * len(rest[0])), strict=True)
@@ -103,6 +106,7 @@ class TypeStatistics:
         name: the type.
         times: waits and runs in the order of ``job_counts.TIMES``.
         enqueued, completed, discarded: numbers of jobs.
+        failed: number of attempts that nacks have ended.
     """
 
     name: str
@@ -110,6 +114,13 @@ class TypeStatistics:
     enqueued: int
     completed: int
     discarded: int
+    failed: int
+
+    @property
+    def failed_share(self) -> float:
+        """The part of the ended attempts that failed; 0 without any."""
+        ended = self.completed + self.failed
+        return self.failed / ended if ended else 0.0
 
     @property
     def run_counts(self) -> Numbers:
@@ -219,7 +230,11 @@ async def list_summed(
 
     await run_concurrently(store.keys, read_shard)
     listed = [
-        TypeStatistics(name.decode(errors="replace"), numbers[: width - 3], *numbers[width - 3 :])
+        TypeStatistics(
+            name.decode(errors="replace"),
+            numbers[: width - len(_COUNTS)],
+            *numbers[width - len(_COUNTS) :],
+        )
         for name, numbers in sums.items()
     ]
     return sorted(listed, key=lambda one: (-one.completed, -one.enqueued, one.name)), unread
@@ -261,9 +276,9 @@ async def read_records(
                 minute, *numbers = (int(number or 0) for number in text.split(b","))
             except ValueError:
                 continue
-            if len(numbers) == width:
+            if width - 1 <= len(numbers) <= width:
                 old = records.get(minute, [0] * width)
-                records[minute] = [a + b for a, b in zip(old, numbers, strict=True)]
+                records[minute] = [a + b for a, b in zip_longest(old, numbers, fillvalue=0)]
 
     await run_concurrently(shards, read)
     return records
