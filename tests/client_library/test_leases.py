@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import anyio
 import httpx2
 import pytest
+import trio
 
 from ojs_client import BlockingJob, Client, JobCancelled, RetryPolicy, RunningJob, new_job
 from ojs_client.worker import heartbeats
+from ojs_cluster.store.engine.queues.deadlines import reap
 from tests.client_library.conftest import Server
 from tests.client_library.faults import Watched
 from tests.client_library.workers import QUEUE, error_of, job_in, new_worker, serving_jobs, until
@@ -336,3 +339,36 @@ async def test_a_job_that_the_worker_gets_twice_has_two_leases(server: Server) -
         assert attempts == [1, 2]
 
     await server.run(scenario)
+
+
+async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease(server: Server) -> None:
+    """Only the loop stands still: a thread sends the heartbeats."""
+    lease_s, runs = 8, 0
+
+    async def reap_lost_jobs() -> None:
+        store = server.app.store
+        while True:
+            for shard in store.keys:
+                await reap(store, shard, 100)
+            await trio.sleep(0.1)
+
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client, lease=lease_s, heartbeat=1)
+
+        @worker.handler("t.blocks")
+        async def blocks(job: RunningJob) -> int:
+            nonlocal runs
+            runs += 1
+            time.sleep(1.5 * lease_s)  # noqa: ASYNC251 - this is what the test is about
+            return job.attempt
+
+        async with serving_jobs(worker):
+            job = await client.enqueue("t.blocks", queue=QUEUE)
+            assert await client.result(job.id, wait=60) == 1
+        assert (await client.get(job.id)).errors == []
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reap_lost_jobs)
+        await server.run(scenario)
+        nursery.cancel_scope.cancel()
+    assert runs == 1

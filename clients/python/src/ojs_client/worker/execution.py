@@ -113,7 +113,7 @@ class Runner:
     def start(self, job: HeldJob, group: TaskGroup) -> None:
         """Start the handler of a job in a task of ``group``, unless its lease is lost."""
         # A process that was stopped may start a job before it finds that the lease has expired.
-        if job.lost is None and job.expires_at <= anyio.current_time():
+        if job.lost is None and job.expires_at <= time.monotonic():
             job.lose("expired")
         if job.lost is not None:
             self.return_unstarted(job)

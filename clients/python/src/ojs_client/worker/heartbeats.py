@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import uniform
 from typing import Any, Final, Literal
@@ -153,9 +154,7 @@ class Heartbeats:
 
     async def _send_all(self, state: str | None) -> None:
         """Send a heartbeat for all held jobs, extend the leases, and find the lost ones."""
-        jobs = [job for job in self.held if job.lost is None]
-        for start in range(0, max(1, len(jobs)), _JOBS_PER_HEARTBEAT):
-            part = jobs[start : start + _JOBS_PER_HEARTBEAT]
+        for part in self._parts():
             body: dict[str, JSON] = {"active_jobs": [job.id for job in part]}
             if state is not None:
                 body["state"] = state
@@ -169,7 +168,26 @@ class Heartbeats:
             if missing:
                 await self._check(missing)
 
-    async def _send(self, jobs: list[HeldJob], members: dict[str, JSON]) -> tuple[Any, set[str]]:
+    async def extend_over(self, transport: Transport) -> None:
+        """Extend the leases of the held jobs, in another thread and over its transport.
+
+        The event loop finds by its own heartbeats which jobs are lost.
+        """
+        for part in self._parts():
+            await self._send(part, {"active_jobs": [job.id for job in part]}, transport)
+
+    def _parts(self) -> Iterator[list[HeldJob]]:
+        """Yield the jobs of each heartbeat: the held ones, and none if there is none."""
+        jobs = [job for job in self.held if job.lost is None]
+        for start in range(0, max(1, len(jobs)), _JOBS_PER_HEARTBEAT):
+            yield jobs[start : start + _JOBS_PER_HEARTBEAT]
+
+    async def _send(
+        self,
+        jobs: Sequence[HeldJob],
+        members: dict[str, JSON],
+        transport: Transport | None = None,
+    ) -> tuple[Any, set[str]]:
         """Send a heartbeat for some jobs; return its response and the ids of extended jobs."""
         body = {
             **self.describe(),
@@ -178,8 +196,8 @@ class Heartbeats:
             "visibility_timeout_ms": round(self.held.lease_s * 1000),
             **members,
         }
-        sent_at = anyio.current_time()
-        reply = await self.transport.request(
+        sent_at = time.monotonic()
+        reply = await (transport or self.transport).request(
             "POST", "/workers/heartbeat", body, repeat=Repeat.NEVER, timeout_s=self._timeout_s
         )
         extended = set(reply.get("jobs_extended") or ())

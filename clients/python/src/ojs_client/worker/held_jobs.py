@@ -14,10 +14,12 @@ import anyio
 
 from ojs_client.jobs import parse_time
 from ojs_client.options import JSON
-from ojs_client.worker.loop_lag import WARN_S
 from ojs_client.worker.signal import Signal
 
 log: Final = logging.getLogger("ojs_client.worker")
+
+WARN_S: Final = 1.0
+"""Minimum time in seconds for which the event loop stands still that is worth a line."""
 
 Loss = Literal["server", "cancelled", "expired"]
 
@@ -32,8 +34,8 @@ class HeldJob:
         members: the envelope.
         fetched_at: when the worker got the job, on the clock of ``time.monotonic``, which child
             processes share.
-        expires_at: when the lease expires at the earliest, on the clock of the event loop, if no
-            heartbeat extends it.
+        expires_at: when the lease expires at the earliest, on the same clock, if no heartbeat
+            extends it.
         lost: why the lease is lost: ``cancelled`` if a client has cancelled the job, ``server`` if
             the server says that the worker does not hold it, ``expired`` if no heartbeat was
             answered in time; None while the worker holds the job.
@@ -96,7 +98,7 @@ class HeldJobs:
     """Jobs whose handlers still run, although this worker has fetched them again."""
     _added: Signal = field(default_factory=Signal)
     _next_check_at: float = -math.inf
-    """When ``watch`` checks the leases next, on the clock of the event loop."""
+    """When ``watch`` checks the leases next, on the clock of ``time.monotonic``."""
 
     def __len__(self) -> int:
         """Return the number of held jobs."""
@@ -117,7 +119,8 @@ class HeldJobs:
         the lease may be lost, which the next heartbeat finds. If the worker still runs the same
         job, it has lost the earlier lease.
         """
-        fetched_at, expires_at = time.monotonic(), anyio.current_time() + self.lease_s
+        fetched_at = time.monotonic()
+        expires_at = fetched_at + self.lease_s
         job = HeldJob(members["id"], members.get("lease_id") or "", members, fetched_at, expires_at)
         earlier = self._by_id.get(job.id)
         if earlier is not None and not earlier.ended:
@@ -142,7 +145,7 @@ class HeldJobs:
 
         Args:
             jobs: the jobs.
-            sent_at: when the request was sent, on the clock of the event loop.
+            sent_at: when the request was sent, on the clock of ``time.monotonic``.
         """
         for job in jobs:
             job.expires_at = max(job.expires_at, sent_at + self.lease_s)
@@ -154,7 +157,7 @@ class HeldJobs:
         """
         while True:
             self._added.clear()
-            now = anyio.current_time()
+            now = time.monotonic()
             for job in self:
                 if job.lost is None and job.expires_at <= now:
                     late_s = now - job.expires_at
@@ -165,5 +168,5 @@ class HeldJobs:
                     job.lose("expired")
             next_at = min((job.expires_at for job in self if job.lost is None), default=math.inf)
             self._next_check_at = next_at
-            with anyio.move_on_after(next_at - anyio.current_time()):
+            with anyio.move_on_after(next_at - time.monotonic()):
                 await self._added.wait()

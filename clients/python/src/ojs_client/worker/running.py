@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import anyio
 
 from ojs_client.client import Client
 from ojs_client.errors import Conflict, JobCancelled, LeaseLost
@@ -113,7 +112,7 @@ class RunningJob(JobInfo):
             body["message"] = message
         if data is not None:
             body["data"] = dict(data)
-        sent_at = anyio.current_time()
+        sent_at = time.monotonic()
         reply = await self._call("POST", "/workers/progress", body)
         # The server ignores a report about a job that has ended.
         if reply["state"] != "active":

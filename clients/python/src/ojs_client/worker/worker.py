@@ -17,13 +17,14 @@ from ojs_client.client import Client
 from ojs_client.errors import ApiError
 from ojs_client.options import JSON, Duration, milliseconds, names
 from ojs_client.transport import Transport
-from ojs_client.worker import loop_lag, stop_signals
+from ojs_client.worker import stop_signals
 from ojs_client.worker.ending import end_process, end_without_threads
 from ojs_client.worker.execution import Runner
 from ojs_client.worker.fetching import Fetcher
 from ojs_client.worker.handlers import Lifespan, Middleware
 from ojs_client.worker.heartbeats import Directive, Heartbeats
 from ojs_client.worker.held_jobs import HeldJobs
+from ojs_client.worker.loop_watch import LoopWatch
 from ojs_client.worker.program import log_to_stderr, refusal_in_one_line
 from ojs_client.worker.registering import RegistersHandler, RegistersProcessHandler
 from ojs_client.worker.running import WorkerContext
@@ -121,11 +122,11 @@ class Worker:
         self.concurrency: int = concurrency
         # Handlers have connections of their own, so that their requests delay no heartbeat.
         limit = max(_MIN_CONNECTIONS, concurrency)
-        self._transport, self._for_handlers = (
-            Transport(url, api_key=api_key, max_connections=limit, transport=transport)
-            for _ in range(2)
-        )
+        make = partial(Transport, url, api_key=api_key, max_connections=limit, transport=transport)
+        self._transport, self._for_handlers = make(), make()
         self._make_parts()
+        # A transport of the caller belongs to its event loop.
+        self._loop_watch = LoopWatch(self._heartbeats, None if transport else make)
         self._quiet = False
         self._directive: Directive = "running"
         """The last state that the server asked for."""
@@ -246,7 +247,7 @@ class Worker:
             self._beating = anyio.CancelScope(shield=True)
             scopes = [self._beating]
             background.start_soon(run_in, self._beating, self._heartbeats.run)
-            for function in (self._held.watch, self._settler.run, loop_lag.watch):
+            for function in (self._held.watch, self._settler.run, self._loop_watch.watch):
                 scopes.append(anyio.CancelScope(shield=True))
                 background.start_soon(run_in, scopes[-1], function)
             self._ending_poll = anyio.CancelScope()
