@@ -10,6 +10,7 @@ from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 
+import anyio
 import pydantic
 
 from ojs_client import (
@@ -63,8 +64,16 @@ class Throttled(Exception):
         self.wait_s = wait_s
 
 
-class Offline(Exception):
+class Offline(ConnectionError):
     pass
+
+
+class Strange(Exception):
+    pass
+
+
+async def disconnect() -> None:
+    raise Offline("no network")
 
 
 app = App()
@@ -133,8 +142,13 @@ def in_thread(job: BlockingJob, number: int, given: str = Depends(settings)) -> 
 
 
 @mail.task(
-    retry=RetryPolicy(max_attempts=9, initial_interval=3600),
-    retry_for={Offline: SOON, Throttled: lambda error: error.wait_s, Exception: 3600},
+    retry=RetryPolicy(max_attempts=9, initial_interval=SOON),
+    retry_for={
+        ConnectionError: SOON,
+        Throttled: lambda error: error.wait_s,
+        Strange: lambda error: error.no_such_member,
+        Exception: 3600,
+    },
 )
 async def fails(job: RunningJob, how: str) -> int:
     match how, job.attempt:
@@ -142,6 +156,11 @@ async def fails(job: RunningJob, how: str) -> int:
             raise Offline("no network")
         case "throttled", 1:
             raise Throttled(SOON)
+        case "grouped", 1:
+            async with anyio.create_task_group() as group:
+                group.start_soon(disconnect)
+        case "unknown", 1:
+            raise Strange
         case "snoozes", 1 if job.checkpoint is None:
             await job.save_checkpoint("slept")
             raise Snooze(SOON)

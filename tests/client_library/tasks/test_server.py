@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import uuid
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 import anyio.to_thread
@@ -31,6 +34,54 @@ async def test_the_schemas_of_the_tasks_are_registered(server: Server) -> None:
 
         with other.using(client), pytest.raises(Conflict):
             await other.register_schemas("1.0.0")
+
+    await server.run(scenario)
+
+
+async def test_jobs_match_the_schemas_of_their_tasks(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Except for those that the guide names."""
+    own = App()
+
+    @own.task
+    async def at(
+        moment: datetime | None = None,
+        clock: time | None = None,
+        day: date = date(2030, 1, 1),
+        data: bytes = b"",
+        numbers: tuple[int, ...] = (),
+        names: frozenset[str] = frozenset(),
+    ) -> None: ...
+
+    def warnings() -> list[str]:
+        return [each.message for each in caplog.records if each.name == "ojs_client"]
+
+    async def scenario(client: Client) -> None:
+        with shop.app.using(client), own.using(client):
+            await shop.app.register_schemas("1.0.0")
+            await own.register_schemas("1.0.0")
+            await shop.send.enqueue(3)
+            await shop.everything.enqueue(
+                at=datetime.now(UTC),
+                key=uuid.uuid4(),
+                price=Decimal("1.50"),
+                colour=shop.Colour.RED,
+                address=shop.Address("Main"),
+                basket=shop.Basket(items=[1, 2]),
+                money=shop.Money(99),
+                wait=timedelta(hours=1),
+            )
+            clock, day = time(9, tzinfo=UTC), date(2031, 1, 1)
+            await at.enqueue(datetime.now(UTC), clock, day, b"x", (1, 2), frozenset({"a"}))
+            await at.enqueue()
+            assert warnings() == []
+            await at.enqueue(datetime(2030, 1, 1), time(9))
+            await client.enqueue("at", {"moment": "no time"})
+            assert warnings() == []
+            await client.enqueue("at", {"day": "no day"})
+            await client.enqueue("mail.send", 3)
+            assert len(warnings()) == 2
 
     await server.run(scenario)
 

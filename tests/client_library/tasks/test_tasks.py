@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import threading
 import uuid
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,7 +16,9 @@ from typing import Any
 from unittest.mock import patch
 
 import anyio
+import anyio.to_thread
 import pytest
+import sniffio
 
 from ojs_client import (
     App,
@@ -25,6 +31,7 @@ from ojs_client import (
     RetryPolicy,
     RunningJob,
     TaskRouter,
+    register_type,
 )
 from ojs_client.tasks.producer import NextEnqueue
 from tests.client_library.fake.worlds import SOON, Play, World
@@ -140,22 +147,47 @@ async def test_a_sync_task_enqueues_from_its_thread(play: Play) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "attempt"), [("offline", 2), ("throttled", 2), ("snoozes", 1), ("runs", 1)]
+    ("how", "failure"),
+    [
+        ("offline", "Offline"),
+        ("grouped", "Offline"),
+        ("throttled", "Throttled"),
+        ("unknown", "Strange"),  # its delay is not known, so that of the policy holds
+        ("snoozes", None),
+        ("runs", None),
+    ],
 )
 async def test_a_failed_attempt_is_repeated_when_the_task_says(
-    play: Play, how: str, attempt: int
+    play: Play, how: str, failure: str | None
 ) -> None:
     async def scenario(world: World) -> None:
         async with running(world):
             job = await shop.fails.enqueue(how)
-            # The backoff of the policy would be an hour.
+            # The delay that the task declares for other errors is an hour.
             await world.passes(1)
-            assert await shop.fails.result(job, wait=60) == attempt
-            errors = (await world.client.get(job.id)).members.get("errors", [])
-            expected = {"offline": ["Offline"], "throttled": ["Throttled"]}.get(how, [])
-            assert [error["code"] for error in errors] == expected
+            assert await shop.fails.result(job, wait=60) == (1 if failure is None else 2)
+            errors = (await world.client.get(job.id)).errors
+            assert [error.type for error in errors] == ([] if failure is None else [failure])
+            for error in errors:  # as without a declared delay
+                assert error.code == "handler_error"
+                assert "shop.py" in error.members["backtrace"][-1]
 
     await play(scenario)
+
+
+@pytest.mark.parametrize("given", [{"retry_for": {OSError: "10 sec"}}, {"timeout": "10 sec"}])
+def test_a_malformed_duration_is_refused_where_it_is_declared(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="10 sec"):
+        App().task(**given)(lambda: None)
+    if "timeout" in given:
+        with pytest.raises(ValueError, match="10 sec"):
+            shop.send.with_options(**given)
+
+
+def test_a_delay_is_declared_for_exceptions() -> None:
+    wrong: Any = {"OSError": "10s"}
+    with pytest.raises(TypeError, match="classes of exceptions"):
+        App().task(retry_for=wrong)(lambda: None)
 
 
 async def test_a_wrong_result_fails_the_job(play: Play) -> None:
@@ -222,6 +254,45 @@ async def test_middleware_surrounds_producers_and_workers(play: Play) -> None:
     await play(scenario)
 
 
+async def test_delay_does_not_block_an_event_loop(play: Play) -> None:
+    """A thread of an async program enqueues with the client of the loop that has started it."""
+
+    async def scenario(world: World) -> None:
+        with app.using(world.client):
+            with pytest.raises(RuntimeError, match="await enqueue"):
+                shop.send.delay(1)
+            jobs = [await anyio.to_thread.run_sync(shop.send.delay, 2)]
+            if sniffio.current_async_library() == "asyncio":
+                jobs.append(await asyncio.to_thread(shop.send.delay, 3))
+        for job in jobs:
+            assert (await world.client.get(job.id)).state == "available"
+        with pytest.raises(RuntimeError, match="await enqueue"):
+            shop.send.delay(1)
+
+    await play(scenario)
+
+
+async def test_threads_of_a_sync_handler_use_its_job(play: Play) -> None:
+    own = App()
+
+    @own.task(queue=QUEUE)
+    def many(job: BlockingJob) -> list[str]:
+        def part(number: int) -> str:
+            job.progress(number / 2)
+            return job.client.enqueue("mail.other", number, queue=QUEUE).type
+
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(part, range(2)))
+
+    async def scenario(world: World) -> None:
+        async with running(world, own):
+            job = await many.enqueue()
+            await world.passes(SOON)
+            assert await many.result(job, wait=60) == ["mail.other", "mail.other"]
+
+    await play(scenario)
+
+
 def test_a_local_call_checks_its_arguments_and_needs_no_server() -> None:
     assert anyio.run(partial(shop.send.local, 3)) == "3 Hello 1"
     assert anyio.run(shop.uses.local, 1) == "connection, session of connection"
@@ -277,6 +348,21 @@ def test_a_mistake_in_a_declaration_is_an_error() -> None:
 
     with pytest.raises(TypeError, match="has no name"):
         other.worker()
+    unsupported = App()
+
+    @unsupported.task
+    def takes(numbers: list[complex]) -> None: ...
+
+    @unsupported.task
+    def returns() -> dict[str, threading.Lock]:
+        return {}
+
+    with pytest.raises(TypeError, match="complex comes from JSON"):
+        unsupported.worker()
+    del unsupported._declared["takes"]
+    with pytest.raises(TypeError, match="lock comes from JSON"):
+        unsupported.worker()
+    del takes, returns
     router = TaskRouter()
 
     @router.task
@@ -308,3 +394,40 @@ def test_the_schema_describes_the_arguments() -> None:
     assert arguments["properties"]["wait"]["default"] is None
     assert schema["$defs"]["Address"]["required"] == ["street"]
     assert shop.lies.schema()["minItems"] == 0
+
+
+def test_a_default_needs_no_json_form_and_none_is_allowed() -> None:
+    @App().task
+    def lists(number: int = None, limit: float = math.inf) -> None: ...  # type: ignore[assignment]  # noqa: RUF013
+
+    none: Any = None
+    assert lists.new_job(number=none).args == ({"number": None},)
+    [arguments] = lists.schema()["prefixItems"]
+    assert arguments["properties"]["number"]["default"] is None
+    assert {"type": "null"} in arguments["properties"]["number"]["anyOf"]
+    assert "default" not in arguments["properties"]["limit"]
+
+
+class Plain:
+    pass
+
+
+def test_a_registered_type_needs_no_schema() -> None:
+    register_type(Plain, to_json=lambda _: 1, from_json=lambda _: Plain())
+
+    @App().task
+    def takes(plain: Plain | None) -> None: ...
+
+    [arguments] = takes.schema()["prefixItems"]
+    assert {"title": "Plain"} in arguments["properties"]["plain"]["anyOf"]
+
+
+class Pairs(dict[str, int]):
+    pass
+
+
+@pytest.mark.parametrize("cls", [Address, Colour, datetime, Pairs])
+def test_a_type_with_a_json_form_cannot_be_registered(cls: type[Any]) -> None:
+    """Its values would be converted without the functions."""
+    with pytest.raises(TypeError, match="has a JSON form already"):
+        register_type(cls, to_json=str, from_json=cls)

@@ -22,6 +22,7 @@ from ojs_client.workflows import NewWorkflow
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
+    from anyio.lowlevel import EventLoopToken
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,13 +81,16 @@ class SyncClient:
         self.cron: SyncCronJobs = SyncCronJobs(self._client.cron, self._call)
 
     @classmethod
-    def over(cls, client: Client) -> SyncClient:
-        """Return the client of a thread that ``anyio.to_thread`` has started.
+    def over(cls, client: Client, loop: EventLoopToken) -> SyncClient:
+        """Return a client for threads, which is open and shares the connections of another client.
 
-        It is open, and shares the connections of a client in the event loop.
+        Args:
+            client: the client.
+            loop: its event loop.
         """
         blocking = _OfThread.__new__(_OfThread)
         blocking._client = client
+        blocking._of = loop
         blocking.cron = SyncCronJobs(client.cron, blocking._call)
         return blocking
 
@@ -171,13 +175,15 @@ class SyncClient:
 
 
 class _OfThread(SyncClient):
+    _of: EventLoopToken
+
     def _call(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
         from anyio import from_thread
 
         async def call() -> R:
             return await function(*args, **kwargs)
 
-        return from_thread.run(call)
+        return from_thread.run(call, token=self._of)
 
 
 def _run_loop(opened: Future[BlockingPortal]) -> None:

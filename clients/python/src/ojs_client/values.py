@@ -80,7 +80,15 @@ def register_type(
         to_json: returns a value that has a JSON form.
         from_json: returns the value of a JSON value, and raises ValueError for a wrong one.
         schema: the JSON Schema of the JSON values; None for any.
+
+    Raises:
+        TypeError: the type has a JSON form already, such as a dataclass or an Enum.
     """
+    import msgspec
+
+    is_custom = isinstance(msgspec.inspect.type_info(cls), msgspec.inspect.CustomType)
+    if not is_custom or issubclass(cls, dict | list | tuple | set | frozenset):
+        raise TypeError(f"{cls.__name__} has a JSON form already: register a class without one")
     _hooks[cls] = _Hook(to_json, from_json, schema or {})
 
 
@@ -107,6 +115,27 @@ def from_json(value: Any, target: Any) -> Any:
     return msgspec.convert(value, target, str_keys=True, dec_hook=_decode)
 
 
+def check_type(target: Any) -> None:
+    """Check that JSON values can become values of a type.
+
+    Raises:
+        TypeError: the type, or a part of it, does not come from JSON.
+    """
+    import msgspec
+
+    parts, seen = [msgspec.inspect.type_info(target)], set[int]()
+    for part in parts:  # grows while it is read
+        if isinstance(part, msgspec.inspect.CustomType) and not _is_known(part.cls):
+            raise _no_value_of(part.cls)
+        if id(part) in seen or not isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field):
+            continue
+        seen.add(id(part))
+        for name in part.__struct_fields__:
+            if not name.startswith("default"):
+                inner = getattr(part, name)
+                parts.extend(inner if isinstance(inner, tuple) else (inner,))
+
+
 def schema_of(target: Any) -> dict[str, Any]:
     """Return the JSON Schema of a type, with a definition for each class in ``$defs``.
 
@@ -119,7 +148,8 @@ def schema_of(target: Any) -> dict[str, Any]:
 
     def hook(custom: Any) -> dict[str, Any]:
         if (hook := _hook(custom)) is not None:
-            return dict(hook.schema)
+            # msgspec takes an empty one for none.
+            return dict(hook.schema) or {"title": custom.__name__}
         if not hasattr(custom, "model_json_schema"):
             raise NotImplementedError
         schema: dict[str, Any] = custom.model_json_schema()
@@ -130,6 +160,10 @@ def schema_of(target: Any) -> dict[str, Any]:
         [target], schema_hook=hook, ref_template="#/$defs/{name}"
     )
     return {**schema, "$defs": {**found, **definitions}}
+
+
+def _is_known(cls: Any) -> bool:
+    return _hook(cls) is not None or hasattr(cls, "model_validate")
 
 
 def _hook(cls: Any) -> _Hook | None:
@@ -151,4 +185,9 @@ def _decode(target: Any, value: Any) -> Any:
         return hook.from_json(value)
     if hasattr(target, "model_validate"):
         return target.model_validate(value)
-    raise TypeError(f"no value of type {target.__name__} comes from JSON: see register_type")
+    raise _no_value_of(target)
+
+
+def _no_value_of(target: Any) -> TypeError:
+    name = getattr(target, "__name__", target)
+    return TypeError(f"no value of type {name} comes from JSON: see register_type")

@@ -23,7 +23,7 @@ from ojs_client.client import Client
 from ojs_client.options import JobOptions, NewJob, is_job_type
 from ojs_client.sync import SyncClient
 from ojs_client.tasks.producer import Producer, ProducerMiddleware
-from ojs_client.tasks.task import AsyncTask, Declaration, RetryFor, SyncTask, Task
+from ojs_client.tasks.task import AsyncTask, Declaration, RetryFor, SyncTask, Task, check_retry_for
 from ojs_client.worker.handlers import Lifespan, Middleware
 from ojs_client.worker.processes import ProcessJob
 from ojs_client.worker.running import BlockingJob, RunningJob
@@ -130,8 +130,8 @@ class TaskRouter:
                 declares a task that other programs run. The others are options of its jobs.
 
         Raises:
-            TypeError: there is no such option.
-            ValueError: no job can have the name, or another task has it.
+            TypeError: there is no such option, or ``retry_for`` names what is no exception.
+            ValueError: no job can have the name, another task has it, or a text is no duration.
         """
         if function is None:
             return lambda function: self._declare(function, dict(options))
@@ -142,18 +142,20 @@ class TaskRouter:
         is_async = inspect.iscoroutinefunction(function)
         if process and is_async:
             raise ValueError("only a sync task can run in a process")
+        retry_for = given.pop("retry_for", {})
+        check_retry_for(retry_for)
         declaration = Declaration(
             f"{self._prefix}.{name}" if self._prefix else name,
             function,
             is_async,
             process,
             given.pop("external", False),
-            given.pop("retry_for", {}),
+            retry_for,
         )
         chosen = JobOptions(**{**self._options, **given})  # type: ignore[typeddict-item]
         kind: type[Task[Any, Any]] = AsyncTask if is_async else SyncTask
         task = kind(declaration, chosen)
-        NewJob(declaration.name, (), chosen)  # refuses an unknown option
+        NewJob(declaration.name, (), chosen).json(trace=False)  # refuses a wrong option now
         self._add(task, declaration)
         return task
 
@@ -261,7 +263,8 @@ class App(TaskRouter):
             **arguments: further arguments of ``Worker``.
 
         Raises:
-            TypeError: a task has arguments that cannot be stored by name, or wrong hints.
+            TypeError: a task has arguments that cannot be stored by name or have no JSON form, or
+                wrong hints.
             ValueError: an argument is not allowed.
         """
         from ojs_client.worker.worker import Worker  # a producer does not need it
@@ -273,7 +276,7 @@ class App(TaskRouter):
         settings = {**self._server, "middleware": self._middleware, "lifespan": self._lifespan}
         worker = Worker(queues=queues, **{**settings, **arguments})
         for task, declared in self._declared.values():
-            task.signature  # noqa: B018 - a mistake ends the worker now, and not its jobs later
+            task.signature.check()  # a mistake ends the worker now, and not its jobs later
             if not declared.external:
                 register: Any = worker.handler
                 register(task.name, process=declared.process)(task.handler())

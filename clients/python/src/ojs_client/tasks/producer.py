@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from threading import Lock
 from typing import Any, TypeAlias
 
+from anyio.lowlevel import EventLoopToken, current_token
+
 from ojs_client.client import Client
 from ojs_client.jobs import Job
 from ojs_client.options import NewJob
@@ -39,7 +41,7 @@ class Producer:
         self._middleware = tuple(middleware)
         self.overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         self.opened: Client | None = None
-        self._current: ContextVar[Client | SyncClient | None]
+        self._current: ContextVar[tuple[Client | SyncClient, EventLoopToken | None] | None]
         self._current = ContextVar("ojs_client", default=None)
         self._blocking: SyncClient | None = None
         self._process = 0
@@ -52,7 +54,7 @@ class Producer:
     @contextmanager
     def running_in(self, client: Client | SyncClient) -> Iterator[None]:
         """Let tasks use a client in the block, such as that of the job that runs."""
-        token = self._current.set(client)
+        token = self._current.set((client, _event_loop()))
         try:
             yield
         finally:
@@ -65,7 +67,8 @@ class Producer:
         Raises:
             RuntimeError: there is none.
         """
-        found = self._current.get() or self.opened
+        current = self._current.get()
+        found = self.opened if current is None else current[0]
         if isinstance(found, Client):
             return found
         raise RuntimeError("the app is not open: use it with 'async with', or call delay()")
@@ -77,14 +80,22 @@ class Producer:
     def enqueue_blocking(self, job: NewJob) -> Job:
         """Enqueue a job in a thread without an event loop.
 
-        The first call opens a client for this process, which stays open. So a program may fork
-        before and after it.
+        A thread that an async handler has started uses the client of the handler. Otherwise the
+        first call opens a client for this process, which stays open. So a program may fork before
+        and after it.
+
+        Raises:
+            RuntimeError: the thread runs an event loop, which would stand still.
         """
-        client = self._current.get()
+        if _event_loop() is not None:
+            raise RuntimeError("delay() would block the event loop: await enqueue()")
+        client, loop = self._current.get() or (None, None)
         if client is None:
             client = self._process_client()
-        elif not isinstance(client, SyncClient):
-            raise RuntimeError("delay() would block the event loop: await enqueue()")
+        elif isinstance(client, Client):
+            if loop is None:
+                raise RuntimeError("the client of the app belongs to no event loop")
+            client = SyncClient.over(client, loop)
         return client.run(lambda opened: self._enqueue_with(opened, job))
 
     def _process_client(self) -> SyncClient:
@@ -106,3 +117,11 @@ def _around(function: ProducerMiddleware, inner: NextEnqueue) -> NextEnqueue:
         return await function(job, inner)
 
     return send
+
+
+def _event_loop() -> EventLoopToken | None:
+    """Return the event loop that runs in this thread."""
+    try:
+        return current_token()
+    except RuntimeError:
+        return None

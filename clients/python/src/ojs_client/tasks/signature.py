@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, get_type_hints
 
 from ojs_client.errors import InvalidArguments
 from ojs_client.options import JSON
 from ojs_client.tasks.dependencies import Dependency
-from ojs_client.values import from_json, schema_of, to_json
+from ojs_client.transport import encode
+from ojs_client.values import check_type, from_json, schema_of, to_json
 from ojs_client.worker.processes import ProcessJob
 from ojs_client.worker.running import BlockingJob, JobInfo, RunningJob
 
@@ -64,7 +67,10 @@ class Signature:
         }
         fields: list[Any] = []
         for each in parameters:
-            field: tuple[Any, ...] = (each.name, hints.get(each.name, Any))
+            hint = hints.get(each.name, Any)
+            if each.default is None:  # also without ``| None`` in the hint
+                hint = hint | None
+            field: tuple[Any, ...] = (each.name, hint)
             if each.name in self._defaults:
                 field += (msgspec.field(default_factory=_absent),)
             fields.append(field)
@@ -72,6 +78,15 @@ class Signature:
             "Arguments", fields, kw_only=True, forbid_unknown_fields=True
         )
         self._returns = hints.get("return", Any)
+
+    def check(self) -> None:
+        """Check that the arguments and the result have a JSON form.
+
+        Raises:
+            TypeError: a type, or a part of it, has none.
+        """
+        check_type(self._struct)
+        check_type(self._returns)
 
     @property
     def dependencies(self) -> Mapping[str, Dependency]:
@@ -147,7 +162,9 @@ class Signature:
         definitions = schema["$defs"]
         arguments = definitions.pop("Arguments", schema)
         for name, default in self._defaults.items():
-            arguments["properties"][name].setdefault("default", to_json(default))
+            with suppress(TypeError, ValueError):  # such as math.inf, or a value for "not given"
+                value = json.loads(encode(default))
+                arguments["properties"][name].setdefault("default", value)
         least = 1 if arguments.get("required") else 0
         args = {"type": "array", "minItems": least, "maxItems": 1, "prefixItems": [arguments]}
         return {**args, "$defs": definitions} if definitions else args

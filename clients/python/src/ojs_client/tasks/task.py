@@ -11,11 +11,12 @@ from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, Unpack
 
 from ojs_client.errors import Discard, InvalidArguments, LeaseLost, Retry, Snooze
 from ojs_client.jobs import Job
-from ojs_client.options import JSON, Duration, JobOptions, NewJob
+from ojs_client.options import JSON, Duration, JobOptions, NewJob, iso_duration
 from ojs_client.tasks.dependencies import Injection, run_sync
 from ojs_client.tasks.local_jobs import local_job
 from ojs_client.tasks.producer import Producer
 from ojs_client.tasks.signature import Signature, job_class
+from ojs_client.worker.handlers import set_retry_delay
 from ojs_client.worker.processes import ProcessJob
 from ojs_client.worker.running import BlockingJob, JobInfo, RunningJob
 
@@ -25,6 +26,20 @@ TaskT = TypeVar("TaskT", bound="Task[Any, Any]")
 
 RetryFor: TypeAlias = Mapping[type[Exception], Duration | Callable[[Any], "Duration | None"] | None]
 """The delay before the next attempt by the class of an exception, or a function that returns it."""
+
+
+def check_retry_for(retry_for: RetryFor) -> None:
+    """Check what a task declares.
+
+    Raises:
+        TypeError: it names what is no exception, or a delay is no duration.
+        ValueError: a delay is a text that is no duration, or negative.
+    """
+    for kind, delay in retry_for.items():
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise TypeError(f"retry_for names classes of exceptions, not {kind!r}")
+        if delay is not None and not callable(delay):
+            iso_duration(delay)
 
 
 @dataclass
@@ -109,7 +124,12 @@ class Task(Generic[P, T]):
         return await self._producer.enqueue(self.new_job(*args, **kwargs))
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """Enqueue a call in a program without an event loop, or in a sync handler."""
+        """Enqueue a call in a thread without an event loop, such as that of a sync handler.
+
+        Raises:
+            RuntimeError: the thread runs an event loop, which would stand still.
+            OJSError: as ``Client.enqueue``.
+        """
         return self._producer.enqueue_blocking(self.new_job(*args, **kwargs))
 
     def new_job(self, *args: P.args, **kwargs: P.kwargs) -> NewJob:
@@ -117,9 +137,14 @@ class Task(Generic[P, T]):
         return NewJob(self.name, tuple(self.signature.bind(args, kwargs)), self.options)
 
     def with_options(self: TaskT, **options: Unpack[JobOptions]) -> TaskT:
-        """Return the same task with other options of its jobs."""
+        """Return the same task with other options of its jobs.
+
+        Raises:
+            TypeError: there is no such option.
+            ValueError: options contradict each other, or have no valid form.
+        """
         changed = JobOptions(**{**self.options, **options})
-        NewJob(self.name, (), changed)  # refuses an unknown option now
+        NewJob(self.name, (), changed).json(trace=False)  # refuses a wrong option now
         return type(self)(self._declaration, changed)
 
     async def result(self, job: Job | str, *, wait: Duration = 0) -> T:
@@ -171,10 +196,9 @@ class Task(Generic[P, T]):
             raise Retry(str(error), code="invalid_arguments") from error
         try:
             result = await self._call(job, arguments)
-        except (Discard, LeaseLost, Retry, Snooze):
-            raise  # the task has decided itself, also if it declares a delay for Exception
-        except tuple(self._declaration.retry_for) as error:
-            raise self._retry(error) from error
+        except Exception as error:
+            set_retry_delay(error, self._retry_delay)
+            raise
         try:
             return self.signature.result_json(result)
         except (TypeError, ValueError) as error:
@@ -190,12 +214,16 @@ class Task(Generic[P, T]):
             value = declared.function(*jobs, **arguments, **injected)
             return await value if declared.is_async else value
 
-    def _retry(self, error: BaseException) -> Retry:
-        kind = next(each for each in type(error).__mro__ if each in self._declaration.retry_for)
-        delay = self._declaration.retry_for[kind]
-        if callable(delay):
-            delay = delay(error)
-        return Retry(f"{type(error).__qualname__}: {error}", code=kind.__qualname__, delay=delay)
+    def _retry_delay(self, error: BaseException) -> Duration | None:
+        """Return the declared delay before the next attempt; None for the backoff of the policy."""
+        declared = self._declaration.retry_for
+        kind = next((each for each in type(error).__mro__ if each in declared), None)
+        if kind is None or isinstance(error, (Discard, LeaseLost, Retry, Snooze)):
+            return (
+                None  # the task may have decided itself, also if it declares a delay for Exception
+            )
+        delay = declared[kind]
+        return delay(error) if callable(delay) else delay
 
     def _local(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         new = self.new_job(*args, **kwargs)

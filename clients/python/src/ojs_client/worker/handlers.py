@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import logging
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -13,7 +14,7 @@ from pathlib import PurePath
 from typing import Any, Final, TypeAlias
 
 from ojs_client.errors import Discard, OJSError, Retry, Snooze
-from ojs_client.options import JSON, iso_time
+from ojs_client.options import JSON, Duration, iso_time, milliseconds
 from ojs_client.worker.running import RunningJob
 
 Next: TypeAlias = Callable[[], Awaitable[JSON]]
@@ -24,6 +25,10 @@ the result. For a sync handler it runs in the event loop, too."""
 Lifespan: TypeAlias = Callable[[], AbstractAsyncContextManager[object]]
 """Returns a context manager that is open while the worker runs."""
 
+log: Final = logging.getLogger("ojs_client.worker")
+
+_RETRY_DELAY: Final = "_ojs_retry_delay_ms"
+"""The attribute of an exception with the delay in ms before the next attempt."""
 _MAX_FRAMES: Final = 50
 _MAX_CAUSES: Final = 8
 _CALLERS: Final = frozenset({"ojs_client", "anyio", "asyncio", "trio", "outcome", "concurrent"})
@@ -128,8 +133,7 @@ def error_of(error: BaseException, now: datetime) -> dict[str, JSON]:
         error: what the handler has raised.
         now: the time on the server's clock.
     """
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]  # the task group of a handler wraps its error
+    error = _only(error)
     if isinstance(error, HandlerFailed):
         return error.error
     if isinstance(error, Snooze):
@@ -154,6 +158,8 @@ def error_of(error: BaseException, now: datetime) -> dict[str, JSON]:
         "retryable": True,
         "backtrace": _frames(error),
     }
+    if (declared_ms := error.__dict__.get(_RETRY_DELAY)) is not None:
+        described["retry_delay_ms"] = declared_ms
     causes = list(itertools.islice(_causes(error), _MAX_CAUSES))
     if causes:
         details: dict[str, JSON] = {
@@ -171,6 +177,33 @@ def error_of(error: BaseException, now: datetime) -> dict[str, JSON]:
             details["error_class"] = _class(causes[0])
         described["details"] = details
     return described
+
+
+def set_retry_delay(
+    error: BaseException, delay_of: Callable[[BaseException], Duration | None]
+) -> None:
+    """Record when a job runs again after an error, for ``error_of``.
+
+    Args:
+        error: what the handler has raised.
+        delay_of: returns the delay after an error; None for the backoff of the job's policy. If it
+            fails, the backoff holds, and the job keeps the error of its handler.
+    """
+    error = _only(error)
+    try:
+        delay = delay_of(error)
+        delay_ms = None if delay is None else max(0, milliseconds(delay))
+    except Exception:
+        log.exception("the delay after %r is not known, so the backoff holds", error)
+        delay_ms = None
+    error.__dict__[_RETRY_DELAY] = delay_ms  # a frozen dataclass has no setattr
+
+
+def _only(error: BaseException) -> BaseException:
+    """Return the error that the task groups of a handler have wrapped."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

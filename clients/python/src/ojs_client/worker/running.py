@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from anyio.lowlevel import current_token
+
 from ojs_client.client import Client
 from ojs_client.errors import Conflict, JobCancelled, LeaseLost
 from ojs_client.jobs import Job
@@ -163,11 +165,12 @@ class BlockingJob(JobInfo):
     def __init__(self, held: HeldJob, context: WorkerContext) -> None:
         super().__init__(held, context)
         self._async = RunningJob(held, context)
+        self._loop = current_token()  # so that threads of the handler reach it, too
 
     @property
     def client(self) -> SyncClient:
-        """A client for jobs that the handler enqueues, in the thread of the handler."""
-        return SyncClient.over(self._context.client)
+        """A client for jobs that the handler enqueues, in its threads."""
+        return SyncClient.over(self._context.client, self._loop)
 
     def progress(
         self,
@@ -182,10 +185,10 @@ class BlockingJob(JobInfo):
         async def report() -> None:
             await self._async.progress(progress, message, data=data)
 
-        from_thread.run(report)
+        from_thread.run(report, token=self._loop)
 
     def save_checkpoint(self, state: JSON) -> None:
         """Store a state from which a later attempt can continue."""
         from anyio import from_thread
 
-        from_thread.run(self._async.save_checkpoint, state)
+        from_thread.run(self._async.save_checkpoint, state, token=self._loop)
