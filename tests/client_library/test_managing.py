@@ -120,6 +120,33 @@ async def test_declared_cron_jobs_replace_those_that_are_gone(server: Server) ->
 
 async def test_any_number_of_jobs_is_enqueued_in_portions(server: Server) -> None:
     async def scenario(client: Client) -> None:
+async def test_declared_cron_jobs_leave_pauses_and_other_owners_alone(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        job = new_job("t.cron", queue=QUEUE)
+        await client.cron.register("adopted", "@daily", job, enabled=False)
+        await client.cron.sync([NewCron("theirs", "@daily", job)], owner="mail")
+        ours = [NewCron("adopted", "@daily", job), NewCron("ours", "@daily", job)]
+        await client.cron.sync(ours, owner="shop")
+        await client.cron.pause("ours")
+        await client.cron.sync([*ours[:1], NewCron("ours", "@hourly", job)], owner="shop")
+        changed = await client.cron.get("ours")
+        assert (changed.enabled, changed.expression) == (False, "@hourly")
+        assert not (await client.cron.get("adopted")).enabled
+        await client.cron.resume("ours")
+        off = NewCron("ours", "@hourly", job, enabled=False)
+        await client.cron.sync([*ours[:1], off], owner="shop")
+        assert not (await client.cron.get("ours")).enabled
+
+        for wrong in (NewCron("theirs", "@hourly", job), ours[0]):
+            with pytest.raises(ValueError, match=r"belongs to 'mail'|two cron jobs"):
+                await client.cron.sync([*ours[:1], wrong], owner="shop")
+        found = {cron.name: cron.expression for cron in await client.cron.list_all()}
+        assert found == {"adopted": "@daily", "ours": "@hourly", "theirs": "@daily"}
+        assert (await client.cron.sync([], owner="shop")).deleted == ("adopted", "ours")
+
+    await server.run(scenario)
+
+
         async def jobs() -> AsyncIterator[Any]:
             for number in range(25):
                 queue = "not valid!" if number == 12 else QUEUE

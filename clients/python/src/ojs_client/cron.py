@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -29,6 +29,21 @@ class NewCron:
     overlap: Overlap = "skip"
     enabled: bool = True
     description: str | None = None
+
+    def members(self, owner: str | None = None) -> dict[str, JSON]:
+        """Return its members as the server reads them, without its name."""
+        job = self.job
+        if owner is not None:
+            meta = {**(job.options.get("meta") or {}), _OWNER: owner}
+            job = NewJob(job.type, job.args, {**job.options, "meta": meta})
+        return {
+            "expression": self.expression,
+            "timezone": self.timezone,
+            "overlap_policy": self.overlap,
+            "enabled": self.enabled,
+            "description": self.description,
+            "job_template": job.json(trace=False),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +84,11 @@ class CronJobs:
             enabled: whether it fires.
             description: a text for people.
         """
-        body: dict[str, JSON] = {
-            "name": name,
-            "expression": expression,
-            "timezone": timezone,
-            "overlap_policy": overlap,
-            "enabled": enabled,
-            "job_template": job.json(trace=False),
-        }
-        if description is not None:
-            body["description"] = description
+        cron = NewCron(name, expression, job, timezone, overlap, enabled, description)
+        return await self._register(name, cron.members())
+
+    async def _register(self, name: str, members: Mapping[str, JSON]) -> Cron:
+        body = {"name": name, **members}
         reply = await self._transport.request("POST", _PATH, body, repeat=Repeat.ALWAYS)
         return Cron.from_json(reply["cron"])
 
@@ -97,36 +107,44 @@ class CronJobs:
     async def sync(self, crons: Iterable[NewCron], *, owner: str) -> SyncedCrons:
         """Store the cron jobs that a program declares, and delete those that it declares no more.
 
-        Call it at each deployment. Cron jobs of others stay: the jobs of these have ``cron_owner``
-        in ``meta``.
+        Call it at each deployment. Cron jobs of other owners stay: the jobs have ``cron_owner`` in
+        ``meta``. A declared cron job that exists without an owner gets this one. A paused one stays
+        paused until ``resume``, also if it was paused by ``enabled=False``.
 
         Args:
             crons: all cron jobs of the owner.
             owner: the program, such as its name.
+
+        Raises:
+            ValueError: two have the same name, or one has that of a cron job of another owner. Then
+                nothing has changed.
         """
-        declared = {cron.name: cron for cron in crons}
-        for cron in declared.values():
-            meta = {**(cron.job.options.get("meta") or {}), _OWNER: owner}
-            job = NewJob(cron.job.type, cron.job.args, {**cron.job.options, "meta": meta})
-            await self.register(
-                cron.name,
-                cron.expression,
-                job,
-                timezone=cron.timezone,
-                overlap=cron.overlap,
-                enabled=cron.enabled,
-                description=cron.description,
-            )
-        gone = [
-            cron.name
-            for cron in await self.list_all()
-            if cron.name not in declared
-            and (cron.members["job_template"].get("meta") or {}).get(_OWNER) == owner
-        ]
+        declared: dict[str, dict[str, JSON]] = {}
+        for cron in crons:
+            if cron.name in declared:
+                raise ValueError(f"two cron jobs have the name '{cron.name}'")
+            declared[cron.name] = cron.members(owner)
+        existing = {cron.name: cron for cron in await self.list_all()}
+        owners = {name: _owner_of(cron) for name, cron in existing.items()}
+        for name in declared.keys() & existing.keys():
+            if owners[name] not in (None, owner):
+                raise ValueError(f"the cron job '{name}' belongs to '{owners[name]}'")
+        for name, members in declared.items():
+            await self._store(name, members, exists=name in existing)
+        gone = [name for name in existing if name not in declared and owners[name] == owner]
         for name in gone:
             with suppress(NotFound):  # another process of the deployment was faster
                 await self.delete(name)
         return SyncedCrons(tuple(declared), tuple(gone))
+
+    async def _store(self, name: str, members: dict[str, JSON], *, exists: bool) -> None:
+        if exists:
+            # An operator may have paused it.
+            kept = ("enabled",) if members["enabled"] else ()
+            with suppress(NotFound):  # it was deleted just now
+                await self.change(name, **{k: v for k, v in members.items() if k not in kept})
+                return
+        await self._register(name, members)
 
     async def change(self, name: str, **members: JSON) -> Cron:
         """Change a cron job.
@@ -197,3 +215,7 @@ class CronJobs:
     ) -> Any:
         path = f"{_PATH}/{segment(name)}{suffix}"
         return await self._transport.request(method, path, body, repeat=repeat)
+
+
+def _owner_of(cron: Cron) -> JSON:
+    return (cron.members["job_template"].get("meta") or {}).get(_OWNER)
