@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from ojs_client import ApiError, Client, ConnectionFailed
+from ojs_client.backoff import Backoff
 
 pytestmark = pytest.mark.anyio
 
@@ -81,6 +82,26 @@ async def test_the_stream_of_a_job_continues_after_a_restart_of_the_server() -> 
     )
     async with client, client.events(job_id="j") as events:
         assert [found.name async for found in events] == ["job.started", "job.completed"]
+
+
+async def test_a_stream_that_ends_at_once_is_opened_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits: list[float] = []
+
+    def next_s(backoff: Backoff, at_least_s: float | None = None) -> float:
+        limits.append(backoff.first_s * 2**backoff.failures)
+        backoff.failures += 1
+        return 0.0
+
+    monkeypatch.setattr(Backoff, "next_s", next_s)
+    empty = [httpx2.Response(200, stream=Stream(b"id: 9\n\n:open\n\n")) for _ in range(5)]
+    stop = httpx2.Response(200, stream=Stream(event(7, "server.shutdown")))
+    client = client_of(*empty, stop, httpx2.Response(204), asked=[])
+    async with client, client.events(job_id="j") as events:
+        assert [each async for each in events] == []
+    assert limits == sorted(set(limits)), "doubles each time"
+    assert len(limits) == 6
 
 
 async def test_a_stream_ends_if_the_server_stays_away() -> None:

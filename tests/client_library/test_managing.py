@@ -13,6 +13,7 @@ from ojs_client import (
     Client,
     Conflict,
     Discard,
+    InvalidArguments,
     NewCron,
     NotFound,
     ResultPending,
@@ -21,6 +22,7 @@ from ojs_client import (
     after,
     dag,
     group,
+    many,
     new_job,
 )
 from ojs_client.client import _WORKFLOW_CHECK_S
@@ -118,8 +120,6 @@ async def test_declared_cron_jobs_replace_those_that_are_gone(server: Server) ->
     await server.run(scenario)
 
 
-async def test_any_number_of_jobs_is_enqueued_in_portions(server: Server) -> None:
-    async def scenario(client: Client) -> None:
 async def test_declared_cron_jobs_leave_pauses_and_other_owners_alone(server: Server) -> None:
     async def scenario(client: Client) -> None:
         job = new_job("t.cron", queue=QUEUE)
@@ -147,21 +147,45 @@ async def test_declared_cron_jobs_leave_pauses_and_other_owners_alone(server: Se
     await server.run(scenario)
 
 
+async def test_any_number_of_jobs_is_enqueued_in_portions(server: Server) -> None:
+    async def scenario(client: Client) -> None:
         async def jobs() -> AsyncIterator[Any]:
             for number in range(25):
                 queue = "not valid!" if number == 12 else QUEUE
                 yield new_job("t.one", number, queue=queue)
+                if number == 15:
+                    yield new_job("t.one", object(), queue=QUEUE)  # type: ignore[arg-type]
+                    yield new_job("t.one", timeout="10 sec")
             only = Unique(on_conflict="ignore")
             for _ in range(3):
                 yield new_job("t.unique", 1, queue=QUEUE, unique=only)
 
         report = await client.enqueue_all(jobs(), portion=10)
         assert (report.enqueued, report.deduplicated) == (16, 2)
-        [failed] = report.failed
+        *alone, failed = sorted(report.failed, key=lambda each: len(each.jobs))
+        assert [type(each.error) for each in alone] == [InvalidArguments, InvalidArguments]
+        assert [each.error.applied for each in alone] == [False, False]
         assert [job.args[0] for job in failed.jobs] == list(range(10, 20))
         assert failed.error.applied is False
         large = [new_job("t.large", "x" * 400_000, queue=QUEUE) for _ in range(5)]
         assert (await client.enqueue_all(large)).enqueued == 5
+        with pytest.raises(ValueError, match="at least one"):
+            await client.enqueue_all(large, portion=0)
+
+    await server.run(scenario)
+
+
+async def test_a_job_that_ends_is_reported_before_many_that_run(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        waiting = [new_job("t.one", number, queue=QUEUE) for number in range(2 * many._WAITS)]
+        jobs = await client.enqueue_many(waiting)
+        async with client.as_completed(jobs, wait=3600) as ended:
+            for job in (jobs[-1], jobs[0]):
+                await client.cancel(job.id)
+                assert (await anext(ended)).id == job.id
+        async with client.as_completed(jobs[1:-1], wait=0) as ended:
+            with pytest.raises(ResultPending):
+                await anext(ended)
 
     await server.run(scenario)
 
@@ -185,6 +209,13 @@ async def test_events_continue_after_a_position(server: Server) -> None:
         with pytest.raises(KeyError):  # not in a group of errors
             async with client.events():
                 raise KeyError
+        for wrong in ({"job_id": ""}, {"queue": ""}, {"job_id": first.id, "queue": QUEUE}):
+            with pytest.raises(ValueError, match=r"must not be empty|either"):
+                async with client.events(**wrong):
+                    raise AssertionError
+        for name in ("", ".."):  # the path would be another one
+            with pytest.raises(ValueError, match="must not be"):
+                await client.queues.delete(name)
 
     await server.run(scenario)
 

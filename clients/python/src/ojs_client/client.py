@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from functools import partial
+from contextlib import AbstractAsyncContextManager, suppress
 from types import TracebackType
 from typing import Any, Final, Self, Unpack, overload
 
@@ -37,6 +36,8 @@ _WAIT_STEP_S: Final = 20.0
 _EARLY_S: Final = 1.0
 """A wait for a result that ends within this time in seconds is repeated after a pause: a server
 that shuts down ends all waits."""
+_INSTANT_S: Final = 0.05
+"""Part of a wait in seconds that does not matter."""
 _WORKFLOW_ENDS: Final = ("workflow.completed", "workflow.failed")
 _WORKFLOW_CHECK_S: Final = 10.0
 """Time in seconds between two reads of an unfinished workflow. Its cancellation is no event."""
@@ -204,7 +205,7 @@ class Client:
         """Enqueue any number of jobs in portions, and report what became of them.
 
         A portion is stored as a whole or not at all. A portion that fails does not stop the others:
-        the report has its jobs and its error.
+        the report has its jobs and its error. A job without a JSON form fails alone.
 
         Args:
             jobs: the jobs, which may come from an iterator.
@@ -219,13 +220,18 @@ class Client:
 
         Args:
             jobs: the jobs, or their ids.
-            wait: maximum time to wait for each of them. The iterator then raises ResultPending.
+            wait: maximum time to wait for them. The iterator then raises ResultPending.
 
         Raises:
             NotFound: there is no such job. The iterator raises it.
         """
         ids = [job.id if isinstance(job, Job) else job for job in jobs]
-        return ended_jobs(partial(self.result, wait=wait), self.get, ids)
+        return ended_jobs(self._ended_within, ids, seconds(wait))
+
+    async def _ended_within(self, job_id: str, wait_s: float) -> Job:
+        with suppress(JobFailed):
+            await self.result(job_id, wait=wait_s)
+        return await self.get(job_id)
 
     def events(
         self,
@@ -241,11 +247,12 @@ class Client:
 
         Args:
             job_id: the job; its stream ends with it.
-            queue: the queue; None for all.
+            queue: the queue; None for all. It excludes ``job_id``.
             types: the names of the events, such as ``job.completed`` or ``queue.*``; empty for all.
             after: the id of the last event that was read; empty for none.
 
         Raises:
+            ValueError: both are given, or one is empty.
             ApiError: the server refused the stream.
             ConnectionFailed: the server could not be reached for ``retry_for_s`` seconds.
         """
@@ -288,15 +295,14 @@ class Client:
         while True:
             sent_at = anyio.current_time()
             left_s = deadline - sent_at
-            # The server counts whole seconds, so the last wait is cut off.
-            timeout = math.ceil(min(_WAIT_STEP_S, max(0.0, left_s)))
+            timeout = math.ceil(min(_WAIT_STEP_S, max(0.0, left_s)) - _INSTANT_S)  # whole seconds
             reply: Any = None
             try:
-                with anyio.move_on_after(left_s if timeout else math.inf):
+                with anyio.move_on_after(left_s if left_s < timeout - _INSTANT_S else math.inf):
                     reply = await self._get(path, {"wait": "true", "timeout": str(timeout)})
             except ResultPending:
                 now = anyio.current_time()
-                if now >= deadline:
+                if now >= deadline - _INSTANT_S:
                     raise
                 if now - sent_at < _EARLY_S:
                     await anyio.sleep(min(backoff.next_s(), deadline - now))

@@ -91,7 +91,10 @@ class RateLimited(ApiError):
 
 
 class InvalidArguments(OJSError, ValueError):
-    """The arguments of a task do not match its signature."""
+    """The arguments of a task do not match its signature, or a job has no JSON form."""
+
+    applied: Final[bool] = False
+    """Nothing was sent."""
 
 
 class JobFailed(OJSError):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream
 
 _PATH: Final = "/events/stream"
+_MAX_PAUSE_S: Final = 5.0
+"""Longest pause in seconds before a stream is opened again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class _Position:
 
     last_id: str
     failed_since: float | None = None
-    backoff: Backoff = field(default_factory=lambda: Backoff(max_s=5.0))
+    backoff: Backoff = field(default_factory=lambda: Backoff(max_s=_MAX_PAUSE_S))
 
 
 @asynccontextmanager
@@ -112,13 +114,23 @@ async def subscribe(
     """
     if job_id is not None and queue is not None:
         raise ValueError("give either job_id or queue")
-    channel = f"job:{job_id}" if job_id else f"queue:{queue}" if queue else "all"
-    params = {"channel": channel}
+    if "" in (job_id, queue):
+        raise ValueError("job_id and queue must not be empty")
+    channel = "all" if queue is None else f"queue:{queue}"
+    params = {"channel": channel if job_id is None else f"job:{job_id}"}
     if chosen := names(types, "types"):
         params["types"] = ",".join(chosen)
     send, receive = anyio.create_memory_object_stream[Event](100)
     opened = anyio.Event()
     failed: list[OJSError] = []
+
+    async def deliver(event: Event) -> None:
+        # A cancellation should reach the generators of httpx2, which leave it to the garbage
+        # collector otherwise to close them.
+        try:
+            send.send_nowait(event)
+        except anyio.WouldBlock:
+            await send.send(event)
 
     async def read() -> None:
         position = _Position(after)
@@ -126,7 +138,7 @@ async def subscribe(
             try:
                 goes_on = True
                 while goes_on:
-                    goes_on = await _read_once(transport, params, position, send.send, opened)
+                    goes_on = await _read_once(transport, params, position, deliver, opened)
                     await anyio.sleep(position.backoff.next_s() if goes_on else 0)
             except (ApiError, ConnectionFailed) as error:
                 failed.append(error)
@@ -159,7 +171,7 @@ async def _read_once(
             if lines is None:  # the job has ended
                 return False
             position.failed_since = None
-            position.backoff = Backoff(max_s=5.0)
+            opened_at = anyio.current_time()
             opened.set()
             name, data, event_id = "", "", ""
             async for line in lines:
@@ -173,7 +185,11 @@ async def _read_once(
                     event_id = value
                 elif not line:
                     position.last_id = event_id or position.last_id
-                    if data and name != "server.shutdown":
+                    is_event = bool(data) and name != "server.shutdown"
+                    # A stream that ends at once is no success.
+                    if is_event or anyio.current_time() > opened_at + _MAX_PAUSE_S:
+                        position.backoff.reset()
+                    if is_event:
                         await deliver(Event(position.last_id, name, json.loads(data)))
                     name, data, event_id = "", "", ""
     except (ApiError, ConnectionFailed) as error:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections import deque
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+)
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import anyio
 
 from ojs_client.background import running
-from ojs_client.errors import ApiError, ConnectionFailed, JobFailed, OJSError
+from ojs_client.errors import (
+    ApiError,
+    ConnectionFailed,
+    InvalidArguments,
+    OJSError,
+    ResultPending,
+)
 from ojs_client.jobs import Job
 from ojs_client.options import NewJob
 from ojs_client.transport import encode
@@ -20,6 +33,8 @@ MAX_JOBS: Final = 500
 _MAX_BYTES: Final = 1024 * 1024
 _WAITS: Final = 50
 """Maximum number of requests that wait for jobs at the same time."""
+_TURN_S: Final = 1.0
+"""How long one of them waits in seconds if more jobs wait for their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +43,12 @@ class FailedPortion:
 
     Args:
         jobs: the jobs.
-        error: the error. If its ``applied`` is None, the jobs may exist.
+        error: the error. If its ``applied`` is None, the jobs may exist. A job without a JSON form
+            has InvalidArguments.
     """
 
     jobs: tuple[NewJob, ...]
-    error: ApiError | ConnectionFailed
+    error: ApiError | ConnectionFailed | InvalidArguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +72,11 @@ async def enqueue_portions(
     size: int,
 ) -> EnqueueReport:
     """Enqueue any number of jobs; ``Client.enqueue_all`` describes it."""
+    if size < 1:
+        raise ValueError("a portion has at least one job")
     enqueued = deduplicated = 0
     failed: list[FailedPortion] = []
-    async for portion in _portions(jobs, size):
+    async for portion in _portions(jobs, size, failed):
         try:
             sent = await send(portion)
         except (ApiError, ConnectionFailed) as error:
@@ -70,12 +88,16 @@ async def enqueue_portions(
 
 
 async def _portions(
-    jobs: Iterable[NewJob] | AsyncIterable[NewJob], size: int
+    jobs: Iterable[NewJob] | AsyncIterable[NewJob], size: int, failed: list[FailedPortion]
 ) -> AsyncIterator[list[NewJob]]:
     portion: list[NewJob] = []
     length = 0
     async for job in _each(jobs):
-        job_length = len(encode(job.json(trace=False)))
+        try:
+            job_length = len(encode(job.json(trace=False)))
+        except (TypeError, ValueError, RecursionError) as error:
+            failed.append(FailedPortion((job,), InvalidArguments(str(error))))
+            continue
         if portion and (len(portion) == size or length + job_length > _MAX_BYTES):
             yield portion
             portion, length = [], 0
@@ -96,26 +118,38 @@ async def _each(jobs: Iterable[NewJob] | AsyncIterable[NewJob]) -> AsyncIterator
 
 @asynccontextmanager
 async def ended_jobs(
-    wait_for_end: Callable[[str], Awaitable[object]],
-    get: Callable[[str], Awaitable[Job]],
-    ids: list[str],
+    ended_within: Callable[[str, float], Awaitable[Job]], ids: list[str], wait_s: float
 ) -> AsyncIterator[AsyncIterator[Job]]:
-    """Yield an iterator over jobs as they end; ``Client.as_completed`` describes it."""
+    """Yield an iterator over jobs as they end; ``Client.as_completed`` describes it.
+
+    Args:
+        ended_within: returns a job when it has ended, or raises ResultPending after some seconds.
+        ids: the jobs.
+        wait_s: maximum time in seconds.
+    """
     send, receive = anyio.create_memory_object_stream[Job | OJSError](len(ids))
-    limiter = anyio.CapacityLimiter(_WAITS)
+    deadline = anyio.current_time() + wait_s
+    # With more jobs than requests, each is first asked once, so that none waits behind slow ones.
+    first_s = 0.0 if len(ids) > _WAITS else wait_s
+    left = deque((job_id, first_s) for job_id in ids)
 
-    async def wait(job_id: str) -> None:
-        try:
-            async with limiter:
-                with suppress(JobFailed):
-                    await wait_for_end(job_id)
-                job = await get(job_id)
-        except OJSError as error:
-            send.send_nowait(error)
-        else:
-            send.send_nowait(job)
+    async def wait_for_some() -> None:
+        while left:
+            job_id, turn_s = left.popleft()
+            if not left:  # no other job waits for a turn
+                turn_s = wait_s
+            left_s = max(0.0, deadline - anyio.current_time())
+            try:
+                send.send_nowait(await ended_within(job_id, min(turn_s, left_s)))
+            except ResultPending as error:
+                if turn_s < left_s:
+                    left.append((job_id, _TURN_S))
+                else:
+                    send.send_nowait(error)
+            except OJSError as error:
+                send.send_nowait(error)
 
-    async def ended() -> AsyncIterator[Job]:
+    async def ended() -> AsyncGenerator[Job]:
         for _ in ids:
             found = await receive.receive()
             if isinstance(found, OJSError):
@@ -123,5 +157,6 @@ async def ended_jobs(
             yield found
 
     with send, receive:
-        async with running(*(partial(wait, job_id) for job_id in ids)):
-            yield ended()
+        waits = (wait_for_some for _ in ids[:_WAITS])
+        async with running(*waits), aclosing(ended()) as jobs:
+            yield jobs

@@ -59,7 +59,13 @@ def encode(value: JSON) -> bytes:
 
 
 def segment(text: str) -> str:
-    """Return a text as one segment of a path."""
+    """Return a text as one segment of a path.
+
+    Raises:
+        ValueError: it is empty or a relative path, which would name another resource.
+    """
+    if text in ("", ".", ".."):
+        raise ValueError(f"an id or a name must not be {text!r}")
     return quote(text, safe="")
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,7 +64,8 @@ class Streams:
                 ) as response,
             ):
                 if response.status_code == 200:
-                    yield _lines_of(response.aiter_text())
+                    async with aclosing(_lines_of(response.aiter_text())) as lines:
+                        yield lines
                     return
                 body = await response.aread()
                 found = dict(response.headers.items())
@@ -75,7 +76,7 @@ class Streams:
             raise NoResponse(str(error) or type(error).__name__) from error
 
 
-async def _lines_of(pieces: AsyncIterator[str]) -> AsyncIterator[str]:
+async def _lines_of(pieces: AsyncIterator[str]) -> AsyncGenerator[str]:
     """Yield the lines of a stream. ``aiter_lines`` also splits at U+2028, which JSON may have."""
     rest = ""
     async for piece in pieces:
