@@ -7,7 +7,18 @@ from typing import Any
 import anyio
 import pytest
 
-from ojs_client import Conflict, Discard, NotFound, RunningJob, Workflow, batch, chain, group
+from ojs_client import (
+    Conflict,
+    Discard,
+    NotFound,
+    RunningJob,
+    Workflow,
+    after,
+    batch,
+    chain,
+    dag,
+    group,
+)
 from tests.client_library.fake.worlds import Play, World, job, new_worker
 
 
@@ -80,6 +91,51 @@ async def test_a_failed_step_skips_the_rest_and_calls_back(play: Play) -> None:
                 "on_success": ("cancelled", None),
                 "on_failure": ("completed", [1, None]),
             }
+
+    await play(scenario)
+
+
+async def test_a_graph_runs_in_the_order_of_its_steps(play: Play) -> None:
+    worker = new_worker()
+
+    @worker.handler("t.add")
+    async def add(job: RunningJob) -> Any:
+        return [job.args[0], *job.parent_results]
+
+    @worker.handler("t.fails")
+    async def fails(job: RunningJob) -> None:
+        raise Discard("no", code="broken")
+
+    async def scenario(world: World) -> None:
+        graph = dag(
+            {
+                "late": after(job("t.add", 4), "pair", "a"),
+                "pair": after(group(job("t.add", 2), job("t.add", 3)), "a"),
+                "a": job("t.add", 1),
+            }
+        )
+        broken = dag(
+            {
+                "a": job("t.fails"),
+                "b": after(job("t.add", 1), "a"),
+                "c": after(job("t.add", 2), "b"),
+                "other": job("t.add", 3),
+            }
+        )
+        async with world.running(worker):
+            ended = await world.run(graph)
+            assert (ended.type, ended.state) == ("dag", "completed")
+            assert [step.id for step in ended.steps] == ["late", "step-1", "step-2", "a"]
+            assert [step.result for step in ended.steps] == [
+                [4, [[2, [1]], [3, [1]]], [1]],
+                [2, [1]],
+                [3, [1]],
+                [1],
+            ]
+            ended = await world.run(broken)
+            assert ended.state == "failed"
+            states = [step.state for step in ended.steps]
+            assert states == ["failed", "cancelled", "cancelled", "completed"]
 
     await play(scenario)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from typing import Any, Final
 
 from ojs_client.testing.fake_jobs import FakeJob, new_id
@@ -12,7 +14,8 @@ from ojs_client.testing.refusals import Refusal, conflict, invalid, not_found
 from ojs_client.testing.times import iso
 
 _MAX_LEVELS: Final = 5
-_ENDED: Final = ("completed", "failed", "cancelled", "skipped")
+_UNSUCCESSFUL: Final = frozenset({"failed", "cancelled", "skipped"})
+_ENDED: Final = _UNSUCCESSFUL | {"completed"}
 _OUTCOMES: Final = {"completed": "completed", "discarded": "failed", "cancelled": "cancelled"}
 _CALLBACKS: Final = ("on_complete", "on_success", "on_failure")
 
@@ -22,13 +25,15 @@ class Node:
     """A step of a workflow, or a workflow.
 
     Attributes:
-        kind: ``job``, ``chain``, ``group`` or ``batch``.
+        kind: ``job``, ``chain``, ``group``, ``batch`` or ``dag``.
         parent: the workflow around it; None for the outermost one.
         request: the enqueue request of a job.
-        label: the name of a callback; empty for other steps.
+        label: the name of a callback or the id of a step of a graph; empty for other steps.
         number: the number of a job among all jobs; -1 for a workflow.
         steps: the steps of a workflow.
+        order: the steps of a graph, none of which waits for a later one.
         callbacks: the callbacks of a batch by name.
+        waits_for: the steps that it waits for.
         job_id: the id of the job.
         job: the job; None before it is enqueued.
         state: waiting, running, completed, failed, cancelled or skipped.
@@ -40,7 +45,9 @@ class Node:
     label: str = ""
     number: int = -1
     steps: list[Node] = field(default_factory=list)
+    order: list[Node] = field(default_factory=list)
     callbacks: dict[str, Node] = field(default_factory=dict)
+    waits_for: list[Node] = field(default_factory=list)
     job_id: str = ""
     job: FakeJob | None = None
     state: str = "waiting"
@@ -61,15 +68,14 @@ class Node:
     def inputs(self) -> list[Any]:
         """Return the results that a step gets.
 
-        A step of a chain gets the results of all steps before it, and a callback those of all jobs.
+        A step of a chain gets the results of all steps before it, a step of a graph those of the
+        steps that it waits for, and a callback those of all jobs.
         The first step of a nested workflow gets the inputs of the nested workflow.
         """
         node = self
         while node.parent is not None:
-            sources: list[Node] = []
-            if node.label:
-                sources = node.parent.steps
-            elif node.parent.kind == "chain":
+            sources = node.waits_for
+            if node.parent.kind == "chain" and node in node.parent.steps:
                 sources = node.parent.steps[: node.parent.steps.index(node)]
             if sources:
                 return [source.result() for source in sources]
@@ -215,7 +221,10 @@ class WorkflowStore:
             self._end(workflow, workflow.root.state)
 
     def _end(self, workflow: FakeWorkflow, state: str) -> None:
-        workflow.state, workflow.finished_ms = state, self._jobs().now_ms
+        now_ms = self._jobs().now_ms
+        workflow.state, workflow.finished_ms = state, now_ms
+        if state != "cancelled":  # as on the server
+            self._jobs().events.add(f"workflow.{state}", now_ms, workflow_id=workflow.id)
 
     def _start(self, workflow: FakeWorkflow, node: Node) -> None:
         """Enqueue the jobs of a node that may start, and set the state of the node."""
@@ -226,11 +235,11 @@ class WorkflowStore:
                 self._enqueue(workflow, node)
             return
         node.state = "running"
-        for index, step in enumerate(node.steps):
-            before = node.steps[index - 1].state if node.kind == "chain" and index else "completed"
-            if before == "completed":
+        for step in node.order or node.steps:
+            before = {each.state for each in step.waits_for}
+            if before <= {"completed"}:
                 self._start(workflow, step)
-            elif before in _ENDED:
+            elif before & _UNSUCCESSFUL:
                 _skip(step)
         states = [step.state for step in node.steps]
         if any(state not in _ENDED for state in states):
@@ -275,21 +284,50 @@ def _node(body: Any, parent: Node | None, level: int) -> Node:
     if not isinstance(body, dict):
         raise invalid("a step must be an object", "steps")
     if "steps" not in body and "jobs" not in body:
-        return Node("job", parent, request={"args": [], **body})
+        request = {k: v for k, v in body.items() if k not in ("id", "name", "depends_on")}
+        return Node("job", parent, request={"args": [], **request})
     if level > _MAX_LEVELS:
         raise invalid(f"workflows nest {_MAX_LEVELS} levels at most", "steps")
     kind, steps = body.get("type"), body.get("steps") or body.get("jobs")
-    if kind not in ("chain", "group", "batch"):
-        raise invalid("type must be chain, group or batch", "type")
+    if kind not in ("chain", "group", "batch", "dag"):
+        raise invalid("type must be chain, group, batch or dag", "type")
     if not steps:
         raise invalid("steps must be a non-empty array", "steps")
     node = Node(kind, parent)
     node.steps = [_node(step, node, level + 1) for step in steps]
+    if kind == "chain":
+        for before, step in pairwise(node.steps):
+            step.waits_for = [before]
+    if kind == "dag":
+        _link(node, steps)
     for name, callback in (body.get("callbacks") or {}).items():
         if name not in _CALLBACKS:
             raise invalid(f"a callback is one of {', '.join(_CALLBACKS)}", f"callbacks.{name}")
         node.callbacks[name] = _node(callback, node, level + 1)
         node.callbacks[name].label = name
+        node.callbacks[name].waits_for = node.steps
     if kind == "batch" and not node.callbacks:
         raise invalid("a batch needs a callback", "callbacks")
     return node
+
+
+def _link(graph: Node, steps: list[dict[str, Any]]) -> None:
+    """Let the steps of a graph wait for each other.
+
+    Raises:
+        Refusal: a step waits for one that does not exist, or for itself through others.
+    """
+    named = {step.get("id") or f"step-{i}": graph.steps[i] for i, step in enumerate(steps)}
+    if len(named) < len(steps):
+        raise invalid("two steps have the same id", "steps")
+    for (label, node), step in zip(named.items(), steps, strict=True):
+        node.label = label
+        for other in step.get("depends_on") or ():
+            if other not in named:
+                raise invalid(f"there is no step '{other}'", "steps.depends_on")
+            node.waits_for.append(named[other])
+    try:
+        sorter = TopologicalSorter({step: step.waits_for for step in graph.steps})
+        graph.order = list(sorter.static_order())
+    except CycleError:
+        raise invalid("the step waits for itself, directly or through others", "steps") from None

@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from ojs_client.testing.changes import Changes
+from ojs_client.testing.fake_events import EventLog, of_job
 from ojs_client.testing.fake_jobs import FakeJob, new_id
 from ojs_client.testing.limits import RESCHEDULE_MS, Limits
 from ojs_client.testing.refusals import Refusal, conflict, duplicate, not_found
 from ojs_client.testing.times import iso, time_ms
 
 DEFAULT_LEASE_MS: Final = 30_000
+_MIN_SNOOZE_MS: Final = 1000
 _LOST: Final = {
     "code": "visibility_timeout",
     "type": "visibility_timeout",
@@ -31,12 +33,14 @@ class JobStore:
     Attributes:
         now_ms: the time of the server, as Unix time in milliseconds.
         changes: notified at each change of a job.
+        events: the events of the jobs and workflows.
     """
 
     def __init__(self, now: datetime | None, on_end: Callable[[FakeJob], None]) -> None:
         start = now or datetime.now(UTC)
         self.now_ms: int = round(start.timestamp() * 1000)
         self.changes: Changes = Changes()
+        self.events: EventLog = EventLog(self.changes)
         self._on_end = on_end
         self._limits = Limits()
         self._jobs: dict[str, FakeJob] = {}
@@ -134,7 +138,8 @@ class JobStore:
                 job.state = "pending"
             if job.limit is not None:
                 self._limits.declare(job.limit)
-        self.changes.notify()
+            if self._jobs.get(job.id) is job:
+                self.events.add_state(job, self.now_ms)
         return stored
 
     def _store(self, job: FakeJob, replaced: list[FakeJob]) -> tuple[FakeJob, bool]:
@@ -221,8 +226,6 @@ class JobStore:
                 if len(fetched) < count and self._may_start(job):
                     self._start(job, worker_id, lease_ms)
                     fetched.append(job)
-        if fetched:
-            self.changes.notify()
         return fetched
 
     def _may_start(self, job: FakeJob) -> bool:
@@ -234,6 +237,7 @@ class JobStore:
             case "reschedule":
                 due = self.now_ms + RESCHEDULE_MS if opens_at == math.inf else int(opens_at)
                 job.state, job.due_ms = "scheduled", due
+                self.events.add_state(job, self.now_ms)
             case "drop":
                 self._end(job, "discarded")
         return False
@@ -245,6 +249,7 @@ class JobStore:
         job.started_ms = self.now_ms
         job.lease_ms, job.lost_ms = lease_ms, self.now_ms + lease_ms
         job.progress = {}
+        self.events.add_state(job, self.now_ms)
 
     def held(self, job_id: str, worker_id: str, lease_id: str) -> FakeJob:
         """Return an active job whose lease the caller holds.
@@ -323,11 +328,12 @@ class JobStore:
         recorded |= {"attempt": job.attempt, "occurred_at": iso(self.now_ms)}
         job.errors.append(recorded)
         job.retry_delay_ms = None
+        failed = {"attempt": job.attempt, "error": recorded}
+        self.events.add("job.failed", self.now_ms, **of_job(job), **failed)
 
     def _fail(self, job: FakeJob, error: dict[str, Any]) -> None:
         if error.get("action") == "SNOOZE":
-            job.attempt -= 1
-            self._retry_after(job, error.get("retry_delay_ms", 0))
+            self._snooze(job, error.get("retry_delay_ms") or 0)
             return
         self._record(job, error)
         if (until := error.get("rate_limit_until")) is not None:
@@ -341,10 +347,18 @@ class JobStore:
             backoff_ms = job.retries.delay_ms(job.attempt)
             self._retry_after(job, error.get("retry_delay_ms", backoff_ms))
 
+    def _snooze(self, job: FakeJob, delay_ms: int) -> None:
+        job.attempt -= 1
+        job.progress = {}
+        if job.cancel_requested:
+            self._end(job, "cancelled")
+        else:
+            self._retry_after(job, max(_MIN_SNOOZE_MS, delay_ms))
+
     def _retry_after(self, job: FakeJob, delay_ms: int) -> None:
         job.retry_delay_ms = delay_ms
         job.state, job.due_ms = "retryable", self.now_ms + delay_ms
-        self.changes.notify()
+        self.events.add_state(job, self.now_ms)
 
     # -- changes of the state
 
@@ -361,9 +375,9 @@ class JobStore:
             job.order = -self._order
         else:
             job.enqueued_ms = self.now_ms
-        self.changes.notify()
+        self.events.add_state(job, self.now_ms)
 
     def _end(self, job: FakeJob, state: str) -> None:
         job.state, job.due_ms, job.finished_ms = state, None, self.now_ms
+        self.events.add_state(job, self.now_ms)
         self._on_end(job)
-        self.changes.notify()

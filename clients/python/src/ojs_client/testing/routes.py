@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import anyio
@@ -15,6 +15,7 @@ from ojs_client.testing.fake_jobs import FakeJob
 from ojs_client.testing.fake_workflows import FakeWorkflow, WorkflowStore
 from ojs_client.testing.job_store import DEFAULT_LEASE_MS, JobStore
 from ojs_client.testing.refusals import Refusal, invalid, not_found
+from ojs_client.testing.schema_routes import schema_routes
 from ojs_client.testing.times import iso
 
 _MAX_DEFAULT_WAIT_S: Final = 30.0
@@ -53,6 +54,7 @@ class Routes:
             ("GET", "/workflows/ID", self._workflow),
             ("DELETE", "/workflows/ID", self._cancel_workflow),
             *cron_routes(crons),
+            *schema_routes(),
             ("POST", "/workers/fetch", self._fetch),
             ("POST", "/workers/heartbeat", self._heartbeat),
             ("DELETE", "/workers/ID", self._deregister),
@@ -77,6 +79,18 @@ class Routes:
                 return refusal.status, {"error": refusal.json()}
         unknown = Refusal(501, "not_in_fake", f"the fake server has no {method} {path}")
         return unknown.status, {"error": unknown.json()}
+
+    def events(self, query: Mapping[str, str], last_id: str) -> AsyncGenerator[bytes] | None:
+        """Return the lines of a stream of events; None if the stream has ended before.
+
+        Raises:
+            Refusal: there is no such job.
+        """
+        if last_id.endswith("~"):
+            return None
+        _, _, job_id = query.get("channel", "all").partition("job:")
+        job = self._jobs.get(job_id) if job_id else None
+        return self._jobs.events.stream(query, last_id, job)
 
     # -- producers
 

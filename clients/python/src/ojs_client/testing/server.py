@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -26,6 +26,7 @@ from ojs_client.worker.worker import Worker
 
 _URL: Final = "http://fake-ojs"
 _LIMIT_S: Final = 30.0
+_EVENTS: Final = "/ojs/v1/events/stream"
 _HEARTBEAT_S: Final = 0.1
 """Time in seconds between two heartbeats; short, so that handlers of cancelled jobs end soon."""
 
@@ -37,8 +38,8 @@ class FakeServer:
     """An OJS server in memory. It needs no network, and its clock moves only if the test moves it.
 
     Use one for each test, in one event loop. It has jobs, retries, schedules, unique jobs,
-    cancellation, results, progress, checkpoints, leases, workflows, cron jobs and the rate limits
-    that jobs declare. Backoffs have no jitter.
+    cancellation, results, progress, checkpoints, leases, workflows, cron jobs, events, and the rate
+    limits that jobs declare. It stores schemas without using them. Backoffs have no jitter.
 
     Args:
         now: the time at which its clock starts; None for the current time.
@@ -220,11 +221,32 @@ class _FakeTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         await anyio.lowlevel.checkpoint()  # as a request over the network
+        path, query = unquote(request.url.path), dict(request.url.params)
+        if (request.method, path) == ("GET", _EVENTS):
+            return self._stream(request, query)
         content = await request.aread()
-        status, reply = await self._routes.answer(
-            request.method,
-            unquote(request.url.path),
-            dict(request.url.params),
-            json.loads(content) if content else None,
-        )
+        body = json.loads(content) if content else None
+        status, reply = await self._routes.answer(request.method, path, query, body)
         return httpx2.Response(status, content=json.dumps(reply).encode(), request=request)
+
+    def _stream(self, request: httpx2.Request, query: Mapping[str, str]) -> httpx2.Response:
+        try:
+            events = self._routes.events(query, request.headers.get("last-event-id", ""))
+        except Refusal as refusal:
+            return httpx2.Response(refusal.status, json={"error": refusal.json()}, request=request)
+        if events is None:
+            return httpx2.Response(204, request=request)
+        return httpx2.Response(200, stream=_Body(events), request=request)
+
+
+class _Body(httpx2.AsyncByteStream):
+    """The body of a response that does not end before its reader does."""
+
+    def __init__(self, parts: AsyncGenerator[bytes]) -> None:
+        self._parts = parts
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._parts
+
+    async def aclose(self) -> None:
+        await self._parts.aclose()
