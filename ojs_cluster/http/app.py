@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field
 from functools import partial
@@ -18,6 +19,7 @@ from ojs_cluster.http.blocking import BlockedRequests
 from ojs_cluster.http.exposition import ClusterExposition
 from ojs_cluster.http.maintenance import MaintenanceFlag
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.problems import Problem
 from ojs_cluster.http.push_state import PushState
 from ojs_cluster.http.request_body.memory import BodyMemoryBudget
 from ojs_cluster.http.routing.router import Route
@@ -88,6 +90,8 @@ class App:
     """The variables of the server, for operators."""
     tracing: Tracing | None = None
     """None if no traces are sent. The process then does not load OpenTelemetry."""
+    find_problems: Callable[[App], Awaitable[list[Problem]]] | None = None
+    """Finds the problems of the cluster, severe ones first: ``ui.problems.for_api``."""
     cached_metrics: CachedMetrics = field(init=False)
     cluster_exposition: ClusterExposition = field(init=False)
     brief_metrics: CachedMetrics = field(init=False)

@@ -51,11 +51,13 @@ class ParkedType(msgspec.Struct, frozen=True, order=True):
         queue: the name of the queue.
         type: the type of the jobs.
         count: the number of the jobs.
+        since_ms: when the oldest of them became available, in Unix milliseconds.
     """
 
     queue: str
     type: str
     count: int
+    since_ms: int = 0
 
 
 class _Reported(msgspec.Struct):
@@ -176,7 +178,7 @@ async def _find_parked(visit: Visit) -> bytes:
 
     async def read(name: str) -> None:
         found.extend(
-            ParkedType(name, job_type, jobs.count)
+            ParkedType(name, job_type, jobs.count, jobs.since_ms)
             for job_type, jobs in (await read_parked_types(store, name)).items()
             if jobs.since_ms <= before_ms and not by_queue.runs(name, job_type)
         )

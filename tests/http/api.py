@@ -32,6 +32,7 @@ from ojs_cluster.server.processes.api_process import Gate, connection_limits
 from ojs_cluster.server.tls import Tls
 from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.store.open import open_store
+from ojs_cluster.ui.problems.for_api import ProblemsForApi
 from tests.http.openapi.answers import check_answer
 from tests.support.certificates import Certificates
 from tests.support.driven import driven
@@ -152,7 +153,14 @@ async def open_app(
         await opened.background.once("audit", partial(audit.run, opened), 0)
         await opened.background.once("webhooks", partial(opened.webhooks.run, opened), 0)
         await opened.background.once("schemas", partial(opened.schemas.run, opened), 0)
-        yield App(opened, HttpSettings(**settings), access, traffic=traffic, audit=audit)
+        yield App(
+            opened,
+            HttpSettings(**settings),
+            access,
+            traffic=traffic,
+            audit=audit,
+            find_problems=ProblemsForApi().find,
+        )
 
 
 class _ErrorCollector(logging.Handler):

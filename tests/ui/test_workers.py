@@ -270,6 +270,13 @@ def test_a_type_that_no_worker_runs_is_a_problem(
         assert told in shown
         assert "runs the type t.busy" not in shown
         assert "t.new" in page(client, "/ui/jobs?state=available&queue=a-typed&type=t.new")
+        with server.api() as again:
+            listed = again.get("/ojs/v1/admin/problems").json()["items"]
+        [problem] = [each for each in listed if each["rule"] == "type_without_worker"]
+        assert problem["id"] == "type_without_worker:a-typed/t.new"
+        assert told == problem["text"]
+        assert problem["link"] == "ui/jobs?state=available&queue=a-typed&type=t.new"
+        assert problem["since"].endswith("Z")
     with running.api() as api:
         worker = {"worker_id": "w-any", "queues": ["a-typed"]}
         api.post("/ojs/v1/workers/heartbeat", json=worker).raise_for_status()
@@ -283,18 +290,28 @@ def test_few_partitions_are_read_to_find_queues_without_workers() -> None:
         assert serving._with_few_partitions(list(given), partitions.__getitem__) == read
 
 
+NOW_MS = 1_800_000_000_000
+
+
 def test_the_overview_names_three_queues_without_workers_and_why_their_jobs_are_old() -> None:
     ages = {"a": 299_999, "b": 10_000, "c": 10_000, "d": 10_000, "slow": 600_000}
     old = {name: QueueMetrics(oldest_ms=age) for name, age in ages.items()}
     metrics = ClusterMetrics(old, len(old))
-    found = [*problems_of_metrics(metrics, is_explained=False, unserved=["a", "b", "c", "d"])]
+    found = [
+        *problems_of_metrics(
+            metrics, now_ms=NOW_MS, is_explained=False, unserved=["a", "b", "c", "d"]
+        )
+    ]
     assert [(problem.what, problem.path) for problem in found] == [
         ("Jobs wait in the queues a, b, c …, and no worker fetches from them", ("queues", "a")),
         ("Old jobs: Queue slow have waited for up to 10 min", ("queues", "slow")),
     ]
     assert [problem.severe for problem in found] == [False, True]
+    assert [NOW_MS - (problem.since_ms or 0) for problem in found] == [299_999, 600_000]
     old["d"].oldest_ms = 300_000
-    first, *_ = problems_of_metrics(metrics, is_explained=False, unserved=["a", "b", "c", "d"])
+    first, *_ = problems_of_metrics(
+        metrics, now_ms=NOW_MS, is_explained=False, unserved=["a", "b", "c", "d"]
+    )
     assert first.severe, "jobs that have waited for five minutes are severe"
 
 

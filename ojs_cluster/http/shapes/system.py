@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NotRequired, TypedDict
 
+from ojs_cluster.http.problems import Rule
 from ojs_cluster.http.shapes.common import Count, Milliseconds, Moment, Pagination
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.http.shapes.queues import QueueDurations, QueueThroughput, StateCounts
@@ -180,6 +181,31 @@ class ClusterStats(TypedDict):
     uptime_seconds: Count
     as_of: NotRequired[Moment]
     maintenance: MaintenanceMembers
+
+
+class ShownProblem(TypedDict):
+    """A problem of the cluster.
+
+    ``id`` stays the same while the problem lasts: the rule, and what the problem is about if the
+    rule can find several at a time. A ``critical`` problem keeps jobs from running. ``since`` is
+    there if the rule knows the time, and ``link`` if a page of the dashboard shows more; it is
+    relative to the address of the server.
+    """
+
+    id: str
+    rule: Rule
+    severity: Literal["critical", "warning"]
+    since: NotRequired[Moment]
+    text: str
+    action: str
+    link: NotRequired[str]
+
+
+class ProblemList(TypedDict):
+    """The problems of the cluster, critical ones first."""
+
+    items: list[ShownProblem]
+    total: Count
 
 
 class ShownOutboxEntry(TypedDict):

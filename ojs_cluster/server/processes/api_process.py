@@ -16,8 +16,8 @@ import os
 import socket
 import sys
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 import trio
 from hypercorn.typing import ASGIFramework
@@ -28,6 +28,7 @@ from ojs_cluster.http.app import App, body_memory_budget_for
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.hypercorn.asgi import read_head, send_response
 from ojs_cluster.http.hypercorn.quart_app import create_quart_app
+from ojs_cluster.http.problems import Problem
 from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.http.starting import starting_response
@@ -51,6 +52,9 @@ from ojs_cluster.store.engine.fetch.long_poll import Waiters
 from ojs_cluster.store.ground.process_state.suspect_schemas import SuspectSchemas
 from ojs_cluster.store.operators.migrations.layout import wait_until_outdated
 from ojs_cluster.store.operators.operations.processes import describe_process, report_process
+
+if TYPE_CHECKING:
+    from ojs_cluster.ui.problems.for_api import ProblemsForApi
 
 log = logging.getLogger("ojs.http")
 
@@ -222,6 +226,7 @@ class _ApiProcess:
             audit=self._audit,
             configuration=shown_variables(os.environ),
             tracing=await stack.enter_async_context(tracing(self._child)),
+            find_problems=_find_problems,
         )
         quart = create_quart_app(app)
         if self._child.settings.ui.mode != "off":
@@ -239,6 +244,18 @@ class _ApiProcess:
         # not check them.
         gc.freeze()
         return app
+
+
+async def _find_problems(app: App) -> list[Problem]:
+    return await _problems_for_api().find(app)
+
+
+@cache
+def _problems_for_api() -> ProblemsForApi:
+    # Imported here, because few processes are asked for problems.
+    from ojs_cluster.ui.problems.for_api import ProblemsForApi
+
+    return ProblemsForApi()
 
 
 def _map_shared_memory(child: ChildProcess) -> tuple[Traffic, SuspectSchemas]:

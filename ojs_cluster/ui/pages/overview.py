@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -78,6 +79,7 @@ async def _read(visit: Visit, chosen: str) -> Page:
     await run_concurrently([read_stats, read_problems, read_history], lambda read: read())
     stats = None if known is None else orjson.loads(known.value)
     problems = find_problems(visit, stats, condition)
+    shown = [replace(problem, since_ms=None) for problem in problems]  # the page does not tell it
     age_ms = 0 if known is None else known.age_s * 1000
     as_of = ""
     if stats is not None:
@@ -99,7 +101,7 @@ async def _read(visit: Visit, chosen: str) -> Page:
             "marks": marks,
             "may_mark": may_mark(visit),
         },
-        shows=orjson.dumps([stats, as_of, age_ms, problems, chosen]) if points is None else None,
+        shows=orjson.dumps([stats, as_of, age_ms, shown, chosen]) if points is None else None,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ojs_cluster.core.errors import OJSError
+from ojs_cluster.http.problems import Problem
 from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.store.operators.operations.health import Health
 from ojs_cluster.store.operators.operations.metrics import ClusterMetrics
@@ -20,7 +21,6 @@ from ojs_cluster.ui.problems.of_jobs import (
     problems_of_stats,
     problems_of_workers,
 )
-from ojs_cluster.ui.problems.problem import Problem
 from ojs_cluster.ui.serving import (
     ParkedType,
     read_parked,
@@ -105,10 +105,11 @@ def find_problems(
         if stats is not None and stats.get("workers") == 0:
             # no queue has one, which is said once
             condition = replace(condition, unserved=(), parked=())
-        found += _of_condition(condition, scheduler_group(visit.app))
+        found += _of_condition(condition, scheduler_group(visit.app), visit.clock.now_ms())
     elif stats is None:
         found.append(
             Problem(
+                "queues_unread",
                 _("The queues could not be read"),
                 _("Try again in a minute. If it fails again, tell the operator of the server."),
                 severe=True,
@@ -119,15 +120,16 @@ def find_problems(
     return sorted(found, key=lambda problem: not problem.severe)
 
 
-def _of_condition(condition: Condition, group: str) -> list[Problem]:
+def _of_condition(condition: Condition, group: str, now_ms: int) -> list[Problem]:
     found = [] if condition.status is None else [*problems_of_cluster(condition.status, group)]
     if not any(problem.severe for problem in found):
         if condition.health is None:
             what, action = _("Redis does not answer"), _("Check the Redis servers and REDIS_URL.")
-            found.append(Problem(what, action, (), True))
+            found.append(Problem("redis_silent", what, action, (), True))
         elif not condition.health.covered:
             found.append(
                 Problem(
+                    "redis_slow",
                     _("A Redis master does not answer all requests in time"),
                     _("Check the load and the network of the Redis masters."),
                     ("cluster",),
@@ -139,6 +141,7 @@ def _of_condition(condition: Condition, group: str) -> list[Problem]:
         is_explained = any(problem.severe for problem in found)
         found += problems_of_metrics(
             condition.metrics,
+            now_ms=now_ms,
             is_explained=is_explained,
             unserved=condition.unserved,
             parked=condition.parked,

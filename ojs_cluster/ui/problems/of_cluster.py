@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from ojs_cluster.http.problems import Problem
 from ojs_cluster.ui.cluster_status import SLOTS
 from ojs_cluster.ui.formats import duration, number, size
 from ojs_cluster.ui.json_view import readable
 from ojs_cluster.ui.languages.translate import _, ngettext
-from ojs_cluster.ui.problems.problem import Problem
 
 _PAGE: Final = ("cluster",)
 _LAG_S: Final = 10
@@ -63,10 +63,11 @@ def _of_silent_masters(status: Mapping[str, Any]) -> Iterator[Problem]:
                 shards=number(master["shards"]),
                 total=number(total),
             )
-            yield Problem(what, action, _PAGE, True)
+            yield Problem("master_silent", what, action, _PAGE, True, subject=address)
     uncovered = SLOTS - status["slots_covered"]
     if status["clustered"] and uncovered:
         yield Problem(
+            "slots_uncovered",
             _(
                 "%(number)s of %(total)s slots have no master: jobs of their shards wait",
                 number=number(uncovered),
@@ -87,6 +88,7 @@ def _of_memory(master: Node) -> Iterator[Problem]:
         used, limit = size(master["memory_bytes"]), size(master["max_memory_bytes"])
         if verdict == "full":
             yield Problem(
+                "master_full",
                 _(
                     "The Redis master %(address)s is full (%(used)s of %(limit)s): new jobs are "
                     "refused",
@@ -100,9 +102,11 @@ def _of_memory(master: Node) -> Iterator[Problem]:
                 ),
                 _PAGE,
                 True,
+                subject=address,
             )
         else:
             yield Problem(
+                "master_nearly_full",
                 _(
                     "The Redis master %(address)s is nearly full (%(used)s of %(limit)s)",
                     address=address,
@@ -114,9 +118,11 @@ def _of_memory(master: Node) -> Iterator[Problem]:
                     "At the limit new jobs are refused."
                 ),
                 _PAGE,
+                subject=address,
             )
     if master["policy"] not in ("", "noeviction"):
         yield Problem(
+            "eviction_policy",
             _(
                 "The Redis master %(address)s may delete jobs when it is full "
                 "(maxmemory-policy %(policy)s)",
@@ -129,6 +135,7 @@ def _of_memory(master: Node) -> Iterator[Problem]:
             ),
             _PAGE,
             True,
+            subject=address,
         )
 
 
@@ -137,6 +144,7 @@ def _of_replicas(master: Node) -> Iterator[Problem]:
         nodes = {"replica": replica["address"], "master": master["address"]}
         if not replica["online"]:
             yield Problem(
+                "replica_copies",
                 _(
                     "The replica %(replica)s of %(master)s still copies the data, and cannot take "
                     "over",
@@ -144,9 +152,11 @@ def _of_replicas(master: Node) -> Iterator[Problem]:
                 ),
                 _("Wait until it is online. If that takes long, read the log of the replica."),
                 _PAGE,
+                subject=replica["address"],
             )
         elif (replica["lag_s"] or 0) >= _LAG_S:
             yield Problem(
+                "replica_behind",
                 _(
                     "The replica %(replica)s of %(master)s has acknowledged nothing for "
                     "%(duration)s",
@@ -155,6 +165,7 @@ def _of_replicas(master: Node) -> Iterator[Problem]:
                 ),
                 _("Check the replica and its network. After a failover now, jobs would be lost."),
                 _PAGE,
+                subject=replica["address"],
             )
 
 
@@ -164,6 +175,7 @@ def _of_missing_replicas(masters: Sequence[Node]) -> Iterator[Problem]:
     without = [master["address"] for master in answering if not master["replicas"]]
     if without and len(without) < len(answering):
         yield Problem(
+            "master_without_replica",
             ngettext(
                 "A Redis master has no replica: %(addresses)s",
                 "Redis masters have no replica: %(addresses)s",
@@ -183,6 +195,7 @@ def _of_schedulers(status: Mapping[str, Any], group: str) -> Iterator[Problem]:
     led = sum(each["shards"] + each["leads_meta"] for each in status["schedulers"])
     if without and not led:
         yield Problem(
+            "no_scheduler",
             _("No scheduler is running: retries, schedules, expired leases and cron jobs wait"),
             _(
                 "Start one (ojs-cluster scheduler), or read the log of the stopped one. This page "
@@ -194,6 +207,7 @@ def _of_schedulers(status: Mapping[str, Any], group: str) -> Iterator[Problem]:
         )
     elif without:
         yield Problem(
+            "shards_without_leader",
             ngettext(
                 "%(number)s shard has no scheduler leader",
                 "%(number)s shards have no scheduler leader",
@@ -215,6 +229,7 @@ def _of_clocks(status: Mapping[str, Any]) -> Iterator[Problem]:
     if wrong:
         furthest_ms = max(abs(each["clock_ahead_ms"]) for each in wrong.values())
         yield Problem(
+            "process_clock",
             _(
                 "The clock of Redis differs from that of %(hosts)s by up to %(duration)s",
                 hosts=_named(sorted(wrong)),
@@ -229,6 +244,7 @@ def _of_clocks(status: Mapping[str, Any]) -> Iterator[Problem]:
     apart_ms = status["clocks_apart_ms"]
     if apart_ms > _WRONG_MS:
         yield Problem(
+            "master_clocks",
             _(
                 "The clocks of the Redis masters differ by %(duration)s",
                 duration=duration(apart_ms),
@@ -252,6 +268,7 @@ def _of_suspect_schemas(processes: Mapping[str, Any]) -> Iterator[Problem]:
     names = sorted({name for each in processes.values() for name in each["suspect_schemas"]})
     if names:
         yield Problem(
+            "suspect_schema",
             _(
                 "An API process ended while it validated args with a schema: %(names)s",
                 names=readable(_named(names)),

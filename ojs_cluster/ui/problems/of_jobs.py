@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from ojs_cluster.http.problems import Problem
 from ojs_cluster.store.operators.operations.metrics import ClusterMetrics
-from ojs_cluster.ui.formats import duration, number
+from ojs_cluster.ui.formats import duration, epoch_s, number
 from ojs_cluster.ui.json_view import readable
 from ojs_cluster.ui.languages.translate import _, ngettext
-from ojs_cluster.ui.problems.problem import Problem
 from ojs_cluster.ui.serving import ParkedType
 
 _OLD_MS: Final = 5 * 60_000
@@ -22,14 +22,16 @@ _MAX_NAMED: Final = 3
 def problems_of_maintenance(maintenance: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the problem of maintenance mode, from the members that the API shows."""
     if maintenance["enabled"]:
-        refused = maintenance["refused"]
+        refused, since_s = maintenance["refused"], epoch_s(maintenance["started_at"])
         yield Problem(
+            "maintenance",
             _("Maintenance mode is on: %(name)s requests are refused", name=refused[0])
             if len(refused) == 1
             else _("Maintenance mode is on: enqueue and fetch requests are refused"),
             _("Switch it off when the work is done."),
             ("operations",),
             True,
+            since_ms=None if since_s is None else int(since_s * 1000),
         )
 
 
@@ -38,6 +40,7 @@ def problems_of_stats(stats: Mapping[str, Any]) -> Iterator[Problem]:
     waiting = stats["jobs"]["available"]
     if waiting and stats.get("workers") == 0:
         yield Problem(
+            "no_worker",
             ngettext(
                 "%(number)s job waits, and no worker is connected",
                 "%(number)s jobs wait, and no worker is connected",
@@ -56,7 +59,7 @@ def problems_of_stats(stats: Mapping[str, Any]) -> Iterator[Problem]:
             dead,
             number=number(dead),
         )
-        yield Problem(what, _("Find out why, then retry or delete."), ("dead",))
+        yield Problem("dead_letters", what, _("Find out why, then retry or delete."), ("dead",))
 
 
 def problems_of_workers(silent: Sequence[str]) -> Iterator[Problem]:
@@ -67,6 +70,7 @@ def problems_of_workers(silent: Sequence[str]) -> Iterator[Problem]:
     """
     if silent:
         yield Problem(
+            "silent_worker",
             ngettext(
                 "The worker %(names)s has missed its heartbeats and still holds jobs",
                 "The workers %(names)s have missed their heartbeats and still hold jobs",
@@ -84,6 +88,7 @@ def problems_of_workers(silent: Sequence[str]) -> Iterator[Problem]:
 def problems_of_metrics(
     metrics: ClusterMetrics,
     *,
+    now_ms: int,
     is_explained: bool,
     unserved: Sequence[str] = (),
     parked: Sequence[ParkedType] = (),
@@ -92,6 +97,7 @@ def problems_of_metrics(
 
     Args:
         metrics: the metrics.
+        now_ms: the present time in Unix milliseconds.
         is_explained: whether a severe problem of the masters or the schedulers is reported. Silent
             shards and late loops are then its consequences.
         unserved: queues whose jobs wait because no worker fetches them, the longest waiting first.
@@ -99,6 +105,7 @@ def problems_of_metrics(
     """
     if metrics.unreachable and not is_explained:
         yield Problem(
+            "shards_unreachable",
             ngettext(
                 "%(number)s shard did not answer in time",
                 "%(number)s shards did not answer in time",
@@ -112,6 +119,7 @@ def problems_of_metrics(
     late = {name: ms for name, ms in metrics.late_ms.items() if ms >= _LATE_MS}
     if late and not is_explained:
         yield Problem(
+            "scheduler_late",
             _(
                 "The scheduler is behind: the loop %(names)s is %(duration)s late",
                 names=", ".join(late),
@@ -123,6 +131,7 @@ def problems_of_metrics(
             ),
             ("cluster",),
             True,
+            since_ms=now_ms - max(late.values()),
         )
     if failed := metrics.outbox_dead_letters:
         what = ngettext(
@@ -131,10 +140,12 @@ def problems_of_metrics(
             failed,
             number=number(failed),
         )
-        yield Problem(what, _("Remove the cause, then deliver them again."), ("operations",))
+        action = _("Remove the cause, then deliver them again.")
+        yield Problem("outbox_dead_letters", what, action, ("operations",))
     paused = [name for name, queue in metrics.queues.items() if queue.paused]
     if paused:
         yield Problem(
+            "queue_paused",
             ngettext(
                 "Queue %(names)s is paused",
                 "Queues %(names)s are paused",
@@ -146,6 +157,7 @@ def problems_of_metrics(
         )
     if unserved:
         yield Problem(
+            "queue_without_worker",
             ngettext(
                 "Jobs wait in the queue %(names)s, and no worker fetches from it",
                 "Jobs wait in the queues %(names)s, and no worker fetches from them",
@@ -156,10 +168,12 @@ def problems_of_metrics(
             ("queues", unserved[0]),
             # A worker without an id may serve the queue unseen, so only old jobs are severe.
             any(_is_old(metrics, name) for name in unserved),
+            since_ms=now_ms - max(_oldest_ms(metrics, name) for name in unserved),
         )
     parked = [each for each in parked if each.queue not in unserved]
     for each in parked[:_MAX_NAMED]:
         yield Problem(
+            "type_without_worker",
             ngettext(
                 "No worker runs the type %(type)s: %(number)s job waits in the queue %(queue)s",
                 "No worker runs the type %(type)s: %(number)s jobs wait in the queue %(queue)s",
@@ -172,6 +186,8 @@ def problems_of_metrics(
             ("jobs",),
             _is_old(metrics, each.queue),
             {"state": "available", "queue": each.queue, "type": each.type},
+            f"{each.queue}/{each.type}",
+            each.since_ms,
         )
     explained = {*unserved, *(each.queue for each in parked)}
     old = {
@@ -182,6 +198,7 @@ def problems_of_metrics(
     if old:
         oldest = max(old, key=lambda name: old[name])
         yield Problem(
+            "old_jobs",
             ngettext(
                 "Old jobs: Queue %(names)s have waited for up to %(duration)s",
                 "Old jobs: Queues %(names)s have waited for up to %(duration)s",
@@ -192,12 +209,17 @@ def problems_of_metrics(
             _("Add workers for these queues, or check whether their workers are stuck."),
             ("queues", oldest),
             True,
+            since_ms=now_ms - old[oldest],
         )
 
 
 def _is_old(metrics: ClusterMetrics, name: str) -> bool:
+    return _oldest_ms(metrics, name) >= _OLD_MS
+
+
+def _oldest_ms(metrics: ClusterMetrics, name: str) -> int:
     queue = metrics.queues.get(name)
-    return queue is not None and queue.oldest_ms >= _OLD_MS
+    return 0 if queue is None else queue.oldest_ms
 
 
 def _first(names: Sequence[str]) -> str:

@@ -3,46 +3,50 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
-from ojs_client.ctl.metrics import parse_metrics
 from tests.client_library.ctl.conftest import Ctl
 
-METRICS = """
-# HELP ojs_redis_up x
-ojs_redis_masters 3.0
-ojs_redis_covered {covered}
-ojs_shards_unreachable {unreachable}
-ojs_scheduler_late_seconds{{loop="reap"}} 0.5
-ojs_scheduler_late_seconds{{loop="promote"}} {late}
-ojs_outbox_waiting 5.0
-ojs_outbox_dead_letters {dead}
-ojs_queue_oldest_available_age_seconds{{queue="a\\"b\\\\n"}} {oldest}
-ojs_queue_paused{{queue="mail"}} {paused}
-"""
-WELL = {"covered": 1, "unreachable": 0, "late": 29, "dead": 0, "oldest": 200, "paused": 0}
-SICK = {"covered": 0, "unreachable": 2, "late": 31, "dead": 1, "oldest": 400, "paused": 1}
+PROBLEMS = (
+    {
+        "id": "type_without_worker:mail/t.new",
+        "rule": "type_without_worker",
+        "severity": "critical",
+        "since": "2026-01-01T00:00:00Z",
+        "text": "No worker runs the type t.new",
+        "action": "Start workers that have a handler for it.",
+        "link": "ui/jobs?type=t.new",
+    },
+    {
+        "id": "queue_paused",
+        "rule": "queue_paused",
+        "severity": "warning",
+        "text": "Queue mail is paused",
+        "action": "Resume it.",
+    },
+)
 
 
 @contextmanager
 def serving(
-    metrics: Mapping[str, float], *, forbidden: str = "", date: str | None = None
+    *problems: Mapping[str, str],
+    refused: str = "",
+    status: int = 403,
+    date: str | None = None,
 ) -> Iterator[str]:
-    """Answer what doctor asks; ``forbidden`` is the beginning of paths that get 403."""
+    """Answer what doctor asks; ``refused`` is the beginning of paths that get ``status``."""
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"] or 0))
-            status, content = 200, json.dumps(self.body()).encode()
-            if self.path == "/metrics":
-                content = METRICS.format(**metrics).encode()
-            if forbidden and self.path.startswith(forbidden):
-                status = 403
-            self.send_response(status)
+            content = json.dumps(self.body()).encode()
+            is_refused = refused and self.path.startswith(refused)
+            self.send_response(status if is_refused else 200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -50,8 +54,8 @@ def serving(
         def body(self) -> Any:
             if self.path.endswith("/health"):
                 return {"version": "9", "backend": {"type": "redis", "status": "ok"}}
-            if self.path.endswith("/maintenance"):
-                return {"enabled": True, "refused": ["fetch"]}
+            if self.path.endswith("/problems"):
+                return {"items": problems, "total": len(problems)}
             return {"items": []} if "/admin/queues" in self.path else {}
 
         def date_time_string(self, timestamp: float | None = None) -> str:
@@ -78,49 +82,49 @@ def statuses(url: str, code: int) -> dict[str, str]:
 
 
 def test_a_server_that_is_well_passes() -> None:
-    with serving(WELL) as url:
+    with serving() as url:
         found = statuses(url, 0)
-    for check in ("connection", "key", "shards", "scheduler", "outbox", "oldest job", "clock"):
+    for check in ("connection", "backend", "key", "clock", "problems"):
         assert found[check] == "ok", check
-    assert (found["maintenance"], found["durability"]) == ("warning", "skipped")
+    assert found["durability"] == "skipped"
 
 
-def test_each_trouble_is_found() -> None:
-    for name, check, status in (
-        ("covered", "shards", "error"),
-        ("unreachable", "shards", "error"),
-        ("late", "scheduler", "error"),
-        ("dead", "outbox", "error"),
-        ("oldest", "oldest job", "warning"),
-        ("paused", "paused queues", "warning"),
-    ):
-        with serving({**WELL, name: SICK[name]}) as url:
-            found = statuses(url, 1 if status == "error" else 0)
-        assert found[check] == status, name
-        assert list(found.values()).count(status) - (status == "warning") == 1, name
+def test_each_problem_of_the_server_is_listed() -> None:
+    with serving(*PROBLEMS) as url:
+        checks = {each["check"]: each for each in Ctl(url).json("doctor", code=1)}
+        shown = Ctl(url).run("doctor", code=1).stdout
+    critical, warning = checks["type_without_worker:mail/t.new"], checks["queue_paused"]
+    assert (critical["status"], warning["status"]) == ("error", "warning")
+    assert critical["link"] == "ui/jobs?type=t.new"
+    assert warning["detail"] == "Queue mail is paused. Resume it."
+    assert re.search(r"runs the type t\.new \(for \d+d\)\. Start workers", shown)
+    assert "problems" not in checks
+    with serving(PROBLEMS[1]) as url:
+        statuses(url, 0)
+
+
+def test_a_server_that_lists_no_problems_is_told_apart_from_one_without() -> None:
+    for status, reason in ((404, "before 0.2"), (403, "answered 403"), (500, "answered 500")):
+        with serving(refused="/ojs/v1/admin/problems", status=status) as url:
+            checks = {each["check"]: each for each in Ctl(url).json("doctor")}
+        assert checks["problems"]["status"] == "skipped"
+        assert reason in checks["problems"]["detail"]
 
 
 def test_a_key_without_admin_scopes_is_told_what_it_lacks() -> None:
-    with serving(WELL, forbidden="/ojs/v1/admin") as url:
+    with serving(refused="/ojs/v1/admin") as url:
         checks = {each["check"]: each for each in Ctl(url).json("doctor")}
     assert checks["scopes"]["status"] == "warning"
     assert checks["scopes"]["detail"] == "missing: ojs:admin:read, ojs:admin:write"
-    with serving(WELL, forbidden="/metrics") as url:
-        assert statuses(url, 0)["scheduler"] == "skipped"
 
 
 def test_top_needs_no_right_to_see_the_workers() -> None:
-    with serving(WELL, forbidden="/ojs/v1/admin/workers") as url:
+    with serving(refused="/ojs/v1/admin/workers") as url:
         assert "Workers  unknown" in Ctl(url).run("top", "--once").stdout
-    with serving(WELL, forbidden="/ojs/v1/admin/stats") as url:
+    with serving(refused="/ojs/v1/admin/stats") as url:
         Ctl(url).run("top", "--once", code=4)
 
 
 def test_a_clock_that_is_wrong_is_found() -> None:
-    with serving(WELL, date="Thu, 01 Jan 2026 00:00:00 GMT") as url:
+    with serving(date="Thu, 01 Jan 2026 00:00:00 GMT") as url:
         assert statuses(url, 0)["clock"] == "warning"
-
-
-def test_metrics_are_read_with_their_labels() -> None:
-    [*_, oldest, _] = parse_metrics(METRICS.format(**WELL) + "not a sample at all\n")
-    assert (oldest.labels, oldest.value) == ({"queue": 'a"b\\n'}, 200.0)

@@ -100,18 +100,6 @@ class Api:
             request_id=response.headers.get("x-request-id", ""),
         )
 
-    def text(self, path: str) -> str:
-        """Return the response to a GET that is not JSON, such as metrics.
-
-        Raises:
-            ApiError: the server answered with an error.
-            ConnectionFailed: the server did not answer.
-        """
-        response = self._send("GET", path, None, None, None)
-        if response.status_code >= 300:
-            raise api_error(response.status_code, _decoded(response.content))
-        return str(response.text)
-
     def pages(
         self, path: str, key: str, limit: int | None, **params: str | int | None
     ) -> Iterator[Any]:

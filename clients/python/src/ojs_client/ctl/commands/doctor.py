@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import click
 
 from ojs_client.ctl.api import ADMIN, V1
 from ojs_client.ctl.errors import Exit, exit_of
-from ojs_client.ctl.metrics import Sample, parse_metrics
 from ojs_client.ctl.output import Column, Row, member
 from ojs_client.ctl.session import Leaf, Session
-from ojs_client.ctl.text import short_span
-from ojs_client.errors import ApiError, ConnectionFailed, OJSError
+from ojs_client.ctl.text import ago, short_span
+from ojs_client.errors import ApiError, ConnectionFailed, NotFound, OJSError
 
 _NO_JOB: Final = "00000000-0000-7000-8000-000000000000"
 """An id that no job has. A request about it changes nothing on any server."""
@@ -30,14 +29,7 @@ _PROBES: Final = (
 )
 _SKEW_S: Final = 5.0
 """A larger difference of the clocks is a warning. The server's time comes in whole seconds."""
-_LATE_S: Final = 30.0
-_OLD_S: Final = 300.0
-_NOT_REPORTED: Final = (
-    ("memory policy", "redis-cli config get maxmemory-policy (it must be noeviction)"),
-    ("persistence", "redis-cli config get appendonly"),
-    ("replicas", "redis-cli info replication"),
-)
-"""What the API does not report, and the command that reads it on each master."""
+_PERSISTENCE: Final = "the API does not report it: redis-cli config get appendonly"
 
 COLUMNS = (
     Column("STATUS", member("status"), is_state=True),
@@ -62,17 +54,15 @@ def _check(check: str, status: str, detail: str) -> dict[str, str]:
 def doctor(session: Session) -> None:
     """Check the server and your access to it.
 
-    The exit code is 1 if a check fails, and 5 if the server does not answer. The scopes of the key
-    are checked by requests about a job that does not exist.
+    It lists every problem that the overview of the dashboard shows. The exit code is 1 if a check
+    fails, and 5 if the server does not answer. The scopes of the key are checked by requests about
+    a job that does not exist.
     """
     checks = list(_connection(session))
     if session.exit_code is Exit.OK:
-        for part in (_scopes, _clock, _numbers, _maintenance, _durability):
+        for part in (_scopes, _clock, _problems, _durability):
             checks += part(session)
-        checks += [
-            _check(name, "skipped", f"the API does not report it: {how}")
-            for name, how in _NOT_REPORTED
-        ]
+        checks.append(_check("persistence", "skipped", _PERSISTENCE))
         if any(each["status"] == "error" for each in checks):
             session.exit_code = Exit.FAILED
     session.output.rows(checks, COLUMNS, name="check")
@@ -148,90 +138,23 @@ def _clock(session: Session) -> Iterator[dict[str, str]]:
         yield _check("clock", "ok", f"differs by less than {_SKEW_S:g} s")
 
 
-def _numbers(session: Session) -> Iterator[dict[str, str]]:
-    """Check what the metrics of the server say."""
-    names = ("shards", "scheduler", "oldest job", "outbox", "paused queues")
+def _problems(session: Session) -> Iterator[dict[str, str]]:
+    """List what the server knows to be wrong, which its dashboard shows, too."""
     try:
-        metrics = parse_metrics(session.api.text("/metrics"))
-    except OJSError as error:
-        for name in names:
-            yield _check(name, "skipped", f"no metrics: {error}")
+        found: list[Row] = session.api.get(f"{ADMIN}/problems")["items"]
+    except NotFound:
+        yield _check("problems", "skipped", "the server does not list its problems (before 0.2)")
         return
-    parts: tuple[Callable[[list[Sample]], dict[str, str]], ...] = (
-        _shards,
-        _scheduler,
-        _oldest,
-        _outbox,
-        _paused,
-    )
-    for name, part in zip(names, parts, strict=True):
-        try:
-            yield part(metrics)
-        except ValueError:  # the maximum of no samples
-            yield _check(name, "skipped", "the metrics of the server do not tell")
-
-
-def _values(metrics: list[Sample], name: str) -> list[float]:
-    return [sample.value for sample in metrics if sample.name == name]
-
-
-def _shards(metrics: list[Sample]) -> dict[str, str]:
-    masters = max(_values(metrics, "ojs_redis_masters"))
-    covered = min(_values(metrics, "ojs_redis_covered"))
-    unreachable = max(_values(metrics, "ojs_shards_unreachable"), default=0)
-    if unreachable or not covered:
-        return _check("shards", "error", f"{unreachable:g} shards do not answer")
-    return _check("shards", "ok", f"all answer, on {masters:g} masters")
-
-
-def _scheduler(metrics: list[Sample]) -> dict[str, str]:
-    late_s = max(_values(metrics, "ojs_scheduler_late_seconds"))
-    if late_s > _LATE_S:
-        detail = f"due work waits since {short_span(late_s)}: does a scheduler run?"
-        return _check("scheduler", "error", detail)
-    return _check("scheduler", "ok", f"due work waits {late_s:.1f} s at most")
-
-
-def _oldest(metrics: list[Sample]) -> dict[str, str]:
-    found = [each for each in metrics if each.name == "ojs_queue_oldest_available_age_seconds"]
-    oldest = max(found, key=lambda each: each.value, default=None)
-    if oldest is None or not oldest.value:
-        return _check("oldest job", "ok", "no job is available")
-    detail = f"available since {short_span(oldest.value)}, in queue {oldest.labels.get('queue')}"
-    return _check("oldest job", "warning" if oldest.value > _OLD_S else "ok", detail)
-
-
-def _outbox(metrics: list[Sample]) -> dict[str, str]:
-    waiting = max(_values(metrics, "ojs_outbox_waiting"))
-    dead = max(_values(metrics, "ojs_outbox_dead_letters"))
-    if dead:
-        return _check("outbox", "error", f"{dead:g} dead letters: GET {ADMIN}/outbox")
-    return _check("outbox", "ok", f"{waiting:g} effects wait, none has failed")
-
-
-def _paused(metrics: list[Sample]) -> dict[str, str]:
-    paused = [
-        each.labels.get("queue", "")
-        for each in metrics
-        if each.name == "ojs_queue_paused" and each.value
-    ]
-    if paused:
-        more = f" and {len(paused) - 5} more" if len(paused) > 5 else ""
-        return _check("paused queues", "warning", ", ".join(paused[:5]) + more)
-    return _check("paused queues", "ok", "none")
-
-
-def _maintenance(session: Session) -> Iterator[dict[str, str]]:
-    try:
-        found: Row = session.api.get(f"{ADMIN}/system/maintenance")
-    except OJSError as error:
-        yield _check("maintenance", "skipped", str(error))
+    except (OJSError, KeyError, TypeError) as error:
+        yield _check("problems", "skipped", str(error))
         return
-    if found.get("enabled"):
-        refused: Any = ", ".join(found.get("refused", ()))
-        yield _check("maintenance", "warning", f"the server refuses {refused}")
-    else:
-        yield _check("maintenance", "ok", "off")
+    if not found:
+        yield _check("problems", "ok", "the server knows none")
+    for each in found:
+        since = f" (for {ago(each['since'])})" if "since" in each else ""
+        status = "error" if each["severity"] == "critical" else "warning"
+        detail = f"{each['text']}{since}. {each['action']}"
+        yield {**_check(each["id"], status, detail), "link": each.get("link", "")}
 
 
 def _durability(session: Session) -> Iterator[dict[str, str]]:
