@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ojs_cluster.core.errors import OJSError
@@ -12,9 +12,11 @@ from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.store.operators.operations.health import Health
 from ojs_cluster.store.operators.operations.metrics import ClusterMetrics
 from ojs_cluster.ui.cluster_status import cluster_status, scheduler_group
+from ojs_cluster.ui.incidents import Incidents, read_incidents
 from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.problems.of_cluster import problems_of_cluster
+from ojs_cluster.ui.problems.of_incidents import problems_of_incidents
 from ojs_cluster.ui.problems.of_jobs import (
     problems_of_maintenance,
     problems_of_metrics,
@@ -41,6 +43,7 @@ class Condition:
         silent: stale workers that hold jobs; empty if none is known.
         unserved: queues whose jobs wait because no worker fetches them; empty if none is known.
         parked: types whose jobs wait because no worker runs them; empty if none is known.
+        incidents: what has gone wrong of late.
     """
 
     health: Health | None = None
@@ -49,6 +52,7 @@ class Condition:
     silent: Sequence[str] = ()
     unserved: Sequence[str] = ()
     parked: Sequence[ParkedType] = ()
+    incidents: Incidents = field(default_factory=Incidents)
 
 
 async def read_condition(visit: Visit) -> Condition | None:
@@ -82,7 +86,11 @@ async def read_condition(visit: Visit) -> Condition | None:
     async def find_parked() -> None:
         condition.parked = await read_parked(visit)
 
+    async def find_incidents() -> None:
+        condition.incidents = await read_incidents(visit)
+
     reads = [read_health, read_status, read_metrics, find_silent, find_unserved, find_parked]
+    reads.append(find_incidents)
     await run_concurrently(reads, lambda read: read())
     return condition
 
@@ -137,6 +145,7 @@ def _of_condition(condition: Condition, group: str, now_ms: int) -> list[Problem
                 )
             )
     found += problems_of_workers(condition.silent)
+    found += problems_of_incidents(condition.incidents)
     if condition.metrics is not None:
         is_explained = any(problem.severe for problem in found)
         found += problems_of_metrics(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from ipaddress import ip_network
 from typing import Any
 
+import pytest
 import trio
 
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.ui.languages.language import Language, speak
+from ojs_cluster.webhooks.settings import WebhookSettings
 from tests.http.api import Api, open_app
 
 PATH = "/ojs/v1/admin/problems"
@@ -67,3 +72,85 @@ async def test_a_process_that_does_not_look_for_problems_says_so(api: Api) -> No
     reply = await api.get(PATH)
     assert reply.status >= 400
     assert "does not look for problems" in reply.error["message"]
+
+
+async def fetch(api: Api, count: int) -> list[dict[str, Any]]:
+    body = {"queues": ["default"], "count": count, "worker_id": "w1"}
+    return list((await api.post("/ojs/v1/workers/fetch", body)).json["jobs"])
+
+
+async def nack(api: Api, job: dict[str, Any]) -> None:
+    body = {"job_id": job["id"], "lease_id": job["lease_id"], "error": {"message": "no"}}
+    assert (await api.post("/ojs/v1/workers/nack", body)).status == 200
+
+
+async def test_types_that_fail_and_discarded_jobs_are_named(any_api: Api) -> None:
+    """A few failures, or a small part of all, may be chance."""
+    api = any_api
+    for job_type, failed, completed in (("bad", 10, 20), ("rare", 9, 0), ("good", 10, 30)):
+        for _ in range(failed + completed):
+            await api.enqueue(type=job_type, options={"retry": {"max_attempts": 1}})
+        for number, job in enumerate(await fetch(api, failed + completed)):
+            if number < failed:
+                await nack(api, job)
+            else:
+                body = {"job_id": job["id"], "lease_id": job["lease_id"]}
+                assert (await api.post("/ojs/v1/workers/ack", body)).status == 200
+    await api.app.store.job_counts.flush(api.app.store)
+
+    fails, discarded = await problem(api, "type_fails"), await problem(api, "jobs_discarded")
+
+    assert fails["id"] == "type_fails:bad"
+    assert "10 of 30 attempts" in fails["text"]
+    assert "(33 %)" in fails["text"]
+    assert fails["link"] == "ui/types/bad"
+    items = (await api.get(PATH)).json["items"]
+    assert [each["id"] for each in items].count("type_fails:bad") == 1
+    assert sum(each["rule"] == "type_fails" for each in items) == 1
+    assert discarded["text"].startswith("29 jobs were discarded in the last hour: ")
+    assert discarded["link"] == "ui/jobs?state=discarded"
+
+
+async def test_a_host_whose_workers_end_at_once_is_named(any_api: Api) -> None:
+    api, store = any_api, any_api.app.store
+    for host, count in (("crash", 5), ("calm", 4)):
+        for number in range(count):
+            name = f"{host}-{number}"
+            await api.post("/ojs/v1/workers/heartbeat", {"worker_id": name, "hostname": host})
+            shard = store.keys.shard_of_worker(name)
+            silent = store.clock.now_ms() - 300_000
+            await store.redis.call(
+                *(shard.slot, "HSET", shard.worker(name)),
+                *("last_seen", silent, "last_heartbeat", silent, "first_seen", silent - 1000),
+            )
+    restarts = await problem(api, "workers_restart")
+    assert restarts["id"] == "workers_restart:crash"
+    assert "crash end soon after they begin: 5 in the last 10 minutes" in restarts["text"]
+
+
+async def test_a_receiver_that_fails_is_named_until_it_accepts(webhook_api: Api) -> None:
+    api, store = webhook_api, webhook_api.app.store
+    body = {"url": "http://127.0.0.1:9/hook", "events": ["job.*"]}
+    created = await api.post("/ojs/v1/webhooks/subscriptions", body)
+    assert created.status == 201, created.body
+    shard, name = store.keys.shard_of_queue("default"), created.json["id"]
+
+    async def record(failed: int, status: int) -> None:
+        counts = f"failed:{name}", failed, f"last:{name}", f"{store.clock.now_ms()} {status}"
+        await store.redis.call(shard.slot, "HSET", shard.webhook_counts, *counts)
+
+    await record(3, 503)
+    fails = await problem(api, "webhook_fails")
+    assert fails["id"] == f"webhook_fails:{name}"
+    assert fails["text"] == "The receiver 127.0.0.1 of a webhook refuses deliveries (503)"
+    await record(3, 204)
+    with trio.fail_after(SHARED_S):
+        while "webhook_fails:" in str((await api.get(PATH)).json):  # noqa: ASYNC110 - an API
+            await trio.sleep(0.1)
+
+
+@pytest.fixture
+async def webhook_api(standalone: Embedded) -> AsyncIterator[Api]:
+    allowed = WebhookSettings(allow_cidrs=(ip_network("127.0.0.1/32"),), allow_http=True)
+    async with open_app(standalone, store=StoreSettings(webhooks=allowed)) as app:
+        yield Api(app)

@@ -1,0 +1,156 @@
+"""Read what goes wrong: types that fail, discarded jobs, restarting workers, failing webhooks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.store.features.webhooks.counts import read_counts
+from ojs_cluster.store.features.workers.lists import list_workers
+from ojs_cluster.store.ground.process_state.job_counts import WIDTH
+from ojs_cluster.store.ground.process_state.type_minutes import TypeStatistics, list_types
+from ojs_cluster.ui.patience import await_while_healthy
+from ojs_cluster.ui.redaction.redaction import Value
+from ojs_cluster.ui.visit import Visit
+
+_KEPT_S: Final = 15.0
+"""Maximum age of what is read, in seconds."""
+FAILING_MINUTES: Final = 10
+"""Number of minutes whose attempts count for a type that fails."""
+_FAILING_SHARE: Final = 0.3
+"""Share of failed attempts from which a type fails."""
+_MIN_FAILED: Final = 10
+"""Number of failed attempts from which a type fails: less may be chance."""
+_RESTARTS: Final = 5
+"""Number of workers that have begun on a host of late, and have gone again, from which the host is
+said to restart them."""
+RESTART_MINUTES: Final = 10
+"""Number of minutes in which they began."""
+_MIN_REFUSED: Final = 3
+"""Number of failed deliveries from which a receiver fails, if its last one did."""
+_OK: Final = range(200, 300)
+_MAX_WORKERS: Final = 1000
+
+
+class FailingType(msgspec.Struct, frozen=True):
+    """A type many of whose attempts fail.
+
+    Args:
+        name: the type.
+        failed: number of failed attempts.
+        ended: number of all attempts that have ended.
+    """
+
+    name: str
+    failed: int
+    ended: int
+
+
+class Incidents(msgspec.Struct, frozen=True):
+    """What has gone wrong of late.
+
+    Args:
+        failing: the types that fail, most failed attempts first.
+        discarded: the types of jobs that were discarded in the last hour, most jobs first, each
+            with their number.
+        restarting: the hosts whose workers end soon after they begin, each with their number.
+        webhooks: the receivers that fail: id of the subscription, host, and the status of the last
+            response, 0 for none.
+    """
+
+    failing: Sequence[FailingType] = ()
+    discarded: Sequence[tuple[str, int]] = ()
+    restarting: Sequence[tuple[str, int]] = ()
+    webhooks: Sequence[tuple[str, str, int]] = ()
+
+
+class _Described(msgspec.Struct):
+    hostname: str = ""
+
+
+_decoder = msgspec.json.Decoder(_Described)
+
+
+async def read_incidents(visit: Visit) -> Incidents:
+    """Return what has gone wrong of late, which viewers share.
+
+    Returns:
+        The incidents; none for a key for some queues, and while Redis does not answer.
+    """
+    if not visit.sees_cluster:
+        return Incidents()
+    neutral = visit.as_any_viewer()
+    try:
+        raw = await await_while_healthy(
+            visit.app,
+            lambda: visit.snapshots.get("incidents", lambda: _find(neutral), _KEPT_S),
+        )
+    except OJSError:
+        return Incidents()
+    return Incidents() if raw is None else msgspec.json.decode(raw, type=Incidents)
+
+
+async def _find(visit: Visit) -> bytes:
+    """Return the incidents, as JSON."""
+    store = visit.app.store
+    lately, _ = await list_types(store, FAILING_MINUTES, WIDTH)
+    in_hour, _ = await list_types(store, 60, WIDTH)
+    discarded = [(one.name, one.discarded) for one in in_hour if one.discarded]
+    return msgspec.json.encode(
+        Incidents(
+            find_failing(lately),
+            sorted(discarded, key=lambda each: -each[1]),
+            await _find_restarting(visit),
+            await _find_failing_webhooks(visit),
+        )
+    )
+
+
+def find_failing(types: Sequence[TypeStatistics]) -> list[FailingType]:
+    """Return the types that fail, most failed attempts first."""
+    failing = [
+        FailingType(one.name, one.failed, one.failed + one.completed)
+        for one in types
+        if one.failed >= _MIN_FAILED and one.failed_share >= _FAILING_SHARE
+    ]
+    return sorted(failing, key=lambda each: -each.failed)
+
+
+async def _find_restarting(visit: Visit) -> list[tuple[str, int]]:
+    """Return the hosts with many workers that were first seen of late and are silent already.
+
+    A worker that ends in order removes itself, so it does not count.
+    """
+    store = visit.app.store
+    now_ms = store.clock.now_ms()
+    workers, _, _ = await list_workers(store, limit=_MAX_WORKERS)
+    counts: Counter[str] = Counter()
+    for worker in workers:
+        is_new = now_ms - worker.first_seen_ms < RESTART_MINUTES * 60_000
+        if is_new and worker.status(store, now_ms) == "stale":
+            try:
+                counts[_decoder.decode(worker.info).hostname] += 1
+            except msgspec.MsgspecError:
+                continue
+    found = [(host, count) for host, count in counts.most_common() if host and count >= _RESTARTS]
+    names = [msgspec.json.encode(host) for host, _ in found]
+    shown = await visit.redaction.apply([Value(name, ("worker", "hostname")) for name in names])
+    return found if shown == names else []
+
+
+async def _find_failing_webhooks(visit: Visit) -> list[tuple[str, str, int]]:
+    store = visit.app.store
+    found = []
+    for subscription_id, counts in (await read_counts(store)).items():
+        subscription = store.webhooks.get(subscription_id)
+        if subscription is None or not subscription.active:
+            continue
+        if counts.failed >= _MIN_REFUSED and counts.last_status not in _OK:
+            host = urlsplit(subscription.url).hostname or ""
+            found.append((subscription_id, host, counts.last_status))
+    return sorted(found)

@@ -1,0 +1,82 @@
+"""Problems of types, hosts and receivers, from what has gone wrong in the last minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from ojs_cluster.http.problems import Problem
+from ojs_cluster.ui.formats import number
+from ojs_cluster.ui.incidents import FAILING_MINUTES, RESTART_MINUTES, Incidents
+from ojs_cluster.ui.json_view import readable
+from ojs_cluster.ui.languages.translate import _, ngettext
+
+_MAX_NAMED: Final = 3
+
+
+def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
+    """Yield a problem of each type that fails, host that restarts workers, and failing receiver."""
+    for each in incidents.failing[:_MAX_NAMED]:
+        yield Problem(
+            "type_fails",
+            _(
+                "The type %(type)s fails: %(failed)s of %(ended)s attempts in the last %(minutes)s "
+                "minutes (%(share)s %%)",
+                type=readable(each.name),
+                failed=number(each.failed),
+                ended=number(each.ended),
+                minutes=FAILING_MINUTES,
+                share=round(100 * each.failed / each.ended),
+            ),
+            _("Read its errors. Compare it at a mark if it was deployed of late."),
+            ("types", each.name),
+            subject=each.name,
+        )
+    if incidents.discarded:
+        count = sum(jobs for _name, jobs in incidents.discarded)
+        names = [readable(name) for name, _jobs in incidents.discarded[:_MAX_NAMED]]
+        yield Problem(
+            "jobs_discarded",
+            ngettext(
+                "%(number)s job was discarded in the last hour: %(types)s",
+                "%(number)s jobs were discarded in the last hour: %(types)s",
+                count,
+                number=number(count),
+                types=", ".join(names) + (" …" if len(incidents.discarded) > _MAX_NAMED else ""),
+            ),
+            _("Read their errors, then retry them while they are kept."),
+            ("jobs",),
+            query={"state": "discarded"},
+        )
+    for host, count in incidents.restarting[:_MAX_NAMED]:
+        yield Problem(
+            "workers_restart",
+            _(
+                "Workers on %(host)s end soon after they begin: %(number)s in the last %(minutes)s "
+                "minutes",
+                host=readable(host),
+                number=number(count),
+                minutes=RESTART_MINUTES,
+            ),
+            _("Read the log of the workers: they crash, or are killed for lack of memory."),
+            ("workers",),
+            subject=host,
+        )
+    for subscription_id, host, status in incidents.webhooks[:_MAX_NAMED]:
+        yield Problem(
+            "webhook_fails",
+            _("The receiver %(host)s of a webhook does not respond", host=readable(host))
+            if not status
+            else _(
+                "The receiver %(host)s of a webhook refuses deliveries (%(status)s)",
+                host=readable(host),
+                status=status,
+            ),
+            _(
+                "Repair the receiver, or pause the webhook. What was given up can be delivered "
+                "again."
+            ),
+            ("webhooks",),
+            query={"subscription": subscription_id},
+            subject=subscription_id,
+        )
