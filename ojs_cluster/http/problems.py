@@ -22,6 +22,7 @@ Rule: TypeAlias = Literal[
     "jobs_discarded",
     "workers_restart",
     "webhook_fails",
+    "job_hangs",
     "master_silent",
     "slots_uncovered",
     "master_full",

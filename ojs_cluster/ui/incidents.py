@@ -1,15 +1,20 @@
-"""Read what goes wrong: types that fail, discarded jobs, restarting workers, failing webhooks."""
+"""Read what goes wrong: types that fail, discarded jobs, and what hangs or is refused."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
 
 from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.store.engine.jobs.listing import JobFilter, ListingPosition
+from ojs_cluster.store.features.search.merged_indexes import walk_index
+from ojs_cluster.store.features.search.small_fields import read_matching
 from ojs_cluster.store.features.webhooks.counts import read_counts
 from ojs_cluster.store.features.workers.lists import list_workers
 from ojs_cluster.store.ground.process_state.job_counts import WIDTH
@@ -34,6 +39,14 @@ RESTART_MINUTES: Final = 10
 _MIN_REFUSED: Final = 3
 """Number of failed deliveries from which a receiver fails, if its last one did."""
 _OK: Final = range(200, 300)
+_HUNG_TIMES: Final = 100
+"""A job hangs that has run for this many times what 95 % of the jobs of its type needed."""
+_HUNG_MS: Final = 60_000
+"""Shortest run time of a job that hangs, in ms."""
+_MIN_COMPLETED: Final = 20
+"""Number of completed jobs of a type from which their run times say something."""
+_MAX_ACTIVE: Final = 100
+"""Number of active jobs that are read to find those that hang: those whose leases end first."""
 _MAX_WORKERS: Final = 1000
 
 
@@ -51,6 +64,22 @@ class FailingType(msgspec.Struct, frozen=True):
     ended: int
 
 
+class HungJob(msgspec.Struct, frozen=True):
+    """A job that has run for much longer than others of its type.
+
+    Args:
+        id: the job.
+        type: its type.
+        run_ms: how long it has run, in ms.
+        usual_ms: what 95 % of the jobs of its type needed at most, in ms.
+    """
+
+    id: str
+    type: str
+    run_ms: int
+    usual_ms: float
+
+
 class Incidents(msgspec.Struct, frozen=True):
     """What has gone wrong of late.
 
@@ -61,12 +90,14 @@ class Incidents(msgspec.Struct, frozen=True):
         restarting: the hosts whose workers end soon after they begin, each with their number.
         webhooks: the receivers that fail: id of the subscription, host, and the status of the last
             response, 0 for none.
+        hung: jobs that hang, the longest running first.
     """
 
     failing: Sequence[FailingType] = ()
     discarded: Sequence[tuple[str, int]] = ()
     restarting: Sequence[tuple[str, int]] = ()
     webhooks: Sequence[tuple[str, str, int]] = ()
+    hung: Sequence[HungJob] = ()
 
 
 class _Described(msgspec.Struct):
@@ -107,6 +138,7 @@ async def _find(visit: Visit) -> bytes:
             sorted(discarded, key=lambda each: -each[1]),
             await _find_restarting(visit),
             await _find_failing_webhooks(visit),
+            await _find_hung(visit, in_hour),
         )
     )
 
@@ -154,3 +186,26 @@ async def _find_failing_webhooks(visit: Visit) -> list[tuple[str, str, int]]:
             host = urlsplit(subscription.url).hostname or ""
             found.append((subscription_id, host, counts.last_status))
     return sorted(found)
+
+
+async def _find_hung(visit: Visit, types: Sequence[TypeStatistics]) -> list[HungJob]:
+    store = visit.app.store
+    usual_ms = {one.name: one.run_ms(0.95) for one in types if one.completed >= _MIN_COMPLETED}
+    if not usual_ms:
+        return []
+    ids = []
+    walk = walk_index(store, "active", "", ListingPosition(), newest=False)
+    async with aclosing(walk) as entries:
+        async for entry in entries:
+            ids.append((entry.shard, entry.job_id))
+            if len(ids) >= _MAX_ACTIVE:
+                break
+    jobs = await read_matching(store, JobFilter(state=State.ACTIVE), ids)
+    now_ms = store.clock.now_ms()
+    running = [(job, now_ms - (job.started_ms or now_ms)) for job in jobs]
+    found = [
+        HungJob(job.id, job.type, run_ms, usual_ms[job.type])
+        for job, run_ms in running
+        if job.type in usual_ms and run_ms > max(_HUNG_MS, _HUNG_TIMES * usual_ms[job.type])
+    ]
+    return sorted(found, key=lambda each: -each.run_ms)

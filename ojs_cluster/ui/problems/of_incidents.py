@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ojs_cluster.http.problems import Problem
-from ojs_cluster.ui.formats import number
+from ojs_cluster.ui.formats import duration, number
 from ojs_cluster.ui.incidents import FAILING_MINUTES, RESTART_MINUTES, Incidents
 from ojs_cluster.ui.json_view import readable
 from ojs_cluster.ui.languages.translate import _, ngettext
@@ -15,7 +15,7 @@ _MAX_NAMED: Final = 3
 
 
 def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
-    """Yield a problem of each type that fails, host that restarts workers, and failing receiver."""
+    """Yield the problems of types that fail, of restarting workers, receivers and hung jobs."""
     for each in incidents.failing[:_MAX_NAMED]:
         yield Problem(
             "type_fails",
@@ -79,4 +79,18 @@ def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
             ("webhooks",),
             query={"subscription": subscription_id},
             subject=subscription_id,
+        )
+    for job in incidents.hung[:_MAX_NAMED]:
+        yield Problem(
+            "job_hangs",
+            _(
+                "A job of the type %(type)s has run for %(duration)s, %(times)s times as long as "
+                "95 %% of the others",
+                type=readable(job.type),
+                duration=duration(job.run_ms),
+                times=number(int(job.run_ms / max(1.0, job.usual_ms))),
+            ),
+            _("Look at the worker that runs it. If it hangs, cancel the job: its worker is told."),
+            ("jobs", job.id),
+            subject=job.id,
         )

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.ground.job_fields import STARTED
 from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.ui.languages.language import Language, speak
 from ojs_cluster.webhooks.settings import WebhookSettings
@@ -109,6 +110,28 @@ async def test_types_that_fail_and_discarded_jobs_are_named(any_api: Api) -> Non
     assert sum(each["rule"] == "type_fails" for each in items) == 1
     assert discarded["text"].startswith("29 jobs were discarded in the last hour: ")
     assert discarded["link"] == "ui/jobs?state=discarded"
+
+
+async def test_a_job_that_runs_much_longer_than_others_is_named(any_api: Api) -> None:
+    api, store = any_api, any_api.app.store
+    for _ in range(20):
+        job = await api.active(type="quick")
+        body = {"job_id": job["id"], "lease_id": job["lease_id"]}
+        assert (await api.post("/ojs/v1/workers/ack", body)).status == 200
+    await store.job_counts.flush(store)
+    hung, other, fresh = [await api.active(type=t) for t in ("quick", "rare", "quick")]
+    began_ms = store.clock.now_ms() - 780_000
+    for job in (hung, other):
+        shard = store.keys.shard_of_id(job["id"])
+        await store.redis.call(shard.slot, "HSET", shard.job(job["id"]), STARTED, began_ms)
+
+    hangs = await problem(api, "job_hangs")
+
+    assert hangs["id"] == f"job_hangs:{hung['id']}"
+    assert hangs["text"].startswith("A job of the type quick has run for 13")
+    assert hangs["link"] == f"ui/jobs/{hung['id']}"
+    items = (await api.get(PATH)).json["items"]
+    assert sum(each["rule"] == "job_hangs" for each in items) == 1, fresh
 
 
 async def test_a_host_whose_workers_end_at_once_is_named(any_api: Api) -> None:
