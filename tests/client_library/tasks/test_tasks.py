@@ -23,6 +23,7 @@ import sniffio
 from ojs_client import (
     App,
     BlockingJob,
+    Depends,
     InvalidArguments,
     Job,
     JobFailed,
@@ -363,6 +364,18 @@ def test_a_mistake_in_a_declaration_is_an_error() -> None:
     with pytest.raises(TypeError, match="lock comes from JSON"):
         unsupported.worker()
     del takes, returns
+
+    waits = App()
+
+    def through(session: str = Depends(shop.session)) -> str:
+        return session
+
+    @waits.task
+    def sync_task(session: str = Depends(through)) -> None: ...
+
+    with pytest.raises(TypeError, match="sync task is async: session"):
+        waits.worker()
+    del sync_task
     router = TaskRouter()
 
     @router.task

@@ -76,7 +76,7 @@ def register_type(
     """Let arguments and results have a type, in this process.
 
     Args:
-        cls: the type; its subclasses are included.
+        cls: the type; its subclasses are included, unless they are dataclasses, for example.
         to_json: returns a value that has a JSON form.
         from_json: returns the value of a JSON value, and raises ValueError for a wrong one.
         schema: the JSON Schema of the JSON values; None for any.

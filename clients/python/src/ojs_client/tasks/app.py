@@ -264,7 +264,7 @@ class App(TaskRouter):
 
         Raises:
             TypeError: a task has arguments that cannot be stored by name or have no JSON form, or
-                wrong hints.
+                wrong hints, or a sync task has an async dependency.
             ValueError: an argument is not allowed.
         """
         from ojs_client.worker.worker import Worker  # a producer does not need it

@@ -41,6 +41,24 @@ def Depends(function: Callable[..., Any]) -> Any:
     return Dependency(function)
 
 
+def check_dependency(function: Callable[..., Any], *, sync: bool) -> None:
+    """Check a function and its own dependencies.
+
+    Args:
+        function: returns or yields the value of a parameter.
+        sync: whether the task is sync.
+
+    Raises:
+        TypeError: a dependency of a sync task is async.
+    """
+    is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+    if sync and is_async:
+        raise TypeError(f"a dependency of a sync task is async: {function.__qualname__}")
+    for parameter in inspect.signature(function).parameters.values():
+        if isinstance(parameter.default, Dependency):
+            check_dependency(parameter.default.function, sync=sync)
+
+
 @dataclass(slots=True)
 class Injection:
     """The dependencies of one run of a task.

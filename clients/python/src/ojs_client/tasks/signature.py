@@ -13,7 +13,7 @@ from typing import Any, Final, get_type_hints
 
 from ojs_client.errors import InvalidArguments
 from ojs_client.options import JSON
-from ojs_client.tasks.dependencies import Dependency
+from ojs_client.tasks.dependencies import Dependency, check_dependency
 from ojs_client.transport import encode
 from ojs_client.values import check_type, from_json, schema_of, to_json
 from ojs_client.worker.processes import ProcessJob
@@ -49,6 +49,7 @@ class Signature:
         name = getattr(function, "__qualname__", repr(function))
         parameters = list(inspect.signature(function).parameters.values())
         first = hints.get(parameters[0].name) if parameters else None
+        self._job = job
         self.takes_job: bool = isinstance(first, type) and issubclass(first, JobInfo)
         if self.takes_job:
             if not issubclass(job, first):  # type: ignore[arg-type]
@@ -80,13 +81,15 @@ class Signature:
         self._returns = hints.get("return", Any)
 
     def check(self) -> None:
-        """Check that the arguments and the result have a JSON form.
+        """Check that the arguments and the result have a JSON form, and the dependencies.
 
         Raises:
-            TypeError: a type, or a part of it, has none.
+            TypeError: a type, or a part of it, has none, or a sync task has an async dependency.
         """
         check_type(self._struct)
         check_type(self._returns)
+        for each in self._injected.values():
+            check_dependency(each.function, sync=self._job is not RunningJob)
 
     @property
     def dependencies(self) -> Mapping[str, Dependency]:
