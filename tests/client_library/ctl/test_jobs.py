@@ -171,22 +171,22 @@ def test_jobs_are_cancelled_by_ids_by_a_search_and_by_filters(ctl: Ctl) -> None:
     assert ctl.run("job", "cancel", *filters, "--yes").stdout == "3 jobs cancelled\n"
 
 
-def test_dead_letters_are_retried_and_purged(ctl: Ctl) -> None:
+def test_dead_letters_are_retried_and_removed(ctl: Ctl) -> None:
     ids = dead(ctl, "q.dead", 5)
     assert ctl.run("dead", "retry", ids[0]).stdout == f"job {ids[0]} is available\n"
     assert ctl.run("dead", "retry", ids[0], code=3).stdout == ""
     query = ["--query", f"queue:q.dead id:{ids[1]}"]
     assert ctl.run("dead", "retry", *query, "--yes").stdout == "1 dead letter retried\n"
-    purge = ["dead", "purge", "--queue", "q.dead", "--dry-run"]
+    purge = ["dead", "rm", "--queue", "q.dead", "--dry-run"]
     assert ctl.json(*purge)["matched"] == 3
     assert ctl.json(*purge, "--since", "1h")["matched"] == 3
     assert ctl.json(*purge, "--until", "1h")["matched"] == 0
     assert "2h ago" in ctl.run(*purge, "--until", "2026", code=2).stderr
-    assert ctl.run("dead", "purge", ids[2]).stdout == f"dead letter {ids[2]} deleted\n"
+    assert ctl.run("dead", "rm", ids[2]).stdout == f"dead letter {ids[2]} deleted\n"
     done = ctl.run("dead", "retry", "--queue", "q.dead", "--type", "t.a", "--yes").stdout
     assert done == "2 dead letters retried\n"
     assert ctl.names("dead", "ls", "--queue", "q.dead") == []
-    assert ctl.run("dead", "purge", "--queue", "q.dead", "--yes").stdout == (
+    assert ctl.run("dead", "rm", "--queue", "q.dead", "--yes").stdout == (
         "0 dead letters deleted\n"
     )
 
@@ -211,7 +211,7 @@ def test_a_bulk_operation_need_not_be_waited_for(ctl: Ctl) -> None:
     )
 
 
-@pytest.mark.parametrize("words", [["job", "cancel"], ["dead", "purge"], ["job", "retry"]])
+@pytest.mark.parametrize("words", [["job", "cancel"], ["dead", "rm"], ["job", "retry"]])
 def test_jobs_are_chosen_in_one_way(ctl: Ctl, words: list[str]) -> None:
     assert "one way" in ctl.run(*words, code=2).stderr
     assert "one way" in ctl.run(*words, UNKNOWN, "--queue", "q", code=2).stderr
@@ -234,21 +234,6 @@ def test_a_queue_is_paused_limited_spread_and_purged(ctl: Ctl) -> None:
     assert ctl.names("job", "ls", "--queue", "q.queue") == []
     ctl.run("queue", "get", "q.unknown", code=3)
     assert ctl.run("queue", "limit", "q.queue", "--rate", "fast", code=2).stdout == ""
-
-
-def test_a_change_of_an_unknown_queue_says_that_it_creates_it(ctl: Ctl) -> None:
-    for verb, done in (("pause", "paused"), ("drain", "draining"), ("resume", "resumed")):
-        name = f"q.new.{verb}"
-        created = f"queue {name} did not exist: it is created, and {done}\n"
-        assert ctl.run("queue", verb, name).stdout == created
-        assert ctl.run("queue", verb, name).stdout == f"queue {name} {done}\n"
-    changes = {"limit": ("--concurrency", "2"), "partitions": ("2",)}
-    changes["config"] = ("--set", "default_timeout=60")
-    for (verb, words), known in zip(changes.items(), ("pause", "drain", "resume"), strict=True):
-        name = f"q.new.{verb}"
-        lines = ctl.run("queue", verb, name, *words).stdout.splitlines()
-        assert lines[-1] == f"queue {name} did not exist before"
-        assert "before" not in ctl.run("queue", verb, f"q.new.{known}", *words).stdout
 
 
 def test_a_queue_is_created_and_deleted(ctl: Ctl) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ojs_client._version import __version__
+from ojs_client.ctl.commands.archive import export, import_
 from ojs_client.ctl.commands.bulk import bulk
 from ojs_client.ctl.commands.completion import completion
 from ojs_client.ctl.commands.cron import cron
@@ -27,12 +28,13 @@ from ojs_client.ctl.commands.top import top
 from ojs_client.ctl.commands.webhook import webhook
 from ojs_client.ctl.commands.worker import worker
 from ojs_client.ctl.commands.workflow import workflow
-from ojs_client.ctl.session import Nouns, Session, connection_options
+from ojs_client.ctl.session import Examples, Session, connection_options, json_option
+from ojs_client.ctl.words import Nouns
 
 
 @click.group(
     cls=Nouns,
-    params=connection_options(),
+    params=[*connection_options(), json_option("as_json")],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 refused, 5 unreachable, 6 partly.",
     examples="""
@@ -57,8 +59,14 @@ def cli(ctx: click.Context, /, **given: Any) -> None:
     ctx.obj = session
 
 
+@cli.command(cls=Examples, hidden=True, examples="version")
+def version() -> None:
+    """Print the version, as --version."""
+    click.echo(f"ojsctl, version {__version__}")
+
+
 for _command in (
     *(job, queue, dead, error, worker, cron, workflow, limit, pool, tenant, bulk, schema),
-    *(events, webhook, mark, top, stats, doctor, profile, completion),
+    *(events, webhook, mark, top, stats, doctor, profile, completion, export, import_),
 ):
     cli.add_command(_command)

@@ -7,18 +7,19 @@ runs. Jobs that are named by their ids are changed one after the other.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import click
 
-from ojs_client.ctl.api import ADMIN
+from ojs_client.ctl.api import ADMIN, V1, Api
 from ojs_client.ctl.errors import Exit, Failed
 from ojs_client.ctl.output import Row, note
 from ojs_client.ctl.progress import Bar
-from ojs_client.ctl.session import MOMENT, F, Session, check_terminal, completion_of, confirm
+from ojs_client.ctl.session import F, Session, check_terminal, completion_of, confirm
 from ojs_client.ctl.text import counted
+from ojs_client.ctl.times import MOMENT
 from ojs_client.errors import ApiError
 
 STATES: Final = (
@@ -70,6 +71,18 @@ def complete_query(ctx: click.Context, param: click.Parameter, incomplete: str) 
     return [f"{before}{blank}{name}" for name in _complete_field(ctx, param, term)]
 
 
+def complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the ids of the newest jobs that begin like ``incomplete``."""
+    query = f"id:{incomplete}*" if incomplete else None
+
+    def read(api: Api) -> Iterator[str]:
+        return (each["id"] for each in api.pages(f"{V1}/jobs", "jobs", 50, query=query))
+
+    return completion_of(read)(ctx, param, incomplete)
+
+
+job_id: Callable[[F], F] = click.argument("job_id", metavar="ID", shell_complete=complete_jobs)
+"""The job of a command."""
 query_option: Callable[[F], F] = click.option(
     "--query",
     default="",
@@ -89,7 +102,7 @@ def selection_options(function: F) -> F:
         click.option("--type", "job_type", metavar="TYPE", help="Type; 'email.*' is a prefix."),
         click.option("--queue", metavar="QUEUE", help="Jobs of this queue."),
         query_option,
-        click.argument("ids", nargs=-1, metavar="[ID]..."),
+        click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=complete_jobs),
     ):
         function = option(function)
     return function

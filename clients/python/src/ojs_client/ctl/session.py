@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from functools import cached_property
+from itertools import islice
 from typing import Any, Final, TypeAlias, TypeVar
 
 import click
@@ -16,8 +15,8 @@ import click
 from ojs_client.ctl import profile
 from ojs_client.ctl.api import Api
 from ojs_client.ctl.errors import Exit, Failed, failure
-from ojs_client.ctl.output import FORMATS, Format, Output
-from ojs_client.ctl.text import parse_duration
+from ojs_client.ctl.output import FORMATS, Format, Output, Row
+from ojs_client.ctl.times import DURATION, MOMENT, Period
 from ojs_client.errors import ConnectionFailed, OJSError
 
 _TIMEOUT_S: Final = 30.0
@@ -25,58 +24,6 @@ _CLEAR: Final = "\x1b[H\x1b[2J"
 F = TypeVar("F", bound=Callable[..., Any])
 Completion: TypeAlias = Callable[[click.Context, click.Parameter, str], list[str]]
 """Completes an argument on the command line."""
-
-
-class Duration(click.ParamType[float]):
-    """A duration such as ``2s`` on the command line; the value is in seconds."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return the seconds."""
-        if isinstance(value, float):
-            return value
-        try:
-            return parse_duration(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-DURATION: Final = Duration()
-
-
-class Moment(click.ParamType[str]):
-    """A date, a time, or how long before now; the value is RFC 3339. Without a zone it is local.
-
-    Args:
-        ahead: whether a duration is the time from now on.
-    """
-
-    name = "time"
-
-    def __init__(self, *, ahead: bool = False) -> None:
-        self._sign = 1 if ahead else -1
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the time with its zone."""
-        text = str(value)
-        with suppress(ValueError, OverflowError, OSError):
-            with suppress(ValueError):
-                return datetime.fromisoformat(text).astimezone().isoformat()
-            if not text.isdecimal():  # 2026 is more likely a year than a number of seconds
-                span = timedelta(seconds=self._sign * parse_duration(text))
-                return (datetime.now().astimezone() + span).isoformat(timespec="milliseconds")
-        when = "from now" if self._sign > 0 else "ago"
-        message = (
-            f"{text!r} is no time: write 2026-01-31, 2026-01-31T09:00:00Z, or 2h for 2h {when}"
-        )
-        self.fail(message, param, ctx)
-
-
-MOMENT: Final = Moment()
-LATER: Final = Moment(ahead=True)
 
 
 @dataclass
@@ -88,12 +35,16 @@ class Session:
         url: the address that the command line names; None without one.
         profile_name: the profile that it names; None without one.
         timeout_s: how long a request may take, in seconds.
+        as_json: whether ``--json`` stands before the noun.
+        period: what ``--since`` and ``--until`` of the command say.
     """
 
     output: Output = field(default_factory=Output)
     url: str | None = None
     profile_name: str | None = None
     timeout_s: float = _TIMEOUT_S
+    as_json: bool = False
+    period: Period = field(default_factory=Period)
     exit_code: Exit = Exit.OK
 
     @cached_property
@@ -109,10 +60,43 @@ class Session:
         """The client of the server."""
         return Api(self.connection, self.timeout_s)
 
+    def pages(
+        self,
+        path: str,
+        key: str,
+        limit: int | None,
+        where: Mapping[str, str | None] | None = None,
+        **params: str | int | None,
+    ) -> Iterator[Any]:
+        """Yield the entries of a list in the period of the command, page by page.
+
+        Args:
+            path: the path of the list.
+            key: the member of a page that has its entries.
+            limit: the maximum number of entries; None for all.
+            where: members that an entry must have, or contain, if the server cannot choose by
+                them; those that are None admit all.
+            **params: the query, without the members that are None or empty.
+        """
+        wanted = {name: value for name, value in (where or {}).items() if value is not None}
+        if not (self.period or wanted):
+            return self.api.pages(path, key, limit, **params)
+        found = (
+            row
+            for row in self.api.pages(path, key, None, **params)
+            if self.period.admits(row) and all(_has(row, *each) for each in wanted.items())
+        )
+        return islice(found, limit)
+
     def close(self) -> None:
         """Close the connections."""
         if "api" in self.__dict__:
             self.api.close()
+
+
+def _has(row: Row, name: str, wanted: str) -> bool:
+    value = row.get(name)
+    return wanted in value if isinstance(value, list) else wanted == value
 
 
 class Examples(click.Command):
@@ -135,10 +119,6 @@ class Examples(click.Command):
             formatter.write(f"  ojsctl {line.strip()}\n")
 
 
-class Nouns(Examples, click.Group):
-    """The group of all commands, whose help ends with the exit codes and with examples."""
-
-
 class Leaf(Examples):
     """A command that asks a server.
 
@@ -148,6 +128,9 @@ class Leaf(Examples):
     Args:
         formats: the formats of its output; none if it prints in one form only.
         watch: whether it has ``--watch``.
+        period: the member of the entries of its list by which ``--since`` and ``--until`` choose
+            them, and what happened then; None for a command without these options.
+        connects: whether it asks a server.
     """
 
     def __init__(
@@ -155,16 +138,28 @@ class Leaf(Examples):
         *args: Any,
         formats: Sequence[Format] = FORMATS,
         watch: bool = False,
+        period: tuple[str, str] | None = None,
+        connects: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.params: list[click.Parameter] = [*self.params, *_options(formats, watch)]
+        self._formats = formats
+        self._member, happened = period or ("", "")
+        self.params: list[click.Parameter] = [
+            *self.params,
+            *(_period_options(happened) if period else ()),
+            *_options(formats, watch),
+            *(connection_options("_") if connects else ()),
+        ]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, once or until it is interrupted."""
-        given = {name: ctx.params.pop(f"_{name}", None) for name in ("output", "watch", *_ROOT)}
+        given = {name: ctx.params.pop(f"_{name}", None) for name in (*_OWN, *_ROOT)}
         session = root_session(ctx)
-        session.output = Output(given["output"] or "table")
+        as_json = given["json"] or session.as_json
+        machine: Format = "jsonl" if self._formats and "json" not in self._formats else "json"
+        session.output = Output(given["output"] or (machine if as_json else "table"))
+        session.period = Period(self._member, given["since"], given["until"])
         for name in _ROOT:
             if given[name] is not None:
                 setattr(session, name, given[name])
@@ -208,6 +203,7 @@ class Leaf(Examples):
             session.exit_code = Exit.OK
 
 
+_OWN: Final = ("output", "json", "watch", "since", "until")
 _ROOT: Final = ("url", "profile_name", "timeout_s")
 
 
@@ -244,7 +240,7 @@ def connection_options(prefix: str = "") -> list[click.Option]:
 
 
 def _options(formats: Sequence[Format], watch: bool) -> list[click.Option]:
-    options = connection_options("_")
+    options = [json_option("_json")]
     if formats:
         output = click.Option(
             ["-o", "--output", "_output"],
@@ -260,6 +256,26 @@ def _options(formats: Sequence[Format], watch: bool) -> list[click.Option]:
         )
         options.insert(0, repeat)
     return options
+
+
+def json_option(name: str) -> click.Option:
+    """Return ``--json``, which is ``-o json``."""
+    return click.Option(["--json", name], is_flag=True, hidden=True)
+
+
+def _period_options(happened: str) -> list[click.Option]:
+    return [
+        click.Option(
+            ["--since", "_since"],
+            type=MOMENT,
+            help=f"Only those that {happened} since a time, or an age such as 1h.",
+        ),
+        click.Option(
+            ["--until", "_until"],
+            type=MOMENT,
+            help=f"Only those that {happened} before a time, or an age such as 1h.",
+        ),
+    ]
 
 
 def _complete_profiles(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:

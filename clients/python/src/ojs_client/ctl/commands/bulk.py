@@ -13,11 +13,12 @@ from ojs_client.ctl.selection import change_each
 from ojs_client.ctl.session import Leaf, Session
 from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.urls import url_path
+from ojs_client.ctl.words import Verbs
 
 _PATH = f"{ADMIN}/bulk"
 
 
-@click.group()
+@click.group(cls=Verbs)
 def bulk() -> None:
     """List, read and stop bulk operations."""
 
@@ -40,12 +41,20 @@ COLUMNS = (
 )
 
 
-@bulk.command(cls=Leaf, watch=True, examples="bulk ls --watch 2s")
+@bulk.command(
+    cls=Leaf,
+    watch=True,
+    period=("created_at", "were created"),
+    examples="""
+    bulk ls --watch 2s
+    bulk ls --since 1d
+    """,
+)
 @click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True)
 @click.pass_obj
 def ls(session: Session, limit: int) -> None:
     """List bulk operations: unfinished ones, then finished ones, each newest first."""
-    found = session.api.pages(_PATH, "items", limit)
+    found = session.pages(_PATH, "items", limit)
     session.output.rows(found, COLUMNS, name="id", empty="there are no bulk operations")
 
 

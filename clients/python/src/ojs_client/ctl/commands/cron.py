@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from ojs_client.ctl.api import V1
 from ojs_client.ctl.output import Column, Row, member, pretty
 from ojs_client.ctl.selection import change_each, remove_each, report_failures
-from ojs_client.ctl.session import (
-    MOMENT,
-    Leaf,
-    Session,
-    completion_of,
-    confirm,
-    dry_run_option,
-    yes_option,
-)
+from ojs_client.ctl.session import Leaf, Session, completion_of, confirm, dry_run_option, yes_option
 from ojs_client.ctl.text import clock, counted, local_clock
+from ojs_client.ctl.times import MOMENT
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.values import json_or_text
+from ojs_client.ctl.words import Verbs
 
 _PATH = f"{V1}/cron"
+_MOST_HISTORY: Final = 100
 
 
-@click.group()
+@click.group(cls=Verbs)
 def cron() -> None:
     """List, create, trigger, pause and remove cron jobs."""
 
@@ -51,11 +46,14 @@ COLUMNS = (
 )
 
 
-@cron.command(cls=Leaf, watch=True, examples="cron ls")
+@cron.command(
+    cls=Leaf, watch=True, period=("last_run_at", "last ran"), examples="cron ls\ncron ls --until 1d"
+)
+@click.option("--state", type=click.Choice(("active", "paused")), help="Cron jobs in this state.")
 @click.pass_obj
-def ls(session: Session) -> None:
+def ls(session: Session, state: str | None) -> None:
     """List cron jobs by name. ZONE is that of the schedule; NEXT is in your own time zone."""
-    crons = session.api.pages(_PATH, "crons", None)
+    crons = session.pages(_PATH, "crons", None, {"status": state})
     session.output.rows(crons, COLUMNS, name="name", empty="there are no cron jobs")
 
 
@@ -187,6 +185,7 @@ HISTORY = (
 @cron.command(
     cls=Leaf,
     watch=True,
+    period=("scheduled_time", "were due"),
     examples="""
     cron history daily-report
     cron history daily-report -n 5 -o json
@@ -197,16 +196,18 @@ HISTORY = (
 @click.pass_obj
 def history(session: Session, name: str, limit: int) -> None:
     """List the last occurrences of a cron job, newest first."""
-    reply = session.api.get(f"{_PATH}/{url_path(name)}/history", limit=limit)
+    most = _MOST_HISTORY if session.period else limit
+    reply = session.api.get(f"{_PATH}/{url_path(name)}/history", limit=most)
+    found = [row for row in reply["history"] if session.period.admits(row)]
     empty = f"cron job {name} has no occurrences yet"
-    session.output.rows(reply["history"], HISTORY, name="scheduled_time", empty=empty)
+    session.output.rows(found[:limit], HISTORY, name="scheduled_time", empty=empty)
 
 
 @cron.command(
     cls=Leaf,
     examples="""
     cron backfill daily-report --from 2026-01-01 --to 2026-02-01 --dry-run
-    cron backfill daily-report --from 10d --to 0s --yes
+    cron backfill daily-report --from 10d --yes
     cron backfill daily-report --from 2026-01-01T09:00:00+01:00 --to 2026-02-01 --yes
     """,
 )
@@ -214,7 +215,9 @@ def history(session: Session, name: str, limit: int) -> None:
 @click.option(
     "--from", "start", type=MOMENT, required=True, help="Begin: a time, or an age as 10d."
 )
-@click.option("--to", "end", type=MOMENT, required=True, help="End, which is not included.")
+@click.option(
+    "--to", "end", type=MOMENT, default="0s", help="End, which is not included; now by default."
+)
 @dry_run_option
 @yes_option
 @click.pass_obj

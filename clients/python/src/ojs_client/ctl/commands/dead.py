@@ -1,4 +1,4 @@
-"""``ojsctl dead``: list, retry and purge dead letters."""
+"""``ojsctl dead``: list, retry and remove dead letters."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from ojs_client.ctl.selection import (
 from ojs_client.ctl.session import Leaf, Session, dry_run_option, yes_option
 from ojs_client.ctl.text import ago
 from ojs_client.ctl.urls import url_path
+from ojs_client.ctl.words import Verbs
 
 _LIST = f"{ADMIN}/dead-letter"
 
 
-@click.group()
+@click.group(cls=Verbs)
 def dead() -> None:
-    """List, retry and purge dead letters."""
+    """List, retry and remove dead letters."""
 
 
 def _ended(row: Row) -> str:
@@ -46,8 +47,9 @@ COLUMNS = (
 @dead.command(
     cls=Leaf,
     watch=True,
+    period=("discarded_at", "died"),
     examples="""
-    dead ls --queue mail
+    dead ls --queue mail --since 1h
     dead ls --query 'error:"no such host"* since:1d' -o wide
     """,
 )
@@ -70,7 +72,14 @@ def ls(
     In a search, since: and until: are about the time at which a job died.
     """
     found = session.api.pages(
-        _LIST, "items", None if everything else limit, query=query, queue=queue, type=job_type
+        _LIST,
+        "items",
+        None if everything else limit,
+        query=query,
+        queue=queue,
+        type=job_type,
+        since=session.period.since,
+        until=session.period.until,
     )
     count = session.output.rows(found, COLUMNS, name="id", empty="no dead letters match")
     if count == limit and not everything:
@@ -98,8 +107,8 @@ def retry(session: Session, /, yes: bool, dry_run: bool, no_wait: bool, **given:
 @dead.command(
     cls=Leaf,
     examples="""
-    dead purge --queue mail --older-than 30d --dry-run
-    dead purge --all --yes
+    dead rm --queue mail --older-than 30d --dry-run
+    dead rm --all --yes
     """,
 )
 @selection_options
@@ -107,8 +116,8 @@ def retry(session: Session, /, yes: bool, dry_run: bool, no_wait: bool, **given:
 @yes_option
 @click.option("--no-wait", is_flag=True, help="Do not wait for the end of the bulk operation.")
 @click.pass_obj
-def purge(session: Session, /, yes: bool, dry_run: bool, no_wait: bool, **given: Any) -> None:
-    """Delete dead letters for good: by ids, by a search or by filters."""
+def rm(session: Session, /, yes: bool, dry_run: bool, no_wait: bool, **given: Any) -> None:
+    """Remove dead letters for good: by ids, by a search or by filters."""
     _change(session, "delete", _delete, yes=yes, dry_run=dry_run, wait=not no_wait, given=given)
 
 

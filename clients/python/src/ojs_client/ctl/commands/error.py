@@ -9,17 +9,19 @@ from typing import Any, Final
 import click
 
 from ojs_client.ctl.api import ADMIN
-from ojs_client.ctl.commands.queue import complete_queues
 from ojs_client.ctl.errors import Exit, Failed
 from ojs_client.ctl.output import Column, Row, member
+from ojs_client.ctl.queues import complete_queues
 from ojs_client.ctl.selection import run_operation
-from ojs_client.ctl.session import MOMENT, F, Leaf, Session, dry_run_option, yes_option
+from ojs_client.ctl.session import F, Leaf, Session, dry_run_option, yes_option
 from ojs_client.ctl.text import ago, clock, safe
+from ojs_client.ctl.times import MOMENT
+from ojs_client.ctl.words import Verbs
 
 _QUEUE: Final = "In this queue."
 
 
-@click.group()
+@click.group(cls=Verbs)
 def error() -> None:
     """List failures in groups; retry, cancel or delete their jobs."""
 
@@ -47,16 +49,18 @@ COLUMNS = (
 
 
 def _groups(session: Session, queue: str | None, limit: int | None) -> Iterator[dict[str, Any]]:
-    for row in session.api.pages(f"{ADMIN}/errors", "items", limit, queue=queue):
+    since = session.period.since
+    for row in session.pages(f"{ADMIN}/errors", "items", limit, queue=queue, since=since):
         yield {"group": group_name(row), **row}
 
 
 @error.command(
     cls=Leaf,
     watch=True,
+    period=("last_at", "last failed"),
     examples="""
     error ls
-    error ls --queue mail -o wide
+    error ls --queue mail --since 1h -o wide
     """,
 )
 @click.option("--queue", metavar="QUEUE", help=_QUEUE, shell_complete=complete_queues)
@@ -107,10 +111,10 @@ def cancel(session: Session, /, group: str, **given: Any) -> None:
     _change(session, "cancel", group, ["pending", "available", "scheduled", "retryable"], **given)
 
 
-@error.command(cls=Leaf, examples="error delete 3fa9c1d2 --queue mail --dry-run")
+@error.command(cls=Leaf, examples="error rm 3fa9c1d2 --queue mail --dry-run")
 @change_options
 @click.pass_obj
-def delete(session: Session, /, group: str, **given: Any) -> None:
+def rm(session: Session, /, group: str, **given: Any) -> None:
     """Delete the discarded jobs of a group for good. Its counts stay as they are."""
     _change(session, "delete", group, ["discarded"], **given)
 

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from ojs_client.ctl.api import V1
-from ojs_client.ctl.commands.queue import complete_queues
 from ojs_client.ctl.errors import Exit
 from ojs_client.ctl.output import compact
+from ojs_client.ctl.queues import complete_queues
 from ojs_client.ctl.session import Leaf, Session
 from ojs_client.ctl.sse import detail, follow
 from ojs_client.ctl.text import clock, safe
@@ -23,6 +23,7 @@ _MAX = 1000
 @click.command(
     cls=Leaf,
     formats=("table", "jsonl"),
+    period=("timestamp", "happened"),
     examples="""
     events -n 100
     events -f --queue mail
@@ -43,9 +44,13 @@ def events(session: Session, live: bool, queue: str | None, types: str | None, l
     if live:
         _follow(session, queue, types)
         return
-    page = session.api.get(f"{V1}/events", page=1, per_page=limit, queues=queue, types=types)
+    since = session.period.since
+    page = session.api.get(
+        f"{V1}/events", page=1, per_page=limit, queues=queue, types=types, since=since
+    )
     for event in reversed(page["events"]):
-        _print(session, event["type"], {**event, **event["data"]}, event)
+        if session.period.admits(event):
+            _print(session, event["type"], {**event, **event["data"]}, event)
 
 
 def _follow(session: Session, queue: str | None, types: str | None) -> None:

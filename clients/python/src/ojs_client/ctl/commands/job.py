@@ -1,43 +1,48 @@
-"""``ojsctl job``: list, read, enqueue, retry and cancel jobs."""
+"""``ojsctl job``: list, read, enqueue, retry, cancel and remove jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from ojs_client.ctl.api import ADMIN, V1
+from ojs_client.ctl.commands.job_edit import edit, move
 from ojs_client.ctl.commands.job_enqueue import enqueue
 from ojs_client.ctl.commands.job_watch import watch
-from ojs_client.ctl.errors import Failed
+from ojs_client.ctl.errors import Exit, Failed
 from ojs_client.ctl.output import Column, Row, compact, member, note, pretty, short_json
 from ojs_client.ctl.selection import (
     STATES,
     change_each,
     count_ids,
+    job_id,
     query_option,
     run_operation,
     selection_of,
     selection_options,
 )
-from ojs_client.ctl.session import DURATION, Leaf, Session, dry_run_option, yes_option
+from ojs_client.ctl.session import Leaf, Session, confirm, dry_run_option, yes_option
 from ojs_client.ctl.text import ago, clock
+from ojs_client.ctl.times import DURATION
 from ojs_client.ctl.urls import url_path
+from ojs_client.ctl.words import Verbs
 
 _STATE = click.Choice(STATES)
+_ENDED: Final = frozenset({"completed", "cancelled", "discarded"})
 _states_option = click.option(
     "--state", "states", type=_STATE, multiple=True, help="Jobs in this state."
 )
 
 
-@click.group()
+@click.group(cls=Verbs)
 def job() -> None:
-    """List, read, enqueue, retry and cancel jobs."""
+    """List, read, enqueue, edit, retry, cancel and remove jobs."""
 
 
-job.add_command(enqueue)
-job.add_command(watch)
+for _command in (enqueue, watch, edit, move):
+    job.add_command(_command)
 
 
 def _attempts(row: Row) -> str:
@@ -71,8 +76,9 @@ COLUMNS = (
 @job.command(
     cls=Leaf,
     watch=True,
+    period=("created_at", "were created"),
     examples="""
-    job ls --queue mail --state available
+    job ls --queue mail --state available --since 1h
     job ls --query 'type:email.* error:timeout* attempt:>1 since:2h' -o wide
     job ls --state active --watch 2s
     """,
@@ -102,6 +108,7 @@ def ls(
     everything: bool,
 ) -> None:
     """List jobs, newest first."""
+    query = " ".join((query, *session.period.terms())).strip()
     # The index of the search may lack jobs that `job cancel --query` would choose.
     index = "false" if query else None
     jobs = session.api.pages(
@@ -122,7 +129,7 @@ def ls(
 
 
 @job.command(cls=Leaf, watch=True, examples="job get 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f")
-@click.argument("job_id", metavar="ID")
+@job_id
 @click.pass_obj
 def get(session: Session, job_id: str) -> None:
     """Show a job with its arguments, its result and its errors."""
@@ -168,7 +175,7 @@ def _relative(at: Any) -> str:
     job result 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f --wait 2m
     """,
 )
-@click.argument("job_id", metavar="ID")
+@job_id
 @click.option("--wait", type=DURATION, default=0.0, help="Wait for the end of the job.")
 @click.pass_obj
 def result(session: Session, job_id: str, wait: float) -> None:
@@ -285,3 +292,51 @@ def cancel(
 def _cancel(session: Session, job_id: str) -> None:
     reply = session.api.post(f"{V1}/jobs/{url_path(job_id)}/cancel")["job"]
     session.output.changed(reply, f"job {job_id} is {reply['state']}", name=job_id)
+
+
+@job.command(
+    cls=Leaf,
+    examples="""
+    job rm 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f --yes
+    job rm --queue mail --state completed --older-than 7d --dry-run
+    job rm --queue mail --state available --yes
+    """,
+)
+@selection_options
+@_states_option
+@dry_run_option
+@yes_option
+@click.option("--no-wait", is_flag=True, help="Do not wait for the end of the bulk operation.")
+@click.pass_obj
+def rm(
+    session: Session,
+    /,
+    states: tuple[str, ...],
+    yes: bool,
+    dry_run: bool,
+    no_wait: bool,
+    **given: Any,
+) -> None:
+    """Remove jobs that have ended: by ids, by a search or by filters.
+
+    Jobs that wait are removed if --state names their state: they are cancelled first.
+    """
+    chosen = selection_of(given, states=list(states))
+    chosen.check()
+    if chosen.ids:
+        if dry_run:
+            count_ids(session, "delete", chosen.ids)
+            return
+        confirm(f"Remove {', '.join(chosen.ids)}?", yes=yes)
+        change_each(session, chosen.ids, lambda job_id: _remove(session, job_id))
+        return
+    action = "delete" if _ENDED.issuperset(states) else "purge"
+    run_operation(session, action, chosen.filter, yes=yes, dry_run=dry_run, wait=not no_wait)
+
+
+def _remove(session: Session, job_id: str) -> None:
+    path, body = f"{V1}/jobs/bulk/delete", {"job_ids": [job_id]}
+    reply = session.api.request("POST", path, body, also=(422,))
+    if errors := reply.get("errors"):
+        raise Failed(f"{job_id}: {errors[0]['error']}", Exit.REFUSED)
+    session.output.changed(reply, f"job {job_id} removed", name=job_id)

@@ -11,8 +11,9 @@ import click
 from ojs_client.ctl.api import V1
 from ojs_client.ctl.errors import Exit, Failed, failure
 from ojs_client.ctl.progress import Bar
-from ojs_client.ctl.session import DURATION, Leaf, Session
+from ojs_client.ctl.session import Leaf, Session
 from ojs_client.ctl.text import counted
+from ojs_client.ctl.times import DURATION
 from ojs_client.ctl.values import json_or_text, pairs, parsed
 from ojs_client.errors import ApiError, ConnectionFailed
 from ojs_client.options import iso_duration, milliseconds

@@ -7,6 +7,7 @@ import click
 from ojs_client.ctl.api import V1
 from ojs_client.ctl.errors import Exit
 from ojs_client.ctl.output import compact
+from ojs_client.ctl.selection import job_id
 from ojs_client.ctl.session import Leaf, Session
 from ojs_client.ctl.sse import detail, follow
 from ojs_client.ctl.text import clock, safe
@@ -21,7 +22,7 @@ from ojs_client.ctl.urls import url_path
     job watch 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f -o jsonl
     """,
 )
-@click.argument("job_id", metavar="ID")
+@job_id
 @click.pass_obj
 def watch(session: Session, job_id: str) -> None:
     """Print the events of a job until it has ended.

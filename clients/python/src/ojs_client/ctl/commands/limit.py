@@ -10,14 +10,16 @@ import click
 from ojs_client.ctl.api import V1
 from ojs_client.ctl.output import Column, Row, member
 from ojs_client.ctl.rates import limit_options, limits_body, usage_fields
-from ojs_client.ctl.session import LATER, Leaf, Session
+from ojs_client.ctl.session import Leaf, Session
 from ojs_client.ctl.text import clock
+from ojs_client.ctl.times import LATER
 from ojs_client.ctl.urls import url_path
+from ojs_client.ctl.words import Verbs
 
 _PATH = f"{V1}/rate-limits"
 
 
-@click.group()
+@click.group(cls=Verbs)
 def limit() -> None:
     """List rate limit keys, and override their limits."""
 
@@ -76,10 +78,10 @@ def set_(session: Session, /, key: str, until: str | None, **given: Any) -> None
     _show(session, session.api.request("PUT", f"{_PATH}/{url_path(key)}", body))
 
 
-@limit.command(cls=Leaf, examples="limit clear tenant:acme")
+@limit.command(cls=Leaf, examples="limit rm tenant:acme")
 @click.argument("key")
 @click.pass_obj
-def clear(session: Session, key: str) -> None:
+def rm(session: Session, key: str) -> None:
     """Remove the override of a key, so that the limits of its jobs hold again."""
     reply = session.api.request("DELETE", f"{_PATH}/{url_path(key)}/override")
     session.output.changed(reply, f"override of {key} removed", name=key)

@@ -6,9 +6,11 @@ import click
 
 from ojs_client.ctl.api import ADMIN
 from ojs_client.ctl.output import Column, member
-from ojs_client.ctl.session import MOMENT, Leaf, Session
+from ojs_client.ctl.session import Leaf, Session
 from ojs_client.ctl.text import ago, clock
+from ojs_client.ctl.times import MOMENT
 from ojs_client.ctl.urls import url_path
+from ojs_client.ctl.words import Verbs
 
 _PATH = f"{ADMIN}/marks"
 COLUMNS = (
@@ -20,7 +22,7 @@ COLUMNS = (
 )
 
 
-@click.group()
+@click.group(cls=Verbs)
 def mark() -> None:
     """Mark deployments on the charts of the dashboard."""
 
@@ -42,12 +44,11 @@ def add(session: Session, label: str, at: str | None) -> None:
     session.output.changed(reply, f"marked {reply['label']}", name=reply["id"])
 
 
-@mark.command(cls=Leaf, watch=True, examples="mark ls --since 7d")
-@click.option("--since", metavar="AGE", help="Marks since a time, or an age such as 24h.")
+@mark.command(cls=Leaf, watch=True, period=("at", "were set"), examples="mark ls --since 7d")
 @click.pass_obj
-def ls(session: Session, since: str | None) -> None:
+def ls(session: Session) -> None:
     """List the marks of the last 30 days, the oldest first."""
-    found = session.api.get(_PATH, since=since)
+    found = session.api.get(_PATH, since=session.period.since, until=session.period.until)
     session.output.rows(found["items"], COLUMNS, name="id", empty="there are no marks")
 
 

@@ -13,12 +13,13 @@ from ojs_client.ctl.selection import remove_each
 from ojs_client.ctl.session import Leaf, Session, completion_of, yes_option
 from ojs_client.ctl.text import clock, counted
 from ojs_client.ctl.urls import url_path
+from ojs_client.ctl.words import Verbs
 
 _PATH = f"{ADMIN}/pools"
 _STRATEGIES = ("round-robin", "weighted", "least-loaded", "strict")
 
 
-@click.group()
+@click.group(cls=Verbs)
 def pool() -> None:
     """List, set and remove worker pools."""
 

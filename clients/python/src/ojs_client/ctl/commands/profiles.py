@@ -8,14 +8,15 @@ from typing import Any
 import click
 
 from ojs_client.ctl import profile as store
-from ojs_client.ctl.output import FORMATS, Column, Output, member
-from ojs_client.ctl.session import Examples, confirm, yes_option
+from ojs_client.ctl.output import Column, member
+from ojs_client.ctl.session import Examples, Leaf, Session, confirm, yes_option
+from ojs_client.ctl.words import Verbs
 from ojs_client.http.addresses import shown_address
 
 _MAX_KEY = 4096  # characters
 
 
-@click.group()
+@click.group(cls=Verbs)
 def profile() -> None:
     """Keep servers and their keys in your own file."""
 
@@ -41,9 +42,6 @@ def _complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> 
         return []
 
 
-_output = click.option(
-    "-o", "--output", "chosen", type=click.Choice(FORMATS), default="table", help="Form (table)."
-)
 COLUMNS = (
     Column("IN-USE", lambda row: "*" if row["in_use"] else ""),
     Column("NAME", member("name"), shrink=12),
@@ -52,9 +50,9 @@ COLUMNS = (
 )
 
 
-@profile.command(cls=Examples, examples="profile ls")
-@_output
-def ls(chosen: Any) -> None:
+@profile.command(cls=Leaf, connects=False, examples="profile ls")
+@click.pass_obj
+def ls(session: Session) -> None:
     """List the profiles. Keys are never printed."""
     profiles = _load()
     rows = [
@@ -66,7 +64,7 @@ def ls(chosen: Any) -> None:
         }
         for name, each in sorted(profiles.profiles.items())
     ]
-    Output(chosen).rows(rows, COLUMNS, name="name", empty="there are no profiles")
+    session.output.rows(rows, COLUMNS, name="name", empty="there are no profiles")
 
 
 @profile.command(

@@ -14,13 +14,14 @@ from ojs_client.ctl.session import Leaf, Session, yes_option
 from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.values import parsed
+from ojs_client.ctl.words import Verbs
 
 _PATH = f"{V1}/admin/schemas"
 _MODES = ("strict", "warn", "off", "default")
 _COMPATIBILITIES = ("backward", "forward", "full", "none")
 
 
-@click.group()
+@click.group(cls=Verbs)
 def schema() -> None:
     """Register schemas of job args, and choose how strict they are."""
 
@@ -36,11 +37,13 @@ COLUMNS = (
 )
 
 
-@schema.command(cls=Leaf, watch=True, examples="schema ls")
+@schema.command(
+    cls=Leaf, watch=True, period=("created_at", "were registered"), examples="schema ls"
+)
 @click.pass_obj
 def ls(session: Session) -> None:
     """List the job types that have a schema."""
-    found = session.api.pages(_PATH, "schemas", None)
+    found = session.pages(_PATH, "schemas", None)
     session.output.rows(found, COLUMNS, name="type", empty="no job type has a schema")
 
 

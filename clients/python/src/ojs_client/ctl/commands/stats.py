@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from ojs_client.ctl.api import ADMIN
-from ojs_client.ctl.commands.queue import AVERAGE_OF, complete_queues
+from ojs_client.ctl.commands.queue import AVERAGE_OF
 from ojs_client.ctl.output import Column, Row, member
+from ojs_client.ctl.queues import complete_queues
 from ojs_client.ctl.selection import STATES
 from ojs_client.ctl.session import Leaf, Session
 from ojs_client.ctl.text import clock, milliseconds, rate, short_span
@@ -37,6 +38,7 @@ HISTORY = (
 @click.command(
     cls=Leaf,
     watch=True,
+    period=("timestamp", "began"),
     examples="""
     stats
     stats --queue mail --watch 2s
@@ -49,13 +51,16 @@ HISTORY = (
     type=click.Choice(("1m", "5m", "1h", "1d")),
     help="List the last periods of this length.",
 )
-@click.option("--since", metavar="AGE", help="Periods since a time, or an age such as 24h.")
 @click.pass_obj
-def stats(session: Session, queue: str | None, period: str | None, since: str | None) -> None:
+def stats(session: Session, queue: str | None, period: str | None) -> None:
     """Show the numbers of all queues or of one, also by time."""
-    if period or since:
+    if period or session.period:
         reply = session.api.get(
-            f"{ADMIN}/stats/history", period=period or "5m", since=since, queue=queue
+            f"{ADMIN}/stats/history",
+            period=period or "5m",
+            since=session.period.since,
+            until=session.period.until,
+            queue=queue,
         )
         session.output.rows(reply["data"], HISTORY, name="timestamp", empty="no periods yet")
         return

@@ -14,12 +14,13 @@ from ojs_client.ctl.selection import STATES, remove_each
 from ojs_client.ctl.session import Leaf, Session, completion_of, yes_option
 from ojs_client.ctl.text import clock
 from ojs_client.ctl.urls import url_path
+from ojs_client.ctl.words import Verbs
 
 _PATH = f"{ADMIN}/tenants"
 _WAITING = ("available", "scheduled", "retryable", "pending")
 
 
-@click.group()
+@click.group(cls=Verbs)
 def tenant() -> None:
     """List tenants, and set their limits and weights."""
 
@@ -63,7 +64,9 @@ COLUMNS = (
 )
 
 
-@tenant.command(cls=Leaf, watch=True, examples="tenant ls")
+@tenant.command(
+    cls=Leaf, watch=True, period=("last_seen_at", "were last active"), examples="tenant ls"
+)
 @click.option("-n", "--limit", "most", type=click.IntRange(1), help="Maximum number of tenants.")
 @click.pass_obj
 def ls(session: Session, most: int | None) -> None:
@@ -71,7 +74,7 @@ def ls(session: Session, most: int | None) -> None:
 
     Those are listed that have settings, or had a new job in the last 30 days.
     """
-    tenants = session.api.pages(_PATH, "items", most)
+    tenants = session.pages(_PATH, "items", most)
     session.output.rows(tenants, COLUMNS, name="tenant_id", empty="there are no tenants")
 
 

@@ -19,7 +19,8 @@ from ojs_client.ctl.api import ADMIN
 from ojs_client.ctl.errors import Exit
 from ojs_client.ctl.frame import KEYS, SORTS, Picture, frame, keys_line
 from ojs_client.ctl.output import terminal_width
-from ojs_client.ctl.session import DURATION, Leaf, Session
+from ojs_client.ctl.session import Leaf, Session
+from ojs_client.ctl.times import DURATION
 from ojs_client.errors import ApiError, ConnectionFailed
 
 _MAX_QUEUES: Final = 1000

@@ -15,12 +15,13 @@ from ojs_client.ctl.session import Leaf, Session, confirm, yes_option
 from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.values import pairs
+from ojs_client.ctl.words import Verbs
 
 _PATH = f"{V1}/webhooks/subscriptions"
 _DELIVERIES = f"{V1}/webhooks/deliveries"
 
 
-@click.group()
+@click.group(cls=Verbs)
 def webhook() -> None:
     """Manage webhooks and their deliveries."""
 
@@ -43,11 +44,16 @@ COLUMNS = (
 )
 
 
-@webhook.command(cls=Leaf, watch=True, examples="webhook ls -o wide")
+@webhook.command(
+    cls=Leaf,
+    watch=True,
+    period=("last_delivery_at", "last got an event"),
+    examples="webhook ls -o wide",
+)
 @click.pass_obj
 def ls(session: Session) -> None:
     """List subscriptions, oldest first."""
-    found = session.api.pages(_PATH, "subscriptions", None)
+    found = session.pages(_PATH, "subscriptions", None)
     session.output.rows(found, COLUMNS, name="id", empty="there are no webhooks")
 
 
@@ -189,6 +195,7 @@ DELIVERIES = (
 @webhook.command(
     cls=Leaf,
     watch=True,
+    period=("last_attempt_at", "were last tried"),
     examples="""
     webhook deliveries --status dead
     webhook deliveries --subscription sub_0123 -n 200
@@ -201,7 +208,8 @@ DELIVERIES = (
 def deliveries(session: Session, subscription: str | None, status: str | None, limit: int) -> None:
     """List the newest deliveries."""
     reply = session.api.get(_DELIVERIES, subscription_id=subscription, status=status, limit=limit)
-    session.output.rows(reply["deliveries"], DELIVERIES, name="id", empty="no deliveries")
+    found = list(filter(session.period.admits, reply["deliveries"]))
+    session.output.rows(found, DELIVERIES, name="id", empty="no deliveries")
 
 
 @webhook.command(cls=Leaf, examples="webhook retry 0-12-1795733007359-0")

@@ -10,16 +10,24 @@ import click
 from ojs_client.ctl.api import ADMIN
 from ojs_client.ctl.errors import Exit, Failed
 from ojs_client.ctl.output import Column, Row, member
-from ojs_client.ctl.session import F, Leaf, Session, confirm, yes_option
+from ojs_client.ctl.queues import complete_queues
+from ojs_client.ctl.selection import remove_each
+from ojs_client.ctl.session import F, Leaf, Session, completion_of, confirm, yes_option
 from ojs_client.ctl.text import ago, clock, counted
 from ojs_client.ctl.urls import url_path
+from ojs_client.ctl.words import Verbs
 
 _MAX_NAMED = 1000
 
 
-@click.group()
+@click.group(cls=Verbs)
 def worker() -> None:
     """List, read and direct workers."""
+
+
+_complete = completion_of(
+    lambda api: (each["id"] for each in api.pages(f"{ADMIN}/workers", "items", 1000))
+)
 
 
 def _queues(row: Row) -> str:
@@ -51,21 +59,34 @@ JOBS = (
 @worker.command(
     cls=Leaf,
     watch=True,
+    period=("last_heartbeat", "were last seen"),
     examples="""
     worker ls
+    worker ls --state stale --queue mail
+    worker ls --until 1m
     worker ls -o wide --watch 5s
     """,
 )
+@click.option(
+    "--state",
+    type=click.Choice(("running", "quiet", "terminate", "stale")),
+    help="Workers in this state.",
+)
+@click.option("--queue", metavar="QUEUE", help="Of this queue.", shell_complete=complete_queues)
+@click.option("--host", metavar="HOST", help="On this host.")
 @click.option("-n", "--limit", type=click.IntRange(1), help="Maximum number of workers.")
 @click.pass_obj
-def ls(session: Session, limit: int | None) -> None:
+def ls(
+    session: Session, state: str | None, queue: str | None, host: str | None, limit: int | None
+) -> None:
     """List workers, the most recently seen first."""
-    workers = session.api.pages(f"{ADMIN}/workers", "items", limit)
+    where = {"state": state, "queues": queue, "hostname": host}
+    workers = session.pages(f"{ADMIN}/workers", "items", limit, where)
     session.output.rows(workers, COLUMNS, name="id", empty="no workers are known")
 
 
 @worker.command(cls=Leaf, watch=True, examples="worker get worker-1")
-@click.argument("worker_id", metavar="ID")
+@click.argument("worker_id", metavar="ID", shell_complete=_complete)
 @click.pass_obj
 def get(session: Session, worker_id: str) -> None:
     """Show a worker and the jobs that it runs."""
@@ -95,7 +116,7 @@ def _workers(function: F) -> F:
     for option in (
         yes_option,
         click.option("--all", "everything", is_flag=True, help="Every known worker."),
-        click.argument("ids", nargs=-1, metavar="[ID]..."),
+        click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=_complete),
     ):
         function = option(function)
     return function
@@ -170,3 +191,13 @@ def _direct(
     )
     if unknown:
         raise Failed(f"unknown: {', '.join(unknown)}", Exit.PARTLY)
+
+
+@worker.command(cls=Leaf, examples="worker rm worker-1 --yes")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...", shell_complete=_complete)
+@yes_option
+@click.pass_obj
+def rm(session: Session, ids: tuple[str, ...], yes: bool) -> None:
+    """Remove workers that have missed their heartbeats. Their jobs become available again."""
+    paths = {name: f"{ADMIN}/workers/{url_path(name)}" for name in ids}
+    remove_each(session, "worker", paths, yes=yes)

@@ -14,11 +14,12 @@ from ojs_client.ctl.selection import change_each
 from ojs_client.ctl.session import Leaf, Session
 from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.urls import url_path
+from ojs_client.ctl.words import Verbs
 
 _PATH = f"{V1}/workflows"
 
 
-@click.group()
+@click.group(cls=Verbs)
 def workflow() -> None:
     """List, read and cancel workflows."""
 
@@ -56,8 +57,10 @@ STEPS = (
 @workflow.command(
     cls=Leaf,
     watch=True,
+    period=("created_at", "were created"),
     examples="""
     workflow ls --state running
+    workflow ls --state failed --since 1d
     workflow ls -n 200 -o json
     """,
 )
@@ -70,7 +73,7 @@ STEPS = (
 @click.pass_obj
 def ls(session: Session, state: str | None, limit: int) -> None:
     """List workflows, newest first. STEPS counts completed and all steps."""
-    found = session.api.pages(_PATH, "workflows", limit, state=state)
+    found = session.pages(_PATH, "workflows", limit, state=state)
     count = session.output.rows(found, COLUMNS, name="id", empty="there are no workflows")
     if count == limit:
         note(f"These are the first {limit}: --limit lists more.")

@@ -1,0 +1,89 @@
+"""``ojsctl job edit``, and why there is no ``job move``."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from ojs_client.ctl.api import V1
+from ojs_client.ctl.selection import job_id
+from ojs_client.ctl.session import Examples, Leaf, Session
+from ojs_client.ctl.times import DURATION, LATER
+from ojs_client.ctl.urls import url_path
+from ojs_client.ctl.values import json_or_text, pairs
+from ojs_client.options import milliseconds
+
+_REMOVABLE: Final = {"run-timeout": "timeout_ms", "expires": "expires_at", "tags": "tags"}
+
+
+@click.command(
+    cls=Leaf,
+    examples="""
+    job edit 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f --priority 10
+    job edit 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f --arg '{"to": "ada@example.com"}' --attempts 5
+    job edit 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f --at 2h --remove expires
+    """,
+)
+@job_id
+@click.option("--priority", type=int, help="Higher runs earlier.")
+@click.option("--arg", "args", multiple=True, metavar="JSON", help="All args; may be repeated.")
+@click.option("--meta", multiple=True, metavar="NAME=VALUE", help="All meta; may be repeated.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="All tags; may be repeated.")
+@click.option("--attempts", type=click.IntRange(1), help="Number of attempts.")
+@click.option("--run-timeout", type=DURATION, help="How long an attempt may take.")
+@click.option("--at", type=LATER, help="When a scheduled job runs: a time, or how long from now.")
+@click.option("--expires", type=LATER, help="Do not start it after a time, or so long from now.")
+@click.option(
+    "--remove", multiple=True, type=click.Choice(tuple(_REMOVABLE)), help="May be repeated."
+)
+@click.pass_obj
+def edit(
+    session: Session,
+    job_id: str,
+    priority: int | None,
+    args: tuple[str, ...],
+    meta: tuple[str, ...],
+    tags: tuple[str, ...],
+    attempts: int | None,
+    run_timeout: float | None,
+    at: str | None,
+    expires: str | None,
+    remove: tuple[str, ...],
+) -> None:
+    """Change a job that waits. What no option names stays.
+
+    Type, queue and id cannot change, and a unique job keeps its args and its meta.
+    """
+    timeout = None if run_timeout is None else milliseconds(run_timeout)
+    given: dict[str, Any] = {
+        "priority": priority,
+        "args": [json_or_text(text) for text in args] or None,
+        "meta": pairs(meta, "--meta") or None,
+        "tags": list(tags) or None,
+        "max_attempts": attempts,
+        "timeout_ms": timeout,
+        "scheduled_at": at,
+        "expires_at": expires,
+    }
+    body = {name: value for name, value in given.items() if value is not None}
+    body |= {_REMOVABLE[name]: None for name in remove}
+    if not body:
+        raise click.UsageError("Name what to change, such as --priority 10.")
+    changed = session.api.request("PATCH", f"{V1}/jobs/{url_path(job_id)}", body)["job"]
+    session.output.changed(changed, f"job {job_id} changed: {', '.join(body)}", name=job_id)
+
+
+@click.command(
+    cls=Examples,
+    hidden=True,
+    context_settings={"ignore_unknown_options": True},
+    examples="job move 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f mail",
+)
+@click.argument("_words", nargs=-1, type=click.UNPROCESSED, metavar="ID QUEUE")
+def move(_words: tuple[str, ...]) -> None:
+    """Explain that a job stays in its queue."""
+    raise click.UsageError(
+        "A job stays in its queue. queue rm OLD --move-to NEW moves all waiting jobs of a queue, "
+        "and removes it. For one job, cancel it and enqueue it again with --queue."
+    )
