@@ -65,13 +65,16 @@ def problems(client: httpx.Client) -> str:
 
 
 def await_problem(client: httpx.Client, text: str, *, shown: bool = True) -> str:
-    """Wait for a page that shows the text, or does not; return what this page shows."""
+    """Wait for a page and a list of the API that show the text, or do not; return the page."""
     seen = ""
 
     def is_so() -> bool:
         nonlocal seen
         seen = problems(client)
-        return (text in seen) is shown
+        listed = client.get("/ojs/v1/admin/problems").json()["items"]
+        assert len({each["id"] for each in listed}) == len(listed)
+        in_api = any(text in each["text"] for each in listed)
+        return (text in seen, in_api) == (shown, shown)
 
     wait_until(is_so, what=f"{text}: shown is {shown}")
     return seen
