@@ -33,6 +33,9 @@ def test_the_jobs_of_a_group_of_failures_are_retried(ctl: Ctl) -> None:
     group = error_group(ctl, "q.error", '"away"')
     assert (group["count"], group["type"]) == (2, "Broken")
 
+    shown = ctl.json("error", "get", group["group"], "--queue", "q.error")
+    assert (shown["message"], shown["count"]) == (group["message"], 2)
+    ctl.run("error", "get", "00000000", code=3)
     words = ["error", "retry", group["group"], "--queue", "q.error"]
     counted = ctl.json(*words, "--dry-run")
     assert (counted["dry_run"], counted["matched"], counted["succeeded"]) == (True, 2, 0)

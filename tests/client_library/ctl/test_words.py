@@ -148,7 +148,11 @@ def test_lists_are_chosen_by_state_queue_and_host(ctl: Ctl) -> None:
     assert ctl.names("worker", "ls", "--host", "h2") == ["w-there"]
     assert ctl.names("worker", "ls", "--queue", "q.of", "--state", "quiet") == ["w-there"]
     assert ctl.names("worker", "ls", "--queue", "q.of", "--state", "stale") == []
+    [tagged] = ctl.enqueue("q.chosen", options={"tags": ['a "b\\"']})
     ctl.enqueue("q.chosen")
+    assert ctl.names("job", "ls", "--queue", "q.chosen", "--tag", 'a "b\\"') == [tagged]
+    ctl.api.post("/ojs/v1/workers/fetch", {"queues": ["q.chosen"], "worker_id": "w-here"})
+    assert ctl.names("job", "ls", "--queue", "q.chosen", "--worker", "w-here") == [tagged]
     ctl.run("queue", "drain", "q.chosen")
     assert "q.chosen" in ctl.names("queue", "ls", "--state", "draining")
     assert "q.chosen" not in ctl.names("queue", "ls", "--state", "paused")

@@ -27,7 +27,7 @@ _VERBS: Final = {
     **dict.fromkeys(("unpause", "enable", "start"), ("resume",)),
     **dict.fromkeys(("disable",), ("pause",)),
     **dict.fromkeys(("stop", "kill", "abort"), ("terminate", "cancel", "pause")),
-    **dict.fromkeys(("history", "logs", "events", "follow"), ("watch",)),
+    **dict.fromkeys(("logs", "events", "follow"), ("watch",)),
     **dict.fromkeys(("run", "fire"), ("trigger",)),
 }
 """Verbs, and what they stand for: the first one that the noun has."""

@@ -75,6 +75,34 @@ def ls(session: Session, queue: str | None, limit: int) -> None:
     session.output.rows(groups, COLUMNS, name="group", empty="there are no failures")
 
 
+@error.command(cls=Leaf, watch=True, examples="error get 3fa9c1d2")
+@click.option("--queue", metavar="QUEUE", help=_QUEUE, shell_complete=complete_queues)
+@click.argument("group")
+@click.pass_obj
+def get(session: Session, group: str, queue: str | None) -> None:
+    """Show a group of failures."""
+    found = _group(session, group, queue)
+    session.output.record(found, _fields(found), name="group")
+
+
+def _fields(found: Row) -> Iterator[tuple[str, Any]]:
+    yield "Group", found["group"]
+    yield "Type", found["type"]
+    yield "Message", found["message"]
+    yield "Count", found["count"]
+    yield "First", clock(found["first_at"])
+    yield "Last", f"{clock(found['last_at'])} ({ago(found['last_at'])} ago)"
+    yield "Queues", _queues(found)
+    yield "Last job", found.get("job_id")
+
+
+def _group(session: Session, group: str, queue: str | None) -> dict[str, Any]:
+    found = next((row for row in _groups(session, queue, None) if row["group"] == group), None)
+    if found is None:
+        raise Failed(f"there is no group {group!r}: see ojsctl error ls", Exit.NOT_FOUND)
+    return found
+
+
 def change_options(function: F) -> F:
     """Add the group, and the options of a command that changes its jobs."""
     for option in (
@@ -131,9 +159,7 @@ def _change(
     dry_run: bool,
     no_wait: bool,
 ) -> None:
-    found = next((row for row in _groups(session, queue, None) if row["group"] == group), None)
-    if found is None:
-        raise Failed(f"there is no group {group!r}: see ojsctl error ls", Exit.NOT_FOUND)
+    found = _group(session, group, queue)
     error = {name: found[name] for name in ("type", "message")}
     if since:
         error["since"] = since

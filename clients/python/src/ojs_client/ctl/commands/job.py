@@ -87,6 +87,8 @@ COLUMNS = (
 @click.option("--queue", metavar="QUEUE", help="Jobs of this queue.")
 @click.option("--state", type=_STATE, help="Jobs in this state.")
 @click.option("--type", "job_type", metavar="TYPE", help="Type; 'email.*' is a prefix.")
+@click.option("--tag", metavar="TAG", help="Jobs with this tag.")
+@click.option("--worker", metavar="ID", help="Jobs that this worker runs or ran last.")
 @click.option(
     "--sort",
     type=click.Choice(("created_at", "priority", "scheduled_at")),
@@ -102,13 +104,16 @@ def ls(
     queue: str | None,
     state: str | None,
     job_type: str | None,
+    tag: str | None,
+    worker: str | None,
     sort: str | None,
     order: str | None,
     limit: int,
     everything: bool,
 ) -> None:
     """List jobs, newest first."""
-    query = " ".join((query, *session.period.terms())).strip()
+    terms = [f"{name}:{_quoted(text)}" for name, text in (("tag", tag), ("worker", worker)) if text]
+    query = " ".join((query, *terms, *session.period.terms())).strip()
     # The index of the search may lack jobs that `job cancel --query` would choose.
     index = "false" if query else None
     jobs = session.api.pages(
@@ -126,6 +131,12 @@ def ls(
     count = session.output.rows(jobs, COLUMNS, name="id", empty="no jobs match")
     if count == limit and not everything:
         note(f"These are the first {limit} jobs: --limit or --all lists more.")
+
+
+def _quoted(text: str) -> str:
+    """Return a text as a quoted value of a search."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 @job.command(cls=Leaf, watch=True, examples="job get 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f")
