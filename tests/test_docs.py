@@ -11,7 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "examples" / "README.md"]
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        ROOT / "examples" / "README.md",
+        ROOT / "clients" / "python" / "README.md",
+    ]
 )
 FAULTS = ROOT / "docs" / "reference-faults.md"
 GUARANTEES = ROOT / "docs" / "guarantees.md"

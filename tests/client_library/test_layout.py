@@ -62,8 +62,7 @@ def test_the_command_line_says_how_to_install_what_it_needs() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "'click'" in done.stderr
-    assert "pip install './clients/python[ctl]'" in done.stderr
-    assert "./clients/python[ctl]" in done.stderr
+    assert "pip install 'ojs-client[ctl]'" in done.stderr
 
 
 def test_it_has_no_import_cycle() -> None:

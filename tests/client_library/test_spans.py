@@ -8,7 +8,9 @@ from typing import Any
 
 import anyio
 import pytest
-from opentelemetry import trace
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -155,6 +157,51 @@ def test_the_span_of_a_failed_attempt_has_its_error(run: Run, spans: Spans) -> N
         assert "in fails" in str(event.attributes["exception.stacktrace"])
 
     run(test)
+
+
+def test_each_handler_run_is_in_the_metric_of_the_semantic_conventions(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    tracing._duration.cache_clear()
+    monkeypatch.setattr(metrics, "get_meter", provider.get_meter)
+
+    async def test() -> None:
+        server, worker = FakeServer(), Worker(queues=["a"])
+
+        @worker.handler("t.works")
+        async def works(job: RunningJob) -> None:
+            pass
+
+        @worker.handler("t.fails")
+        async def fails(job: RunningJob) -> None:
+            raise Discard("no", code="gone")
+
+        async with server.client() as client, server.running(worker):
+            for type in ("t.works", "t.works", "t.fails"):
+                await client.enqueue(type, queue="a")
+            await server.run_all()
+
+    try:
+        run(test)
+        data = reader.get_metrics_data()
+    finally:
+        provider.shutdown()
+        tracing._duration.cache_clear()
+    assert data is not None
+    (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
+    assert (metric.name, metric.unit) == ("messaging.process.duration", "s")
+    points: dict[Any, Any] = {}
+    for point in metric.data.data_points:
+        points[(point.attributes or {}).get("error.type")] = point
+    assert {error: point.count for error, point in points.items()} == {None: 2, "gone": 1}
+    assert dict(points[None].attributes) == {
+        "messaging.system": "ojs",
+        "messaging.operation.name": "process",
+        "messaging.destination.name": "a",
+    }
+    assert points[None].explicit_bounds[0] == 0.005
 
 
 def test_a_handler_that_the_worker_cancels_has_no_error(run: Run, spans: Spans) -> None:

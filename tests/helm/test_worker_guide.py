@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ojs_client import Worker
+from ojs_client import Worker, __version__
 from tests.helm.chart import CHART, NEWEST, OLDEST, Chart, Manifest
 from tests.helm.crds import validate
 
@@ -68,6 +68,7 @@ def test_the_chart_scales_the_deployment(
 
 def test_the_linter_finds_nothing_in_the_dockerfile(tmp_path: Path) -> None:
     (text,) = (text for language, text in BLOCKS if language == "dockerfile")
+    assert f" ojs-client=={__version__}\n" in text
     (tmp_path / "Dockerfile").write_text(text)
     done = subprocess.run(
         [Path(sys.executable).parent / "hadolint", "--no-color", tmp_path / "Dockerfile"],

@@ -22,6 +22,7 @@ from tests.support.nodes import Environment
 ROOT: Final = Path(__file__).parents[2]
 PREVIOUS: Final = Path(__file__).with_name("previous")
 _PARTS: Final = ("ojs_cluster", "scheduler", "helm", "pyproject.toml")
+_CLIENT: Final = Path("clients", "python")
 _CACHE: Final = ROOT / ".cache" / "previous"
 
 
@@ -71,21 +72,38 @@ def previous_version(commit: str) -> PreviousVersion:
         NotAvailable: this checkout does not have the commit.
     """
     tree = _CACHE / commit
+    return PreviousVersion(commit, tree, _extracted(commit, tree, _PARTS, Path()))
+
+
+def previous_client(commit: str) -> Environment:
+    """Return variables with which programs import ``ojs_client`` of a commit.
+
+    Raises:
+        NotAvailable: this checkout does not have the commit.
+    """
+    tree = _CACHE / f"{commit}.client"
+    packages = _extracted(commit, tree, (str(_CLIENT),), _CLIENT)
+    folders = [tree / _CLIENT / "src", *([packages] if packages else [])]
+    return {"PYTHONPATH": os.pathsep.join(map(str, folders))}
+
+
+def _extracted(commit: str, tree: Path, parts: tuple[str, ...], project: Path) -> Path | None:
+    """Extract a commit, and return the folder with the packages that its project lacks here."""
     if not tree.exists():
-        _extract(commit, tree)
-    project = tomllib.loads((tree / "pyproject.toml").read_text())["project"]
-    missing = [text for text in project["dependencies"] if not _is_installed(text)]
-    return PreviousVersion(commit, tree, _installed(tree, missing) if missing else None)
+        _extract(commit, tree, parts)
+    metadata = tomllib.loads((tree / project / "pyproject.toml").read_text())["project"]
+    missing = [text for text in metadata["dependencies"] if not _is_installed(text)]
+    return _installed(tree, missing) if missing else None
 
 
-def _extract(commit: str, tree: Path) -> None:
+def _extract(commit: str, tree: Path, parts: tuple[str, ...]) -> None:
     git = shutil.which("git")
     hint = f"the commit {commit} is not in this checkout: git fetch origin {commit}"
     if git is None:
         raise NotAvailable(f"{hint} (git is not installed)")
     # `git archive` needs no work tree and writes nothing into the repository.
     done = subprocess.run(
-        [git, "archive", "--format=tar", commit, *_PARTS], cwd=ROOT, capture_output=True
+        [git, "archive", "--format=tar", commit, *parts], cwd=ROOT, capture_output=True
     )
     if done.returncode:
         raise NotAvailable(hint)
@@ -98,7 +116,7 @@ def _extract(commit: str, tree: Path) -> None:
 
 def _installed(tree: Path, requirements: list[str]) -> Path:
     """Return a folder with these packages; pip fills it at the first call."""
-    packages = tree.with_suffix(".packages")
+    packages = tree.with_name(f"{tree.name}.packages")
     if not packages.exists():
         with tempfile.TemporaryDirectory(dir=_CACHE) as folder:
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", folder]

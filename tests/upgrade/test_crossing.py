@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,7 +25,12 @@ from tests.support.deployment import TOPOLOGIES, backend_of, unavailable
 from tests.support.load import new_id
 from tests.support.nodes import NOTHING, ApiNode, Environment, Process, scheduler
 from tests.support.servers import wait_until
-from tests.upgrade.previous_version import PreviousVersion
+from tests.upgrade.previous_version import (
+    ROOT,
+    PreviousVersion,
+    commit_of_previous,
+    previous_client,
+)
 
 KEY = "a-key-of-at-least-thirty-two-characters"
 ENV = {"OJS_API_KEY": KEY, "OJS_UI": "full", "OJS_SCHEDULER_LEASE": "2s"}
@@ -235,6 +241,32 @@ def test_a_session_of_the_dashboard_holds_on_both_versions(pair: Pair) -> None:
         # Without the session this would be a redirect to the login.
         page = httpx.get(f"{ends.base_url}/ui/jobs", headers={"Cookie": cookie}, timeout=60)
         assert page.status_code == 200
+
+
+def test_client_and_server_may_be_of_two_versions(pair: Pair) -> None:
+    """Applications are not upgraded with the server, but before or after it."""
+    before = previous_client(commit_of_previous())
+    for server, version, folder in ((pair.new, before, ".cache"), (pair.old, NOTHING, "clients")):
+        env = {"OJS_URL": str(server.base_url), "OJS_API_KEY": KEY, **version}
+        done = subprocess.run(
+            [sys.executable, "-P", Path(__file__).with_name("mixed_client.py"), new_id()],
+            env={"PATH": "", **env},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        used = Path(done.stdout.strip()).relative_to(ROOT)
+        assert used.parts[0] == folder
+        shown = subprocess.run(
+            [sys.executable, "-P", "-m", "ojs_client.ctl", "job", "ls", "-o", "json"],
+            env={"PATH": "", **env},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert shown.returncode == 0, shown.stderr
+        assert json.loads(shown.stdout)
 
 
 def test_each_version_knows_the_fields_keys_and_effects_of_the_other(

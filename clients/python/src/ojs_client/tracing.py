@@ -1,13 +1,15 @@
-"""Trace context in ``meta`` (spec: ojs-observability), with OpenTelemetry if it is installed.
+"""Trace context and durations (spec: ojs-observability), with OpenTelemetry if it is installed.
 
 A producer stores the trace context of its current span in the ``meta`` of the job. A worker runs
-each handler in a span of its own that links to that of the producer. Without OpenTelemetry, jobs
+each handler in a span of its own that links to that of the producer, and records how long it has
+taken in the metric ``messaging.process.duration``. Without OpenTelemetry, jobs
 that the handler enqueues get the trace context of its job.
 """
 
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +19,8 @@ from typing import Any, Final
 from ojs_client._version import __version__
 
 MEMBERS: Final = ("traceparent", "tracestate")
+_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+"""Upper bounds of durations in seconds, as the semantic conventions advise."""
 
 _current: ContextVar[Mapping[str, str] | None] = ContextVar("ojs_client_trace", default=None)
 
@@ -55,6 +59,7 @@ class ProcessSpan:
 
     def __init__(self, span: Any | None) -> None:
         self._span = span
+        self.error_type: str | None = None
 
     def set_completed(self) -> None:
         """Record that the attempt has completed."""
@@ -63,9 +68,10 @@ class ProcessSpan:
 
     def set_failed(self, error: Mapping[str, Any], attempt: int) -> None:
         """Record the error of a failed attempt (spec: ojs-observability 7.3)."""
+        type, message = str(error.get("type") or error["code"]), str(error["message"])
+        self.error_type = type
         if self._span is None:
             return
-        type, message = str(error.get("type") or error["code"]), str(error["message"])
         self._span.set_status(_status().ERROR, message)
         self._span.set_attributes(
             {"error.type": type, "error.message": message, "ojs.job.error.attempt": attempt}
@@ -108,9 +114,12 @@ def process_span(members: Mapping[str, Any], worker_id: str) -> Iterator[Process
     span = _start(members, worker_id, producer, context.Context())
     current = producer if span is None else _trace().set_span_in_context(span, context.Context())
     attached = context.attach(current)
+    process, began = ProcessSpan(span), time.perf_counter()
     try:
-        yield ProcessSpan(span)
+        yield process
     finally:
+        if histogram := _duration():
+            histogram.record(time.perf_counter() - began, _labels(members, process))
         context.detach(attached)
         if span is not None:
             span.end()
@@ -142,6 +151,32 @@ def _start(members: Mapping[str, Any], worker_id: str, producer: Any, root: Any)
         },
     )
     return span if span.get_span_context().is_valid else None
+
+
+@cache
+def _duration() -> Any | None:
+    """Return the histogram of the durations; None if the API has no advice for its buckets."""
+    try:
+        meter = importlib.import_module("opentelemetry.metrics").get_meter(
+            "ojs_client", __version__
+        )
+        return meter.create_histogram(
+            "messaging.process.duration",
+            unit="s",
+            description="Duration of processing operation.",
+            explicit_bucket_boundaries_advisory=_BUCKETS,
+        )
+    except (ImportError, TypeError):
+        return None
+
+
+def _labels(members: Mapping[str, Any], process: ProcessSpan) -> dict[str, str]:
+    labels = {
+        "messaging.system": "ojs",
+        "messaging.operation.name": "process",
+        "messaging.destination.name": members["queue"],
+    }
+    return labels if process.error_type is None else {**labels, "error.type": process.error_type}
 
 
 @cache

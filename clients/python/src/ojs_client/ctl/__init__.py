@@ -14,6 +14,6 @@ def main() -> None:
             raise
         sys.exit(
             f"ojsctl needs the package '{error.name}'. Install ojs-client with its extra 'ctl': "
-            "pip install './clients/python[ctl]' in the checkout of ojs-cluster"
+            "pip install 'ojs-client[ctl]'"
         )
     app.cli(prog_name="ojsctl")

@@ -67,7 +67,7 @@ class Runner:
         middleware: tuple[Middleware, ...],
         concurrency: int,
         jobs_per_process: int,
-        on_end: Callable[[float], None],
+        on_end: Callable[[HeldJob, float], None],
     ) -> None:
         self._context = context
         self._held = held
@@ -173,19 +173,24 @@ class Runner:
             elif not job.ended:
                 self._settler.add(settlement)
             self._settler.handler_ended()
-            self._on_end(time.perf_counter() - started_at)
+            self._on_end(job, time.perf_counter() - started_at)
 
     async def _outcome(self, job: HeldJob, handler: Handler) -> Settlement | None:
         """Run the handler; return its ack or nack, or None if the server says the lease is lost."""
         with process_span(job.members, self._context.worker_id) as span:
             completed, value = await self._attempt(job, handler)
             if job.taken:
+                job.outcome = "lost"
                 return None
             if job.loss_read:
                 completed, value = False, None
             if completed:
+                job.outcome = "completed"
                 span.set_completed()
-            elif value is not None and value.get("action") != SNOOZE:
+            elif value is not None and value.get("action") == SNOOZE:
+                job.outcome = "snoozed"
+            elif value is not None:
+                job.outcome = "failed"
                 span.set_failed(value, job.members.get("attempt", 0))
         # Without an error, the nack requeues the job, as after a drain that cancels the handler.
         return _ack(job, value) if completed else _nack(job, value)
@@ -255,6 +260,7 @@ def _ack(job: HeldJob, result: JSON) -> Settlement:
         return ack(job, result)
     except (TypeError, ValueError, RecursionError) as error:
         message = f"the result of the handler has no JSON form: {error}"
+        job.outcome = "failed"
         _log_failure(job, message)
         return nack(job, {"code": "invalid_result", "message": message, "retryable": False})
 

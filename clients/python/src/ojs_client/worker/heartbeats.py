@@ -25,6 +25,8 @@ _WAIT_MS: Final = 20_000
 """Longest time in ms that a heartbeat waits for news."""
 _MIN_GAP_S: Final = 0.5
 """Shortest time in seconds between two heartbeats that wait."""
+_SIGN_OFF_LIMIT_S: Final = 2.0
+"""Maximum time of the last heartbeat and the removal from the list of workers, in seconds."""
 _RETRY_S: Final = 2.0
 """Time in seconds after one that failed."""
 
@@ -143,14 +145,15 @@ class Heartbeats:
 
         Call it when ``run`` has ended: a later heartbeat would add the worker again.
         """
-        await self.try_to_send("terminate")
-        if self.held:  # operators can see who holds the jobs until their leases expire
-            return
-        path = f"/workers/{segment(self.worker_id)}"
-        try:
-            await self.transport.request("DELETE", path, repeat=Repeat.NEVER)
-        except (ApiError, ConnectionFailed) as error:
-            log.debug("the worker stays listed until its record expires: %s", error)
+        with anyio.move_on_after(_SIGN_OFF_LIMIT_S):
+            await self.try_to_send("terminate")
+            if self.held:  # operators can see who holds the jobs until their leases expire
+                return
+            path = f"/workers/{segment(self.worker_id)}"
+            try:
+                await self.transport.request("DELETE", path, repeat=Repeat.NEVER)
+            except (ApiError, ConnectionFailed) as error:
+                log.debug("the worker stays listed until its record expires: %s", error)
 
     async def _send_all(self, state: str | None) -> None:
         """Send a heartbeat for all held jobs, extend the leases, and find the lost ones."""

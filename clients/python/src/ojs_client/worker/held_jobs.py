@@ -22,6 +22,7 @@ WARN_S: Final = 1.0
 """Minimum time in seconds for which the event loop stands still that is worth a line."""
 
 Loss = Literal["server", "cancelled", "expired"]
+Outcome = Literal["completed", "failed", "snoozed", "requeued", "lost"]
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +44,8 @@ class HeldJob:
         in_thread: whether the handler is a sync one. Its thread cannot be cancelled.
         ended: whether the ack or nack is decided, or none will be sent. The handler may still run.
         requeued: whether a sync handler must end, because the worker requeues its job.
+        outcome: how the attempt has ended, for metrics: ``completed``, ``failed``, ``snoozed``,
+            ``requeued`` or ``lost``.
         loss_read: whether the handler has read from ``lease_lost`` that the job is lost or
             requeued. Its result or exception is then ignored.
     """
@@ -58,6 +61,7 @@ class HeldJob:
     ended: bool = False
     requeued: bool = False
     loss_read: bool = False
+    outcome: Outcome = "requeued"
 
     def server_time(self) -> datetime:
         """Return the time on the server's clock, slightly late: the clock here may be wrong.

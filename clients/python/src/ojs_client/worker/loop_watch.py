@@ -36,13 +36,18 @@ class LoopWatch:
     Args:
         heartbeats: the heartbeats of the worker.
         new_transport: returns the transport of the thread; None for no thread.
+        measured: called with the delay of each check in seconds.
     """
 
     def __init__(
-        self, heartbeats: Heartbeats, new_transport: Callable[[], Transport] | None
+        self,
+        heartbeats: Heartbeats,
+        new_transport: Callable[[], Transport] | None,
+        measured: Callable[[float], None],
     ) -> None:
         self._heartbeats = heartbeats
         self._new_transport = new_transport
+        self._measured = measured
         # A lease lasts for two intervals at least, so the thread has an interval left.
         self._patience_s = heartbeats.interval_s / 2
         self._alive_at = 0.0
@@ -65,6 +70,7 @@ class LoopWatch:
             self._alive_at = time.monotonic()
             await anyio.sleep(check_s)
             late_s = time.monotonic() - self._alive_at - check_s
+            self._measured(late_s)
             if late_s >= WARN_S and self._alive_at - warned_at >= _WARN_AGAIN_S:
                 warned_at = self._alive_at
                 log.warning(

@@ -72,11 +72,15 @@ def refusal_in_one_line(url: str) -> Iterator[None]:
     try:
         yield
     except ApiError as refusal:
-        hint = _HINTS.get(refusal.status, "")
-        _lines[refusal] = f"{url} refuses this worker: {refusal}{hint}"
+        _lines[refusal] = refusal_line(url, refusal)
         if sys.excepthook is sys.__excepthook__:
             sys.excepthook = _show
         raise
+
+
+def refusal_line(url: str, refusal: ApiError) -> str:
+    """Return one line that says why a server refuses a worker, and what helps."""
+    return f"{url} refuses this worker: {refusal}{_HINTS.get(refusal.status, '')}"
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

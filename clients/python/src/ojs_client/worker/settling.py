@@ -25,6 +25,9 @@ BATCH_ITEMS: Final = 100
 BATCH_S: Final = 0.010
 """Maximum time in seconds that the first item of a batch waits for others."""
 _BATCH_BYTES: Final = 512 * 1024
+_MAX_PENDING: Final = 1000
+_FLUSH_LIMIT_S: Final = 10.0
+"""Maximum time in seconds that a drain waits until the server has all acks and nacks."""
 _SENDERS: Final = 4
 """Maximum number of concurrent requests with new acks or nacks."""
 _RETRY_SENDERS: Final = 2
@@ -171,12 +174,20 @@ class Settler:
         if self.is_idle():
             self._batch_ready.set()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether so many acks and nacks are pending that the worker must not fetch."""
+        return self.pending >= _MAX_PENDING
+
     async def flush(self) -> None:
-        """Return when the server has all acks and nacks."""
+        """Return when the server has all acks and nacks, or after some seconds."""
         self._batch_ready.set()
         self._retries.all_due()
+        with anyio.move_on_after(_FLUSH_LIMIT_S):
+            if self.pending:
+                await self._empty.wait()
         if self.pending:
-            await self._empty.wait()
+            log.error("%d acks are lost: their jobs will run again", self.pending)
 
     async def run(self) -> None:
         """Send batches until the task is cancelled."""

@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final, Literal, overload
@@ -23,7 +23,7 @@ from ojs_client.worker.execution import Runner
 from ojs_client.worker.fetching import Fetcher
 from ojs_client.worker.handlers import Lifespan, Middleware
 from ojs_client.worker.heartbeats import Directive, Heartbeats
-from ojs_client.worker.held_jobs import HeldJobs
+from ojs_client.worker.held_jobs import HeldJob, HeldJobs
 from ojs_client.worker.loop_watch import LoopWatch
 from ojs_client.worker.program import log_to_stderr, refusal_in_one_line
 from ojs_client.worker.registering import RegistersHandler, RegistersProcessHandler
@@ -31,23 +31,18 @@ from ojs_client.worker.running import WorkerContext
 from ojs_client.worker.settings import WorkerSettings, queues_of
 from ojs_client.worker.settling import Settler
 from ojs_client.worker.signal import Signal, run_in
+from ojs_client.worker.view import WorkerView
 from ojs_client.worker.waiting_jobs import WaitingJobs
 
 log: Final = logging.getLogger("ojs_client.worker")
 
 _MIN_CONNECTIONS: Final = 100
 """Minimum of the maximum number of connections, for handlers that send several requests at once."""
-_MAX_UNSETTLED: Final = 1000
-"""The worker stops fetching when this many acks and nacks have not reached the server."""
 _THREAD_RETURN_LIMIT_S: Final = 1.0
 """Time in seconds that sync handlers have to return after the grace period. Then the worker
 requeues their jobs."""
 _CLEANUP_LIMIT_S: Final = 3.0
 """Time in seconds that cancelled handlers have to clean up. Then the worker requeues their jobs."""
-_FLUSH_LIMIT_S: Final = 10.0
-"""Maximum time in seconds that a drain waits until the server has all acks and nacks."""
-_LAST_HEARTBEAT_LIMIT_S: Final = 2.0
-"""Maximum time of the last heartbeat and the removal from the list of workers, in seconds."""
 
 
 class Worker:
@@ -120,13 +115,16 @@ class Worker:
         self.queues: tuple[str, ...] = self._settings.queues
         self.pool: str | None = pool
         self.concurrency: int = concurrency
+        self._server = {"url": url, "api_key": api_key, "transport": transport}
         # Handlers have connections of their own, so that their requests delay no heartbeat.
         limit = max(_MIN_CONNECTIONS, concurrency)
-        make = partial(Transport, url, api_key=api_key, max_connections=limit, transport=transport)
+        make = partial(Transport, **self._server, max_connections=limit)
         self._transport, self._for_handlers = make(), make()
         self._make_parts()
         # A transport of the caller belongs to its event loop.
-        self._loop_watch = LoopWatch(self._heartbeats, None if transport else make)
+        new_transport = None if transport else make
+        measured = self.view.set_loop_lag
+        self._loop_watch = LoopWatch(self._heartbeats, new_transport, measured)
         self._quiet = False
         self._directive: Directive = "running"
         """The last state that the server asked for."""
@@ -158,6 +156,7 @@ class Worker:
             self._handler_ended,
         )
         self._waiting = WaitingJobs(self._runner, settings.concurrency, settings.prefetch)
+        self.view = WorkerView(transport.url, settings.grace_s, self._runner, self._waiting)
 
     @overload
     def handler(
@@ -194,25 +193,31 @@ class Worker:
 
         return register
 
-    def copy(self, url: str, *, transport: Any, **changes: Any) -> Worker:
+    def copy(self, url: str | None = None, **changes: Any) -> Worker:
         """Return another worker with the same handlers and settings.
 
         Args:
-            url: the address of its server.
-            transport: how httpx2 reaches the server.
+            url: the address of its server; None for the same server, with the same API key.
             **changes: arguments of ``Worker`` that differ.
         """
-        other = Worker(url, transport=transport, **{**self._settings.arguments(), **changes})
+        server = {"url": url} if url else self._server
+        other = Worker(**{**server, **self._settings.arguments(), **changes})
         other._runner.handlers.update(self._runner.handlers)
         return other
 
-    def run(self, backend: Literal["asyncio", "trio"] = "asyncio") -> None:
+    def run(
+        self,
+        backend: Literal["asyncio", "trio"] = "asyncio",
+        *,
+        main: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         """Run until SIGTERM or SIGINT, and then drain. A second signal ends the handlers at once.
 
         The worker logs to stderr if the program has not set up ``logging``.
 
         Args:
             backend: the library whose event loop runs the async handlers.
+            main: awaits ``serve`` beside other things; None for ``serve(signals=True)``.
 
         Raises:
             ApiError: the server refuses all fetches. If it is not caught, Python prints one line.
@@ -221,7 +226,7 @@ class Worker:
         with log_to_stderr():
             try:
                 with refusal_in_one_line(self._transport.url):
-                    anyio.run(partial(self.serve, signals=True), backend=backend)
+                    anyio.run(main or partial(self.serve, signals=True), backend=backend)
             finally:
                 if self._runner.threads:
                     end_without_threads(len(self._runner.threads))
@@ -313,7 +318,9 @@ class Worker:
     def _wake(self) -> None:
         self._changed.set()
 
-    def _handler_ended(self, run_s: float) -> None:
+    def _handler_ended(self, job: HeldJob, run_s: float) -> None:
+        if self.view.on_attempt is not None:
+            self.view.on_attempt(job, run_s)
         self._waiting.handler_ended(run_s)
         self._wake()
 
@@ -366,7 +373,7 @@ class Worker:
         while not self._stopping.is_set():
             self._changed.clear()
             count = self._waiting.wanted()
-            if self.paused or count < 1 or self._settler.pending >= _MAX_UNSETTLED:
+            if self.paused or count < 1 or self._settler.is_full:
                 with anyio.move_on_after(self._waiting.seconds_left()) as patience:
                     await self._changed.wait()
                 if patience.cancelled_caught:
@@ -388,13 +395,9 @@ class Worker:
         await self._fetcher.end_poll()
 
     async def _finish(self) -> None:
-        with anyio.move_on_after(_FLUSH_LIMIT_S):
-            await self._settler.flush()
-        if self._settler.pending:
-            log.error("%d acks are lost: their jobs will run again", self._settler.pending)
+        await self._settler.flush()
         # A heartbeat after the removal would add the worker again.
         self._beating.cancel()
         self._ending_poll.cancel()
-        with anyio.move_on_after(_LAST_HEARTBEAT_LIMIT_S):
-            await self._heartbeats.sign_off()
+        await self._heartbeats.sign_off()
         log.info("worker %s has stopped", self.worker_id)

@@ -1,0 +1,1 @@
+"""``ojs-worker``: its processes, its metrics and its log."""

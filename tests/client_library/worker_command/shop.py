@@ -1,0 +1,53 @@
+"""The application of the tests of ``ojs-worker``."""
+
+import os
+import signal
+from typing import Any
+
+import anyio
+
+from ojs_client import App, BlockingJob, Worker
+
+app = App(prefix="shop")
+worker = Worker(queues=["nowhere"])
+kept: list[Any] = []
+
+
+@app.task
+async def where() -> int:
+    """Return the process."""
+    return os.getpid()
+
+
+@app.task
+async def wait(path: str) -> str:
+    """Begin, and end when a file exists."""
+    await anyio.Path(f"{path}.begun").touch()
+    while not await anyio.Path(path).exists():  # noqa: ASYNC110
+        await anyio.sleep(0.02)
+    return "ended"
+
+
+@app.task
+async def crash() -> None:
+    """End the process as the kernel does when memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task
+async def fail(name: str) -> None:
+    """Raise an exception."""
+    raise KeyError(name)
+
+
+@app.task
+async def keep(megabytes: int) -> int:
+    """Leak memory; return the process."""
+    kept.append(b"x" * (megabytes << 20))
+    return os.getpid()
+
+
+@worker.handler("shop.handled")
+def handled(job: BlockingJob) -> str:
+    """Return the queue, for a worker without tasks."""
+    return job.queue
