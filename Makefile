@@ -1,6 +1,6 @@
 # Every target with a `##` line shows up in `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help messages run demo test lint conformance cluster-test soak mutants loadtest bench bench-peers lock docs screenshots chart-docs release-check package clean
+.PHONY: help messages run demo test lint conformance cluster-test soak mutants loadtest bench bench-peers lock docs screenshots chart-docs release-check package python-packages chart-package clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -87,8 +87,14 @@ release-check: $(VENV)/.dev ## check what only a release needs: a translation of
 chart-docs: $(VENV)/.dev ## update the chart's README and schema
 	$(BIN)/python -m tests.helm.values_table
 
-package: $(VENV)/.dev ## build the chart and, with Docker, the image in dist/, reproducibly
-	$(BIN)/python -m tests.helm.package dist
+package: python-packages chart-package ## build, check and try all of a release in dist/, reproducibly
+	$(BIN)/python -m tests.helm.package dist image
+
+python-packages: $(VENV)/.dev ## build wheel and sdist of both Python packages in dist/, and run a job with them
+	$(BIN)/python -m tests.distributions.build dist
+
+chart-package: $(VENV)/.dev ## build the chart in dist/
+	$(BIN)/python -m tests.helm.package dist chart
 
 # A lock file names no index and no folder, so it works behind any mirror.
 COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(UPGRADE) \

@@ -1,9 +1,10 @@
 """Build the artefacts of a release reproducibly: the same commit gives the same bytes.
 
-    python -m tests.helm.package FOLDER
+    python -m tests.helm.package FOLDER chart
+    python -m tests.helm.package FOLDER image
 
-It writes the package of the chart into FOLDER and, with ``docker buildx``, the image as an OCI
-archive. Their times are ``SOURCE_DATE_EPOCH``, or the time of the last commit.
+The first writes the package of the chart into FOLDER, the second with ``docker buildx`` the image
+as an OCI archive. Their times are ``SOURCE_DATE_EPOCH``, or the time of the last commit.
 """
 
 from __future__ import annotations
@@ -35,8 +36,6 @@ def epoch() -> int:
 def chart(folder: Path, at: int) -> Path:
     """Write the chart's package.
 
-    Helm's own has the times of files in this checkout: the same files are packed again.
-
     Args:
         folder: where to write it.
         at: the time that all files get.
@@ -44,21 +43,34 @@ def chart(folder: Path, at: int) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         Chart(tools.helm()).run("package", str(CHART), "--destination", scratch)
         (made,) = Path(scratch).iterdir()
-        wanted = folder / made.name
-        with (
-            tarfile.open(made) as source,
-            wanted.open("wb") as file,
-            # The header has no name and no time.
-            gzip.GzipFile("", "wb", 9, file, mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as target,
-        ):
-            for member in sorted(source.getmembers(), key=lambda each: each.name):
-                content = source.extractfile(member)
-                assert content is not None, f"{member.name} is no file"
-                data = content.read()
-                entry = tarfile.TarInfo(member.name)
-                entry.size, entry.mtime, entry.mode = len(data), at, 0o644
-                target.addfile(entry, io.BytesIO(data))
+        return repacked(made, folder, at)
+
+
+def repacked(made: Path, folder: Path, at: int) -> Path:
+    """Pack the files of an archive again, because it has the times and owners of this checkout.
+
+    Args:
+        made: the archive.
+        folder: where to write the new one, under the same name.
+        at: the time that all files get.
+    """
+    wanted = folder / made.name
+    with (
+        tarfile.open(made) as source,
+        wanted.open("wb") as file,
+        # The header has no name and no time.
+        gzip.GzipFile("", "wb", 9, file, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as target,
+    ):
+        for member in sorted(source.getmembers(), key=lambda each: each.name):
+            if member.isdir():
+                continue
+            content = source.extractfile(member)
+            assert content is not None, f"{member.name} is no file"
+            data = content.read()
+            entry = tarfile.TarInfo(member.name)
+            entry.size, entry.mtime, entry.mode = len(data), at, 0o644
+            target.addfile(entry, io.BytesIO(data))
     return wanted
 
 
@@ -97,13 +109,12 @@ def _fails(*command: str) -> bool:
 
 
 def main(arguments: list[str]) -> None:
-    """Write the artefacts and print their names."""
-    (name,) = arguments
+    """Write an artefact and print its name."""
+    name, artefact = arguments
     folder = Path(name)
     folder.mkdir(parents=True, exist_ok=True)
-    at = epoch()
-    print(chart(folder, at))
-    print(image(folder, at) or "no image: `docker buildx` is not here")
+    made = {"chart": chart, "image": image}[artefact](folder, epoch())
+    print(made or "no image: `docker buildx` is not here")
 
 
 if __name__ == "__main__":

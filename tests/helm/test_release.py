@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.distributions.build import PROJECTS
 from tests.helm.chart import CHART, Chart
 from tests.helm.package import chart as package
 from tests.helm.package import chart_version, image
@@ -84,9 +85,27 @@ def test_the_release_builds_for_two_platforms_and_signs_what_it_pushes() -> None
     (build,) = (step["with"] for step in jobs["image"]["steps"] if step.get("id") == "build")
     assert build["platforms"] == "linux/amd64,linux/arm64"
     assert (build["sbom"], build["provenance"]) == (True, "mode=max")
-    for job in jobs.values():
-        assert job["permissions"]["id-token"] == "write"
-        assert "cosign sign" in "\n".join(step.get("run", "") for step in job["steps"])
+    for name in ("image", "chart"):
+        assert jobs[name]["permissions"]["id-token"] == "write"
+        assert "cosign sign" in "\n".join(step.get("run", "") for step in jobs[name]["steps"])
+
+
+def test_the_release_publishes_both_python_packages_without_a_password() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
+    published = jobs["pypi"]
+    assert published["permissions"] == {"id-token": "write"}
+    assert {"image", "chart", "packages"} == set(published["needs"])
+    uploaded = {
+        step["with"]["name"]: step["with"]["path"]
+        for step in jobs["packages"]["steps"]
+        if step.get("uses", "").startswith("actions/upload-artifact")
+    }
+    names = [project.name for project in PROJECTS]
+    assert published["strategy"]["matrix"]["package"] == names
+    assert uploaded == {name: f"dist/{name.replace('-', '_')}-*" for name in names}
+    (publish,) = (step for step in published["steps"] if "pypi-publish" in step["uses"])
+    assert "password" not in publish["with"]
+    assert "id-token" not in jobs["packages"].get("permissions", {}), "it runs code of packages"
 
 
 def test_a_chart_is_packed_to_the_same_bytes(

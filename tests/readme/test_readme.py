@@ -123,7 +123,7 @@ def test_a_newcomer_gets_from_make_run_through_every_example(fresh_copy: Path) -
         text=True,
     )
     assert "pytest" in dry.stdout
-    download(lambda: shell(INSTALL, fresh_copy))
+    download(lambda: shell(INSTALL, fresh_copy, constraints=fresh_copy.parent / "constraints"))
 
 
 def download(step: Callable[[], object]) -> None:
@@ -185,12 +185,19 @@ def run_make(copy: Path, port: int) -> Iterator[None]:
                 process.wait()
 
 
-def shell(block: str, copy: Path, port: int = 8080) -> str:
-    """Run a block in the copy, for the server on this port; returns what it printed."""
+def shell(block: str, copy: Path, port: int = 8080, *, constraints: Path | None = None) -> str:
+    """Run a block in the copy, for the server on this port; returns what it printed.
+
+    With the file `constraints`, pip takes the package of the copy for the one of the index.
+    """
+    more = {}
+    if constraints is not None:
+        constraints.write_text(f"ojs-cluster @ {copy.as_uri()}\n")
+        more = {"PIP_CONSTRAINT": str(constraints)}
     done = subprocess.run(
         ["bash", "-c", (SHELL + block).replace(":8080", f":{port}")],  # noqa: S607
         cwd=copy,
-        env=_environment(copy),
+        env=_environment(copy) | more,
         capture_output=True,
         text=True,
         timeout=900,
