@@ -47,6 +47,12 @@ async def keep(megabytes: int) -> int:
     return os.getpid()
 
 
+@app.task(process=True)
+def compute(number: int) -> list[int]:
+    """Return the process, and a number."""
+    return [os.getppid(), number * 2]
+
+
 @worker.handler("shop.handled")
 def handled(job: BlockingJob) -> str:
     """Return the queue, for a worker without tasks."""

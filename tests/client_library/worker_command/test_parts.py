@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ojs_client.worker_command import arguments, metrics, reloading
 from ojs_client.worker_command.arguments import parse
+from ojs_client.worker_command.links import can_send
 from ojs_client.worker_command.metrics import Counts, Report, exposition
 
 
@@ -102,6 +105,18 @@ def test_types_of_jobs_without_end_are_counted_together(monkeypatch: pytest.Monk
     for type in ("a", "b", "c", "d", "a"):
         counts.add(type, "completed", 1.0)
     assert counts.jobs == {("a", "completed"): 2, ("b", "completed"): 1, ("other", "completed"): 2}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows does not suspend a program")
+def test_a_suspended_supervisor_does_not_block_a_report() -> None:
+    supervisor, child = Pipe()
+    with supervisor, child:
+        assert can_send(child)
+        os.set_blocking(child.fileno(), False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(child.fileno(), bytes(4096))
+        assert not can_send(child)
 
 
 def test_source_files_are_found(tmp_path: Path) -> None:

@@ -197,6 +197,30 @@ async def test_sigterm_to_one_process_drains_it_and_starts_no_other(shop: Shop) 
     await in_thread(scenario)
 
 
+async def test_a_process_may_have_processes_for_handlers(shop: Shop) -> None:
+    def scenario() -> None:
+        with shop.running() as command:
+            assert shop.call("compute", {"number": 4}) == [shop.call("where"), 8]
+            command.signal(signal.SIGTERM)
+            assert command.wait_exit() == 0
+
+    await in_thread(scenario)
+
+
+async def test_an_error_of_the_worker_is_logged_and_it_starts_again(shop: Shop) -> None:
+    with (shop.folder / "shop.py").open("a") as file:
+        file.write("\n\ndef broken():\n    raise KeyError('no database')\n\n\n")
+        file.write("app._lifespan = broken\n")
+
+    def scenario() -> None:
+        with shop.running("--log-format", "json") as command:
+            line = json.loads(command.wait_line("the worker has failed"))
+            assert "KeyError: 'no database'" in line["exc"]
+            command.wait_line("worker-0 has ended with exit code 1: starts again in 0.5 s")
+
+    await in_thread(scenario)
+
+
 async def test_options_replace_those_of_the_application(shop: Shop) -> None:
     def scenario() -> None:
         with shop.running("--queues", "here,there", target="shop:worker") as command:

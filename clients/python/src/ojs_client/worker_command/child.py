@@ -26,7 +26,7 @@ from ojs_client.worker.program import refusal_line
 from ojs_client.worker.signal import Signal
 from ojs_client.worker.worker import Worker
 from ojs_client.worker_command.arguments import Options
-from ojs_client.worker_command.links import CANNOT_START, RECYCLED, REPORT_S, Request
+from ojs_client.worker_command.links import CANNOT_START, RECYCLED, REPORT_S, Request, can_send
 from ojs_client.worker_command.logs import configure
 from ojs_client.worker_command.metrics import Counts, Report
 from ojs_client.worker_command.target import load
@@ -56,7 +56,12 @@ def run(options: Options, number: int, max_jobs: int | None, link: Connection) -
     except Exception:
         log.exception("%s cannot be loaded", options.target)
         sys.exit(CANNOT_START)
-    sys.exit(_Child(worker, options, max_jobs, link).run())
+    try:
+        code = _Child(worker, options, max_jobs, link).run()
+    except Exception:
+        log.exception("the worker has failed")
+        code = 1
+    sys.exit(code)
 
 
 class _Child:
@@ -156,4 +161,5 @@ class _Child:
             resident_bytes(),
         )
         with suppress(OSError):  # the supervisor has died
-            self._link.send(report)
+            if can_send(self._link):
+                self._link.send(report)

@@ -44,7 +44,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: str, form: str, process: str) -> None:
-    """Log to stderr. An application that sets up ``logging`` replaces this.
+    """Log to stderr, until the application configures the root logger again.
 
     Args:
         level: the minimum level.
