@@ -20,6 +20,7 @@ from ojs_client.errors import ApiError, ConnectionFailed
 from ojs_client.transport import Transport
 from ojs_client.worker.heartbeats import Heartbeats
 from ojs_client.worker.held_jobs import WARN_S
+from ojs_client.worker.view import WorkerView
 
 log: Final = logging.getLogger("ojs_client.worker")
 
@@ -35,19 +36,19 @@ class LoopWatch:
 
     Args:
         heartbeats: the heartbeats of the worker.
+        view: gets the delay of each check.
         new_transport: returns the transport of the thread; None for no thread.
-        measured: called with the delay of each check in seconds.
     """
 
     def __init__(
         self,
         heartbeats: Heartbeats,
+        view: WorkerView,
         new_transport: Callable[[], Transport] | None,
-        measured: Callable[[float], None],
     ) -> None:
         self._heartbeats = heartbeats
         self._new_transport = new_transport
-        self._measured = measured
+        self._view = view
         # A lease lasts for two intervals at least, so the thread has an interval left.
         self._patience_s = heartbeats.interval_s / 2
         self._alive_at = 0.0
@@ -70,7 +71,7 @@ class LoopWatch:
             self._alive_at = time.monotonic()
             await anyio.sleep(check_s)
             late_s = time.monotonic() - self._alive_at - check_s
-            self._measured(late_s)
+            self._view.loop_lag_s = late_s
             if late_s >= WARN_S and self._alive_at - warned_at >= _WARN_AGAIN_S:
                 warned_at = self._alive_at
                 log.warning(

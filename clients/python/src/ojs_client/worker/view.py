@@ -41,7 +41,3 @@ class WorkerView:
     def waiting(self) -> int:
         """Number of fetched jobs that wait for a handler."""
         return len(self.waiting_jobs)
-
-    def set_loop_lag(self, lag_s: float) -> None:
-        """Set how late the event loop was."""
-        self.loop_lag_s = lag_s

@@ -117,14 +117,13 @@ class Worker:
         self.concurrency: int = concurrency
         self._server = {"url": url, "api_key": api_key, "transport": transport}
         # Handlers have connections of their own, so that their requests delay no heartbeat.
-        limit = max(_MIN_CONNECTIONS, concurrency)
-        make = partial(Transport, **self._server, max_connections=limit)
+        make = partial(
+            Transport, **self._server, max_connections=max(_MIN_CONNECTIONS, concurrency)
+        )
         self._transport, self._for_handlers = make(), make()
         self._make_parts()
         # A transport of the caller belongs to its event loop.
-        new_transport = None if transport else make
-        measured = self.view.set_loop_lag
-        self._loop_watch = LoopWatch(self._heartbeats, new_transport, measured)
+        self._loop_watch = LoopWatch(self._heartbeats, self.view, None if transport else make)
         self._quiet = False
         self._directive: Directive = "running"
         """The last state that the server asked for."""
