@@ -101,3 +101,13 @@ def test_the_import_loads_no_tls_and_no_event_loop() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=clean
     )
     assert done.stdout == "set()\n"
+
+
+def test_an_app_imports_nothing_that_only_some_workers_need() -> None:
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}; from ojs_client import App; print(*sys.modules)"
+    )
+    done = subprocess.run(  # -S: the packages of this environment would import some
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert {"pathlib", "pickle", "signal", "multiprocessing"}.isdisjoint(done.stdout.split())

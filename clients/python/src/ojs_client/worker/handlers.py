@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import PurePath
 from typing import Any, Final, TypeAlias
 
 from ojs_client.errors import Discard, OJSError, Retry, Snooze
@@ -229,7 +228,7 @@ def _class(error: BaseException) -> str:
 
 
 def _is_caller(file: str) -> bool:
-    return not _CALLERS.isdisjoint(PurePath(file).parts)
+    return not _CALLERS.isdisjoint(file.replace("\\", "/").split("/"))
 
 
 def _text(error: BaseException) -> str:

@@ -13,8 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import pickle
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -108,6 +106,8 @@ class Processes:
             HandlerFailed: the handler has failed, takes too long, or its process has died.
             LeaseLost: the job is lost or requeued.
         """
+        import pickle
+
         call = pickle.dumps((function, dict(job.job.members), now))
         child = self._child()
         try:
@@ -193,6 +193,8 @@ def _report(call: Callable[..., None], values: list[Any]) -> tuple[str, str] | N
 
 def _serve(parent: Connection) -> None:
     """Run handlers in this process until the worker closes the pipe."""
+    import signal
+
     for number in (signal.SIGINT, signal.SIGTERM):  # the worker drains, and then ends its children
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):
@@ -201,6 +203,8 @@ def _serve(parent: Connection) -> None:
 
 
 def _outcome(call: bytes, parent: Connection) -> tuple[str, Any]:
+    import pickle
+
     began, now = time.monotonic(), datetime.now(UTC)
     try:
         function, members, now = pickle.loads(call)  # noqa: S301 - the worker has sent it
