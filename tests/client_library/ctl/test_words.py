@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import click
@@ -157,6 +158,21 @@ def test_lists_are_chosen_by_state_queue_and_host(ctl: Ctl) -> None:
     assert "q.chosen" in ctl.names("queue", "ls", "--state", "draining")
     assert "q.chosen" not in ctl.names("queue", "ls", "--state", "paused")
     assert "seed-report" not in ctl.names("cron", "ls", "--state", "paused")
+
+
+def test_changes_are_listed(ctl: Ctl) -> None:
+    ctl.enqueue("q.audit")
+    ctl.run("queue", "pause", "q.audit")
+    words = ("audit", "ls", "--action", "queue.pause")
+
+    def changed() -> set[str]:
+        return {entry["object"] for entry in ctl.json(*words, "--since", "1h")}
+
+    ctl.until(lambda: "q.audit" in changed(), "the entry is written")
+    assert re.search(r"^20\d\d-\S+ \S+  queue\.pause ", ctl.run(*words).stdout, re.MULTILINE)
+    assert len(ctl.names(*words, "-n", "1")) == 1
+    assert ctl.json(*words, "--until", "1h") == []
+    assert ctl.json(*words, "--by", "nobody") == []
 
 
 def test_a_waiting_job_is_edited(ctl: Ctl) -> None:

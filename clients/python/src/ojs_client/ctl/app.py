@@ -8,6 +8,7 @@ import click
 
 from ojs_client._version import __version__
 from ojs_client.ctl.commands.archive import export, import_
+from ojs_client.ctl.commands.audit import audit
 from ojs_client.ctl.commands.bulk import bulk
 from ojs_client.ctl.commands.completion import completion
 from ojs_client.ctl.commands.cron import cron
@@ -67,6 +68,6 @@ def version() -> None:
 
 for _command in (
     *(job, queue, dead, error, worker, cron, workflow, limit, pool, tenant, bulk, schema),
-    *(events, webhook, mark, top, stats, doctor, profile, completion, export, import_),
+    *(events, audit, webhook, mark, top, stats, doctor, profile, completion, export, import_),
 ):
     cli.add_command(_command)
