@@ -117,21 +117,19 @@ class Worker:
         self.concurrency: int = concurrency
         self._server = {"url": url, "api_key": api_key, "transport": transport}
         # Handlers have connections of their own, so that their requests delay no heartbeat.
-        make = partial(
-            Transport, **self._server, max_connections=max(_MIN_CONNECTIONS, concurrency)
-        )
+        most = max(_MIN_CONNECTIONS, concurrency)
+        make = partial(Transport, **self._server, max_connections=most)
         self._transport, self._for_handlers = make(), make()
         self._make_parts()
-        # A transport of the caller belongs to its event loop.
-        self._loop_watch = LoopWatch(self._heartbeats, self.view, None if transport else make)
+        for_thread = None if transport else make  # one of the caller belongs to its event loop
+        self._loop_watch = LoopWatch(self._heartbeats, self.view, for_thread)
         self._quiet = False
         self._directive: Directive = "running"
         """The last state that the server asked for."""
         self._stopping = Signal()
         self._aborting = Signal()
         self._changed = Signal()
-        self._refused: ApiError | None = None
-        """The error of a fetch that has ended the worker."""
+        self._refused: ApiError | None = None  # the error of a fetch that has ended the worker
         self._ends_process = False
         """Whether the worker may end the process, because ``run`` was called."""
 
