@@ -16,9 +16,11 @@ import pytest
 from ojs_client import SyncClient
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import open_app, serving
-from tests.server.programs import Program, free_port, program
+from tests.server.programs import ROOT, Program, free_port, program
 from tests.support.servers import wait_until
 
+SOURCES = {"PYTHONPATH": str(ROOT / "clients" / "python" / "src")}
+"""The sources of this tree, which may be a copy of the one that is installed."""
 SHOP = Path(__file__).with_name("shop.py")
 
 
@@ -41,7 +43,9 @@ class Shop:
         """Run the command until the block ends."""
         command = ["-m", "ojs_client.worker_command", target]
         command += ["--health-port", str(self.port), "--health-host", "127.0.0.1", *arguments]
-        with program(command, env={"OJS_URL": self.url, **env}, cwd=self.folder) as command_:
+        with program(
+            command, env={"OJS_URL": self.url, **SOURCES, **env}, cwd=self.folder
+        ) as command_:
             yield command_
 
     def call(self, type: str, *args: Any, **options: Any) -> Any:
