@@ -30,9 +30,8 @@ def measured_steps() -> Iterator[LongestStep]:
 
     No garbage is collected meanwhile. After thousands of tests in one process, that takes a second.
     """
-    longest = LongestStep()
-    gc.collect()
     gc.disable()
+    longest = LongestStep()
     trio.lowlevel.add_instrument(longest)
     try:
         yield longest
