@@ -98,6 +98,21 @@ async def test_what_is_known_at_once_is_told_at_once(waiting_api: Api) -> None:
     assert reply.json["jobs_cancelled"] == [job["id"]]
 
 
+async def test_a_cancel_between_two_waits_is_told_and_no_lease_is_extended(
+    waiting_api: Api,
+) -> None:
+    api = waiting_api
+    job, kept = await api.active(), await api.active()
+    before = (await api.get(f"/ojs/v1/jobs/{kept['id']}")).json["job"]
+    await api.delete(f"/ojs/v1/jobs/{job['id']}")
+    leases = {one["id"]: one["lease_id"] for one in (job, kept)}
+    body = {"worker_id": "w1", "active_jobs": 2, "leases": leases, "wait_ms": WAIT_MS}
+    with trio.fail_after(LIMIT_S):
+        reply = await api.post(BEAT, body)
+    assert (reply.json["jobs_cancelled"], reply.json["jobs_extended"]) == ([job["id"]], [])
+    assert (await api.get(f"/ojs/v1/jobs/{kept['id']}")).json["job"] == before
+
+
 async def test_the_wait_ends_without_news_and_in_a_drain(backend: Embedded) -> None:
     async with open_app(backend, max_wait_ms=50) as app:
         reply = await Api(app).post(BEAT, {"worker_id": "w1", "wait_ms": WAIT_MS})

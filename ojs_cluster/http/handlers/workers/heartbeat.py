@@ -15,6 +15,7 @@ import trio
 
 from ojs_cluster.core.errors import InvalidRequest, OJSError
 from ojs_cluster.core.jobs.ids import is_job_id
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import join
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.app import App
@@ -26,6 +27,8 @@ from ojs_cluster.http.shapes.common import QueueName, VisibilityTimeout
 from ojs_cluster.http.shapes.keywords import between, keywords
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
+from ojs_cluster.store.engine.jobs.listing import JobFilter
+from ojs_cluster.store.features.search.small_fields import read_matching
 from ojs_cluster.store.features.workers.deregister import deregister_terminated
 from ojs_cluster.store.features.workers.heartbeat import (
     Heartbeat,
@@ -60,7 +63,8 @@ class HeartbeatBody(msgspec.Struct, frozen=True):
     """The body of a heartbeat, with the members that the specifications and the SDKs define.
 
     ``active_jobs`` is a list of job ids, or the number of active jobs. ``leases`` maps job ids to
-    lease ids. The lease of such a job is extended only if its lease id is still the same. The
+    lease ids. The lease of such a job is extended only if its lease id is still the same. Jobs that
+    are only in ``leases`` are not extended; with ``wait_ms`` they are checked for cancels. The
     members of type ``OptionalRaw`` describe the worker in the list of workers. ``memory_bytes`` is
     the resident memory of its process, and ``types`` are the job types that it runs.
 
@@ -166,6 +170,8 @@ async def _heartbeat_that_waits(
             named = msgspec.json.decode(body.queues or b"[]", type=list[QueueName])
             await waiters.subscribe(store, fields.queue_names(named))
         reply = await heartbeat(store, beat)
+        if cancelled := await _cancelled_before(app, request, beat):
+            reply = replace(reply, cancelled=[*reply.cancelled, *cancelled])
         known = body.known_state or beat.state or "running"
         # A listed job that is not extended is no news: it may just have ended.
         if reply.state != known or reply.cancelled or waiters.draining:
@@ -182,6 +188,21 @@ async def _heartbeat_that_waits(
             return reply, True  # the leases of the first heartbeat are extended
         extended = [job_id for job_id in reply.extended if job_id not in news.cancelled]
         return replace(news, extended=extended), True
+
+
+async def _cancelled_before(app: App, request: Request, beat: Heartbeat) -> list[str]:
+    """Return the cancelled ones of the jobs whose leases a heartbeat names without listing them.
+
+    They may have been cancelled since the last heartbeat that has waited. Their leases are not
+    extended.
+    """
+    unlisted = beat.leases.keys() - set(beat.job_ids)
+    named = await accessible_jobs(app, request, sorted(filter(is_job_id, unlisted))[:_MAX_JOBS])
+    ids = [(app.store.keys.shard_of_id(job_id), job_id) for job_id in named]
+    with suppress(OJSError):  # the message of a cancel, or the next heartbeat, tells the worker
+        found = await read_matching(app.store, JobFilter(state=State.CANCELLED), ids)
+        return [job.id for job in found]
+    return []
 
 
 async def deregister(app: App, _request: Request, worker_id: str) -> Response:

@@ -84,8 +84,8 @@ class Heartbeats:
     async def _listen(self) -> None:
         """Wait for news from the server: a cancelled job, or another state of the worker.
 
-        They list jobs, because a job may be cancelled between two of them. The leases do not depend
-        on them: another heartbeat may be sent while one waits. A server of an earlier version does
+        They name the leases, because a job may be cancelled between two of them, but extend none:
+        the answer would come too late for the worker to know. A server of an earlier version does
         not wait. Then there is no news between the other heartbeats.
         """
         while True:
@@ -106,9 +106,7 @@ class Heartbeats:
             **self.describe(),
             "worker_id": self.worker_id,
             "active_jobs": len(self.held),
-            "active_job_ids": [job.id for job in jobs],
             "leases": {job.id: job.lease_id for job in jobs},
-            "visibility_timeout_ms": round(self.held.lease_s * 1000),
             "wait_ms": _WAIT_MS,
             "known_state": self._desired,
         }
