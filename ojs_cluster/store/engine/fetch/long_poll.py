@@ -65,7 +65,9 @@ _RECENT_MESSAGES = 256
 
 If no message for its queues has arrived since a fetch began, its waiter need not fetch again."""
 _MAX_COVERED = 10_000
-"""Maximum number of lists of queues that a process knows to be subscribed."""
+"""Maximum number of lists of queues that a process knows to be subscribed, and of quiet workers."""
+_MAX_EMPTY = 1000
+"""Maximum number of lists of queues that a process knows to be empty. One may have 100 types."""
 EACH_TENANT = "*"
 """What a message has in place of a tenant to wake one waiter of each (``wake_queue.lua``)."""
 EACH_TENANT_EVERY_S = 0.1
@@ -90,11 +92,17 @@ class _Kind(NamedTuple):
 
 
 class _Waiter:
-    """One waiting fetch, and the queues that it was woken for since its last fetch."""
+    """One waiting fetch.
 
-    __slots__ = ("_event", "woken")
+    Attributes:
+        began: when it began to wait, in seconds of trio's clock.
+        woken: the queues that it was woken for since its last fetch.
+    """
+
+    __slots__ = ("_event", "began", "woken")
 
     def __init__(self) -> None:
+        self.began = trio.current_time()
         self._event = trio.Event()
         self.woken: set[str] = set()
 
@@ -121,6 +129,8 @@ class Waiters:
         self._is_tended = False
         self._empty: dict[tuple[tuple[str, ...], _Kind], tuple[int, float]] = {}
         """Lists of queues that had no job after so many messages, and until when that counts."""
+        self._quiet: set[str] = set()
+        """Workers whose last fetch was refused. They do not wait for wake-ups of others."""
         self._checked_at = -inf
         self._covered_until: dict[tuple[str, ...], float] = {}
         """Until when no new shard needs a subscription for a list of queues."""
@@ -217,22 +227,47 @@ class Waiters:
             await store.redis.subscribe(shard.wake_channel, shard.slot, on_message, self.wake_all)
             self._subscribed.add(shard)
 
-    def note_empty(self, queues: Sequence[str], kind: _Kind, since: int | None) -> bool:
-        """Note that there has been no job since the first ``since`` messages, if that is known."""
+    def note_empty(self, waiter: _Waiter, kind: _Kind, since: int | None, looked_at: float) -> bool:
+        """Note that there has been no job since the first ``since`` messages, if that is known.
+
+        Args:
+            waiter: the fetch.
+            kind: which jobs it takes.
+            since: the number of messages; None if not all reach this process.
+            looked_at: when it looked, in seconds of trio's clock. Each check of all queues looked,
+                too, while it waited. Without these, a lost message would hide a job.
+        """
+        queues, _ = self._fetches[waiter]
         if since is None or self.has_message(queues, since, kind.types):
             return False
-        if len(self._empty) >= _MAX_COVERED:
+        if self._checked_at >= waiter.began:
+            looked_at = max(looked_at, self._checked_at)
+        if len(self._empty) >= _MAX_EMPTY:
             self._empty.clear()
-        until = trio.current_time() + CHECK_EVERY_S
-        self._empty[tuple(queues), kind] = (self._messages, until)
+        self._empty[queues, kind] = (self._messages, looked_at + CHECK_EVERY_S)
         return True
 
-    def empty_since(self, queues: Sequence[str], kind: _Kind) -> int | None:
-        """Return the number of messages since which the queues have had no job; None if unknown."""
+    def set_quiet(self, worker_id: str, *, quiet: bool) -> None:
+        """Note whether the last fetch of a worker was refused because it is quiet."""
+        if not quiet:
+            self._quiet.discard(worker_id)
+        else:
+            if len(self._quiet) >= _MAX_COVERED:
+                self._quiet.clear()
+            self._quiet.add(worker_id)
+
+    def empty_since(
+        self, queues: Sequence[str], kind: _Kind, worker_id: str
+    ) -> tuple[int, float] | None:
+        """Return since how many messages the queues have had no job, and when that was seen.
+
+        It is None if that is unknown, and for a worker that was quiet at its last fetch.
+        """
         since, until = self._empty.get((tuple(queues), kind), (0, -inf))
-        if until <= trio.current_time() or self.has_message(queues, since, kind.types):
+        is_known = until > trio.current_time() and worker_id not in self._quiet
+        if not is_known or self.has_message(queues, since, kind.types):
             return None
-        return since
+        return since, until - CHECK_EVERY_S
 
     def add(
         self, queues: Iterable[str], tenant: str = "", types: str = "", worker_id: str = ""
@@ -297,9 +332,10 @@ class Waiters:
                 if not self._fetches:
                     return
                 with suppress(OJSError):  # their own fetches raise it
-                    for names in {names for names, _ in self._fetches.values()}:
-                        await self.subscribe(store, names)
                     await self.check_queues(store)
+                lists = {names for names, _ in self._fetches.values()}
+                with suppress(OJSError):
+                    await run_concurrently(lists, partial(self.subscribe, store))
                 workers = list({worker for _, worker in self._fetches.values()})
                 for start in range(0, len(workers), _TOUCHES_AT_ONCE):
                     some = workers[start : start + _TOUCHES_AT_ONCE]
@@ -443,18 +479,20 @@ async def fetch_or_wait(
     fetch_once = partial(
         fetch_now, store, queues, count, worker_id, visibility_timeout_ms, tenant, types
     )
-    kind, known_empty = _Kind(tenant, types), None
+    kind, known_empty, looked_at = _Kind(tenant, types), None, -inf
     try:
         try:
             if sent is not None:
                 jobs = await resume(store, queues, count, worker_id, types, sent)
             else:
                 if since is not None and fetch_now is fetch_unless_quiet:
-                    known_empty = waiters.empty_since(queues, kind)
+                    known_empty = waiters.empty_since(queues, kind, worker_id)
                 if known_empty is None:
+                    looked_at = trio.current_time()
                     jobs = await fetch_once()
+                    waiters.set_quiet(worker_id, quiet=False)
                 else:
-                    since = known_empty
+                    since, looked_at = known_empty
                     await store.fetch_touches.touch(store, worker_id)
         except FetchIsUnfinished:
             since = None
@@ -463,9 +501,10 @@ async def fetch_or_wait(
         await ensure_task()
         on_wait()
         return await _wait(
-            store, waiters, queues, kind, worker_id, fetch_once, check, deadline, since
+            store, waiters, queues, kind, worker_id, fetch_once, check, deadline, since, looked_at
         )
     except WorkerIsQuiet:
+        waiters.set_quiet(worker_id, quiet=True)
         # A quiet worker does not become a waiter: it would take wake-ups that other workers need.
         # It still waits, because after an immediate empty response it would fetch again at once.
         await ensure_task()
@@ -485,6 +524,7 @@ async def _wait(
     check: Callable[[], None],
     deadline: float,
     since: int | None,
+    looked_at: float,
 ) -> list[JobRecord]:
     jobs: list[JobRecord] = []
     waiter = waiters.add(queues, *kind, worker_id)
@@ -495,7 +535,7 @@ async def _wait(
             # The first fetch has missed no job whose message this waiter does not get.
             await _until_woken(waiters, waiter, deadline)
             if not waiter.woken:
-                waiters.note_empty(queues, kind, since)
+                waiters.note_empty(waiter, kind, since, looked_at)
                 return []
         while not jobs:
             await waiters.subscribe(store, queues)  # a queue may have more partitions now
@@ -504,6 +544,7 @@ async def _wait(
             # If the fetch raises, another waiter is woken for these queues.
             queues_to_wake, waiter.woken = waiter.woken, set()
             is_unfinished, since = False, waiters.position(queues, 1)
+            looked_at = trio.current_time()
             try:
                 jobs = await fetch_once()
             except FetchIsUnfinished:
@@ -518,7 +559,7 @@ async def _wait(
             if is_unfinished:
                 continue
             await _until_woken(waiters, waiter, deadline)
-            if not waiter.woken and waiters.note_empty(queues, kind, since):
+            if not waiter.woken and waiters.note_empty(waiter, kind, since, looked_at):
                 break
         return jobs
     finally:
