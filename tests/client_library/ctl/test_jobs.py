@@ -182,7 +182,8 @@ def test_dead_letters_are_retried_and_removed(ctl: Ctl) -> None:
     assert ctl.json(*purge, "--since", "1h")["matched"] == 3
     assert ctl.json(*purge, "--until", "1h")["matched"] == 0
     assert "2h ago" in ctl.run(*purge, "--until", "2026", code=2).stderr
-    assert ctl.run("dead", "rm", ids[2]).stdout == f"dead letter {ids[2]} deleted\n"
+    assert "--yes" in ctl.run("dead", "rm", ids[2], code=2).stderr
+    assert ctl.run("dead", "rm", ids[2], "--yes").stdout == f"dead letter {ids[2]} deleted\n"
     done = ctl.run("dead", "retry", "--queue", "q.dead", "--type", "t.a", "--yes").stdout
     assert done == "2 dead letters retried\n"
     assert ctl.names("dead", "ls", "--queue", "q.dead") == []
@@ -216,6 +217,12 @@ def test_jobs_are_chosen_in_one_way(ctl: Ctl, words: list[str]) -> None:
     assert "one way" in ctl.run(*words, code=2).stderr
     assert "one way" in ctl.run(*words, UNKNOWN, "--queue", "q", code=2).stderr
     assert "one way" in ctl.run(*words, "--all", "--query", "type:a", code=2).stderr
+
+
+@pytest.mark.parametrize("words", [["job", "cancel"], ["dead", "rm"], ["job", "rm"]])
+def test_an_unset_variable_of_a_shell_widens_no_filter(ctl: Ctl, words: list[str]) -> None:
+    given = ["--queue", "", "--older-than", "7d", "--yes"]
+    assert "--queue is empty" in ctl.run(*words, *given, code=2).stderr
 
 
 def test_a_queue_is_paused_limited_spread_and_purged(ctl: Ctl) -> None:

@@ -17,7 +17,7 @@ from ojs_client.ctl.selection import (
     selection_of,
     selection_options,
 )
-from ojs_client.ctl.session import Leaf, Session, dry_run_option, yes_option
+from ojs_client.ctl.session import Leaf, Session, confirm, dry_run_option, yes_option
 from ojs_client.ctl.text import ago
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.words import Verbs
@@ -137,6 +137,8 @@ def _change(
         if dry_run:
             count_ids(session, action, chosen.ids)
             return
+        if action == "delete":
+            confirm(f"Remove {', '.join(chosen.ids)}?", yes=yes)
         change_each(session, chosen.ids, lambda job_id: change(session, job_id))
     else:
         run_operation(
