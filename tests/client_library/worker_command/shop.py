@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -51,6 +53,15 @@ async def keep(megabytes: int) -> int:
 def compute(number: int) -> list[int]:
     """Return the process, and a number."""
     return [os.getppid(), number * 2]
+
+
+@app.task(process=True)
+def hold(path: str) -> None:
+    """Write the processes, and go on."""
+    file = Path(f"{path}.new")
+    file.write_text(f"{os.getppid()} {os.getpid()}")
+    file.rename(path)
+    time.sleep(3600)
 
 
 @worker.handler("shop.handled")

@@ -94,6 +94,8 @@ class LoopWatch:
                     anyio.run(self._extend_once, new_transport)
                 except (ApiError, ConnectionFailed) as error:
                     log.warning("heartbeat of the thread failed: %s", error)
+                except Exception:  # such as too many open files
+                    log.exception("heartbeat of the thread failed")
 
     async def _extend_once(self, new_transport: Callable[[], Transport]) -> None:
         async with new_transport() as transport:

@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-jobs", type=_number, metavar="N", help="replace a process after this many jobs")
     add("--max-memory", type=_size, metavar="SIZE", help="replace a process above this memory")
     add("--reload", action="store_true", help="restart when source files change; for development")
-    add("--health-port", type=int, metavar="PORT", help="serve /health and /metrics on this port")
+    add("--health-port", type=_port, metavar="PORT", help="serve /health and /metrics on this port")
     add("--health-host", default="", metavar="HOST", help="address of that port (all addresses)")
     add("--backend", choices=("asyncio", "trio"), default="asyncio", help="event loop (asyncio)")
     add("--log-format", choices=("text", "json"), default="text", help="format of log lines (text)")
@@ -119,6 +119,12 @@ def _number(text: str) -> int:
     if not text.isdecimal() or (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no number above 0")
     return value
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"'{text}' is no port")
+    return int(text)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from typing import Final
 import anyio
 from anyio.from_thread import BlockingPortal
 
-from ojs_client.errors import ApiError
+from ojs_client.errors import ApiError, ends_worker
 from ojs_client.worker import stop_signals
 from ojs_client.worker.held_jobs import HeldJob
 from ojs_client.worker.memory import resident_bytes
@@ -53,7 +53,7 @@ def run(options: Options, number: int, max_jobs: int | None, link: Connection) -
     configure(options.log_level, options.log_format, f"worker-{number}")
     try:
         worker = load(options.target, options.worker)
-    except Exception:
+    except (Exception, SystemExit):
         log.exception("%s cannot be loaded", options.target)
         sys.exit(CANNOT_START)
     try:
@@ -99,6 +99,8 @@ class _Child:
             try:
                 await self._worker.serve()
             except ApiError as error:  # a task group would wrap it
+                if not ends_worker(error):  # as of a lifespan of the application
+                    raise
                 self._refusal = error
             finally:
                 group.cancel_scope.cancel()

@@ -76,6 +76,9 @@ def serve(
         address_family = socket.AF_INET
         daemon_threads = True
 
+        def handle_error(self, *_: Any) -> None:
+            """Print no traceback: a check of the port may close its connection at once."""
+
         def server_bind(self) -> None:
             if self.address_family == socket.AF_INET6:
                 self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)

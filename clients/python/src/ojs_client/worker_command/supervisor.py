@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import random
@@ -53,7 +54,7 @@ class _Slot:
         start_at: when to start it, if it does not run; None for never.
         delay_s: delay before the last restart.
         report: its last report.
-        reported_at: when it has sent it.
+        reported_at: when it has sent it; minus infinity before the first.
         reloading: whether it was asked to end because files have changed.
     """
 
@@ -64,7 +65,7 @@ class _Slot:
     start_at: float | None = 0.0
     delay_s: float = 0.0
     report: Report | None = None
-    reported_at: float = 0.0
+    reported_at: float = -math.inf
     reloading: bool = False
 
     def send(self, request: Request) -> None:
@@ -156,7 +157,7 @@ class Supervisor:
         for slot in self._running():
             if slot.process is not None:
                 log.warning("worker-%d is killed", slot.number)
-                slot.process.kill()
+                _kill_group(slot.process)
 
     def _on_change(self, path: str) -> None:
         self._events.put(partial(self._reload, path))
@@ -197,7 +198,14 @@ class Supervisor:
         arguments = (self.options, slot.number, self._max_jobs(), its)
         process = context.Process(target=run_process, args=arguments, name=f"worker-{slot.number}")
         slot.report, slot.reloading, slot.start_at = None, False, None
-        process.start()
+        slot.reported_at = -math.inf
+        try:
+            process.start()
+        except OSError as error:  # no memory, or too many processes
+            ours.close()
+            its.close()
+            self._start_later(slot, f"{process.name} cannot be started ({error.strerror})")
+            return
         its.close()  # else the end of the process would not end the pipe
         slot.process, slot.link, slot.started_at = process, ours, time.monotonic()
         self._in_thread(self._read, slot, process, ours)
@@ -229,6 +237,8 @@ class Supervisor:
                 self._counts.merge(slot.report.counts)
             slot.process, slot.link, slot.report = None, None, None
         code, name = process.exitcode or 0, process.name
+        if code < 0:
+            _kill_group(process)  # handlers in child processes, whose jobs run again elsewhere
         if self._stop_requests:
             return
         if slot.reloading or code == RECYCLED:
@@ -243,11 +253,15 @@ class Supervisor:
             log.info("%s has ended: the server has terminated it", name)
         else:
             stable = time.monotonic() - slot.started_at >= _STABLE_AFTER_S
-            longer_s = min(max(slot.delay_s * 2, _BACKOFF_MIN_S), _BACKOFF_MAX_S)
-            slot.delay_s = _BACKOFF_MIN_S if stable else longer_s
-            slot.start_at = time.monotonic() + slot.delay_s
-            self._restarts["crash"] += 1
-            log.error("%s %s: starts again in %.1f s", name, _ending(code), slot.delay_s)
+            slot.delay_s = 0.0 if stable else slot.delay_s
+            self._start_later(slot, f"{name} {_ending(code)}")
+
+    def _start_later(self, slot: _Slot, why: str) -> None:
+        """Start a process again after a delay that doubles."""
+        slot.delay_s = min(max(slot.delay_s * 2, _BACKOFF_MIN_S), _BACKOFF_MAX_S)
+        slot.start_at = time.monotonic() + slot.delay_s
+        self._restarts["crash"] += 1
+        log.error("%s: starts again in %.1f s", why, slot.delay_s)
 
     # -- health -------------------------------------------------------------------------------
 
@@ -270,6 +284,18 @@ class Supervisor:
 
     def _in_thread(self, function: Callable[..., None], *arguments: Any) -> None:
         Thread(target=function, args=arguments, daemon=True).start()
+
+
+def _kill_group(process: BaseProcess) -> None:
+    """Kill a process with those of its handlers, as far as they are in its group."""
+    if hasattr(os, "killpg") and process.pid is not None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # it has not begun, or all have ended
+            pass
+        else:
+            return
+    process.kill()
 
 
 def _ending(code: int) -> str:
