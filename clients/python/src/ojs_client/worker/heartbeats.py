@@ -178,8 +178,14 @@ class Heartbeats:
             await self._send(part, {"active_jobs": [job.id for job in part]}, transport)
 
     def _parts(self) -> Iterator[list[HeldJob]]:
-        """Yield the jobs of each heartbeat: the held ones, and none if there is none."""
-        jobs = [job for job in self.held if job.lost is None]
+        """Yield the jobs of each heartbeat: the held ones, and none if there is none.
+
+        A process that was suspended may find leases that have ended, and gives their jobs up. They
+        must not be extended by the thread at the same moment.
+        """
+        now = time.monotonic()
+        held = [job for job in self.held if job.lost is None]
+        jobs = [job for job in held if job.ended or job.expires_at > now]
         for start in range(0, max(1, len(jobs)), _JOBS_PER_HEARTBEAT):
             yield jobs[start : start + _JOBS_PER_HEARTBEAT]
 
