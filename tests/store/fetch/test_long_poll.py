@@ -270,58 +270,6 @@ async def test_a_waiter_of_many_queues_is_woken_by_any(store: Store, waiters: Wa
         assert [job.queue for job in got] == [name]
 
 
-async def test_a_fetch_that_waits_again_looks_only_after_a_message(
-    store: Store, waiters: Waiters, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = queues_in_other_shards(store, 5)
-    calls: list[Moment] = []
-
-    async def note(moment: Moment) -> None:
-        calls.append(moment)
-
-    seen = at_moments(store, note)
-
-    async def looks(wait_ms: int = 1, **kind: Any) -> bool:
-        calls.clear()
-        assert await wait_for(seen, waiters, *names, wait_ms=wait_ms, **kind) == []
-        return bool(calls)
-
-    await looks()  # it subscribes
-    assert await looks(worker="")  # and this fetch is the first one with all subscriptions
-    assert not await looks(worker="")
-    assert await looks(worker="", tenant="other")
-    assert await looks(worker="", wait_ms=0)
-    await put(store, names[2])
-    [job] = await wait_for(seen, waiters, *names)
-    assert job.queue == names[2]
-    assert await looks(worker="")
-    waiters.wake_all()  # messages may be lost
-    assert await looks(worker="")
-    assert not await looks(worker="")
-    waiters.wake_all()
-    monkeypatch.setattr(waiters, "tend", lambda _: None)
-    monkeypatch.setattr(long_poll, "CHECK_EVERY_S", 0.2)
-    assert await looks(worker="")
-    with trio.fail_after(PATIENCE_S):  # without a check of all queues, it looks again in time
-        while not await looks(worker=""):
-            pass
-
-
-async def test_a_quiet_worker_looks_each_time_and_takes_no_wake_up(
-    store: Store, waiters: Waiters
-) -> None:
-    names = queues_in_other_shards(store, 3)
-    for _ in range(2):
-        assert await wait_for(store, waiters, *names, wait_ms=1, worker="") == []
-    await heartbeat(store, Heartbeat("silent", state="quiet"))
-    assert await wait_for(store, waiters, *names, wait_ms=0, worker="silent") == []
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: wait_for(store, waiters, *names, worker="silent"))
-        nursery.start_soon(lambda: wait_for(store, waiters, *names, worker="eager"))
-        await waiting(waiters, 1)
-        nursery.cancel_scope.cancel()
-
-
 @pytest.mark.parametrize("look_again_s", [0.1], indirect=True)
 async def test_a_worker_that_waits_is_seen(
     store: Store, waiters: Waiters, monkeypatch: pytest.MonkeyPatch

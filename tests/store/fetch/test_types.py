@@ -103,6 +103,8 @@ async def test_looks_of_a_fetch_are_bounded(store: Store, types: str, consistent
 
     assert [found.id for found in await take(counted, types=types)] == [job.id]
     assert await take(counted, types=types) == []
+    for by_time in ("read_partitions", "touch_worker"):  # what any fetch does now and then
+        client.calls.pop(by_time, None)
     assert client.calls == {"fetch": 2}
     consistent()
 

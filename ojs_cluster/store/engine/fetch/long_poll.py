@@ -10,8 +10,6 @@ of its own types. It wakes one waiter of each kind with other types.
 A fetch for one tenant waits for a message of its own, ``<queue> <tenant>``. When a pause or a limit
 ends, jobs of any tenant may start, so ``<queue> *`` wakes one waiter of each tenant. Waking all
 waiters at once was refused: a thousand waiters would fetch for one job.
-
-A fetch that waits again soon after it found no job does not look again, unless there was a message.
 """
 
 from __future__ import annotations
@@ -65,9 +63,7 @@ _RECENT_MESSAGES = 256
 
 If no message for its queues has arrived since a fetch began, its waiter need not fetch again."""
 _MAX_COVERED = 10_000
-"""Maximum number of lists of queues that a process knows to be subscribed, and of quiet workers."""
-_MAX_EMPTY = 1000
-"""Maximum number of lists of queues that a process knows to be empty. One may have 100 types."""
+"""Maximum number of lists of queues that a process knows to be subscribed."""
 EACH_TENANT = "*"
 """What a message has in place of a tenant to wake one waiter of each (``wake_queue.lua``)."""
 EACH_TENANT_EVERY_S = 0.1
@@ -92,17 +88,11 @@ class _Kind(NamedTuple):
 
 
 class _Waiter:
-    """One waiting fetch.
+    """One waiting fetch, and the queues that it was woken for since its last fetch."""
 
-    Attributes:
-        began: when it began to wait, in seconds of trio's clock.
-        woken: the queues that it was woken for since its last fetch.
-    """
-
-    __slots__ = ("_event", "began", "woken")
+    __slots__ = ("_event", "woken")
 
     def __init__(self) -> None:
-        self.began = trio.current_time()
         self._event = trio.Event()
         self.woken: set[str] = set()
 
@@ -127,10 +117,6 @@ class Waiters:
         self._fetches: dict[_Waiter, tuple[tuple[str, ...], str]] = {}
         """The queues and the worker of each waiter."""
         self._is_tended = False
-        self._empty: dict[tuple[tuple[str, ...], _Kind], tuple[int, float]] = {}
-        """Lists of queues that had no job after so many messages, and until when that counts."""
-        self._quiet: set[str] = set()
-        """Workers whose last fetch was refused. They do not wait for wake-ups of others."""
         self._checked_at = -inf
         self._covered_until: dict[tuple[str, ...], float] = {}
         """Until when no new shard needs a subscription for a list of queues."""
@@ -226,48 +212,6 @@ class Waiters:
             on_message = partial(self._on_message, store, shard)
             await store.redis.subscribe(shard.wake_channel, shard.slot, on_message, self.wake_all)
             self._subscribed.add(shard)
-
-    def note_empty(self, waiter: _Waiter, kind: _Kind, since: int | None, looked_at: float) -> bool:
-        """Note that there has been no job since the first ``since`` messages, if that is known.
-
-        Args:
-            waiter: the fetch.
-            kind: which jobs it takes.
-            since: the number of messages; None if not all reach this process.
-            looked_at: when it looked, in seconds of trio's clock. Each check of all queues looked,
-                too, while it waited. Without these, a lost message would hide a job.
-        """
-        queues, _ = self._fetches[waiter]
-        if since is None or self.has_message(queues, since, kind.types):
-            return False
-        if self._checked_at >= waiter.began:
-            looked_at = max(looked_at, self._checked_at)
-        if len(self._empty) >= _MAX_EMPTY:
-            self._empty.clear()
-        self._empty[queues, kind] = (self._messages, looked_at + CHECK_EVERY_S)
-        return True
-
-    def set_quiet(self, worker_id: str, *, quiet: bool) -> None:
-        """Note whether the last fetch of a worker was refused because it is quiet."""
-        if not quiet:
-            self._quiet.discard(worker_id)
-        else:
-            if len(self._quiet) >= _MAX_COVERED:
-                self._quiet.clear()
-            self._quiet.add(worker_id)
-
-    def empty_since(
-        self, queues: Sequence[str], kind: _Kind, worker_id: str
-    ) -> tuple[int, float] | None:
-        """Return since how many messages the queues have had no job, and when that was seen.
-
-        It is None if that is unknown, and for a worker that was quiet at its last fetch.
-        """
-        since, until = self._empty.get((tuple(queues), kind), (0, -inf))
-        is_known = until > trio.current_time() and worker_id not in self._quiet
-        if not is_known or self.has_message(queues, since, kind.types):
-            return None
-        return since, until - CHECK_EVERY_S
 
     def add(
         self, queues: Iterable[str], tenant: str = "", types: str = "", worker_id: str = ""
@@ -479,32 +423,23 @@ async def fetch_or_wait(
     fetch_once = partial(
         fetch_now, store, queues, count, worker_id, visibility_timeout_ms, tenant, types
     )
-    kind, known_empty, looked_at = _Kind(tenant, types), None, -inf
     try:
         try:
-            if sent is not None:
-                jobs = await resume(store, queues, count, worker_id, types, sent)
+            if sent is None:
+                jobs = await fetch_once()
             else:
-                if since is not None and fetch_now is fetch_unless_quiet:
-                    known_empty = waiters.empty_since(queues, kind, worker_id)
-                if known_empty is None:
-                    looked_at = trio.current_time()
-                    jobs = await fetch_once()
-                    waiters.set_quiet(worker_id, quiet=False)
-                else:
-                    since, looked_at = known_empty
-                    await store.fetch_touches.touch(store, worker_id)
+                jobs = await resume(store, queues, count, worker_id, types, sent)
         except FetchIsUnfinished:
             since = None
         if jobs or wait_ms <= 0 or waiters.draining:
             return jobs
         await ensure_task()
         on_wait()
+        kind = _Kind(tenant, types)
         return await _wait(
-            store, waiters, queues, kind, worker_id, fetch_once, check, deadline, since, looked_at
+            store, waiters, queues, kind, worker_id, fetch_once, check, deadline, since
         )
     except WorkerIsQuiet:
-        waiters.set_quiet(worker_id, quiet=True)
         # A quiet worker does not become a waiter: it would take wake-ups that other workers need.
         # It still waits, because after an immediate empty response it would fetch again at once.
         await ensure_task()
@@ -524,7 +459,6 @@ async def _wait(
     check: Callable[[], None],
     deadline: float,
     since: int | None,
-    looked_at: float,
 ) -> list[JobRecord]:
     jobs: list[JobRecord] = []
     waiter = waiters.add(queues, *kind, worker_id)
@@ -535,7 +469,6 @@ async def _wait(
             # The first fetch has missed no job whose message this waiter does not get.
             await _until_woken(waiters, waiter, deadline)
             if not waiter.woken:
-                waiters.note_empty(waiter, kind, since, looked_at)
                 return []
         while not jobs:
             await waiters.subscribe(store, queues)  # a queue may have more partitions now
@@ -543,8 +476,7 @@ async def _wait(
             check()
             # If the fetch raises, another waiter is woken for these queues.
             queues_to_wake, waiter.woken = waiter.woken, set()
-            is_unfinished, since = False, waiters.position(queues, 1)
-            looked_at = trio.current_time()
+            is_unfinished = False
             try:
                 jobs = await fetch_once()
             except FetchIsUnfinished:
@@ -559,8 +491,6 @@ async def _wait(
             if is_unfinished:
                 continue
             await _until_woken(waiters, waiter, deadline)
-            if not waiter.woken and waiters.note_empty(waiter, kind, since, looked_at):
-                break
         return jobs
     finally:
         # Also when cancelled: the queues may have jobs for another waiter.
