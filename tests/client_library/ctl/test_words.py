@@ -172,7 +172,7 @@ def test_changes_are_listed(ctl: Ctl) -> None:
     assert re.search(r"^20\d\d-\S+ \S+  queue\.pause ", ctl.run(*words).stdout, re.MULTILINE)
     assert len(ctl.names(*words, "-n", "1")) == 1
     assert ctl.json(*words, "--until", "1h") == []
-    assert ctl.json(*words, "--by", "nobody") == []
+    assert ctl.json(*words, "--by", "stranger") == []
 
 
 def test_a_waiting_job_is_edited(ctl: Ctl) -> None:
