@@ -90,7 +90,7 @@ FIXED_ID: Final = b"fx"
 """Set when the server chose the job's id before it stored the job (for a workflow or a cron job).
 
 Such a job is kept for at least ``FIXED_KEEP_MS`` after its end, because a stalled process may try
-to store it again (see ``store/include/jobs/finish_job.lua``)."""
+to store it again (see ``store/include/jobs/removal_time.lua``)."""
 CANCELLED_KEEP_MS: Final = b"sp"
 """Set when the job's workflow was cancelled while the job was active.
 

@@ -100,7 +100,9 @@ _BLANK = 99
 """Indentation that counts for an empty line: it ends no block."""
 # Locals are faster than globals, which the interpreter looks up by name.
 _LOCALS = "local redis_call, KEYS, ARGV = redis.call, KEYS, ARGV\n"
-_CONSTANT = re.compile(r"^local ([A-Z_]+) = ([\d *]*\d|'[^'\n]*')(?: --[^\n]*)?\n", re.MULTILINE)
+_CONSTANT = re.compile(
+    r"^local ([A-Z_]+) = ([\d *]*\d|'[^'\n]*'|KEYS\[1\])(?: --[^\n]*)?\n", re.MULTILINE
+)
 _PREFIX = re.compile(r"^local PREFIX = (.*)\n", re.MULTILINE)
 _EXPRESSION = re.compile(
     r"^local function (?P<name>\w+)\((?P<parameters>[\w, ]+)\) return (?P<value>[^\n]*) end\n",
@@ -284,8 +286,8 @@ def _trimmed(script: str) -> str:
     )
     script = _with_expressions(_without_unused(script))
     prefix = _PREFIX.search(script)
-    if prefix is not None and len(re.findall(r"\bPREFIX\b", script)) == 2:
-        # The script uses PREFIX only once, so it computes the value there.
+    if prefix is not None and len(re.findall(r"\bPREFIX\b", script)) <= 2:
+        # The script uses PREFIX only once, so it computes the value there, or not at all.
         script = script.replace(prefix[0], "")
         script = re.sub(r"\bPREFIX\b", lambda _: prefix[1], script)
     return _LOCALS + script.replace("redis.call(", "redis_call(")

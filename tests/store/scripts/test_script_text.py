@@ -6,9 +6,16 @@ import re
 
 import pytest
 
-from ojs_cluster.store.ground.scripts import _joined, _trimmed, load_scripts, read_transitions
+from ojs_cluster.store.ground.scripts import (
+    _joined,
+    _trimmed,
+    load_scripts,
+    read_includes,
+    read_transitions,
+)
 
 TEXTS = read_transitions()
+INCLUDES = read_includes()
 
 
 @pytest.mark.parametrize("name", load_scripts())
@@ -19,6 +26,15 @@ def test_a_script_builds_nothing_that_it_does_not_use(name: str) -> None:
     for function in re.findall(r"^local function (\w+)", text, re.MULTILINE):
         assert len(re.findall(rf"\b{function}\b", text)) > 1, function
     assert not re.search(r"^local [A-Z_]+(, [A-Z_]+)* = P \.\.", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", INCLUDES)
+def test_an_include_gets_keys_and_arguments_by_arguments(name: str) -> None:
+    """The include ``keys`` derives PREFIX and DECLARED_KEY for all others."""
+    code = re.sub("--.*", "", INCLUDES[name])
+    assert set(re.findall(r"\b(?:KEYS|ARGV)\b(?:\[1\])?", code)) <= (
+        {"KEYS[1]"} if name == "keys" else set()
+    )
 
 
 NUMBERED = [name for name in TEXTS if not re.search("--@include(_where_used)? keys", TEXTS[name])]
@@ -40,9 +56,17 @@ def test_names_stand_where_they_are_used() -> None:
     assert "(PREFIX .. 'finished')" in text
 
 
+def test_a_script_that_derives_no_key_has_no_prefix() -> None:
+    pieces = {"keys": INCLUDES["keys"], "preflight": INCLUDES["preflight"]}
+    script = "--@include keys\nreturn redis.call('EXISTS', DECLARED_KEY)\n"
+    text = _trimmed(_joined(script, pieces))
+    assert text.strip().endswith("return redis_call('EXISTS', (KEYS[1]))")
+    assert "PREFIX" not in text
+
+
 def test_an_enqueue_into_a_queue_with_jobs_derives_no_key() -> None:
     text = load_scripts()["enqueue_one"].source.decode()
-    before, _, rare = text.partition("if existing == 0 or ARGV[7] then\n")
+    before, _, rare = text.partition("if existing == 0 or has_more then\n")
     assert "PREFIX" not in before
     assert rare.startswith("local PREFIX = ")
 

@@ -1,7 +1,7 @@
 -- Transition: terminal -> terminal job whose retention is over, requested by an operator.
 -- Pre:  the job is terminal, and as ARGV says.
 -- Post: the job is no dead letter, and the caller or the janitor may remove it. A job whose id stays reserved
---       for a while (see finish_job.lua) is hidden from readers until then.
+--       for a while (see removal_time.lua) is hidden from readers until then.
 -- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 job, 2 finished, 3 dead.
 -- ARGV: 1 state that the job must have, '' for any terminal state, 2 expected number of manual retries so far,

@@ -86,7 +86,7 @@ async def _cancel_and_remove(store: Store, shard: Shard, job_ids: Sequence[str])
 
     The jobs are cancelled first, so that no worker gets them. A job whose id was fixed in advance,
     such as a workflow's step, stays cancelled for a while before it is removed (see
-    ``removal_time`` in ``store/include/jobs/finish_job.lua``).
+    ``removal_time`` in ``store/include/jobs/removal_time.lua``).
     """
     cancelled: list[str] = []
 

@@ -27,83 +27,88 @@
 --   {'full', position of a queue (1-based), its depth, its depth bound in this shard, its strategy}
 --   {'draining', position of a queue (1-based) that takes no new jobs}
 --@include keys now preflight read_job read_existing change_counters append_event set_deadline
---@include append_effect make_available index_job parse_time check_depth_bound find_taken_ids index_value
-local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
+--@include append_effect make_available index_job parse_time check_depth_bound find_reservation index_value
+local applied_transactions = KEYS[7]
+local queues, jobs, run_before = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local transaction, keep_cancelled_ms, tombstones = ARGV[5], ARGV[6], ARGV[7]
+local this_shard, shards, portion, bounds = tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], ARGV[11]
+local names = {unpack(ARGV, 12, 11 + queues)}
+local first_queue = 9 -- index of the first key of the queues
+local before_jobs = 8 + 2 * queues -- index of the last key before the jobs
+begin_events(ARGV[1])
 if jobs > 1 then batch_events() end
-local transaction, portion = ARGV[5], ARGV[10]
-local first_job = 8 + 2 * queues -- index of the last key before the jobs
+
+-- Appends a field to a list of names and values.
+local function put(list, name, value)
+    local length = #list
+    list[length + 1], list[length + 2] = name, value
+end
 
 -- 1. Check what may refuse the jobs, before the first write.
-if transaction ~= '' and redis.call('ZSCORE', KEYS[7], portion) then
-    redis.call('ZADD', KEYS[7], now, portion) -- keeps the note for another ten minutes
+if transaction ~= '' and redis.call('ZSCORE', applied_transactions, portion) then
+    redis.call('ZADD', applied_transactions, now, portion) -- keeps the note for another ten minutes
     return {'already'}
 end
-local reserved = {} -- by position of a job: how its id is reserved for it, see find_taken_ids.lua
-local taken = find_taken(jobs, first_job, transaction, ARGV[7], reserved)
-if taken then return taken end
+local reserved = {} -- position of a job -> how its id is reserved for it, see find_reservation.lua
+for i = 1, jobs do
+    local key = KEYS[before_jobs + i]
+    local reservation = find_reservation(key, transaction, tombstones)
+    if reservation == 'of another' then return {'exists', i, read_existing(key)} end
+    if reservation then reserved[i] = reservation end
+end
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 run_preflight()
-if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'too_late'} end
-local names = {unpack(ARGV, 12, 11 + queues)}
-local full, pressure = refuse_full(names, 9, ARGV[11])
-if full then return full end
+if run_before ~= '0' and now >= tonumber(run_before) then return {'too_late'} end
+local refusal, pressure = refuse_full(names, KEYS, first_queue, bounds)
+if refusal then return refusal end
 
--- 2. Write the note of the portion, the queues, and the jobs.
-if transaction ~= '' then redis.call('ZADD', KEYS[7], now, portion) end
-
-for i = 1, queues do
-    local key = KEYS[8 + 2 * i - 1]
-    local created, bound, draining, open = unpack(redis.call('HMGET', key, 'created', 'bound', 'draining', 'open'))
+-- 2. Write the note of the portion, and the new queues.
+if transaction ~= '' then redis.call('ZADD', applied_transactions, now, portion) end
+for i, name in ipairs(names) do
+    local counters = KEYS[first_queue + 2 * (i - 1)]
+    local created, bound, draining, open = unpack(redis.call('HMGET', counters, 'created', 'bound', 'draining', 'open'))
     if not created then
-        redis.call('HSET', key, 'created', now)
-        append_effect('queue', names[i])
+        redis.call('HSET', counters, 'created', now)
+        append_effect('queue', name)
     end
-    if not (bound or draining or open) then redis.call('HSET', key, 'open', 1) end -- for enqueue_one.lua
+    if not (bound or draining or open) then redis.call('HSET', counters, 'open', 1) end -- for enqueue_one.lua
 end
 
+-- 3. Write the jobs.
 local reply = {'ok', now, effects}
 local released = {} -- ids that are not reserved any more
 local declared = {} -- rate limit key with its limits -> true
 local at = 11 + queues -- index of the argument before those of the next job
 for i = 1, jobs do
-    local key, id, outcome = KEYS[first_job + i], ARGV[at + 1], ARGV[at + 5]
-    local due, due_shown = parse_time(ARGV[at + 6])
-    local expires, expires_shown = parse_time(ARGV[at + 7])
-    local fields = tonumber(ARGV[at + 8])
-    local job = {[F.queue] = names[tonumber(ARGV[at + 2])], [F.priority] = ARGV[at + 3], [F.expires] = expires,
+    local key = KEYS[before_jobs + i]
+    local id, queue_position, priority, initial_state, outcome, due_text, expires_text, length =
+        unpack(ARGV, at + 1, at + 8)
+    local due, due_shown = parse_time(due_text)
+    local expires, expires_shown = parse_time(expires_text)
+    local fields = {unpack(ARGV, at + 9, at + 8 + length)} -- names and values
+    at = at + 8 + length
+    local job = {[F.queue] = names[tonumber(queue_position)], [F.priority] = priority, [F.expires] = expires,
         [F.created] = now}
-    local write = {}
-    for j = 1, fields do write[j] = ARGV[at + 8 + j] end
-    for j = 1, fields, 2 do job[write[j]] = write[j + 1] end
-    count_job(job, 'enqueued', 1)
+    for j = 1, #fields, 2 do job[fields[j]] = fields[j + 1] end
+
     local state = 'available'
     if outcome == 'superseded' then state = 'cancelled'
-    elseif ARGV[at + 4] == 'pending' then state = 'pending'
+    elseif initial_state == 'pending' then state = 'pending'
     elseif due and due > now then state = 'scheduled' end
-    local function set(name, value) write[#write + 1], write[#write + 2] = name, value end
-    set(F.state, state)
-    set(F.queue, job[F.queue])
-    set(F.created, now)
-    if ARGV[at + 3] ~= '0' then set(F.priority, ARGV[at + 3]) end
-    if due then set(F.due, due) end
-    if job[F.max_per_second] then declare_limit(id, job) end
-    if job[F.limit] and not declared[job[F.limit]] then
-        declared[job[F.limit]] = true
-        append_effect('limit_declaration', job[F.limit] .. ' ' .. string.format('%.0f', now))
-    end
-    if due_shown then set(F.scheduled_shown, due_shown) end
-    if expires then set(F.expires, expires) end
-    if expires_shown then set(F.expires_shown, expires_shown) end
-    if outcome == 'prepared' then
-        set(F.transaction, transaction)
-    elseif outcome == 'superseded' then
-        set(F.finished, now)
-    end
-    -- The job must outlive the stalled producer that the tombstone kept out: see finish_job.lua.
-    if reserved[i] == 'tombstone' then set(F.fixed_id, 1) end
-    redis.call('HSET', key, unpack(write))
-    record_references(id, job, tonumber(ARGV[8]), tonumber(ARGV[9]))
+    put(fields, F.state, state)
+    put(fields, F.queue, job[F.queue])
+    put(fields, F.created, now)
+    if priority ~= '0' then put(fields, F.priority, priority) end
+    if due then put(fields, F.due, due) end
+    if due_shown then put(fields, F.scheduled_shown, due_shown) end
+    if expires then put(fields, F.expires, expires) end
+    if expires_shown then put(fields, F.expires_shown, expires_shown) end
+    if outcome == 'prepared' then put(fields, F.transaction, transaction)
+    elseif outcome == 'superseded' then put(fields, F.finished, now) end
+    -- The job must outlive the stalled producer that the tombstone kept out: see removal_time.lua.
+    if reserved[i] == 'tombstone' then put(fields, F.fixed_id, 1) end
+    redis.call('HSET', key, unpack(fields))
     if reserved[i] then
         redis.call('HDEL', key, F.alias, F.tombstone)
         if outcome ~= 'prepared' then
@@ -111,11 +116,19 @@ for i = 1, jobs do
             released[#released + 1] = id
         end
     end
+
+    count_job(job, 'enqueued', 1)
+    record_references(id, job, this_shard, shards)
+    if job[F.max_per_second] then declare_limit(id, job) end
+    if job[F.limit] and not declared[job[F.limit]] then
+        declared[job[F.limit]] = true
+        append_effect('limit_declaration', job[F.limit] .. ' ' .. string.format('%.0f', now))
+    end
     if outcome == 'prepared' then
         redis.call('ZADD', ALIAS_CLAIMS, now, id)
     elseif outcome == 'superseded' then
         count_job(job, state, 1)
-        redis.call('ZADD', FINISHED, now + ARGV[6], id)
+        redis.call('ZADD', FINISHED, now + keep_cancelled_ms, id)
         emit('job.cancelled', id, job)
     elseif state == 'available' and jobs > 1 then
         add_arrival(id, job)
@@ -127,11 +140,15 @@ for i = 1, jobs do
     reply[#reply + 1] = state
     reply[#reply + 1] = due or ''
     reply[#reply + 1] = expires or ''
-    at = at + 8 + fields
 end
 
--- 3. Write what was collected for all jobs.
-index_values_of_jobs(at, first_job, reply)
+-- 4. Write what was collected for all jobs. The arguments after those of the jobs name the indexed values.
+local keep_index_ms = ARGV[at + 1]
+for i = at + 2, #ARGV, 2 do
+    local set, position = KEYS[tonumber(ARGV[i])], tonumber(ARGV[i + 1])
+    local due = tonumber(reply[3 * position + 2]) -- of the job at this position
+    index_value(set, job_id_of(KEYS[before_jobs + position]), now, due, keep_index_ms)
+end
 flush_arrivals()
 flush_counters()
 flush_events()

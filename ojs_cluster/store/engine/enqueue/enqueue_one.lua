@@ -18,57 +18,64 @@
 --   {'exists', 1, fields as returned by read_existing.lua}
 --@include fields
 --@include_where_used keys read_existing now priority_base set_deadline count_for_tenants tenant_queue
--- One command shows whether the job exists, which counts twice, and whether the queue has jobs.
-local existing = redis.call('EXISTS', KEYS[4], KEYS[4], KEYS[3])
-if existing > 1 then
-    return {'exists', 1, read_existing(KEYS[4])}
-end
-local counters = redis.call('HMGET', KEYS[2], 'open', 'enqueued', 'seq')
+local events, counters_key, available, key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local events_kept, id, queue, envelope, kind, max_attempts = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local has_more, tenant = ARGV[7], ARGV[11] ~= '' and ARGV[11] -- has_more: there are arguments after the sixth
+
 local function plus_one(a, b) return a + 1, b + 1 end -- for `pcall`: it fails if one is no number
+
+-- 1. Check the id, the queue and the time. One command shows whether the job exists, which counts twice, and whether
+-- the queue has jobs.
+local existing = redis.call('EXISTS', key, key, available)
+if existing > 1 then return {'exists', 1, read_existing(key)} end
+local counters = redis.call('HMGET', counters_key, 'open', 'enqueued', 'seq')
 local valid, enqueued, seq = pcall(plus_one, counters[2] or 0, counters[3] or 0)
 -- Counters that are no integers, or too large for a score, take the full path: enqueue.lua replaces them.
 if not (counters[1] and valid and enqueued % 1 == 0 and enqueued < BAND and enqueued > -BAND and
     seq % 1 == 0 and seq < BAND and seq > -BAND) then
-    return {redis.call('HEXISTS', KEYS[2], 'bound') == 1 and 'bounded' or 'full_path'}
+    return {redis.call('HEXISTS', counters_key, 'bound') == 1 and 'bounded' or 'full_path'}
 end
-local priority, tenant = ARGV[7] or 0, ARGV[11] ~= '' and ARGV[11]
-if ARGV[7] then
-    if ARGV[8] ~= '0' and now >= tonumber(ARGV[8]) then return {'too_late'} end
-    local more = {unpack(ARGV, 12)}
+if has_more and ARGV[8] ~= '0' and now >= tonumber(ARGV[8]) then return {'too_late'} end
+
+-- 2. Write the job, the counters, and the place in the queue.
+if has_more then
+    local priority, expires, more = ARGV[7], ARGV[9], {unpack(ARGV, 12)}
     if priority ~= '0' then more[#more + 1], more[#more + 2] = F.priority, priority end
-    if ARGV[9] ~= '' then more[#more + 1], more[#more + 2] = F.expires, ARGV[9] end
-    redis.call('HSET', KEYS[4], F.state, 'available', F.queue, ARGV[3], F.created, now,
-        F.envelope, ARGV[4], F.type, ARGV[5], F.max_attempts, ARGV[6], unpack(more))
+    if expires ~= '' then more[#more + 1], more[#more + 2] = F.expires, expires end
+    redis.call('HSET', key, F.state, 'available', F.queue, queue, F.created, now,
+        F.envelope, envelope, F.type, kind, F.max_attempts, max_attempts, unpack(more))
 else
-    redis.call('HSET', KEYS[4], F.state, 'available', F.queue, ARGV[3], F.created, now,
-        F.envelope, ARGV[4], F.type, ARGV[5], F.max_attempts, ARGV[6])
+    redis.call('HSET', key, F.state, 'available', F.queue, queue, F.created, now,
+        F.envelope, envelope, F.type, kind, F.max_attempts, max_attempts)
 end
-redis.call('HSET', KEYS[2], 'enqueued', enqueued, 'seq', seq)
-local score = band_of(priority) + seq
-redis.call('ZADD', KEYS[3], score, ARGV[2])
+redis.call('HSET', counters_key, 'enqueued', enqueued, 'seq', seq)
+local score = band_of(ARGV[7] or 0) + seq
+redis.call('ZADD', available, score, id)
 -- The names of keys cost 2 % of an enqueue, so only this block has them.
-if existing == 0 or ARGV[7] then
-    if ARGV[7] and ARGV[9] ~= '' then
-        set_deadline(KEYS[5], ARGV[2], tonumber(ARGV[9]))
-    end
-    if ARGV[7] and ARGV[10] ~= '' then redis.call('ZADD', KEYS[6], now, ARGV[2]) end
+if existing == 0 or has_more then
+    if has_more and ARGV[9] ~= '' then set_deadline(KEYS[5], id, tonumber(ARGV[9])) end
+    if has_more and ARGV[10] ~= '' then redis.call('ZADD', KEYS[6], now, id) end
     if tenant then
-        local job = {[F.queue] = ARGV[3], [F.tenant] = tenant}
-        index_for_tenant(ARGV[2], job, score)
+        local job = {[F.queue] = queue, [F.tenant] = tenant}
+        index_for_tenant(id, job, score)
         count_for_tenant(job, 'available', 1)
         count_for_tenant(job, 'enqueued', 1)
         flush_tenant_counters()
     end
-    if existing == 0 then redis.call('SPUBLISH', WAKE_CHANNEL, ARGV[3]) end -- the queue was empty
+    if existing == 0 then redis.call('SPUBLISH', WAKE_CHANNEL, queue) end -- the queue was empty
 end
-if tenant and ARGV[1] ~= '0' then
-    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*',
-        't', 'job.enqueued', 'j', ARGV[2], 'y', ARGV[5], 'q', ARGV[3], 'tn', tenant)
-elseif ARGV[1] ~= '0' and seq % 16 > 0 then
-    redis.call('XADD', KEYS[1], '*', 't', 'job.enqueued', 'j', ARGV[2], 'y', ARGV[5], 'q', ARGV[3])
-elseif ARGV[1] ~= '0' then
-    -- One of 16 jobs of a queue trims the stream, because that costs 3 % of an enqueue. Fetches and acks always trim it.
-    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*',
-        't', 'job.enqueued', 'j', ARGV[2], 'y', ARGV[5], 'q', ARGV[3])
+
+-- 3. Write the event. One of 16 jobs of a queue trims the stream, because that costs 3 % of an enqueue. Fetches and
+-- acks always trim it.
+if events_kept ~= '0' then
+    if tenant then
+        redis.call('XADD', events, 'MAXLEN', '~', events_kept, '*',
+            't', 'job.enqueued', 'j', id, 'y', kind, 'q', queue, 'tn', tenant)
+    elseif seq % 16 > 0 then
+        redis.call('XADD', events, '*', 't', 'job.enqueued', 'j', id, 'y', kind, 'q', queue)
+    else
+        redis.call('XADD', events, 'MAXLEN', '~', events_kept, '*',
+            't', 'job.enqueued', 'j', id, 'y', kind, 'q', queue)
+    end
 end
 return now

@@ -21,7 +21,7 @@ for i = 2, #KEYS do
     if redis.call('HEXISTS', KEYS[i], F.state) == 0 then
         redis.call('HSET', KEYS[i], F.alias, shard, F.transaction, transaction)
         -- The new job must keep the stalled producer out, as the tombstone did. The field fixed_id keeps the
-        -- job for at least two minutes after its end (finish_job.lua).
+        -- job for at least two minutes after its end (removal_time.lua).
         if redis.call('HDEL', KEYS[i], F.tombstone) == 1 then redis.call('HSET', KEYS[i], F.fixed_id, 1) end
         redis.call('ZADD', alias_claims, now, ARGV[i + 2]) -- ARGV[4] is the id of KEYS[2]
     end

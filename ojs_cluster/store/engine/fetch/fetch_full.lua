@@ -6,10 +6,10 @@
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. Its start is counted by
 --       the limits of its queue and of its rate limit key. A job without its token is blocked, a token is
 --       requested, and later jobs are served. Jobs of other types are parked (leave_parked.lua), and parked jobs
---       of the types of the fetch are taken in the order of the queue. Due jobs of the shard are promoted first. Expired jobs are
---       discarded. Jobs of paused agents become pending. Malformed jobs are quarantined; the reaper reports
---       them. The reply ends after the job with which it reaches MAX_REPLY_BYTES, so fewer than `count` large
---       jobs may be returned.
+--       of the types of the fetch are taken in the order of the queue. Due jobs of the shard are promoted first.
+--       Expired jobs are discarded. Jobs of paused agents become pending. Malformed jobs are quarantined; the reaper
+--       reports them. The reply ends after the job with which it reaches MAX_REPLY_BYTES, so fewer than `count`
+--       large jobs may be returned.
 -- Memory: allow-oom; as fetch; per job that is blocked, parked or requests a token 900 bytes.
 -- KEYS: 1 due, 2 active, 3 execution_deadlines, 4 expiring, 5 finished, 6 events, 7 quiet_workers, then per
 --       queue: queue_counters, queue_available, queue_blocked, token_demand.
@@ -22,79 +22,81 @@
 --       11 types of the jobs that are taken, as in find_parked.lua, '' for any, 12 digest of these types, then the
 --       queue names in order.
 -- Returns: one of
---          {now, effects, 2 when another call may find more jobs, 1 when it may request more tokens, else 0, number
---           of jobs of the first queue that were available or that this fetch may take, per job: id, fields before the fetch, attempt,
---           deadline, lease in ms}
---          {now, 'quiet'} the worker has a quiet flag
+--   {now, 'quiet'} the worker has a quiet flag
+--   {now, effects, 2 when another call may find more jobs, 1 when it may request more tokens, else 0, number of jobs of
+--    the first queue that were available or that this fetch may take, per job: id, fields before the fetch, attempt,
+--    deadline, lease in ms}
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue promote_jobs lease_job create_limiters
 --@include count_starts queue_limits hold_job
 --@include rate_limit_state close_rate_limit local_tokens block_for_token request_tokens reply_size
 --@include select_jobs
+local wanted, worker, lease_prefix, requested_ms, default_ms = tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local keep_discarded_ms, this_shard, idle_keys = ARGV[7], ARGV[8], tonumber(ARGV[9])
+local tenant, types, types_digest = ARGV[10], ARGV[11], ARGV[12]
+begin_events(ARGV[1])
 batch_events()
-local wanted, worker, tenant, keep_discarded_ms = tonumber(ARGV[2]), ARGV[3], ARGV[10], ARGV[7]
 if worker ~= '' then
-    local until_ = redis.call('ZSCORE', KEYS[7], worker)
-    if until_ and tonumber(until_) > now then return {now, 'quiet'} end
+    local quiet_until = redis.call('ZSCORE', KEYS[7], worker)
+    if quiet_until and tonumber(quiet_until) > now then return {now, 'quiet'} end
 end
 
 -- 1. Read, before the first write: due jobs, the limits of the queues, the jobs that may start, and blocked jobs.
 local due, _, due_bytes = load_due_jobs(deliver_event and 4 or 16, true) -- each may have 100 deliveries
 local jobs = {} -- id -> job, false if it is missing, nil if it was not read
-local queues = {} -- what this fetch knows of each queue, in order
 for i, run in ipairs(due.runs) do
     jobs[due.ids[i]] = run.job
     if run.job and run.job[F.limit] then load_local_limit(run.job) end
 end
 preflight_key(PENDING) -- for hold_job
-for i = 13, #ARGV do
-    local q = 8 + 4 * (i - 13) -- index of the queue's first key
-    local queue = {name = ARGV[i], counters = KEYS[q], available = KEYS[q + 1], source = KEYS[q + 1],
-        blocked = KEYS[q + 2], demand = KEYS[q + 3], limits = load_queue_limits(KEYS[q]), started = 0,
-        tenant = tenant, types = ARGV[11],
-        parked_in = {}, entries = {}} -- parked_in: id -> the set of parked jobs that it was read from
+
+-- Returns what this fetch knows of a queue. `at`: index of its first key. Functions of select_jobs.lua add to it.
+local function read_queue(name, at)
+    local counters, available, blocked = KEYS[at], KEYS[at + 1], KEYS[at + 2]
+    local queue = {name = name, counters = counters, available = available, blocked = blocked, demand = KEYS[at + 3],
+        source = available, -- the sorted set whose jobs are read
+        limits = load_queue_limits(counters), started = 0, tenant = tenant, types = types,
+        parked_in = {}, entries = {}} -- id -> the set of parked jobs that it was read from; see parking.load_entry
     if tenant ~= '' then
-        queue.source = tenant_queue_key(queue.name, tenant)
+        queue.source = tenant_queue_key(name, tenant)
         preflight_key(queue.source)
     end
-    queue.parked = redis.call('EXISTS', queue.blocked) == 1 and find_parked(queue.name, queue.types, tenant) or {}
+    queue.parked = redis.call('EXISTS', blocked) == 1 and find_parked(name, types, tenant) or {}
     parking.preflight_due(queue, due.runs)
-    table.insert(queues, queue)
     if #queue.limits.limiters > 0 then preflight_key(EXHAUSTED_QUEUES) end
+    return queue
 end
+local queues = {} -- in order
+for i = 13, #ARGV do queues[i - 12] = read_queue(ARGV[i], 8 + 4 * (i - 13)) end
 local found, more = scan(queues, jobs, wanted, tenant, due_bytes)
 for _, queue in ipairs(queues) do
     if queue.visited then
-        queue.budget = request_budget(tonumber(ARGV[9]), free_starts(queue.limits.limiters, wanted))
+        queue.budget = request_budget(idle_keys, free_starts(queue.limits.limiters, wanted))
         preflight_blocked_jobs(queue, queue.budget, tenant)
     end
 end
 run_preflight()
 
--- 2. Promote the due jobs. They may come before those that were found.
+-- 2. Promote the due jobs, and scan again: they may come before the jobs that were found.
 if #due.ids > 0 then
     for _, id in ipairs(due.ids) do remove_member(DUE, id) end
     promote_due(due, keep_discarded_ms)
     found, more = scan(queues, jobs, wanted, tenant, 0, due.ids)
 end
--- If the scan has found enough jobs, blocked jobs behind the last job found request no tokens.
-for _, queue in ipairs(queues) do
-    queue.max_score = queue.last or math.huge
-end
 
 -- 3. Lease the jobs that may start, block those that need a token, and remove those that have left the queue.
-local reply, leased = {now, effects, more and 2 or 0, redis.call('ZCARD', KEYS[9])}, 0
+local reply, leased = {now, effects, more and 2 or 0, redis.call('ZCARD', queues[1].available)}, 0
 for _, name in ipairs(queues[1].parked) do
     reply[4] = reply[4] + redis.call('ZCARD', parked_jobs_key(queues[1].name, name, tenant))
 end
-for _, item in ipairs(found) do
+for _, item in ipairs(found) do -- see `scan` for the members of an item
     local id, queue, job, key = item.id, item.queue, item.job, job_key(item.id)
-    if item.entry then
+    if item.entry then -- missing, malformed, or not parked any more
         parking.remove_entry(queue, id, item.entry)
         if malformed[id] then set_deadline(QUARANTINE, id, now) end
     elseif item.is_stale then
         remove_member(queue.source, id)
-    elseif not job then
+    elseif not job then -- missing or malformed
         remove_member(queue.available, id)
         if malformed[id] then set_deadline(QUARANTINE, id, now) end
     elseif not item.alive then
@@ -117,17 +119,16 @@ for _, item in ipairs(found) do
         if job[F.token] then
             use_token(id, job)
         elseif job[F.limit] then
-            take_local_token(id, key, job, ARGV[8])
+            take_local_token(id, key, job, this_shard)
         end
         if job[F.max_per_second] then
             job.id, queue.limits.declaring_job = id, job
         end
         count_job(job, 'active', 1)
         charge_turn(queue, id, job)
-        local at = #reply
+        local at, lease_id = #reply, lease_prefix .. (needs_full_ack(job) and '0' or '') .. leased
         reply[at + 1], reply[at + 2] = id, job.field_list
-        reply[at + 3], reply[at + 4], reply[at + 5] =
-            lease(id, job, worker, ARGV[4] .. (needs_full_ack(job) and '0' or '') .. leased, ARGV[5], ARGV[6])
+        reply[at + 3], reply[at + 4], reply[at + 5] = lease(id, job, worker, lease_id, requested_ms, default_ms)
     end
 end
 
@@ -136,11 +137,13 @@ close_local_limits()
 for _, queue in ipairs(queues) do
     count_queue_starts(queue.counters, queue.name, queue.limits, queue.started)
     write_turns(queue)
-    if queue.has_parked then redis.call('SPUBLISH', WAKE_CHANNEL, queue.name .. ' * ' .. ARGV[12]) end
+    if queue.has_parked then redis.call('SPUBLISH', WAKE_CHANNEL, queue.name .. ' * ' .. types_digest) end
     if queue.visited then
         local starts = free_starts(queue.limits.limiters, wanted)
-        local can_request_more = request_tokens(queue, queue.budget, starts, queue.max_score)
-        if can_request_more and queue.max_score == math.huge and leased < wanted and not more then reply[3] = 1 end
+        -- If the scan has found enough jobs, blocked jobs behind the last job found request no tokens.
+        local max_score = queue.last or math.huge
+        local can_request_more = request_tokens(queue, queue.budget, starts, max_score)
+        if can_request_more and max_score == math.huge and leased < wanted and not more then reply[3] = 1 end
         if redis.call('ZCARD', queue.blocked) > 0 then
             redis.call('HSET', queue.counters, 'demand_at', now)
         end

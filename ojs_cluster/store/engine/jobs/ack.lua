@@ -10,108 +10,110 @@
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 ms to keep completed jobs,
 --       5 result JSON; absent for none.
 -- Returns: one of
---   a text         of a job with only the fields of every active job, which most jobs are, because a table costs more:
---                  the two values of TIME, queue, type, created, maximum number of attempts, attempt, started and
---                  envelope, a line each
---   {'ok', fields before the ack, effects (0 for none), now}
---                  the caller knows the fields that the ack writes; a field with an empty value is removed
 --   {'full_path'}  nothing has changed
--- The only function of the common case is one without upvalues, because Redis creates functions at each call.
+--   a text         the job was plain: the two values of TIME, queue, type, created, maximum number of attempts,
+--                  attempt, started and envelope, a line each. A table would cost more.
+--   {'ok', fields before the ack, effects (0 for none), now}
+--                  the job had other fields. The caller knows the fields that the ack writes; a field with an empty
+--                  value is removed.
 --@include keys now fields
---@include_where_used validate_job finish_job change_counters set_deadline append_effect count_for_tenants
-local job, field_list, state, queue, kind, envelope, created, attempts, attempt, started, worker, lease, deadline,
-    lease_ms, since
--- A job with twelve fields usually has those of every active job. Reading their values costs less than reading names
--- as well, and needs no table of the fields.
-if redis.call('HLEN', KEYS[1]) == 12 then
-    state, queue, kind, envelope, created, attempts, attempt, started, worker, lease, deadline, lease_ms =
-        unpack(redis.call('HMGET', KEYS[1], F.state, F.queue, F.type, F.envelope, F.created, F.max_attempts,
-            F.attempt, F.started, F.worker, F.lease, F.deadline, F.lease_ms))
-    since = created
+--@include_where_used validate_job read_job removal_time change_counters set_deadline append_effect effects_of_jobs
+--@include_where_used count_for_tenants
+local key, active_jobs, finished_jobs, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local events_kept, worker, lease, keep_ms, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+-- Returns the sum of the job's numbers, how long it ran and waited, the minute as a number, and the counters of the
+-- queue after the ack. Runs under `pcall`: arithmetic fails if a value is absent or no number, and converts each text
+-- once, while `tonumber` converts it twice. Redis creates functions at each call; one without upvalues is cheap.
+local function add_up(at, since, created, max_attempts, attempt, started, deadline, lease_ms, minute, active, completed,
+        acked, run_ms, wait_ms)
+    started = started + 0
+    local ran, waited = at - started, started - since
+    if waited < 0 then waited = 0 end
+    return created + max_attempts + attempt + started + deadline + lease_ms, ran, waited, minute + 0, active - 1,
+        completed + 1, acked + 1, run_ms + ran, wait_ms + waited
 end
-if not (state and queue and kind and envelope and created and attempts and attempt and started and worker and lease
-    and deadline and lease_ms) then
-    field_list, job = redis.call('HGETALL', KEYS[1]), {}
+
+-- 1. Read the job. A plain job has only the twelve fields of every active job. Reading their values costs less than
+-- reading the names as well, and needs no table. `job` is nil for a plain job, and has all fields of any other.
+local job, state, queue, kind, envelope, created, max_attempts, attempt, started, holder, held_lease, deadline, lease_ms
+if redis.call('HLEN', key) == 12 then
+    state, queue, kind, envelope, created, max_attempts, attempt, started, holder, held_lease, deadline, lease_ms =
+        unpack(redis.call('HMGET', key, F.state, F.queue, F.type, F.envelope, F.created, F.max_attempts,
+            F.attempt, F.started, F.worker, F.lease, F.deadline, F.lease_ms))
+end
+local since = created -- the time from which the job waited
+if not (state and queue and kind and envelope and created and max_attempts and attempt and started and holder
+    and held_lease and deadline and lease_ms) then
+    local field_list = redis.call('HGETALL', key)
+    job = {field_list = field_list}
     for i = 1, #field_list, 2 do job[field_list[i]] = field_list[i + 1] end
     if job[F.transaction] or job[F.workflow] or job[F.keep] or not has_valid_fields(job) then return {'full_path'} end
     -- A key that KEYS does not name is read before the first write: see preflight.lua.
-    if job[F.timeout] then redis.call('EXISTS', KEYS[1], EXECUTION_DEADLINES) end
-    if job[F.unique] or job[F.token] then redis.call('EXISTS', KEYS[1], OUTBOX, OUTBOX_DUE) end
-    if job[F.tenant] then redis.call('EXISTS', KEYS[1], tenant_counters_key(job[F.tenant])) end
-    state, queue, kind, created, attempts = job[F.state], job[F.queue], job[F.type], job[F.created], 0
-    attempt, started, worker, lease = job[F.attempt], job[F.started], job[F.worker] or '', job[F.lease]
-    deadline, lease_ms, since = 0, 0, job[F.enqueued] or created
-end
-if state ~= 'active' or ARGV[3] ~= '' and ARGV[3] ~= lease or ARGV[2] ~= '' and ARGV[2] ~= worker then
-    return {'full_path'}
+    if job[F.timeout] then redis.call('EXISTS', key, EXECUTION_DEADLINES) end
+    if job[F.unique] or job[F.token] then redis.call('EXISTS', key, OUTBOX, OUTBOX_DUE) end
+    if job[F.tenant] then redis.call('EXISTS', key, tenant_counters_key(job[F.tenant])) end
+    state, queue, kind = job[F.state], job[F.queue], job[F.type]
+    created, max_attempts, attempt, started = job[F.created], job[F.max_attempts], job[F.attempt], job[F.started]
+    holder, held_lease = job[F.worker] or '', job[F.lease]
+    deadline, lease_ms, since = job[F.deadline] or 0, job[F.lease_ms] or 0, job[F.enqueued] or created
 end
 
+-- 2. Check the holder, and add up the counters of the queue.
+if state ~= 'active' or lease ~= '' and lease ~= held_lease or worker ~= '' and worker ~= holder then
+    return {'full_path'}
+end
+local id, counters = job_id_of(key), queue_counters_key(queue)
 -- While the slot moves, the counters may be on another node. Then Redis stops the script here, before its first
 -- write, or `minute` is absent and the full path makes the preflight (see preflight.lua).
-local id, counters = job_id_of(KEYS[1]), queue_counters_key(queue)
-local old = redis.call('HMGET', counters, 'minute', 'limits', 'active', 'completed', 'acked', 'run_ms', 'wait_ms')
--- Arithmetic converts each text once, and fails if it is absent or no number; `tonumber` would convert it twice.
-local valid, sum, minute, ran, waited, active, completed, acked, run_ms, wait_ms = pcall(
-    function(at, from, most, tries, begin, ends, lasts, waits_from, last_minute, a, c, k, r, w)
-        begin = begin + 0
-        local runs, waits = at - begin, begin - waits_from
-        if waits < 0 then waits = 0 end
-        return from + most + tries + begin + ends + lasts, last_minute + 0, runs, waits, a + 0, c + 1, k + 1, r + runs,
-            w + waits
-    end,
-    now, created, attempts, attempt, started, deadline, lease_ms, since, old[1], old[3], old[4], old[5], old[6], old[7])
+local minute, limits, active, completed, acked, run_ms, wait_ms = unpack(redis.call('HMGET', counters, 'minute',
+    'limits', 'active', 'completed', 'acked', 'run_ms', 'wait_ms'))
+local valid, sum, ran, waited
+valid, sum, ran, waited, minute, active, completed, acked, run_ms, wait_ms = pcall(add_up, now, since, created,
+    max_attempts, attempt, started, deadline, lease_ms, minute, active, completed, acked, run_ms, wait_ms)
 -- The sum is too large, or not a number, if a field is: see validate_job.lua.
-if not (valid and minute == (now - now % 60000) / 60000 and sum > -LATEST_MS and sum < 5 * LATEST_MS) then
+if not (valid and minute * 60000 == now - now % 60000 and sum > -LATEST_MS and sum < 5 * LATEST_MS) then
     return {'full_path'}
 end
 
-local removal = now + ARGV[4]
-if job and job[F.fixed_id] then
-    removal = removal_time(job, ARGV[4])
-end
-redis.call('ZREM', KEYS[2], id)
-if job and job[F.timeout] then redis.call('ZREM', EXECUTION_DEADLINES, id) end
-redis.call('ZADD', KEYS[3], removal, id)
-if ARGV[5] then redis.call('HSET', KEYS[1], F.state, 'completed', F.finished, now, F.result, ARGV[5])
-else redis.call('HSET', KEYS[1], F.state, 'completed', F.finished, now) end
-if job and job[F.delay] then
-    redis.call('HDEL', KEYS[1], F.delay)
-    field_list[#field_list + 1], field_list[#field_list + 2] = F.delay, ''
-end
-redis.call('HSET', counters, 'active', active - 1, 'completed', completed, 'acked', acked, 'run_ms', run_ms,
+-- 3. Write. Nothing can fail from here on.
+local removal, delivered = now + keep_ms, 0
+if job then removal = removal_time(job, keep_ms) end
+redis.call('ZREM', active_jobs, id)
+redis.call('ZADD', finished_jobs, removal, id)
+if result then redis.call('HSET', key, F.state, 'completed', F.finished, now, F.result, result)
+else redis.call('HSET', key, F.state, 'completed', F.finished, now) end
+redis.call('HSET', counters, 'active', active, 'completed', completed, 'acked', acked, 'run_ms', run_ms,
     'wait_ms', wait_ms)
-if old[2] then
-    wake_on_free_slot(queue, old[2], active, -1)
+if limits then
+    wake_on_free_slot(queue, limits, active + 1, -1)
 end
-local delivered = 0
-if job and (job[F.unique] or job[F.token]) then
-    if job[F.token] then -- as return_token in finish_job.lua
-        append_effect('token_return', string.match(job[F.limit], '^%S*') .. ' s ' .. id .. '/'
-            .. string.match(job[F.token], '^%d+'))
-        redis.call('HDEL', KEYS[1], F.token, F.open_token_request)
-        field_list[#field_list + 1], field_list[#field_list + 2] = F.token, ''
-        field_list[#field_list + 1], field_list[#field_list + 2] = F.open_token_request, ''
+if job then
+    if job[F.timeout] then redis.call('ZREM', EXECUTION_DEADLINES, id) end
+    if job[F.delay] then drop_fields(key, job, F.delay) end
+    if job[F.unique] or job[F.token] then
+        if job[F.token] then return_token(id, job, 's') end
+        if job[F.unique] then append_effect('unlock', unlock_payload(job[F.unique], id, job[F.replays])) end
+        delivered = effects
     end
-    if job[F.unique] then -- as finish in finish_job.lua
-        append_effect('unlock', job[F.unique] .. ' ' .. id .. ' ' .. (job[F.replays] or '0'))
+    if job[F.tenant] then
+        count_for_tenant(job, 'active', -1)
+        count_for_tenant(job, 'completed', 1)
+        count_for_tenant(job, 'acked', 1)
+        count_for_tenant(job, 'run_ms', ran)
+        count_for_tenant(job, 'wait_ms', waited)
+        flush_tenant_counters()
     end
-    delivered = effects
 end
-if job and job[F.tenant] then
-    count_for_tenant(job, 'active', -1)
-    count_for_tenant(job, 'completed', 1)
-    count_for_tenant(job, 'acked', 1)
-    count_for_tenant(job, 'run_ms', ran)
-    count_for_tenant(job, 'wait_ms', waited)
-    flush_tenant_counters()
-    if ARGV[1] ~= '0' then
-        redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[1], '*', 't', 'job.completed', 'j', id,
+if events_kept ~= '0' then
+    if job and job[F.tenant] then
+        redis.call('XADD', events, 'MAXLEN', '~', events_kept, '*', 't', 'job.completed', 'j', id,
             'y', kind, 'q', queue, 'a', attempt, 'd', ran, 'tn', job[F.tenant])
+    else
+        redis.call('XADD', events, 'MAXLEN', '~', events_kept, '*', 't', 'job.completed', 'j', id,
+            'y', kind, 'q', queue, 'a', attempt, 'd', ran)
     end
-elseif ARGV[1] ~= '0' then
-    redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[1], '*', 't', 'job.completed', 'j', id,
-        'y', kind, 'q', queue, 'a', attempt, 'd', ran)
 end
-if job then return {'ok', field_list, delivered, now} end
-return clock[1] .. '\n' .. clock[2] .. '\n' .. queue .. '\n' .. kind .. '\n' .. created .. '\n' .. attempts
+if job then return {'ok', job.field_list, delivered, now} end
+return clock[1] .. '\n' .. clock[2] .. '\n' .. queue .. '\n' .. kind .. '\n' .. created .. '\n' .. max_attempts
     .. '\n' .. attempt .. '\n' .. started .. '\n' .. envelope

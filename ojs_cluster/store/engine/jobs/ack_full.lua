@@ -9,6 +9,7 @@
 --          {'conflict', state} | {'not_holder'}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
 --@include append_effect finish_job remove_from_queue check_holder complete_job
+begin_events(ARGV[1])
 local key = KEYS[1]
 local worker, lease, keep_ms, result = ARGV[2], ARGV[3], ARGV[4], ARGV[5] or ''
 local job, reply = load_job(key)

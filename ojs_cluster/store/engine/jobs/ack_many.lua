@@ -11,6 +11,7 @@
 --                            or a reply of ack_full.lua other than 'ok'}
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect finish_job remove_from_queue check_holder complete_job
+begin_events(ARGV[1])
 batch_events()
 local keep_ms, jobs, replies = ARGV[2], {}, {effects}
 for i = 4, #KEYS do

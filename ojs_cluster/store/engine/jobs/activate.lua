@@ -8,6 +8,7 @@
 --          {'conflict', state} | {'held'} the agent of the job is paused
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
 --@include make_available
+begin_events(ARGV[1])
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end

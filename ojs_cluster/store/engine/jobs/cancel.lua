@@ -15,6 +15,7 @@
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
 --@include append_effect finish_job remove_from_queue cancel_job
+begin_events(ARGV[1])
 local key, keep_ms, only = KEYS[1], ARGV[2], ARGV[3]
 set_history(ARGV[5])
 local job, reply = load_job(key)

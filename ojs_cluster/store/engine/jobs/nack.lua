@@ -19,12 +19,13 @@
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters error_groups fail_attempt check_holder nack_job
+begin_events(ARGV[1])
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
 local errors_kept, retention = tonumber(ARGV[2]), {ARGV[3], ARGV[4], tonumber(ARGV[5])}
 local nack = cmsgpack.unpack(ARGV[8])
-server_exhaustion = ARGV[6]
+set_server_exhaustion(ARGV[6])
 set_history(ARGV[7])
 reply = early_nack_reply(job, nack)
 if not reply then

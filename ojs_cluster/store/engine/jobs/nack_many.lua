@@ -12,9 +12,10 @@
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters error_groups fail_attempt check_holder nack_job
+begin_events(ARGV[1])
 local jobs, replies, ending = {}, {effects}, {}
 local errors_kept, retention = tonumber(ARGV[2]), {ARGV[3], ARGV[4], tonumber(ARGV[5])}
-server_exhaustion = ARGV[6]
+set_server_exhaustion(ARGV[6])
 set_history(ARGV[7])
 local nacks = {}
 for i = 8, #KEYS do

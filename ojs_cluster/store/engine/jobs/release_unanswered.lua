@@ -11,6 +11,7 @@
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters error_groups fail_attempt check_holder nack_job walk_active
+begin_events(ARGV[1])
 local cursor, max_walked, prefix_length = ARGV[2], ARGV[3], #ARGV[4]
 local prefixes = {}
 for i = 4, #ARGV do prefixes[ARGV[i]] = true end

@@ -10,7 +10,7 @@
 -- ARGV: 1 '1' when the id maps to another shard, else ''.
 -- Returns: {'ok', fields, effects} | {'valid'} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --@include keys now preflight remove_one read_job change_counters set_deadline append_effect
---@include tenant_queue
+--@include tenant_queue effects_of_jobs
 local key, id = KEYS[1], job_id_of(KEYS[1])
 local field_list, job = redis.call('HGETALL', key), {}
 for i = 1, #field_list, 2 do job[field_list[i]] = field_list[i + 1] end
@@ -49,7 +49,7 @@ elseif queue and state then count_job(job, state, -1) end
 if job[F.workflow] and job[F.step] and not is_terminal(state or '') then
     append_effect('workflow', job[F.workflow] .. ' ' .. job[F.step] .. ' ' .. id .. ' cancelled')
 end
-if job[F.unique] then append_effect('unlock', job[F.unique] .. ' ' .. id .. ' ' .. (job[F.replays] or '0')) end
+if job[F.unique] then append_effect('unlock', unlock_payload(job[F.unique], id, job[F.replays])) end
 if limit_key and request_number then
     append_effect('token_return', limit_key .. ' u ' .. id .. '/' .. request_number)
 end

@@ -14,7 +14,7 @@ local i = 0
 for bounds in string.gmatch(ARGV[1], '%S+') do
     i = i + 1
     local name, from = ARGV[1 + i], 2 * i - 1
-    local full, pressure = refuse_full({name}, from, bounds)
+    local full, pressure = refuse_full({name}, KEYS, from, bounds)
     if pressure then pressed[#pressed + 1] = i end
     if full then
         full[2] = i

@@ -10,9 +10,10 @@
 -- Returns: {number of jobs dropped, number of jobs still to drop, effects}
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline append_effect
 --@include finish_job remove_from_queue check_depth_bound priority_base
+begin_events(ARGV[1])
 batch_events()
 local queue, limit, keep_ms, errors_kept = ARGV[2], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
-local full = refuse_full({queue}, 1, ARGV[3])
+local full = refuse_full({queue}, KEYS, 1, ARGV[3])
 if not full or full[1] ~= 'full' or full[5] ~= 'drop_oldest' then return {0, 0, {}} end
 local needed = full[3] + tonumber(string.match(ARGV[3], '%d+$')) - full[4]
 local sets = {KEYS[2], queue_blocked_key(queue)}

@@ -14,6 +14,7 @@
 -- Returns: {now, effects, whether the queue is paused now (0 or 1), whether it is draining now, '|' and
 --          defaults that the caller restores, or ''} | {'late'}
 --@include keys now preflight read_job append_event set_deadline append_effect wake_queue
+begin_events(ARGV[1])
 local counters_key, available_key, name = KEYS[1], KEYS[2], ARGV[2]
 local paused, draining, token = ARGV[3], ARGV[4], ARGV[5] or ''
 local was_paused, drained, deletion, removed, created =

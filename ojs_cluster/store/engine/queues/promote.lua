@@ -8,6 +8,7 @@
 --           ids of malformed jobs}
 --@include keys now preflight remove_many read_job change_counters append_event
 --@include set_deadline append_effect make_available finish_job remove_from_queue promote_jobs
+begin_events(ARGV[1])
 batch_events()
 local limit, keep_discarded_ms = tonumber(ARGV[2]), ARGV[3]
 local due, malformed_ids = load_due_jobs(limit)

@@ -15,36 +15,41 @@
 --@include append_effect make_available announce_queue finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters error_groups fail_attempt
 local limit, random_number, errors_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local keep_discarded_ms = ARGV[5]
-local retention = {keep_discarded_ms, ARGV[6], tonumber(ARGV[7])} -- see fail_attempt.lua
-server_exhaustion = ARGV[8]
+local keep_discarded_ms, keep_dead_ms, max_dead_letters = ARGV[5], ARGV[6], tonumber(ARGV[7])
+local retention = {keep_discarded_ms, keep_dead_ms, max_dead_letters} -- see fail_attempt.lua
+set_server_exhaustion(ARGV[8])
 set_history(ARGV[9])
+begin_events(ARGV[1])
+batch_events()
 
 local jobs = {} -- id -> job, false if it is missing or malformed
 local malformed = {} -- id -> true
 local quarantined = {} -- pairs of an index and the id of a malformed job in it
 
--- Returns the ids of an index whose time has passed, and loads their jobs. Malformed jobs are added to
--- `quarantined` instead. `only_loaded`: omits jobs that are not loaded: after a write, no job may be loaded.
-local function overdue(zset, only_loaded)
+-- Returns the first ids of an index whose time has passed.
+local function overdue(zset) return redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit) end
+
+-- Loads the jobs of an index whose time has passed, and returns their ids. Malformed jobs are added to `quarantined`
+-- instead.
+local function load_overdue(zset)
     local ids = {}
-    for _, id in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit)) do
-        if jobs[id] == nil and not only_loaded then
+    for _, id in ipairs(overdue(zset)) do
+        if jobs[id] == nil then
             local job, reply = load_within_budget(job_key(id))
             jobs[id], malformed[id] = job or false, is_malformed(reply)
         end
-        if malformed[id] and not only_loaded then
+        if malformed[id] then
             quarantined[#quarantined + 1] = {zset, id}
-        elseif jobs[id] ~= nil then
+        else
             ids[#ids + 1] = id
         end
     end
     return ids
 end
 
--- 1. Read all jobs whose time has passed, and decide what happens to those whose lease ends.
-local timeouts, lost, expired = overdue(EXECUTION_DEADLINES), overdue(ACTIVE), overdue(EXPIRING)
-local repaired = overdue(QUARANTINE) -- these jobs are valid again
+-- 1. Read all jobs whose time has passed, and decide what happens to those whose attempt ends.
+local timeouts, lost, expired = load_overdue(EXECUTION_DEADLINES), load_overdue(ACTIVE), load_overdue(EXPIRING)
+local repaired = load_overdue(QUARANTINE) -- these jobs are valid again
 if #repaired > 0 then
     preflight_key(OUTBOX)
     preflight_key(OUTBOX_DUE)
@@ -55,30 +60,29 @@ for _, job in pairs(jobs) do
         preflight_key(queue_available_key(job[F.queue]))
     end
 end
-
 local decisions = {} -- id -> decision (see decide_failure.lua)
 local ends = {} -- pairs of a job and its decision
-local function decide_losses(ids, kind)
+local function decide_ends(ids, error_type)
     for _, id in ipairs(ids) do
         local job = jobs[id]
         if job and job[F.state] == 'active' and not decisions[id] then
-            decisions[id] = decide_lost_lease(job, kind)
+            decisions[id] = decide_lost_lease(job, error_type)
             ends[#ends + 1] = {job, decisions[id]}
         end
     end
 end
-decide_losses(timeouts, 'timeout')
-decide_losses(lost, 'visibility_timeout')
-preflight_failures(ends, retention[3])
+decide_ends(timeouts, 'timeout')
+decide_ends(lost, 'visibility_timeout')
+preflight_failures(ends, max_dead_letters)
 
--- 2. Write. No job is loaded from here on.
+-- 2. Quarantine malformed jobs. This is the first write: no job is loaded from here on.
 local quarantined_ids = {}
 for i, entry in ipairs(quarantined) do
     recheck_later(entry[1], entry[2])
     quarantined_ids[i] = entry[2]
 end
 
-batch_events()
+-- 3. End the attempts that took too long: active -> retryable | discarded.
 for i, id in ipairs(timeouts) do
     remove_member(EXECUTION_DEADLINES, id)
     local key, job = job_key(id), jobs[id]
@@ -92,6 +96,9 @@ for i, id in ipairs(timeouts) do
         fail(id, key, job, error, group, decisions[id], (random_number * i) % 1, errors_kept, retention)
     end
 end
+
+-- 4. End the leases that were not extended: active -> available | discarded. A job whose attempt has just ended is no
+-- longer active.
 local lost_ids = {}
 local error, group = server_error('visibility_timeout', 'the lease ended without ack, nack or heartbeat')
 for _, id in ipairs(lost) do
@@ -106,28 +113,34 @@ for _, id in ipairs(lost_ids) do
     requeue_after_lost_lease(id, job_key(id), jobs[id], error, decisions[id], retention)
 end
 
--- A job that has returned to its queue above may have expired. Jobs that are not loaded wait for the next call.
-if #ends > 0 then expired = overdue(EXPIRING, true) end
+-- 5. Discard expired jobs. A job that has just returned to its queue may have expired, so the index is read again after
+-- a return. A job of it that is not loaded waits for the next call.
+if #ends > 0 then
+    expired = {}
+    for _, id in ipairs(overdue(EXPIRING)) do
+        if jobs[id] ~= nil and not malformed[id] then expired[#expired + 1] = id end
+    end
+end
 for _, id in ipairs(expired) do
     remove_member(EXPIRING, id)
     local job = jobs[id]
     local state = job and job[F.expires] and job[F.state]
     if state == 'available' then
         remove_from_queue(id, job)
+        expire(id, job_key(id), job, keep_discarded_ms)
     elseif state == 'scheduled' or state == 'retryable' or state == 'pending' then
         count_job(job, state, -1)
         remove_member(state == 'pending' and PENDING or DUE, id)
-    else
-        job = nil
+        expire(id, job_key(id), job, keep_discarded_ms)
     end
-    if job then expire(id, job_key(id), job, keep_discarded_ms) end
 end
 
+-- 6. Return repaired jobs to their queues. A parked job stays parked, and is checked again (see leave_parked.lua).
 for _, id in ipairs(repaired) do
     local job = jobs[id]
     local is_available = job and job[F.state] == 'available'
     if is_available and job[F.parked] and redis.call('ZSCORE', queue_blocked_key(job[F.queue]), id) then
-        redis.call('ZADD', QUARANTINE, now + PARKED_CHECK_MS, id) -- see leave_parked.lua
+        redis.call('ZADD', QUARANTINE, now + PARKED_CHECK_MS, id)
     elseif is_available then
         if job[F.parked] then leave_parked(id, job) else remove_member(QUARANTINE, id) end
         if job[F.tenant] then count_for_tenant(job, 'available', -1) end -- it had left its queue only
@@ -138,6 +151,7 @@ for _, id in ipairs(repaired) do
     end
 end
 
+-- 7. Write what was collected for all jobs.
 local next_deadline = -1
 for _, zset in ipairs({ACTIVE, EXECUTION_DEADLINES, EXPIRING, QUARANTINE}) do
     local first = lowest_remaining(zset)

@@ -16,6 +16,7 @@
 --          {'sum', admitted jobs, admitted scheduled jobs}: read the sum, and call again
 --          {'full', name of the limit, jobs that count, maximum, ms after which a retry may succeed}
 --@include keys now fields validate_job append_event set_deadline create_limiters
+begin_events(ARGV[1])
 local admission_key = KEYS[1]
 local waiting, scheduled = tonumber(ARGV[2]), tonumber(ARGV[3])
 local depth, max_scheduled = tonumber(ARGV[4]), tonumber(ARGV[5])

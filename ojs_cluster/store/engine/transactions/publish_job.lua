@@ -11,6 +11,7 @@
 -- Returns: {fields of the new job (empty when it was removed), effects}
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect make_available announce_queue finish_job remove_from_queue cancel_job index_job
+begin_events(ARGV[1])
 local key, old_key, transaction, retention = KEYS[1], KEYS[10], ARGV[2], ARGV[3]
 set_history(ARGV[4])
 local job = load_job(key, transaction) -- without the transaction id a prepared job cannot be loaded

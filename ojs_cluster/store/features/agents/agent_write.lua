@@ -10,6 +10,7 @@
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline append_effect
 --@include finish_job remove_from_queue make_available hold_job
+begin_events(ARGV[1])
 local key, expected, wanted, action = KEYS[1], ARGV[2], ARGV[3], ARGV[4]
 local job, reply = load_job(key)
 if not job then return reply end

@@ -14,6 +14,7 @@
 --       refuse the reason, 8 '1' to hold the job back or '', 9 ids of runs to cancel, 10 ids of runs that have ended.
 -- Returns: {now, then for each cron job 'ok' | 'missing' | 'undelivered' | 'stale'}
 --@include keys now append_event set_deadline cron_record
+begin_events(ARGV[1])
 local MAX_OPEN_RUNS, FIRST, ARGUMENTS = 100, 4, 10
 local CRONS = KEYS[1]
 local history_kept, delivery_ms = tonumber(ARGV[2]), tonumber(ARGV[3])

@@ -197,7 +197,7 @@ class RedisCronStore:
         """Store a job, as ``CronStore.enqueue``.
 
         The field ``FIXED_ID`` keeps the job for two minutes after its end at least, so that a late
-        delivery cannot store it again (``include/jobs/finish_job.lua``).
+        delivery cannot store it again (``include/jobs/removal_time.lua``).
         """
         fields = [f.FIXED_ID, b"1"]
         try:

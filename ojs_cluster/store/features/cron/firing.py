@@ -72,7 +72,7 @@ validate. The cron jobs that are left are checked concurrently."""
 _STORE_WITHIN_MS = 20_000
 """Maximum time in ms from the claim of a firing until its job is stored; a later attempt is
 refused. The time is a sixth of the shortest retention of such a job
-(``store/include/jobs/finish_job.lua``)."""
+(``store/include/jobs/removal_time.lua``)."""
 
 
 async def fire_due(cron_store: CronStore, limit: int) -> SweepResult:

@@ -1,7 +1,7 @@
 -- Transition: dead letter -> terminal job whose retention is over.
 -- Pre:  the job is a dead letter.
 -- Post: the job is in no list of dead letters, and the caller or the janitor may remove it. If its id must stay
---       reserved for some time (see removal_time in finish_job.lua), the job is kept for that time, but hidden
+--       reserved for some time (see removal_time in removal_time.lua), the job is kept for that time, but hidden
 --       from reads.
 -- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 job, 2 finished, 3 dead.

@@ -14,6 +14,7 @@
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
 --@include make_available record_history
+begin_events(ARGV[1])
 set_history(ARGV[4])
 local key, references_key, required_kind, expected_replays = KEYS[1], KEYS[6], ARGV[2], ARGV[3]
 local job, reply = load_job(key)

@@ -9,6 +9,7 @@
 -- Returns: {'ok', {sequence, now}} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state} | {'not_holder'} | {'malformed'}
 --@include keys now preflight fields append_event check_holder
+begin_events(ARGV[1])
 local EVENT_EVERY_MS = 1000
 local key, worker, lease, state, more = KEYS[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local names = {F.state, F.checkpoint, F.worker, F.lease, F.type, F.queue, F.attempt, F.alias, F.transaction,

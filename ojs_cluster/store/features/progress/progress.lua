@@ -10,6 +10,7 @@
 -- Returns: {'ok', names and values of the first 5 of `names`} | {'missing'} | {'moved', shard} |
 --          {'prepared', transaction} | {'not_holder'} | {'malformed'}
 --@include keys now fields validate_job append_event set_deadline check_holder
+begin_events(ARGV[1])
 local EVENT_INTERVAL_MS = 1000
 local key, worker, lease, reported, data, message = KEYS[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local names = {F.state, F.attempt, F.finished, F.progress, F.progress_data, F.worker, F.lease, F.lease_ms,

@@ -10,6 +10,7 @@
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
 --@include append_effect finish_job remove_from_queue cancel_job created_of
+begin_events(ARGV[1])
 local key, keep_ms, errors_kept = KEYS[1], ARGV[4], tonumber(ARGV[5])
 local job, reply = load_job(key)
 if not job then return reply end

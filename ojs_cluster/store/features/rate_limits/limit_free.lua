@@ -15,6 +15,7 @@
 -- Returns: effects
 --@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
+begin_events(ARGV[1])
 -- Takes back the start of a job that was fetched and has not started. `score`: that of its token.
 local function uncount_token_start(limit, score)
     if score <= 1 then return end

@@ -17,6 +17,7 @@
 -- Returns: effects
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue
+begin_events(ARGV[1])
 local GRANT_MS, DEMAND_MS, MAX_OTHERS = 2000, 7000, 200
 local answer, keep_ms, key = ARGV[2], ARGV[3], ARGV[4]
 local decision, delay = string.match(answer, '^(.)w?(%d*)$')

@@ -8,6 +8,7 @@
 -- Returns: effects
 --@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
+begin_events(ARGV[1])
 local hash_key, holders_key, requesters_key = KEYS[1], KEYS[2], KEYS[3]
 local rate_limits_key, checks_key = KEYS[4], KEYS[5]
 local key = ARGV[2]

@@ -13,6 +13,7 @@
 -- Returns: effects
 --@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
+begin_events(ARGV[1])
 local LATER_MS = 5000 -- delay of a job whose request was refused, when only the end of a job frees a token
 local holders_key, requesters_key = KEYS[2], KEYS[3]
 local key, packed, on_limit, shard = ARGV[2], ARGV[4], ARGV[5], ARGV[6]

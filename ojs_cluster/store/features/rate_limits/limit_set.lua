@@ -12,6 +12,7 @@
 -- Returns: effects
 --@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
+begin_events(ARGV[1])
 local hash_key, key, action, packed, time = KEYS[1], ARGV[2], ARGV[4], ARGV[5], ARGV[6]
 local limit = load_rate_limit(key)
 if action == 'override' and packed == '' then

@@ -7,6 +7,7 @@
 -- Returns: effects
 --@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
+begin_events(ARGV[1])
 local holders_key, key, shard = KEYS[2], ARGV[2], ARGV[4]
 local limit = load_rate_limit(key)
 if not limit.fields.used_at then return effects end

@@ -7,6 +7,7 @@
 -- ARGV: 1 events kept, 2 queue, 3 '1' to keep a queue that exists, too.
 -- Returns: {whether the queue is new (0 or 1), now, effects}
 --@include keys now preflight fields append_event set_deadline append_effect
+begin_events(ARGV[1])
 local counters_key, queue, accept_existing = KEYS[1], ARGV[2], ARGV[3] == '1'
 local created = redis.call('HGET', counters_key, 'created')
 if created and not accept_existing then return {0, now, {}} end

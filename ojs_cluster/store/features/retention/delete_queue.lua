@@ -10,6 +10,7 @@
 -- Returns: 1 when the queue is deleted here, now or before; 0 when it has a job, or when it was resumed, drained or
 --          created meanwhile
 --@include keys now fields append_event set_deadline
+begin_events(ARGV[1])
 local counters_key, token, defaults = KEYS[1], ARGV[3], ARGV[4]
 local created, draining, deletion = unpack(redis.call('HMGET', counters_key, 'created', 'draining', 'deleting'))
 if created and token ~= '*' then

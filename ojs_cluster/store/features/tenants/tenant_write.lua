@@ -9,6 +9,7 @@
 --       with settings.
 -- Returns: 'ok' | 'changed' | 'full'
 --@include keys now fields append_event set_deadline replace_record
+begin_events(ARGV[1])
 local known_key = KEYS[2]
 local tenant, expected, wanted = ARGV[2], ARGV[3], ARGV[4]
 local reply, version = replace_record(KEYS[1], tenant, expected, wanted, tonumber(ARGV[5]))

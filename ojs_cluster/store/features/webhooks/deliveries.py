@@ -1,7 +1,7 @@
 """Deliveries: events on their way to webhook subscriptions (spec: ojs-webhooks 7).
 
 The script of a transition adds a delivery for each subscription that selects its event
-(``store/include/base/deliver_event.lua``). So an event is delivered if and only if the transition
+(``store/include/base/open_deliveries.lua``). So an event is delivered if and only if the transition
 happened. The leader of the shard sends it (``ojs_scheduler.loops.webhooks``) and records each
 attempt here. After a successful attempt the delivery is *delivered*, and after the last failed
 attempt it is *dead*. Each shard keeps the newest delivered and dead deliveries.

@@ -9,6 +9,7 @@
 -- Returns: {now, ids of jobs whose leases were extended, per job with an alias in this shard: id, index of the
 --          shard to which the alias points; ids of cancelled jobs}
 --@include keys now read_job append_event set_deadline check_holder
+begin_events(ARGV[1])
 batch_events()
 -- A lease of a fetch without a worker id has no owner. Any worker may extend it, and none becomes its owner:
 -- if a stale worker became the owner, the worker that runs the job could not extend the lease any more.

@@ -12,9 +12,10 @@
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters error_groups fail_attempt walk_active
+begin_events(ARGV[1])
 local cursor, limit, errors_kept = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local retention, died = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}
-server_exhaustion = ARGV[8]
+set_server_exhaustion(ARGV[8])
 set_history(ARGV[9])
 for i = 10, #ARGV, 3 do
     local id, dead_ms, dead_for_ms = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]) or 0

@@ -30,7 +30,7 @@ from ojs_cluster.store.ground.portions import PORTION_BYTES
 STORE_WITHIN_MS: Final = 20_000
 """Maximum time in ms from the decision to enqueue a job until the job is stored; a later attempt is
 refused. The time is a sixth of the shortest retention of a workflow's job
-(``store/include/jobs/finish_job.lua``)."""
+(``store/include/jobs/removal_time.lua``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@
 --       each other definition: number of its job, definition.
 -- Returns: {'ok', time of creation (ms), effects} | {'lost'} when stored definitions are missing
 --@include keys now read_job append_event set_deadline append_effect check_pauses
+begin_events(ARGV[1])
 local WORKFLOW, DEFINITIONS, WORKFLOWS = KEYS[1], KEYS[2], KEYS[3]
 local RUNNING, ENDED = KEYS[7], KEYS[8]
 local id, kind, name, plan, statuses, event_data = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]

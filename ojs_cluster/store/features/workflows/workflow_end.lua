@@ -10,6 +10,7 @@
 -- Returns: {'ok', state, effects} | {'conflict', state} when the workflow had ended before | {'missing'}
 --          {'malformed'} | {'repaired'} when a workflow to remove has changed
 --@include keys now read_job append_event set_deadline append_effect load_workflow
+begin_events(ARGV[1])
 local WORKFLOW, ENDED, RUNNING = KEYS[1], KEYS[2], KEYS[6]
 local id, new_state, retention_ms, event_data = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 if new_state == 'removed' then

@@ -12,6 +12,7 @@
 -- The field `left` has the number of jobs that have not ended, and the number of fields that the record had when they
 -- were counted. A version that does not know `left` adds a field with each outcome, so then they are counted again.
 --@include keys now read_job append_event check_pauses load_workflow
+begin_events(ARGV[1])
 local WORKFLOW, RESULTS, RUNNING = KEYS[1], KEYS[2], KEYS[4]
 local id, number, status, times = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local result, error, event_data, ran_ms = ARGV[6], ARGV[7], ARGV[8], ARGV[9]

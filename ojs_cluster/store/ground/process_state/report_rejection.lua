@@ -5,6 +5,7 @@
 -- ARGV: 1 events kept, 2 queue, 3 type of a refused job, 4 depth, 5 depth bound, 6 ms between two events.
 -- Returns: 1 when the event was appended, otherwise 0
 --@include keys now fields append_event
+begin_events(ARGV[1])
 local counters_key, queue = KEYS[1], ARGV[2]
 local created, at = unpack(redis.call('HMGET', counters_key, 'created', 'rejected_at'))
 local age = now - (tonumber(at) or 0)

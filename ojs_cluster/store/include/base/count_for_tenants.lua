@@ -26,7 +26,8 @@ end
 -- The counters of a tenant without jobs are kept for TENANT_KEEP_MS. Those of a tenant with jobs are kept for
 -- TENANT_WITH_JOBS_KEEP_MS after the last change, because a process of an earlier version may have left a number
 -- too high, and the key must have an end.
-local TENANT_KEEP_MS, TENANT_WITH_JOBS_KEEP_MS = 7 * 86400 * 1000, 400 * 86400 * 1000
+local TENANT_KEEP_MS = 7 * 86400 * 1000
+local TENANT_WITH_JOBS_KEEP_MS = 400 * 86400 * 1000
 local TENANT_TOTALS = {'enqueued', 'acked', 'failed', 'retried_total', 'discarded_total', 'cancelled_total',
     'expired_total', 'run_ms', 'wait_ms'}
 

@@ -1,5 +1,6 @@
 -- Names of the keys that a script derives: twin of ojs_cluster/keys.py. KEYS[1] is always a key of the shard,
--- so PREFIX, with the shard's hash tag, begins each of its keys.
+-- so PREFIX, with the shard's hash tag, begins each of its keys. No other include reads KEYS or ARGV.
+local DECLARED_KEY = KEYS[1] -- see preflight.lua
 local PREFIX = string.match(KEYS[1], '^ojs:{[^}]*}:')
 local function job_key(id) return PREFIX .. 'j:' .. id end
 -- Returns the job id that the key of a job contains, after PREFIX and the two characters of 'j:'.
@@ -7,6 +8,8 @@ local function job_id_of(key) return string.sub(key, #PREFIX + 3) end
 local function checkpoint_key(id) return PREFIX .. 'cp:' .. id end
 local function queue_available_key(queue) return PREFIX .. 'q:' .. queue end
 local function queue_counters_key(queue) return PREFIX .. 'c:' .. queue end
+-- Returns the queue that the key of its counters contains, after PREFIX and the two characters of 'c:'.
+local function queue_of(key) return string.sub(key, #PREFIX + 3) end
 local function queue_minutes_key(queue) return PREFIX .. 'm:' .. queue end
 local function queue_times_key(queue) return PREFIX .. 't:' .. queue end
 local function queue_types_key(queue) return PREFIX .. 'ty:' .. queue end

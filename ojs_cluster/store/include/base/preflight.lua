@@ -6,10 +6,10 @@
 -- the other. Redis checks the keys in KEYS before a script starts, but not the keys that the script derives.
 -- When a derived key is missing, the source node stops the script, and the target node treats the key as
 -- absent. Writes before that command stay. Both nodes refuse a command on two keys unless both keys are on the
--- node. So the preflight reads each derived key together with KEYS[1]. No key moves while a script runs. A
--- script cannot tell an absent key from a moved one. So a script that needs an absent key is refused, and the
--- client repeats it until the slot has moved.
---@include long_lists
+-- node. So the preflight reads each derived key together with DECLARED_KEY, which is KEYS[1]. No key moves while
+-- a script runs. A script cannot tell an absent key from a moved one. So a script that needs an absent key is
+-- refused, and the client repeats it until the slot has moved.
+--@include keys long_lists
 local unchecked_keys, known_keys
 local function preflight_key(key)
     if not known_keys then unchecked_keys, known_keys = {}, {} end
@@ -20,6 +20,6 @@ end
 
 -- Reads the collected keys.
 local function run_preflight()
-    if unchecked_keys then call_in_slices('EXISTS', KEYS[1], unchecked_keys) end
+    if unchecked_keys then call_in_slices('EXISTS', DECLARED_KEY, unchecked_keys) end
     unchecked_keys = {}
 end

@@ -1,7 +1,10 @@
 -- The server's decision about a job without a further attempt, 'discard' or 'dead_letter'. The job's policy and
--- an operator's decision for the queue override it. A script that knows OJS_ON_EXHAUSTION sets it.
+-- an operator's decision for the queue override it.
 local server_exhaustion = 'discard'
 local queue_exhaustion = {} -- queue -> the decision that holds for its jobs
+
+-- Sets the server's decision, for a script that knows OJS_ON_EXHAUSTION.
+local function set_server_exhaustion(decision) server_exhaustion = decision end
 
 -- Returns an operator's decision for the queue (see set_on_exhaustion.lua), or the server's when there is none.
 local function default_exhaustion(queue)

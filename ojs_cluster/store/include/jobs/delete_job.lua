@@ -16,7 +16,7 @@ local function load_index_fields(key)
             [F.parked] = found[9] or nil,
             checkpoint_key = found[7] and checkpoint_key(job_id_of(key))}
     end
-    if key ~= KEYS[1] then redis.call('EXISTS', KEYS[1], key) end -- detects a moved key: see preflight.lua
+    if key ~= DECLARED_KEY then redis.call('EXISTS', DECLARED_KEY, key) end -- detects a moved key: see preflight.lua
     return nil, {redis.call('EXISTS', key) == 1 and 'malformed' or 'missing'}
 end
 

@@ -1,13 +1,5 @@
 -- Ends a job: sets its terminal state, and the time at which retention removes it.
-local FIXED_KEEP_MS = 120000 -- longest time for which a stalled process may still store a job
-
--- Returns the ms at which a finished job may be removed. A process that was stalled may try to store a job
--- again whose id was fixed in advance (by a workflow or a cron job). So such a job is kept for FIXED_KEEP_MS at
--- least.
-local function removal_time(job, keep_ms)
-    if not (job[F.workflow] or job[F.fixed_id]) then return now + keep_ms end
-    return math.max(now + keep_ms, (tonumber(job[F.finished]) or now) + FIXED_KEEP_MS)
-end
+--@include removal_time effects_of_jobs
 
 -- Where the final state of a job has its part of F.keep, the retention by the defaults of the job's queue.
 local KEEP = {completed = '^(%d+)', discarded = '^%d*:(%d+)', cancelled = '^%d*:%d*:(%d+)'}
@@ -27,7 +19,7 @@ local function finish(id, key, job, state, keep_ms, ...)
         append_effect('workflow', job[F.workflow] .. ' ' .. job[F.step] .. ' ' .. id .. ' ' .. state)
     end
     if job[F.unique] then
-        append_effect('unlock', job[F.unique] .. ' ' .. id .. ' ' .. (job[F.replays] or '0'))
+        append_effect('unlock', unlock_payload(job[F.unique], id, job[F.replays]))
     end
 end
 
@@ -43,20 +35,4 @@ end
 local function finish_cancel_requested(id, key, job)
     finish(id, key, job, 'cancelled', job[F.cancelled_keep_ms])
     emit('job.cancelled', id, job, 'f', 'active')
-end
-
--- Returns the job's token to the shard of its key, or cancels the job's token request. `outcome`: 'u' when the
--- job was not fetched (unused), 'r' when it was fetched and did not start (released), 's' when it started. A time
--- in ms may follow 'r' and 's': the worker wants no job of the key to start before that time.
-local function return_token(id, job, outcome)
-    local number = string.match(job[F.token] or job[F.open_token_request], '^%d+')
-    append_effect('token_return', limit_of(job) .. ' ' .. outcome .. ' ' .. id .. '/' .. number)
-    drop_fields(job_key(id), job, F.token, F.open_token_request)
-end
-
--- Uses the token of a job that starts. The shard of the key counts the start only where the token ends in 'w'.
-local function use_token(id, job)
-    remove_member(TOKEN_GRANTS, id)
-    local number, counted = string.match(job[F.token], '^(%d+)(w?)')
-    if counted == 'w' then append_effect('token_start', limit_of(job) .. ' ' .. id .. '/' .. number) end
 end

@@ -13,12 +13,3 @@ local function index_value(key, id, at, due, keep_ms)
         redis.call('PEXPIREAT', key, string.format('%.0f', ends + 3600000))
     end
 end
-
--- Indexes the jobs that enqueue.lua has stored. `last`: position in ARGV after which the index begins.
--- `first_job`: position in KEYS before the first job. `reply`: with due times.
-local function index_values_of_jobs(last, first_job, reply)
-    for i = last + 2, #ARGV, 2 do
-        local set, job = KEYS[tonumber(ARGV[i])], tonumber(ARGV[i + 1])
-        index_value(set, job_id_of(KEYS[first_job + job]), now, tonumber(reply[3 * job + 2]), ARGV[last + 1])
-    end
-end

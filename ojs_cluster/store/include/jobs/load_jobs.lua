@@ -1,7 +1,8 @@
 -- Loads many jobs. A script that reads a MiB takes more than a ms. So a script that has read MAX_WHOLE_BYTES
 -- reads only the small fields of further jobs.
 --@include read_job reply_size
-local MAX_WHOLE_BYTES, bytes_loaded = 1024 * 1024, 0
+local MAX_WHOLE_BYTES = 1024 * 1024
+local bytes_loaded = 0
 local SMALL_JOB_FIELDS = {F.state, F.type, F.queue, F.priority, F.created, F.max_attempts, F.retry,
     F.non_retryable, F.on_exhaustion, F.visibility, F.timeout, F.expires, F.attempt, F.enqueued, F.started,
     F.finished, F.due, F.delay, F.worker, F.lease, F.deadline, F.lease_ms, F.extended, F.errors, F.dead,

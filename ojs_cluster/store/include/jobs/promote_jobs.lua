@@ -19,7 +19,8 @@ local function preflight_promotion(job)
 end
 
 -- A script ends after the job that reaches one of these bounds, because it would block Redis for too long.
-local DUE_BYTES, DUE_TABLES = 1024 * 1024, 100
+local DUE_BYTES = 1024 * 1024
+local DUE_TABLES = 100
 -- Returns the due jobs, the earliest first: {ids, keys, runs = {{job = fields, or false for a missing job, from and
 -- to = indexes of the first and the last id}, ...}}; the ids of malformed jobs; and the bytes of the jobs that were
 -- read completely. `complete`: read all fields of each job, because the caller returns the jobs. Each job is then a

@@ -21,7 +21,7 @@ end
 -- The fields prove that the hash is on this node. When there are none, EXISTS checks that (see preflight.lua).
 local function check_job(key, job, field_list, transaction)
     if not field_list then
-        if key ~= KEYS[1] then redis.call('EXISTS', KEYS[1], key) end
+        if key ~= DECLARED_KEY then redis.call('EXISTS', DECLARED_KEY, key) end
         return nil, {'missing'}
     end
     if job[F.alias] then return nil, {'moved', job[F.alias]} end

@@ -1,11 +1,12 @@
 -- Jobs that need a token of their rate limit key before they may start (docs/adr/011). A fetch moves such a job
 -- to the blocked jobs under its old score, and requests a token from the shard of the key.
--- MAX_OPEN_REQUESTS: maximum number of unanswered requests for one key in one queue.
 --@include add_later
-local MAX_OPEN_REQUESTS, MAX_KEYS_PER_FETCH = 100, 16
--- For a fetch of one tenant: how many jobs of others it may still pass, and how many of one key at most, and at
--- how many keys it may still look.
-local others_left, OTHERS_PER_KEY, keys_left = 400, 20, 100
+local MAX_OPEN_REQUESTS = 100 -- maximum number of unanswered requests for one key in one queue
+local MAX_KEYS_PER_FETCH = 16
+-- For a fetch of one tenant: how many jobs of others it may still pass, and how many of one key at most, and
+-- how many keys it may still check.
+local OTHERS_PER_KEY = 20
+local others_left, keys_left = 400, 100
 local REQUEST_AGAIN_MS = 300 * 1000 -- a failover may lose a request: see limit_return.lua
 -- queue -> key -> {jobs: its blocked jobs that this fetch knows, read: they were read from Redis, idle: the key
 -- had no pending request}.

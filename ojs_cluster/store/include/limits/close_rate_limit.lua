@@ -1,5 +1,6 @@
 -- The end of every script that changes the state of a rate limit key.
-local CROWDED_KEYS, CROWDED_KEEP_MS = 9000, 60 * 1000 -- a shard with more keys keeps unused ones this long
+local CROWDED_KEYS = 9000
+local CROWDED_KEEP_MS = 60 * 1000 -- how long a shard with more keys keeps unused ones
 
 -- Returns for how many ms the state of an unused key is kept.
 local function retention_ms()

@@ -11,16 +11,16 @@ end
 
 -- Runs before the first write.
 -- names:  the queues.
--- from:   index in KEYS of the first queue_counters. KEYS has queue_counters and queue_available of each queue.
+-- keys:   a list that has queue_counters and queue_available of each queue, from index `from` on.
 -- bounds: '<OJS_MAX_QUEUE_DEPTH>/<partitions>/<new jobs>' of each queue, separated by blanks; '' for no check.
 -- Returns {'full', position in `names`, depth, bound of this partition, strategy} for the first queue that would
 -- exceed its bound, {'draining', position} for one that takes no new jobs, otherwise nil; and for the last queue
 -- above its warning threshold {depth with the new jobs, bound of this partition}.
-local function refuse_full(names, from, bounds)
+local function refuse_full(names, keys, from, bounds)
     local i, pressure = 0, nil
     for server_bound, partitions, new in string.gmatch(bounds, '(%d+)/(%d+)/(%d+)') do
         i = i + 1
-        local counters_key, available_key = KEYS[from + 2 * i - 2], KEYS[from + 2 * i - 1]
+        local counters_key, available_key = keys[from + 2 * i - 2], keys[from + 2 * i - 1]
         local own_bound, overflow, draining, scheduled, retryable, pending = unpack(redis.call('HMGET',
             counters_key, 'bound', 'overflow', 'draining', 'scheduled', 'retryable', 'pending'))
         if draining then return {'draining', i} end

@@ -7,6 +7,7 @@
 --       5 depth bound, 6 ms until the next check.
 -- Returns: 1 when the queue is nearly full now, otherwise 0
 --@include keys now fields append_event set_deadline
+begin_events(ARGV[1])
 local PRESSURED, queue, side = KEYS[1], ARGV[2], ARGV[3]
 local was_above = redis.call('ZSCORE', PRESSURED, queue)
 if side ~= 'above' and not was_above then return 0 end

@@ -1,18 +1,35 @@
--- Appends an event to the deliveries of each webhook subscription that selects it: 500 bytes each, beyond what the
--- line `-- Memory:` of a script says. Without active subscriptions ARGV[1] is only the length of the event stream.
--- Otherwise it has four parts, separated by blanks: that length, the maximum number of pending deliveries of a
--- subscription, and of fields of webhook_deliveries, and the result of `pack` (core/webhooks.py). Redis creates all
--- functions at each call, so this file creates its functions only when there are subscriptions. Callers limit the
--- number of jobs (WebhookTable.jobs_per_script).
---@include delivery_texts
-local deliver_event
-if not tonumber(ARGV[1]) then
-    local max_pending, max_stored, packed = string.match(ARGV[1], '^%d+ (%d+) (%d+) (.*)$')
+-- Returns a function that appends an event to the deliveries of webhook subscriptions: 500 bytes each, beyond what
+-- the line `-- Memory:` of a script says. `setting`: the length of the event stream, the maximum number of pending
+-- deliveries of a subscription, and of fields of webhook_deliveries, and the result of `pack` (core/webhooks.py).
+-- Redis creates the outer functions of a script at each call. The inner ones are created for subscriptions only.
+local function open_deliveries(setting)
+    local max_pending, max_stored, packed = string.match(setting, '^%d+ (%d+) (%d+) (.*)$')
     local subscriptions, last, announced, pending_count = cmsgpack.unpack(packed), nil, {}, {}
     local stored_free, part = nil, math.floor(max_stored / #subscriptions) -- of a subscription in a full shard
     local derived = {WEBHOOK_DELIVERIES, WEBHOOK_DUE, WEBHOOK_COUNTS}
     for _, each in ipairs(subscriptions) do derived[#derived + 1] = webhook_pending_key(each[1]) end
-    redis.call('EXISTS', KEYS[1], unpack(derived)) -- before the first write: see preflight.lua
+    redis.call('EXISTS', DECLARED_KEY, unpack(derived)) -- before the first write: see preflight.lua
+
+    -- Joins texts, each after its length and a colon (store/features/webhooks/deliveries.py splits them).
+    local function join_texts(...)
+        local texts = {...}
+        for i, value in ipairs(texts) do
+            if type(value) == 'number' then value = string.format('%.17g', value) end
+            texts[i] = #value .. ':' .. value
+        end
+        return table.concat(texts)
+    end
+
+    -- Returns the position and the job id of each event of an entry, as they are stored.
+    local function split_entry(position, ids)
+        local texts = {}
+        for id in string.gmatch(ids, '%S+') do
+            local at = position ~= '' and position .. '-' .. #texts + 1 or ''
+            texts[#texts + 1] = {join_texts(at), join_texts('j', id)}
+        end
+        texts[#texts][1] = join_texts(position) -- the last event of an entry has no number
+        return texts
+    end
 
     -- A failover may lose the last numbers. The lower bound by the clock prevents that one is used again.
     local function next_number()
@@ -48,12 +65,13 @@ if not tonumber(ARGV[1]) then
         announced[id] = true
     end
 
-    deliver_event = function(position, kind, ids, job_type, queue, more)
+    return function(position, kind, ids, job_type, queue, more)
         local texts, behind
         for _, each in ipairs(subscriptions) do
             local kinds, queues, types = each[2], each[3], each[4]
             if (not kinds or kinds[kind]) and (not queues or queues[queue]) and (not types or types[job_type]) then
-                texts, behind = texts or split_entry(position, ids), behind or join_texts('y', job_type, 'q', queue, unpack(more))
+                texts = texts or split_entry(position, ids)
+                behind = behind or join_texts('y', job_type, 'q', queue, unpack(more))
                 add_deliveries(each[1], texts, join_texts('t', kind), behind)
             end
         end
