@@ -24,6 +24,7 @@ from tests.chaos.servers import command, id_of, is_well, limit_memory, owns, sha
 from tests.chaos.settings import ProcessChanges
 from tests.redis.slots import Mover, cluster_command
 from tests.support.nodes import await_death
+from tests.support.servers import replicas_of
 
 T = TypeVar("T")
 
@@ -147,7 +148,7 @@ class FaultInjector:
 
     async def _fail_over(self, fault: Fault, *how: str) -> str:
         master = await self._master(fault)
-        [replica] = await _thread(self._installation.backend.replica_of, master)
+        [replica] = await _thread(replicas_of, self._installation.backend, master)
 
         def ask() -> bool:
             if self._is_replaced(master):

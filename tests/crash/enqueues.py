@@ -19,7 +19,6 @@ from ojs_cluster.store.engine.enqueue import idempotency
 from ojs_cluster.store.engine.enqueue.batch_attempt import BatchAttempt
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.engine.jobs import read_jobs as jobs
-from ojs_cluster.store.engine.jobs.index_values import value_key
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.engine.limits import depth_bounds
 from ojs_cluster.store.engine.limits.depth_bounds import DepthBound
@@ -43,6 +42,7 @@ from tests.store.shortcuts import (
     sibling_queue,
 )
 from tests.store.unique_jobs import once
+from tests.support.indexed import value_key
 from tests.support.timeshift import age_claim
 
 

@@ -34,6 +34,7 @@ from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.store.open import open_store
 from ojs_cluster.ui.problems.for_api import ProblemsForApi
 from tests.http.openapi.answers import check_answer
+from tests.support.access import accepts
 from tests.support.certificates import Certificates
 from tests.support.driven import driven
 from tests.support.patience import LONG_S, patient_client
@@ -144,7 +145,7 @@ async def open_app(
     """
     if access is None:
         keys = settings.pop("api_keys", None)
-        access = AccessControl.from_secrets(keys or (), allow_insecure=keys is None)
+        access = accepts(keys or (), allow_insecure=keys is None)
     settings.setdefault("health_timeout_s", LONG_S)
     client = patient_client(backend, **(redis or {}))
     traffic = Traffic()

@@ -19,7 +19,6 @@ import trio
 
 from ojs_cluster.core import errors as e
 from ojs_cluster.http import routes as route_tables
-from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.errors import TABLE, error_response
 from ojs_cluster.http.hypercorn.asgi import read_head
 from ojs_cluster.http.messages import Request, Response
@@ -31,6 +30,7 @@ from ojs_cluster.http.starting import starting_response
 from ojs_cluster.redis.errors import MalformedKey, RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import OJS_TYPE, Api, dispatch, open_app
+from tests.support.access import accepts
 from tests.support.servers import own_server
 
 OPEN = ["/live", "/health", "/ojs/v1/health", "/ready", "/healthz", "/readyz"]
@@ -260,10 +260,10 @@ async def test_only_the_probes_are_open(standalone: Embedded) -> None:
 
 def test_serving_without_a_key_must_be_allowed_explicitly() -> None:
     with pytest.raises(ValueError, match="no API key"):
-        AccessControl.from_secrets([])
+        accepts([])
     with pytest.raises(ValueError, match="empty"):
-        AccessControl.from_secrets([""])
-    AccessControl.from_secrets([], allow_insecure=True)
+        accepts([""])
+    accepts([], allow_insecure=True)
 
 
 # --- system ---

@@ -25,7 +25,7 @@ from tests.kill.mixed import Mixed
 from tests.support.deployment import Deployment
 from tests.support.invariants import InvariantReport, await_invariants, lost
 from tests.support.load import Load, running_load
-from tests.support.servers import observer, wait_until
+from tests.support.servers import observer, replicas_of, wait_until
 
 
 async def test_after_a_master_is_killed_clients_recover_and_invariants_hold(
@@ -163,4 +163,4 @@ def _await_failover(backend: Embedded, victim: EmbeddedNode) -> None:
 def _all_replicated(deployment: Deployment) -> bool:
     backend = deployment.backend
     masters = backend.masters()
-    return len(masters) == 3 and all(backend.replica_of(master) for master in masters)
+    return len(masters) == 3 and all(replicas_of(backend, master) for master in masters)

@@ -18,7 +18,7 @@ from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode
 from tests.redis.helpers import client_of, key_on, slot_of
 from tests.redis.slots import Mover
-from tests.support.servers import own_server, wait_until
+from tests.support.servers import own_server, replicas_of, wait_until
 
 PUT = Script("put", b"return redis.call('SET', KEYS[1], ARGV[1])")
 GET = Script("get", b"return redis.call('GET', KEYS[1])")
@@ -73,7 +73,7 @@ def replica(replicated: Embedded) -> EmbeddedNode:
             return int(client.execute_command("WAIT", 1, 100)) == 1  # type: ignore[no-untyped-call]
 
     wait_until(in_sync, what="the replica has everything")
-    (found,) = replicated.replica_of(replicated.nodes[0])
+    (found,) = replicas_of(replicated, replicated.nodes[0])
     return found
 
 

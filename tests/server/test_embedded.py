@@ -17,7 +17,7 @@ from ojs_cluster.server.embedded.ports import reserve
 from ojs_cluster.server.embedded.servers import Embedded, EmbeddedError, ServerNotFound, find_server
 from ojs_cluster.server.supervision.process_spawner import spawn
 from tests.server.programs import pid_exists, program
-from tests.support.servers import all_keys, observer, own_server, wait_until
+from tests.support.servers import all_keys, observer, own_server, replicas_of, wait_until
 
 
 def test_backend_serves_reads_and_writes(backend: Embedded) -> None:
@@ -91,12 +91,12 @@ def test_restart_in_the_same_directory_keeps_data_ports_and_slots(tmp_path: Path
 def test_killed_master_is_replaced_by_its_replica(tmp_path: Path) -> None:
     with own_server(tmp_path, replicas=1, node_timeout_ms=1000) as embedded:
         victim = embedded.nodes[0]
-        (heir,) = embedded.replica_of(victim)
+        (heir,) = replicas_of(embedded, victim)
         embedded.kill(victim)
         assert not victim.is_alive()
         wait_until(lambda: heir in embedded.masters(), what="the replica became a master")
         embedded.restart(victim)
-        wait_until(lambda: victim in embedded.replica_of(heir), what="the old master follows")
+        wait_until(lambda: victim in replicas_of(embedded, heir), what="the old master follows")
 
 
 def test_another_shape_in_the_same_directory_is_refused(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_start_that_was_interrupted_half_way_is_completed(tmp_path: Path) -> Non
             with node.client() as client:
                 client.execute_command("CLUSTER", "RESET", "HARD")  # type: ignore[no-untyped-call] # redis-py's own
     with own_server(tmp_path, replicas=1) as second:
-        assert [len(second.replica_of(master)) for master in second.nodes[:3]] == [1, 1, 1]
+        assert [len(replicas_of(second, master)) for master in second.nodes[:3]] == [1, 1, 1]
 
 
 def test_servers_end_when_the_process_that_started_them_is_killed(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.engine.fetch.fetch_script import pack_types
 from ojs_cluster.store.engine.fetch.parked import read_parked_types
 from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
-from ojs_cluster.store.engine.jobs.index_values import value_key, with_digests
+from ojs_cluster.store.engine.jobs.index_values import with_digests
 from ojs_cluster.store.engine.jobs.listing import JobFilter
 from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
 from ojs_cluster.store.engine.limits import depth_bounds
@@ -92,6 +92,7 @@ from tests.store.shortcuts import (
     shard_of,
     take,
 )
+from tests.support.indexed import value_key
 from tests.support.largest import LARGEST_RESULT, make_large
 
 Inputs = Callable[[Store, Any], Awaitable[None]]

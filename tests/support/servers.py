@@ -20,7 +20,8 @@ from typing import Any, Final, cast
 import pytest
 import redis
 
-from ojs_cluster.server.embedded.servers import Embedded, ServerBinary, find_server
+from ojs_cluster.server.embedded.cluster import cluster_nodes
+from ojs_cluster.server.embedded.servers import Embedded, EmbeddedNode, ServerBinary, find_server
 
 OF_THE_STORE: Final = ("tests/store/", "tests/redis/")
 """Prefixes of files that may have another server than the other tests of the same run. Their
@@ -212,6 +213,13 @@ def hashes(client: Any, match: str) -> dict[bytes, dict[bytes, bytes]]:
     for key in keys:
         found.hgetall(key)
     return dict(zip(keys, found.execute(), strict=True))
+
+
+def replicas_of(embedded: Embedded, master: EmbeddedNode) -> list[EmbeddedNode]:
+    """Return the nodes that replicate this master and are not marked as failed."""
+    rows = cluster_nodes(embedded.nodes)
+    ids = {node_id for node_id, row in rows.items() if row.node is master}
+    return [row.node for row in rows.values() if row.master_id in ids and not row.failed]
 
 
 def await_replicated(embedded: Embedded) -> None:

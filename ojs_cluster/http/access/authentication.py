@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import ceil
 from typing import Final
 
@@ -12,7 +12,6 @@ from ojs_cluster.core.access.scopes import (
     Keyring,
     Principal,
     digest,
-    principals_from_variables,
 )
 from ojs_cluster.core.errors import PermissionDenied, RateLimited, Unauthenticated
 from ojs_cluster.http.routing.router import QueueAccess, Route
@@ -52,16 +51,6 @@ class AccessControl:
         self._buckets: dict[str, _TokenBucket] = {}
         self.now_s: Callable[[], float] = wall_s
         """The clock that API keys expire by: that of Redis as soon as the store is open."""
-
-    @classmethod
-    def from_secrets(cls, keys: Iterable[str], *, allow_insecure: bool = False) -> AccessControl:
-        """Return access control that accepts these secrets as API keys with all scopes.
-
-        Raises:
-            ValueError: the same cases as in the constructor.
-        """
-        keyring = Keyring(principals_from_variables("", keys), {})
-        return cls(keyring, allow_insecure=allow_insecure)
 
     @property
     def keyring(self) -> Keyring:

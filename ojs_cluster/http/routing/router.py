@@ -167,11 +167,6 @@ class Route:
         """How the route treats a request for one tenant. A route without a decision refuses it."""
         return self.access.tenants or _TENANT_ACCESS.get(self.queue_access, TenantAccess.REFUSED)
 
-    @property
-    def decides_about_tenants(self) -> bool:
-        """Whether it is declared how the route treats a request for one tenant."""
-        return self.access.tenants is not None or self.queue_access in _TENANT_ACCESS
-
 
 def table(*routes: Route) -> tuple[Route, ...]:
     """Return routes, and one more for each of their aliases."""

@@ -220,12 +220,6 @@ class Embedded:
         rows = embedded_cluster.cluster_nodes(self.nodes).values()
         return [row.node for row in rows if row.is_master and row.has_slots and not row.failed]
 
-    def replica_of(self, master: EmbeddedNode) -> list[EmbeddedNode]:
-        """Return the nodes that replicate this master and are not marked as failed."""
-        rows = embedded_cluster.cluster_nodes(self.nodes)
-        ids = {node_id for node_id, row in rows.items() if row.node is master}
-        return [row.node for row in rows.values() if row.master_id in ids and not row.failed]
-
     # -- processes ----------------------------------------------------------------------------
 
     def _spawn(self, node: EmbeddedNode) -> None:

@@ -21,7 +21,6 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.webhooks import Secret, Subscription
 from ojs_cluster.http.access import audit as http_audit
 from ojs_cluster.http.access.audit import Audit
-from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.bulk.operations import new_operation_id
 from ojs_cluster.http.routes.all_routes import ROUTES
@@ -45,11 +44,12 @@ from tests.store.pools.shortcuts import make_pool
 from tests.store.registered_schemas import register
 from tests.store.tenants.shortcuts import limit
 from tests.store.test_master_away import names_on, owner
+from tests.support.access import accepts
 from tests.support.servers import observer, own_server
 
 BULK_CANCEL = "/ojs/v1/jobs/bulk/cancel"
 AUDITED = [route for route in ROUTES if route.action]
-OPEN = AccessControl.from_secrets((), allow_insecure=True)
+OPEN = accepts((), allow_insecure=True)
 ROOT = {"Authorization": "Bearer root-key"}
 BODIES: dict[str, Any] = {
     "queue.purge": {"confirm": True},

@@ -37,6 +37,7 @@ from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, Stream, open_app, serving, until
 from tests.http.fast_lane.test_server import ENQUEUE, FETCH, connected, read_responses
 from tests.http.test_entry_points import request
+from tests.support.access import accepts
 
 LIVE = request("GET", "/live")
 POLL = request("POST", "/ojs/v1/workers/fetch", {"queues": ["default"]})
@@ -556,7 +557,7 @@ async def status(stream: Stream, sent: bytes) -> bytes:
 async def test_a_cached_head_is_authenticated_again_after_the_keys_have_changed(
     standalone: Embedded,
 ) -> None:
-    access = AccessControl.from_secrets(["old", "other"])
+    access = accepts(["old", "other"])
     async with (
         open_app(standalone, access=access) as app,
         serving(app, lane=True) as number,

@@ -49,6 +49,7 @@ from tests.http.fast_lane.test_driver import _waits, ask, lifecycle
 from tests.http.fast_lane.test_server import ENQUEUE, connected, read_responses
 from tests.http.test_entry_points import request
 from tests.store.indexed_jobs import FIELDS
+from tests.support.access import accepts
 from tests.support.driven import driven
 
 V1 = "/ojs/v1"
@@ -418,7 +419,7 @@ async def test_limits_of_a_key_are_those_of_the_readable_path(
 async def test_a_plain_head_is_authenticated_again_after_the_keys_have_changed(
     standalone: Embedded,
 ) -> None:
-    access = AccessControl.from_secrets(["old"])
+    access = accepts(["old"])
     poll = request("POST", PATHS["fetch"], PLAIN["fetch"], "Authorization: Bearer old")
     async with (
         app_with(standalone, access=access) as app,

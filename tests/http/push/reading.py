@@ -11,6 +11,7 @@ from typing import Any
 import h11
 import trio
 
+from ojs_cluster.store.features.events.hub import EventHub
 from tests.http.api import Stream, dial
 
 DEADLINE_S = 60.0
@@ -107,6 +108,11 @@ class Events:
             if "data" in fields:
                 kind = fields.get("event", "message")
                 self._found.append(Event(kind, self.last_id, fields["data"]))
+
+
+def shards_read(hub: EventHub) -> int:
+    """Return how many shards a hub reads."""
+    return len(hub._pool)
 
 
 @asynccontextmanager

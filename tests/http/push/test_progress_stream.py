@@ -11,7 +11,7 @@ import trio
 from ojs_cluster.http.push import progress_stream
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app, serving, until
-from tests.http.push.reading import events
+from tests.http.push.reading import events, shards_read
 from tests.http.push.test_sse import _async, complete
 
 
@@ -38,7 +38,7 @@ async def test_progress_is_told_until_the_job_is_completed(backend: Embedded) ->
             found = await stream.rest()
         assert [event.kind for event in found] == ["completed", "message"]
         assert (found[0].data["progress"], found[0].data["state"]) == (1.0, "completed")
-        await until(lambda: _async((app.push.count, app.push.hub.reading) == (0, 0)))
+        await until(lambda: _async((app.push.count, shards_read(app.push.hub)) == (0, 0)))
 
 
 @pytest.mark.parametrize(("path", "last"), [("cancel", "cancelled"), ("nack", "failed")])

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import trio
 
-from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.app import App
 from ojs_cluster.http.push import sse
 from ojs_cluster.http.push.frames import FrameEncoder
@@ -22,9 +21,10 @@ from ojs_cluster.store.features.events import replay
 from ojs_cluster.store.features.events.shard_reader import ShardReader
 from ojs_cluster.store.ground.settings import StoreSettings
 from tests.http.api import Api, open_app, serving, until
-from tests.http.push.reading import Event, events
+from tests.http.push.reading import Event, events, shards_read
 from tests.http.push.sockets import websocket
 from tests.http.push.test_sse import principals
+from tests.support.access import accepts
 
 
 async def test_another_process_goes_on_exactly(backend: Embedded) -> None:
@@ -129,7 +129,7 @@ async def test_an_event_during_the_last_round_comes_once(
 
 
 async def no_reader(app: App) -> bool:
-    return not app.push.hub.reading
+    return not shards_read(app.push.hub)
 
 
 async def test_dropped_entries_are_a_gap(backend: Embedded) -> None:
@@ -228,7 +228,7 @@ async def test_a_shutdown_and_the_end_of_the_key_stop_a_replay(
     monkeypatch.setattr(sse, "REPLAY_CHUNK", 1)
     monkeypatch.setattr(ws_session, "REPLAY_CHUNK", 1)
     headers = {"Authorization": "Bearer one"}
-    access = AccessControl.from_secrets(["one", "two"])
+    access = accepts(["one", "two"])
     async with open_app(standalone, access=access) as app, serving(app) as port:
 
         async def enqueue(count: int) -> None:
@@ -310,7 +310,7 @@ async def test_new_partitions_are_read(backend: Embedded, monkeypatch: pytest.Mo
         api = Api(app)
         await api.enqueue(options={"queue": "q"})
         async with events(port, "/ojs/v1/queues/q/events") as stream:
-            assert app.push.hub.reading == 2
+            assert shards_read(app.push.hub) == 2
             changed = await api.call("PUT", "/ojs/v1/admin/queues/q/config", {"partitions": 4})
             assert changed.status == 200
 
@@ -321,7 +321,7 @@ async def test_new_partitions_are_read(backend: Embedded, monkeypatch: pytest.Mo
                 return reader is not None and "q" in reader._by_queue
 
             await until(read)
-            assert app.push.hub.reading == 5
+            assert shards_read(app.push.hub) == 5
             # Producers use a new partition later.
             entry = ("t", "job.enqueued", "j", "01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee", "y", "t")
             call = app.store.redis.call

@@ -20,7 +20,8 @@ from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.push import sse
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app, serving, until
-from tests.http.push.reading import events
+from tests.http.push.reading import events, shards_read
+from tests.support.access import accepts
 
 
 async def complete(api: Api, job: dict[str, Any], **members: Any) -> None:
@@ -58,7 +59,7 @@ async def test_a_job_is_followed_to_its_end(backend: Embedded) -> None:
             assert (event.data["queue"], event.data["type"]) == ("default", "test.echo")
             assert event.data["timestamp"].endswith("Z")
         assert len({event.id for event in found}) == 4
-        await until(lambda: _async((app.push.count, app.push.hub.reading) == (0, 0)))
+        await until(lambda: _async((app.push.count, shards_read(app.push.hub)) == (0, 0)))
 
 
 async def test_a_finished_job_is_told_at_once(backend: Embedded) -> None:
@@ -135,7 +136,7 @@ async def test_what_cannot_be_followed_is_an_error(api: Api) -> None:
             status,
             "application/openjobspec+json",
         ), target
-    assert (api.app.push.count, api.app.push.hub.reading) == (0, 0)
+    assert (api.app.push.count, shards_read(api.app.push.hub)) == (0, 0)
 
 
 async def test_head_opens_no_stream(api: Api) -> None:
@@ -147,9 +148,9 @@ async def test_head_opens_no_stream(api: Api) -> None:
 async def test_a_client_that_leaves_is_noticed(standalone: Embedded) -> None:
     async with open_app(standalone) as app, serving(app) as port:
         async with events(port, "/ojs/v1/events/stream"):
-            assert (app.push.count, app.push.hub.reading) == (1, len(app.store.keys) + 1)
+            assert (app.push.count, shards_read(app.push.hub)) == (1, len(app.store.keys) + 1)
         await until(lambda: _async(app.push.count == 0))
-        assert app.push.hub.reading == 0
+        assert shards_read(app.push.hub) == 0
 
 
 async def _async(value: bool) -> bool:
@@ -304,7 +305,7 @@ async def test_a_stream_ends_with_its_key(
     standalone: Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sse, "CHECK_S", 0.05)
-    access = AccessControl.from_secrets(["one", "two"])
+    access = accepts(["one", "two"])
     async with open_app(standalone, access=access) as app, serving(app) as port:
         headers = {"Authorization": "Bearer one"}
         async with events(port, "/ojs/v1/events/stream", headers) as stream:
@@ -316,7 +317,7 @@ async def test_a_stream_ends_when_its_key_is_restricted(
     standalone: Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sse, "CHECK_S", 0.05)
-    access = AccessControl.from_secrets(["one"])
+    access = accepts(["one"])
     async with open_app(standalone, access=access) as app, serving(app) as port:
         headers = {"Authorization": "Bearer one"}
         async with events(port, "/ojs/v1/events/stream", headers) as stream:

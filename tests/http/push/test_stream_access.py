@@ -12,6 +12,7 @@ from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app, serving
 from tests.http.push.reading import events
 from tests.http.push.sockets import websocket
+from tests.support.access import accepts
 
 ONE = {"Authorization": "Bearer one"}
 
@@ -29,7 +30,7 @@ async def test_a_stream_ends_when_its_key_has_other_access(
     standalone: Embedded, monkeypatch: pytest.MonkeyPatch, changed: Principal
 ) -> None:
     monkeypatch.setattr(sse, "CHECK_S", 0.05)
-    access = AccessControl.from_secrets(["one"])
+    access = accepts(["one"])
     async with (
         open_app(standalone, access=access) as app,
         serving(app) as port,
@@ -40,7 +41,7 @@ async def test_a_stream_ends_when_its_key_has_other_access(
 
 
 async def test_each_key_has_its_own_number_of_streams(standalone: Embedded) -> None:
-    access = AccessControl.from_secrets(["one", "two"])
+    access = accepts(["one", "two"])
     async with open_app(standalone, access=access, push_per_client=1) as app, serving(app) as port:
         two = {"Authorization": "Bearer two"}
         async with websocket(port, ONE) as first, websocket(port, two) as second:

@@ -12,7 +12,7 @@ from ojs_cluster.store.features.events import readers
 from ojs_cluster.store.features.events.entries import Position
 from ojs_cluster.store.features.events.shard_reader import ShardReader
 from tests.http.api import Api, open_app, serving
-from tests.http.push.reading import events
+from tests.http.push.reading import events, shards_read
 from tests.http.push.sockets import websocket
 
 
@@ -42,7 +42,7 @@ async def test_a_stream_that_cannot_be_read_is_refused(
         target = "/ojs/v1/events/stream?channel=queue:q"
         async with events(port, target) as stream:
             assert (stream.status, stream.headers["retry-after"]) == (503, "1")
-        assert (app.push.count, app.push.hub.reading) == (0, 0)
+        assert (app.push.count, shards_read(app.push.hub)) == (0, 0)
         silent.clear()
         async with events(port, target) as stream:
             assert stream.status == 200
@@ -63,4 +63,4 @@ async def test_a_client_reconnects_when_a_new_partition_cannot_be_read(
             assert await stream.rest() == []
             assert await socket.next() is None
             assert socket.close_code == 1013
-        assert (app.push.count, app.push.hub.reading) == (0, 0)
+        assert (app.push.count, shards_read(app.push.hub)) == (0, 0)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import trio
 
-from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.push.announcements import Announcement
 from ojs_cluster.http.push.channels import ALL
 from ojs_cluster.http.websocket import session as ws_session
@@ -19,8 +18,10 @@ from ojs_cluster.server.http import http_server
 from ojs_cluster.store.features.events.subscriber import Channel, Subscription
 from ojs_cluster.store.ground.settings import StoreSettings
 from tests.http.api import Api, open_app, serving, until
+from tests.http.push.reading import shards_read
 from tests.http.push.sockets import DEADLINE_S, websocket
 from tests.http.push.test_sse import complete, principals
+from tests.support.access import accepts
 
 UNKNOWN = "01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee"
 
@@ -72,7 +73,7 @@ async def test_channels_come_and_go(backend: Embedded, lane: bool) -> None:
             await api.post("/ojs/v1/queues/q/pause")
             assert [m["event"] for m in await socket.until("queue.paused")] == ["queue.paused"]
         await until(lambda: _async(app.push.count == 0))
-        assert app.push.hub.reading == 0
+        assert shards_read(app.push.hub) == 0
 
 
 async def test_a_finished_job_is_told(backend: Embedded) -> None:
@@ -290,7 +291,7 @@ async def test_a_connection_needs_a_key_and_room(
     standalone: Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ws_session, "CHECK_S", 0.05)
-    access = AccessControl.from_secrets(["one", "two"])
+    access = accepts(["one", "two"])
     async with open_app(standalone, access=access, push_per_client=1) as app, serving(app) as port:
         async with websocket(port) as socket:
             assert socket.status == 401

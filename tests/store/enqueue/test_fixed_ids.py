@@ -14,7 +14,7 @@ from ojs_cluster.core.errors import NotFound
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.changes import purges
-from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_with_id, enqueue_with_ids
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_with_ids
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.engine.jobs.listing import JobFilter
 from ojs_cluster.store.engine.jobs.record import JobRecord
@@ -25,6 +25,7 @@ from ojs_cluster.store.ground import job_fields as f
 from tests.store.archives import counted, export_text
 from tests.store.shortcuts import MINUTE, QUEUE, home_id, nack, new_job, reap_all, shard_of, take
 from tests.store.workflow_jobs import chain, step
+from tests.support.fixed_ids import enqueue_with_id
 from tests.support.invariants import InvariantReport
 from tests.support.moments import Moment, at_moments
 from tests.support.servers import all_keys

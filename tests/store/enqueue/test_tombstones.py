@@ -15,7 +15,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.aliases import CLAIM_MS, IN_FLIGHT_MS, AliasClaims
 from ojs_cluster.store.engine.enqueue.batch_attempt import BatchAttempt
-from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many, enqueue_with_id
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.engine.unique import unique
@@ -42,6 +42,7 @@ from tests.store.unique_jobs import (
     once,
     recover,
 )
+from tests.support.fixed_ids import enqueue_with_id
 from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
 from tests.support.timeshift import age_claim, age_job, age_references

@@ -17,7 +17,7 @@ from ojs_cluster.store.ground.process_state.migration import (
 )
 from ojs_cluster.store.ground.runtime import Runtime
 from ojs_cluster.store.operators.migrations.execution import migrate
-from ojs_cluster.store.operators.migrations.scan import scan_keys
+from tests.store.migrations.scan import scan_keys
 
 BEFORE: Final = b"former_name"
 AFTER: Final = b"new_name"

@@ -11,7 +11,6 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operators.migrations.execution import GRACE_MS, migrate
 from ojs_cluster.store.operators.migrations.layout import report
-from ojs_cluster.store.operators.migrations.scan import scan_keys
 from tests.store.migrations.renaming import (
     AFTER,
     BEFORE,
@@ -21,6 +20,7 @@ from tests.store.migrations.renaming import (
     migrate_all,
     of_version,
 )
+from tests.store.migrations.scan import scan_keys
 from tests.store.shortcuts import ack, put, take
 from tests.support.invariants import InvariantReport
 from tests.support.servers import hashes

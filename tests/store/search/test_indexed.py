@@ -31,7 +31,6 @@ from ojs_cluster.store.engine.changes.edit import edit
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.engine.jobs import index_values
 from ojs_cluster.store.engine.jobs.cancel import cancel
-from ojs_cluster.store.engine.jobs.index_values import value_key
 from ojs_cluster.store.engine.jobs.listing import JobFilter, JobOrder
 from ojs_cluster.store.features.search import indexed
 from ojs_cluster.store.features.search.lists import list_jobs
@@ -41,6 +40,7 @@ from tests.store.hot_queues import spread
 from tests.store.indexed_jobs import CUSTOMER, FIELDS, ORDER, TAG, job_of, with_index
 from tests.store.search.test_lists import wanted_by
 from tests.store.shortcuts import DAY, HOUR, QUEUE, ack, foreign_id, shard_of, take
+from tests.support.indexed import value_key
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.changes import purges
-from ojs_cluster.store.engine.enqueue.enqueue import enqueue, enqueue_with_id
+from ojs_cluster.store.engine.enqueue.enqueue import enqueue
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.engine.jobs.cancel import cancel
 from ojs_cluster.store.engine.unique import unique
@@ -47,6 +47,7 @@ from tests.store.unique_jobs import (
     recover,
     without_unlock,
 )
+from tests.support.fixed_ids import enqueue_with_id
 from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
 from tests.support.moments import Moment, at_moments

@@ -12,7 +12,6 @@ from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.changes.delete_finished import delete_finished
-from ojs_cluster.store.engine.enqueue.enqueue import enqueue_with_id
 from ojs_cluster.store.engine.jobs import nack as nacks
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.features.workflows import (
@@ -33,6 +32,7 @@ from tests.store.workflow_jobs import (
     state_of,
     step,
 )
+from tests.support.fixed_ids import enqueue_with_id
 from tests.support.moments import Moment, at_moments
 
 DAMAGES: tuple[dict[str, str | None], ...] = (

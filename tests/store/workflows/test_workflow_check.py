@@ -15,7 +15,6 @@ import pytest
 from ojs_cluster.core.errors import BackendUnavailable, NotFound
 from ojs_cluster.redis import Client
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.engine.enqueue.enqueue import enqueue_with_id
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.engine.jobs.cancel import cancel
 from ojs_cluster.store.features.workflows import read_workflows, workflow_progress, workflows
@@ -37,6 +36,7 @@ from tests.store.workflow_jobs import (
     step,
     step_states,
 )
+from tests.support.fixed_ids import enqueue_with_id
 from tests.support.invariants import InvariantReport
 from tests.support.lossy import LossyClient, without
 

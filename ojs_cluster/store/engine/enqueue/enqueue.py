@@ -184,38 +184,6 @@ async def enqueue_many(
     return await _enqueue_in_shard(store, shard, jobs, EnqueueOptions(fields, store_before_ms))
 
 
-async def enqueue_with_id(
-    store: Store,
-    job_id: str,
-    job: NewJob,
-    fields: Sequence[bytes] = (),
-    *,
-    store_before_ms: int = 0,
-) -> bool:
-    """Store a job whose id was fixed in advance, unless a job is already stored under the id.
-
-    The job's uniqueness policy is not applied; the caller has applied it.
-
-    Args:
-        store: the store.
-        job_id: id of the job. Its owner shard holds a partition of the job's queue.
-        job: the job.
-        fields: names and values of further fields of the job's hash.
-        store_before_ms: Unix time in ms from which on the job must not be stored any more, 0 for
-            never.
-
-    Returns:
-        Whether this call has stored the job.
-
-    Raises:
-        Conflict: the time ``store_before_ms`` has passed.
-        TooManyQueues: the server has the maximum number of queues, and the queue is new.
-        BackendUnavailable: Redis did not answer in time.
-    """
-    shard = store.keys.shard_of_id(job_id)
-    return await enqueue_with_ids(store, shard, [(job_id, job, fields)], store_before_ms) > 0
-
-
 FixedJob = tuple[str, NewJob, Sequence[bytes]]
 """An id that was fixed in advance, the job, and names and values of further fields of its hash."""
 
@@ -223,7 +191,24 @@ FixedJob = tuple[str, NewJob, Sequence[bytes]]
 async def enqueue_with_ids(
     store: Store, shard: Shard, jobs: Sequence[FixedJob], store_before_ms: int
 ) -> int:
-    """Store jobs of one shard, in their order, as ``enqueue_with_id``; return how many."""
+    """Store jobs whose ids were fixed in advance, unless a job is already stored under the id.
+
+    The uniqueness policies of the jobs are not applied; the caller has applied them.
+
+    Args:
+        store: the store.
+        shard: the owner shard of all ids. It holds a partition of the queue of each job.
+        jobs: the jobs, in their order.
+        store_before_ms: Unix time in ms from which on no job must be stored any more, 0 for never.
+
+    Returns:
+        How many jobs this call has stored.
+
+    Raises:
+        Conflict: the time ``store_before_ms`` has passed.
+        TooManyQueues: the server has the maximum number of queues, and a queue is new.
+        BackendUnavailable: Redis did not answer in time.
+    """
     queues = dict.fromkeys(job.queue for _, job, _ in jobs)
     await store.queues.ensure(store, queues)
     await ensure_open(store, shard, queues)

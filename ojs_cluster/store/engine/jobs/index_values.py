@@ -44,11 +44,6 @@ def value_digest(field: IndexedField, value: str) -> str:
     return urlsafe_b64encode(blake2b(text, digest_size=12).digest()).decode()
 
 
-def value_key(shard: Shard, field: IndexedField, value: str) -> bytes:
-    """Return the key of the sorted set of a value in a shard."""
-    return shard.indexed_value(value_digest(field, value))
-
-
 def index_keys(settings: StoreSettings, shard: Shard, envelope: bytes) -> list[bytes]:
     """Return the keys of the sorted sets to which a job belongs.
 

@@ -52,11 +52,6 @@ class EventHub:
             if client.output is not None:
                 client.output.end_sends(deadline)
 
-    @property
-    def reading(self) -> int:
-        """The number of shards that are read."""
-        return len(self._pool)
-
     async def open_feed(
         self,
         store: Store,
