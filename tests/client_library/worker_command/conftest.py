@@ -66,7 +66,7 @@ class Shop:
 
     def metric(self, name: str) -> float:
         """Return the sum of the samples whose lines begin with a text."""
-        text = self._get("metrics").text
+        text = self.text("metrics")
         lines = [line for line in text.splitlines() if line.startswith(name)]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
@@ -74,6 +74,10 @@ class Shop:
         """Return status and body of the health endpoint."""
         answer = self._get("health")
         return answer.status_code, json.loads(answer.text)
+
+    def text(self, path: str) -> str:
+        """Return the answer of the health port for a path."""
+        return self._get(path).text
 
     def _get(self, path: str) -> httpx.Response:
         """Send a request; repeat it until the command listens."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ojs_client import App, BlockingJob, Worker
 
 app = App(prefix="shop")
 worker = Worker(queues=["nowhere"])
+fixed = Worker(queues=["nowhere"], worker_id="fixed")
 kept: list[Any] = []
 
 
@@ -34,6 +36,22 @@ async def wait(path: str) -> str:
 async def crash() -> None:
     """End the process as the kernel does when memory runs out."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task
+async def linger() -> int:
+    """Start a thread that does not end; return the process."""
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+    return os.getpid()
+
+
+@app.task
+def stick(path: str) -> None:
+    """Write the process, and do not end."""
+    file = Path(f"{path}.new")
+    file.write_text(str(os.getpid()))
+    file.rename(path)
+    time.sleep(3600)
 
 
 @app.task

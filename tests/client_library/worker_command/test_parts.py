@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 from multiprocessing import Pipe
 from pathlib import Path
+from threading import Thread
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ojs_client.worker_command import arguments, metrics, reloading
+from ojs_client.worker_command import arguments, health, metrics, reloading
 from ojs_client.worker_command.arguments import parse
 from ojs_client.worker_command.links import can_send
 from ojs_client.worker_command.metrics import Counts, Report, exposition
+from tests.server.programs import free_port
+from tests.support.servers import wait_until
 
 
 def test_the_arguments_of_the_worker_are_those_that_were_given() -> None:
@@ -105,6 +110,35 @@ def test_types_of_jobs_without_end_are_counted_together(monkeypatch: pytest.Monk
     for type in ("a", "b", "c", "d", "a"):
         counts.add(type, "completed", 1.0)
     assert counts.jobs == {("a", "completed"): 2, ("b", "completed"): 1, ("other", "completed"): 2}
+    others = Counts()
+    for type in ("b", "e"):
+        others.add(type, "completed", 1.0)
+    counts.merge(others)
+    assert counts.jobs == {("a", "completed"): 2, ("b", "completed"): 2, ("other", "completed"): 3}
+    assert sum(map(sum, counts.buckets.values())) == sum(counts.seconds.values()) == 7
+
+
+def test_the_health_port_serves_a_bounded_number_of_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(health, "_MAX_REQUESTS", 2)
+    port = free_port()
+    found = health.Health("ok", 1, 1)
+    Thread(target=health.serve(("127.0.0.1", port), lambda: found, lambda: ""), daemon=True).start()
+    address = ("127.0.0.1", port)
+    idle = [socket.create_connection(address, 60) for _ in range(2)]
+    with socket.create_connection(address, 60) as refused:
+        assert refused.recv(1) == b""
+    for connection in idle:
+        connection.close()
+    url = f"http://127.0.0.1:{port}/health"
+
+    def answers() -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(url).status_code == 200
+        return False
+
+    wait_until(answers, what="it serves again", timeout_s=60)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows does not suspend a program")

@@ -168,6 +168,73 @@ async def test_a_process_is_replaced_above_its_memory(shop: Shop) -> None:
     await in_thread(scenario)
 
 
+async def test_a_limit_before_the_first_job_is_no_busy_loop(shop: Shop) -> None:
+    def scenario() -> None:
+        with shop.running("--max-memory", "1M") as command:
+            reached = "worker-0 has reached its limit before its first job: starts again in"
+            command.wait_line(f"{reached} 0.5 s")
+            command.wait_line(f"{reached} 1.0 s")
+
+    await in_thread(scenario)
+
+
+async def test_a_replaced_process_ends_although_a_thread_goes_on(shop: Shop) -> None:
+    def scenario() -> None:
+        with shop.running("--max-jobs", "1") as command:
+            before = shop.call("linger")
+            command.wait_line("threads of the application do not end: exits without them")
+            assert shop.call("where") != before
+            assert 'reason="crash"' not in shop.text("metrics")
+            assert not pid_exists(before)
+
+    await in_thread(scenario)
+
+
+async def test_a_drained_process_with_a_stuck_handler_is_not_started_again(shop: Shop) -> None:
+    def scenario() -> None:
+        path = shop.folder / "file"
+        with shop.running("--grace", "0s") as command:
+            job = shop.enqueue("stick", str(path))
+            shop.until(path.exists, "the handler runs")
+            os.kill(int(path.read_text()), signal.SIGTERM)
+            command.wait_line("1 sync handlers did not end: exits without them")
+            assert command.wait_exit() == 0
+        assert shop.state(job) == "available"
+
+    await in_thread(scenario)
+
+
+async def test_a_signal_while_a_process_cannot_start_ends_no_handler(shop: Shop) -> None:
+    source = shop.folder / "shop.py"
+
+    def scenario() -> None:
+        path = shop.folder / "file"
+        with shop.running("--processes", "2", "--concurrency", "1") as command:
+            shop.until(lambda: shop.health() == (200, ok(2)), "both processes report")
+            job = shop.enqueue("wait", {"path": str(path)})
+            shop.until(path.with_suffix(".begun").exists, "the job runs")
+            other = shop.call("where")
+            source.write_text("a mistake")
+            os.kill(other, signal.SIGKILL)
+            command.wait_line("cannot start: drains 1 processes")
+            command.signal(signal.SIGTERM)
+            shop.until(lambda: shop.health()[1]["status"] == "draining", "it drains")
+            path.touch()
+            assert command.wait_exit() == 2
+        assert shop.state(job) == "completed"
+
+    await in_thread(scenario)
+
+
+async def test_each_process_has_an_id_of_its_own(shop: Shop) -> None:
+    def scenario() -> None:
+        with shop.running("--processes", "2", target="shop:fixed") as command:
+            command.wait_line("worker fixed-0 starts")
+            command.wait_line("worker fixed-1 starts")
+
+    await in_thread(scenario)
+
+
 async def test_changed_files_start_the_processes_again(shop: Shop) -> None:
     source = shop.folder / "shop.py"
 

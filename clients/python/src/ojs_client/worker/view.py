@@ -23,6 +23,7 @@ class WorkerView:
     Attributes:
         on_attempt: called when an attempt has ended, with its run time in seconds.
         loop_lag_s: how late the event loop was at the last check, in seconds.
+        exit_code: the exit code of the process if it ends without handlers that do not end.
     """
 
     url: str
@@ -31,6 +32,7 @@ class WorkerView:
     waiting_jobs: WaitingJobs
     on_attempt: Callable[[HeldJob, float], None] | None = None
     loop_lag_s: float = 0.0
+    exit_code: int = 1
 
     @property
     def running(self) -> int:

@@ -226,7 +226,7 @@ class Worker:
                     anyio.run(main or partial(self.serve, signals=True), backend=backend)
             finally:
                 if self._runner.threads:
-                    end_without_threads(len(self._runner.threads))
+                    end_without_threads(len(self._runner.threads), self.view.exit_code)
 
     async def serve(self, *, signals: bool = False) -> None:
         """Run until ``stop`` is called, the server ends the worker, or the task is cancelled.
@@ -357,7 +357,7 @@ class Worker:
                 self._runner.requeue_stuck()
                 if self._ends_process:
                     await self._finish()
-                    end_process()
+                    end_process(self.view.exit_code)
 
     async def _handlers_end(self, limit_s: float, *, unless: Signal | None = None) -> None:
         """Return when no handler runs, after some seconds, or when a signal is set."""

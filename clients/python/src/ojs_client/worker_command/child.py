@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from threading import Thread
@@ -20,6 +21,7 @@ from anyio.from_thread import BlockingPortal
 
 from ojs_client.errors import ApiError, ends_worker
 from ojs_client.worker import stop_signals
+from ojs_client.worker.ending import end_process
 from ojs_client.worker.held_jobs import HeldJob
 from ojs_client.worker.memory import resident_bytes
 from ojs_client.worker.program import refusal_line
@@ -33,6 +35,8 @@ from ojs_client.worker_command.target import load
 
 log: Final = logging.getLogger("ojs_client.worker")
 
+_THREADS_END_S: Final = 10.0
+"""Time in seconds that threads of the application have to end after the worker."""
 _IDLE_CHECK_S: Final = 0.05
 """Time in seconds between two checks whether a process that must be replaced is idle."""
 
@@ -52,7 +56,7 @@ def run(options: Options, number: int, max_jobs: int | None, link: Connection) -
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     configure(options.log_level, options.log_format, f"worker-{number}")
     try:
-        worker = load(options.target, options.worker)
+        worker = load(options.target, options.worker, number if options.processes > 1 else None)
     except (Exception, SystemExit):
         log.exception("%s cannot be loaded", options.target)
         sys.exit(CANNOT_START)
@@ -61,7 +65,15 @@ def run(options: Options, number: int, max_jobs: int | None, link: Connection) -
     except Exception:
         log.exception("the worker has failed")
         code = 1
+    Thread(target=_end_anyway, args=(code,), daemon=True).start()
     sys.exit(code)
+
+
+def _end_anyway(code: int) -> None:
+    """End the process after a while, although threads of the application go on."""
+    time.sleep(_THREADS_END_S)
+    log.warning("threads of the application do not end: exits without them")
+    end_process(code)
 
 
 class _Child:
@@ -78,6 +90,7 @@ class _Child:
         self._recycling = Signal()
         self._refusal: ApiError | None = None
         worker.view.on_attempt = self._count
+        worker.view.exit_code = 0
 
     def run(self) -> int:
         """Run the worker; return the exit code of the process."""
@@ -120,6 +133,7 @@ class _Child:
         if request == "abort":
             self._worker.stop()
         self._stopping = True
+        self._worker.view.exit_code = 0
 
     def _stop_on_signal(self, number: signal.Signals) -> None:
         log.info("%s: drains", number.name)
@@ -136,6 +150,7 @@ class _Child:
         if not (self._recycling.is_set() or self._stopping):
             log.info("this process is replaced: %s", why)
             self._recycling.set()
+            self._worker.view.exit_code = RECYCLED
             self._worker.quiet()
 
     async def _watch(self) -> None:

@@ -9,12 +9,15 @@ from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
+from threading import BoundedSemaphore
 from typing import Any, Literal, TypeAlias
 
 Status: TypeAlias = Literal["ok", "draining", "failing"]
 
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _LIMIT_S = 10.0
+_MAX_REQUESTS = 16
+"""Number of requests at the same time. The connections of others are closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ def serve(
     Raises:
         OSError: the port cannot be opened.
     """
+    free = BoundedSemaphore(_MAX_REQUESTS)
 
     class Handler(BaseHTTPRequestHandler):
         timeout = _LIMIT_S
@@ -75,6 +79,18 @@ def serve(
     class Server(ThreadingHTTPServer):
         address_family = socket.AF_INET
         daemon_threads = True
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            if free.acquire(blocking=False):
+                super().process_request(request, client_address)
+            else:
+                self.shutdown_request(request)
+
+        def process_request_thread(self, request: Any, client_address: Any) -> None:
+            try:
+                super().process_request_thread(request, client_address)
+            finally:
+                free.release()
 
         def handle_error(self, *_: Any) -> None:
             """Print no traceback: a check of the port may close its connection at once."""

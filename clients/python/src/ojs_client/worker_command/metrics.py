@@ -29,22 +29,28 @@ class Counts:
 
     def add(self, type: str, outcome: str, run_s: float) -> None:
         """Count an attempt."""
-        if type not in self.buckets:
-            type = type if len(self.buckets) < _MAX_TYPES else "other"
-            self.buckets.setdefault(type, [0] * (len(BUCKETS) + 1))
+        type = self._counted_as(type)
         self.jobs[type, outcome] = self.jobs.get((type, outcome), 0) + 1
         self.buckets[type][bisect_left(BUCKETS, run_s)] += 1
         self.seconds[type] = self.seconds.get(type, 0.0) + run_s
 
     def merge(self, other: Counts) -> None:
         """Add the counts of another process."""
-        for key, number in other.jobs.items():
+        names = {type: self._counted_as(type) for type in other.buckets}
+        for (type, outcome), number in other.jobs.items():
+            key = names[type], outcome
             self.jobs[key] = self.jobs.get(key, 0) + number
         for type, counted in other.buckets.items():
-            mine = self.buckets.get(type, [0] * len(counted))
-            self.buckets[type] = [a + b for a, b in zip(mine, counted, strict=True)]
+            mine = self.buckets[names[type]]
+            mine[:] = [a + b for a, b in zip(mine, counted, strict=True)]
         for type, run_s in other.seconds.items():
-            self.seconds[type] = self.seconds.get(type, 0.0) + run_s
+            self.seconds[names[type]] = self.seconds.get(names[type], 0.0) + run_s
+
+    def _counted_as(self, type: str) -> str:
+        if type not in self.buckets and len(self.buckets) >= _MAX_TYPES:
+            type = "other"
+        self.buckets.setdefault(type, [0] * (len(BUCKETS) + 1))
+        return type
 
 
 @dataclass(slots=True)

@@ -97,7 +97,8 @@ class Supervisor:
     _restarts: Counter[str] = field(default_factory=Counter)
     _lock: Lock = field(default_factory=Lock)
     """Held while numbers are changed that the health endpoint reads."""
-    _stop_requests: int = 0
+    _signals: int = 0
+    _stopping: bool = False
     _kill_at: float | None = None
     _exit_code: int = 0
 
@@ -133,20 +134,26 @@ class Supervisor:
 
     def _on_signal(self, number: int, _frame: Any) -> None:
         # The queue may be used by the code that the signal interrupts; `SimpleQueue` allows it.
-        self._events.put(partial(self._stop, signal.Signals(number).name))
+        self._events.put(partial(self._obey, signal.Signals(number).name))
 
-    def _stop(self, why: str) -> None:
-        self._stop_requests += 1
-        if self._stop_requests == 1:
-            log.info("%s: drains %d processes", why, len(self._running()))
-            graces = [slot.report.grace_s for slot in self._running() if slot.report]
-            self._kill_at = time.monotonic() + max(graces, default=0.0) + _DRAIN_S
-            self._ask("stop")
-        elif self._stop_requests == 2:
-            log.warning("%s again: ends the handlers", why)
+    def _obey(self, name: str) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self._drain(name)
+        elif self._signals == 2:
+            log.warning("%s again: ends the handlers", name)
             self._ask("abort")
         else:
             self._kill()
+
+    def _drain(self, why: str) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        log.info("%s: drains %d processes", why, len(self._running()))
+        graces = [slot.report.grace_s for slot in self._running() if slot.report]
+        self._kill_at = time.monotonic() + max(graces, default=0.0) + _DRAIN_S
+        self._ask("stop")
 
     def _ask(self, request: Request) -> None:
         for slot in self._slots:
@@ -163,7 +170,7 @@ class Supervisor:
         self._events.put(partial(self._reload, path))
 
     def _reload(self, path: str) -> None:
-        if self._stop_requests:
+        if self._stopping:
             return
         log.info("%s has changed: starts again", path)
         for slot in self._slots:
@@ -180,7 +187,7 @@ class Supervisor:
     def _has_work(self) -> bool:
         if self._kill_at is not None and time.monotonic() > self._kill_at:
             self._kill()
-        waits = self.options.reload and not self._stop_requests
+        waits = self.options.reload and not self._stopping
         return waits or any(slot.process or slot.start_at is not None for slot in self._slots)
 
     def _pause_s(self) -> float:
@@ -233,22 +240,24 @@ class Supervisor:
         if slot.link is not None:
             slot.link.close()
         with self._lock:
-            if slot.report is not None:
-                self._counts.merge(slot.report.counts)
+            counts = slot.report.counts if slot.report else Counts()
+            self._counts.merge(counts)
             slot.process, slot.link, slot.report = None, None, None
         code, name = process.exitcode or 0, process.name
         if code < 0:
             _kill_group(process)  # handlers in child processes, whose jobs run again elsewhere
-        if self._stop_requests:
+        if self._stopping:
             return
-        if slot.reloading or code == RECYCLED:
+        if code == RECYCLED and not counts.jobs:
+            self._start_later(slot, f"{name} has reached its limit before its first job")
+        elif slot.reloading or code == RECYCLED:
             self._restarts["reload" if slot.reloading else "limit"] += 1
             slot.start_at, slot.delay_s = 0.0, 0.0
         elif code == CANNOT_START and self.options.reload:
             log.error("%s waits for a change of the files", name)
         elif code == CANNOT_START:
             self._exit_code = CANNOT_START
-            self._stop(f"{name} cannot start")
+            self._drain(f"{name} cannot start")
         elif code == 0:
             log.info("%s has ended: the server has terminated it", name)
         else:
@@ -269,7 +278,7 @@ class Supervisor:
         last = time.monotonic() - _SILENT_S
         alive = sum(slot.reported_at >= last for slot in self._running())
         working: Status = "ok" if alive else "failing"
-        status = "draining" if self._stop_requests else working
+        status = "draining" if self._stopping else working
         return Health(status, self.options.processes, alive)
 
     def _metrics(self) -> str:

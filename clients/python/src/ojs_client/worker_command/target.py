@@ -12,12 +12,13 @@ from ojs_client.tasks.app import App
 from ojs_client.worker.worker import Worker
 
 
-def load(target: str, arguments: Mapping[str, Any]) -> Worker:
+def load(target: str, arguments: Mapping[str, Any], number: int | None = None) -> Worker:
     """Import an App or a Worker, and return its worker.
 
     Args:
         target: its module and its name, as ``module:name``, also of the working directory.
         arguments: arguments of ``Worker`` that replace those of the application.
+        number: what makes the id of a Worker unique among several processes.
 
     Raises:
         ImportError: there is no such module or name.
@@ -35,5 +36,6 @@ def load(target: str, arguments: Mapping[str, Any]) -> Worker:
     if isinstance(found, App):
         return found.worker(**arguments)
     if isinstance(found, Worker):
-        return found.copy(**arguments) if arguments else found
+        id = found.worker_id if number is None else f"{found.worker_id}-{number}"
+        return found.copy(worker_id=id, **arguments)
     raise TypeError(f"{target} is a {type(found).__name__}, not an App or a Worker")
