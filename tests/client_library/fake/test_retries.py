@@ -46,6 +46,10 @@ async def test_failed_attempts_are_repeated_as_the_policy_says(play: Play) -> No
             good = await client.enqueue("t.third", queue=QUEUE, retry=FAST)
             await world.passes(10 * SOON)
             assert await client.result(good.id, wait=60) == 3
+            history = [event async for event in client.jobs.history(good.id)]
+            data = [e["data"] for e in history if e["event_type"] == "job.attempt_started"]
+            assert [each["attempt"] for each in data] == [1, 2, 3]
+            assert len({each["worker_id"] for each in data}) == 1
             bad = await client.enqueue("t.fails", "", queue=QUEUE, retry=FAST)
             assert await error_of(bad) == ("handler_error", "KeyError", 3)
             bad = await client.enqueue("t.fails", "discard", queue=QUEUE, retry=FAST)

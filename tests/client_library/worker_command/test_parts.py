@@ -9,15 +9,18 @@ import socket
 from multiprocessing import Pipe
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ojs_client import Worker
 from ojs_client.worker_command import arguments, health, metrics, reloading
 from ojs_client.worker_command.arguments import parse
 from ojs_client.worker_command.links import can_send
 from ojs_client.worker_command.metrics import Counts, Report, exposition
+from ojs_client.worker_command.target import load
 from tests.server.programs import free_port
 from tests.support.servers import wait_until
 
@@ -59,7 +62,16 @@ def test_a_limit_of_memory_is_refused_where_no_system_tells_it(
     monkeypatch.setattr(arguments, "resident_bytes", lambda: None)
     with pytest.raises(SystemExit):
         parse(["shop:app", "--max-memory", "500M"])
-    assert "--max-memory needs Linux" in capsys.readouterr().err
+    assert "--max-memory: it needs Linux" in capsys.readouterr().err
+
+
+def new_worker(**arguments: Any) -> Worker:
+    return Worker(labels=["made"], **arguments)
+
+
+def test_a_target_may_be_a_function_that_returns_a_worker() -> None:
+    worker = load(f"{__name__}:new_worker", {"concurrency": 3})
+    assert (worker.concurrency, worker._settings.labels) == (3, ("made",))
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,16 @@ class Jobs:
         async for members in entries(self._transport, "/jobs", "jobs", chosen):
             yield Job.from_json(members)
 
+    async def history(self, job_id: str) -> AsyncIterator[dict[str, JSON]]:
+        """Yield the events of a job, oldest first (spec: ojs-execution-history 7.1).
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        path = f"/jobs/{segment(job_id)}/history"
+        async for event in entries(self._transport, path, "events"):
+            yield event
+
     async def retry(self, job_id: str) -> Job:
         """Make a discarded job available again, whether or not it is a dead letter.
 

@@ -38,10 +38,17 @@ _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 _MAX_TYPE: Final = 255
 _TYPE: Final = re.compile(r"[a-z][a-z0-9_\-]*(?:\.[a-z][a-z0-9_\-]*)*")
 
+_QUEUE: Final = re.compile(r"[a-z0-9][a-z0-9.\-]{0,127}")
+
 
 def is_job_type(text: str) -> bool:
     """Return whether a job can have this type (spec: ojs-core)."""
     return len(text) <= _MAX_TYPE and _TYPE.fullmatch(text) is not None
+
+
+def is_queue(text: str) -> bool:
+    """Return whether a queue can have this name."""
+    return _QUEUE.fullmatch(text) is not None
 
 
 def names(value: Iterable[str], argument: str) -> tuple[str, ...]:

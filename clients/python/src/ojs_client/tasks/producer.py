@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from anyio.lowlevel import EventLoopToken, current_token
 
@@ -15,6 +15,8 @@ from ojs_client.client import Client
 from ojs_client.jobs import Job
 from ojs_client.options import NewJob
 from ojs_client.sync import SyncClient
+
+R = TypeVar("R")
 
 NextEnqueue: TypeAlias = Callable[[NewJob], Awaitable[Job]]
 ProducerMiddleware: TypeAlias = Callable[[NewJob, NextEnqueue], Awaitable[Job]]
@@ -80,6 +82,14 @@ class Producer:
     def enqueue_blocking(self, job: NewJob) -> Job:
         """Enqueue a job in a thread without an event loop.
 
+        Raises:
+            RuntimeError: the thread runs an event loop, which would stand still.
+        """
+        return self.run_blocking(lambda client: self._enqueue_with(client, job))
+
+    def run_blocking(self, function: Callable[[Client], Awaitable[R]]) -> R:
+        """Return what a function returns that gets a client, in a thread without an event loop.
+
         A thread that an async handler has started uses the client of the handler. Otherwise the
         first call opens a client for this process, which stays open. So a program may fork before
         and after it.
@@ -96,7 +106,7 @@ class Producer:
             if loop is None:
                 raise RuntimeError("the client of the app belongs to no event loop")
             client = SyncClient.over(client, loop)
-        return client.run(lambda opened: self._enqueue_with(opened, job))
+        return client.run(function)
 
     def _process_client(self) -> SyncClient:
         with self._opening:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ojs_client.options import is_job_type
+from ojs_client.options import is_job_type, is_queue
 from ojs_client.testing.limit_policies import Policy, policy_of
 from ojs_client.testing.refusals import invalid
 from ojs_client.testing.retries import Retries
@@ -16,7 +16,6 @@ from ojs_client.testing.times import iso, time_ms
 from ojs_client.testing.uniqueness import Uniqueness
 
 ENDED: Final = ("completed", "cancelled", "discarded")
-_QUEUE: Final = re.compile(r"[a-z0-9][a-z0-9.\-]{0,127}")
 _ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _OWN_FORM: Final = {"queue", "priority", "retry", "unique", "scheduled_at", "expires_at"}
 """Options that the envelope of a job shows in another form. It repeats the others as they are."""
@@ -57,6 +56,7 @@ class FakeJob:
         lease_ms: length of this lease in milliseconds.
         lost_ms: when this lease ends, unless a heartbeat or a progress report extends it.
         worker_id: the worker of the last attempt.
+        starts: number, time and worker of each attempt that has started.
         started_ms: when the last attempt has started.
         finished_ms: when it has ended.
         retry_delay_ms: the backoff after the last failure; None without a retry, and after the ack.
@@ -92,6 +92,7 @@ class FakeJob:
     lease_ms: int = 0
     lost_ms: int = 0
     worker_id: str = ""
+    starts: list[tuple[int, int, str]] = field(default_factory=list)
     started_ms: int | None = None
     finished_ms: int | None = None
     retry_delay_ms: int | None = None
@@ -119,7 +120,7 @@ class FakeJob:
             raise invalid(f"type must be lower-case words joined by dots, not {type!r}", "type")
         if not isinstance(args, list):
             raise invalid("args must be an array", "args")
-        if not isinstance(queue, str) or not _QUEUE.fullmatch(queue):
+        if not isinstance(queue, str) or not is_queue(queue):
             raise invalid(f"{queue!r} is not the name of a queue", "options.queue")
         if not isinstance(priority, int) or not -100 <= priority <= 100:
             raise invalid("priority must be an integer from -100 to 100", "options.priority")

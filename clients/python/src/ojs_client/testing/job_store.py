@@ -247,6 +247,7 @@ class JobStore:
         job.state, job.worker_id, job.lease_id = "active", worker_id, new_id(self.now_ms)
         job.attempt += 1
         job.started_ms = self.now_ms
+        job.starts.append((job.attempt, self.now_ms, worker_id))
         job.lease_ms, job.lost_ms = lease_ms, self.now_ms + lease_ms
         job.progress = {}
         self.events.add_state(job, self.now_ms)

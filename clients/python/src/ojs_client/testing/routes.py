@@ -49,6 +49,7 @@ class Routes:
             ("GET", "/jobs/ID", self._job),
             ("DELETE", "/jobs/ID", self._cancel),
             ("GET", "/jobs/ID/result", self._result),
+            ("GET", "/jobs/ID/history", self._history),
             ("POST", "/jobs/ID/checkpoint", self._checkpoint),
             ("POST", "/workflows", self._create_workflow),
             ("GET", "/workflows/ID", self._workflow),
@@ -124,6 +125,18 @@ class Routes:
         if job.errors and job.state != "completed":
             value["error"] = job.errors[-1]
         return 200, value
+
+    async def _history(self, call: Call) -> Reply:
+        """Return the starts of the attempts, which is all that the fake server records."""
+        events = [
+            {
+                "event_type": "job.attempt_started",
+                "timestamp": iso(started_ms),
+                "data": {"attempt": attempt, "worker_id": worker_id},
+            }
+            for attempt, started_ms, worker_id in self._jobs.get(call.id).starts
+        ]
+        return 200, {"job_id": call.id, "events": events, "pagination": {}}
 
     async def _wait_for_end(self, job: FakeJob, limit_s: float) -> None:
         if limit_s > 0:

@@ -28,6 +28,8 @@ log: Final = logging.getLogger("ojs_client.worker")
 
 _RETRY_DELAY: Final = "_ojs_retry_delay_ms"
 """The attribute of an exception with the delay in ms before the next attempt."""
+_DETAILS: Final = "_ojs_details"
+"""The attribute of an exception with more members for the details of its error."""
 _MAX_FRAMES: Final = 50
 _MAX_CAUSES: Final = 8
 _CALLERS: Final = frozenset({"ojs_client", "anyio", "asyncio", "trio", "outcome", "concurrent"})
@@ -133,6 +135,13 @@ def error_of(error: BaseException, now: datetime) -> dict[str, JSON]:
         now: the time on the server's clock.
     """
     error = _only(error)
+    described = _described(error, now)
+    if (added := error.__dict__.get(_DETAILS)) is not None:
+        described["details"] = {**described.get("details", {}), **added}
+    return described
+
+
+def _described(error: BaseException, now: datetime) -> dict[str, JSON]:
     if isinstance(error, HandlerFailed):
         return error.error
     if isinstance(error, Snooze):
@@ -196,6 +205,16 @@ def set_retry_delay(
         log.exception("the delay after %r is not known, so the backoff holds", error)
         delay_ms = None
     error.__dict__[_RETRY_DELAY] = delay_ms  # a frozen dataclass has no setattr
+
+
+def add_details(error: BaseException, **details: JSON) -> None:
+    """Add members to the details of what ``error_of`` returns.
+
+    Args:
+        error: what the handler has raised.
+        **details: the members.
+    """
+    _only(error).__dict__[_DETAILS] = details
 
 
 def _only(error: BaseException) -> BaseException:

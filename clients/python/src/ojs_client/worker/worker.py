@@ -152,8 +152,8 @@ class Worker:
             settings.jobs_per_process,
             self._handler_ended,
         )
-        self._waiting = WaitingJobs(self._runner, settings.concurrency, settings.prefetch)
-        self.view = WorkerView(transport.url, settings.grace_s, self._runner, self._waiting)
+        waiting = self._waiting = WaitingJobs(self._runner, settings.concurrency, settings.prefetch)
+        self.view: WorkerView = WorkerView(transport.url, settings.grace_s, self._runner, waiting)
 
     @overload
     def handler(

@@ -62,15 +62,37 @@ def parse(arguments: Sequence[str] | None) -> Options:
     Args:
         arguments: the arguments; None for those of the process.
     """
-    parser = _parser()
+    parser = argparse.ArgumentParser(
+        prog="ojs-worker",
+        description="Run the workers of an application in several processes.",
+        epilog="OJS_URL and OJS_API_KEY name the server and the API key.",
+    )
+    parser.add_argument(
+        "target", type=_target, metavar="MODULE:NAME", help="an App or a Worker: shop.tasks:app"
+    )
+    add_options(parser)
+    version = f"ojs-worker {__version__}"
+    parser.add_argument("--version", action="version", version=version)
     given = parser.parse_args(arguments)
-    if given.max_memory is not None and resident_bytes() is None:
-        parser.error("--max-memory needs Linux: this system does not tell how much memory is used")
+    return options_of(given.target, given)
+
+
+def options_of(target: str, given: argparse.Namespace, **worker: Any) -> Options:
+    """Return the options of a parser with ``add_options``.
+
+    Args:
+        target: the application, as ``module:name``.
+        given: what the parser has returned.
+        **worker: further arguments of the target.
+    """
     names = ("queues", "pool", "concurrency", "prefetch", "grace")
     return Options(
-        target=given.target,
+        target=target,
         processes=given.processes,
-        worker={n: value for n in names if (value := getattr(given, n)) is not None},
+        worker={
+            **{n: value for n in names if (value := getattr(given, n)) is not None},
+            **worker,
+        },
         backend=given.backend,
         max_jobs=given.max_jobs,
         max_memory=given.max_memory,
@@ -81,14 +103,9 @@ def parse(arguments: Sequence[str] | None) -> Options:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ojs-worker",
-        description="Run the workers of an application in several processes.",
-        epilog="OJS_URL and OJS_API_KEY name the server and the API key.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every command for workers has."""
     add = parser.add_argument
-    add("target", type=_target, metavar="MODULE:NAME", help="an App or a Worker: shop.tasks:app")
     add("--processes", type=_number, default=1, metavar="N", help="number of processes (1)")
     add("--queues", type=_names, metavar="A,B", help="queues in place of those of the application")
     add("--pool", help="worker pool in place of that of the application")
@@ -104,8 +121,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--log-format", choices=("text", "json"), default="text", help="format of log lines (text)")
     levels = ("DEBUG", "INFO", "WARNING", "ERROR")
     add("--log-level", choices=levels, default="INFO", type=str.upper, help="minimum level (INFO)")
-    add("--version", action="version", version=f"ojs-worker {__version__}")
-    return parser
 
 
 def _target(text: str) -> str:
@@ -135,6 +150,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _size(text: str) -> int:
+    if resident_bytes() is None:
+        raise argparse.ArgumentTypeError("it needs Linux, which tells how much memory is used")
     try:
         return size(text)
     except ValueError as error:

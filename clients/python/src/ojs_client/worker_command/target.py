@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Mapping
@@ -13,11 +14,12 @@ from ojs_client.worker.worker import Worker
 
 
 def load(target: str, arguments: Mapping[str, Any], number: int | None = None) -> Worker:
-    """Import an App or a Worker, and return its worker.
+    """Import an App, a Worker or a function that returns a Worker, and return the worker.
 
     Args:
         target: its module and its name, as ``module:name``, also of the working directory.
-        arguments: arguments of ``Worker`` that replace those of the application.
+        arguments: arguments of ``Worker`` that replace those of the application. A function gets
+            them.
         number: what makes the id of a Worker unique among several processes.
 
     Raises:
@@ -33,9 +35,13 @@ def load(target: str, arguments: Mapping[str, Any], number: int | None = None) -
         if not hasattr(found, name):
             raise ImportError(f"{module_name} has no '{path}'")
         found = getattr(found, name)
+    if inspect.isfunction(found):
+        found, arguments = found(**arguments), {}
     if isinstance(found, App):
         return found.worker(**arguments)
     if isinstance(found, Worker):
+        if number is None and not arguments:
+            return found
         id = found.worker_id if number is None else f"{found.worker_id}-{number}"
         return found.copy(worker_id=id, **arguments)
     raise TypeError(f"{target} is a {type(found).__name__}, not an App or a Worker")

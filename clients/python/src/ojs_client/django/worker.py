@@ -1,0 +1,95 @@
+"""The worker that runs the tasks of a project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from traceback import format_exception
+from typing import Any, Final
+
+import django
+from django.db import close_old_connections
+from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, Task, TaskResult, TaskResultStatus
+from django.tasks.signals import task_finished, task_started
+from django.utils import timezone
+from django.utils.json import normalize_json
+
+from ojs_client.django.backend import Backend, backend_of
+from ojs_client.django.discovery import all_tasks
+from ojs_client.django.results import Context, result_of, starts_of
+from ojs_client.errors import Discard, LeaseLost, Retry, Snooze
+from ojs_client.options import JSON, is_job_type
+from ojs_client.worker.handlers import add_details
+from ojs_client.worker.running import BlockingJob
+from ojs_client.worker.worker import Worker
+
+_MAX_TRACEBACK: Final = 8192
+"""Maximum length of a stored traceback: its end."""
+
+
+def project_worker(alias: str = DEFAULT_TASK_BACKEND_ALIAS, **arguments: Any) -> Worker:
+    """Return a worker that runs the tasks of the project of ``DJANGO_SETTINGS_MODULE``.
+
+    Args:
+        alias: an alias of ``TASKS``, whose server and queues are those of the worker.
+        **arguments: further arguments of ``Worker``.
+
+    Raises:
+        TypeError: the alias has another backend.
+        ValueError: an argument is not allowed.
+    """
+    django.setup()
+    backend, tasks = backend_of(alias), all_tasks()
+    if arguments.get("pool") is None:
+        named = backend.queue_names or dict.fromkeys(task.queue_name for task in tasks.values())
+        arguments = {"queues": tuple(named) or None, **arguments}
+    server = {name: backend.server.get(name) for name in ("url", "api_key", "transport")}
+    worker = Worker(**{**server, **arguments})
+    for path, task in tasks.items():
+        if is_job_type(path):  # other backends allow any path
+            worker.handler(path)(_handler(task, backend))
+    return worker
+
+
+def _handler(task: Task[..., Any], backend: Backend) -> Callable[[BlockingJob], JSON]:
+    def handle(job: BlockingJob) -> JSON:
+        close_old_connections()  # as at the begin and the end of a request
+        try:
+            with backend.producer.running_in(job.client):
+                return _run(task, job, backend)
+        finally:
+            close_old_connections()
+
+    return handle
+
+
+def _run(task: Task[..., Any], job: BlockingJob, backend: Backend) -> JSON:
+    first = job.attempt == 1
+    starts = {} if first else job.client.run(lambda client: starts_of(client, job.job))
+    try:
+        result = result_of(job.job, starts, task, backend)
+    except ValueError as error:
+        # Another version of the task may know these arguments, so the policy decides.
+        raise Retry(str(error), code="invalid_arguments") from error
+    task_started.send(type(backend), task_result=result)
+    context = (Context(task_result=result, job=job),) if task.takes_context else ()
+    try:
+        value = normalize_json(task.call(*context, *result.args, **result.kwargs))
+    except BaseException as error:
+        kind = type(error)
+        trace = "".join(format_exception(error))[-_MAX_TRACEBACK:]
+        path = f"{kind.__module__}.{kind.__qualname__}"
+        add_details(error, exception_class_path=path, traceback=trace)
+        # After others, the policy of the job decides.
+        last = job.attempt >= job.max_attempts and not isinstance(error, Snooze | LeaseLost)
+        if last or isinstance(error, Discard):
+            _finish(backend, result, TaskResultStatus.FAILED)
+        raise
+    object.__setattr__(result, "_return_value", value)
+    _finish(backend, result, TaskResultStatus.SUCCESSFUL)
+    return value
+
+
+def _finish(backend: Backend, result: TaskResult[..., Any], status: TaskResultStatus) -> None:
+    object.__setattr__(result, "status", status)
+    object.__setattr__(result, "finished_at", timezone.now())
+    task_finished.send(type(backend), task_result=result)

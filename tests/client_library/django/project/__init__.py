@@ -1,0 +1,1 @@
+"""A Django project, which the tests run as its author would."""

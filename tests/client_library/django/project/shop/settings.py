@@ -1,0 +1,32 @@
+"""Settings; the server is in the environment."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ojs_client import RetryPolicy
+
+APP = __name__.rpartition(".")[0]
+SECRET_KEY = "secret"
+DEBUG = False
+ALLOWED_HOSTS = ["*"]
+ROOT_URLCONF = f"{APP}.urls"
+INSTALLED_APPS = [APP, "ojs_client.django"]
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+FOLDER = Path(os.environ.get("SHOP_FOLDER", "/nonexistent"))
+DATABASES = {
+    alias: {"ENGINE": "django.db.backends.sqlite3", "NAME": str(FOLDER / f"{alias}.sqlite3")}
+    for alias in ("default", "other")
+}
+TASKS: dict[str, Any] = {
+    "default": {
+        "BACKEND": "ojs_client.django.Backend",
+        "QUEUES": ["django", "mail"],
+        "OPTIONS": {
+            "url": os.environ.get("SHOP_OJS_URL", "http://fake-ojs"),
+            "job": {"retry": RetryPolicy(max_attempts=2, initial_interval=0.05, jitter=False)},
+        },
+    },
+    "dummy": {"BACKEND": "django.tasks.backends.dummy.DummyBackend", "QUEUES": []},
+}

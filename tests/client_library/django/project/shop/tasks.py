@@ -1,0 +1,96 @@
+"""The tasks of the shop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import connection, connections
+from django.tasks import TaskContext, task, task_backends
+from django.tasks.signals import task_finished, task_started
+
+from ojs_client import Discard
+from ojs_client.django import Context
+
+from .models import Order
+
+PRICES: dict[str, int] = {}
+told: list[str] = []
+"""What the signals have told."""
+used: list[Any] = []
+"""The connection of the last payment."""
+
+
+def _tell(sender: Any, task_result: Any, **kwargs: Any) -> None:
+    told.append(f"{sender.__name__} {task_result.task.name} {task_result.status}")
+
+
+task_started.connect(_tell)
+task_finished.connect(_tell)
+
+
+@task(queue_name="django")
+def pay(order_id: int, *, by: str = "card") -> dict[str, Any]:
+    """Pay an order; the connections of an earlier run must be closed."""
+    closed = [each.connection is None for each in used]
+    Order.objects.filter(pk=order_id).update(paid=True)
+    used[:] = [connections["default"]]
+    return {"by": by, "closed": closed, "open": connection.connection is not None}
+
+
+@task(queue_name="mail", priority=5)
+async def write(name: str) -> str:
+    """Use the database in an event loop."""
+    count = await Order.objects.filter(name=name).acount()
+    await echo.aenqueue(f"{count} from {name}")
+    return f"{count} orders of {name}"
+
+
+@task(queue_name="django")
+def echo(value: Any) -> Any:
+    """Return a value."""
+    return value
+
+
+@task(queue_name="django", takes_context=True)
+def fail(context: TaskContext[..., Any], kind: str) -> None:
+    """Fail at each attempt."""
+    assert isinstance(context, Context)
+    context.job.progress(0.5, f"attempt {context.attempt}")
+    if kind == "discard":
+        raise Discard("no such order")
+    try:
+        PRICES[kind]
+    except KeyError as error:
+        raise NotPaid(f"order {kind}") from error
+
+
+class NotPaid(Exception):
+    """An order is not paid."""
+
+
+@task(queue_name="django", takes_context=True)
+def second(context: TaskContext[..., Any]) -> list[Any]:
+    """Complete at the second attempt, and return what its context tells."""
+    if context.attempt == 1:
+        raise NotPaid
+    result = context.task_result
+    return [context.attempt, len(result.worker_ids), len(result.errors), str(result.status)]
+
+
+@task(queue_name="django")
+def signals() -> list[str]:
+    """Return what the signals have told since the last call."""
+    found, told[:] = list(told), []
+    return found
+
+
+@task(queue_name="django", job={"timeout": "1m", "tags": ["slow"]})  # type: ignore[call-overload]
+def tagged() -> None:
+    """Have options of its own."""
+
+
+def plain() -> None:
+    """Return; no task."""
+
+
+also_dummy = task_backends["dummy"].task_class(func=plain, backend="dummy")
