@@ -19,6 +19,7 @@ CTL = "ojs_client.ctl"
 ALLOWED_BY = {
     CTL: {*ALLOWED, "click", "rich"},
     "ojs_client.django": {*ALLOWED, "django"},  # only projects with Django import it
+    "ojs_client.pytest_plugin": {*ALLOWED, "pytest"},
     "ojs_client.testing.schedules": {*ALLOWED, "croniter"},  # the extra ``testing``
 }
 

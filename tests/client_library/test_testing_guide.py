@@ -19,7 +19,12 @@ def test_the_tests_of_the_guide_pass(tmp_path: Path) -> None:
     page = (GUIDE / "testing.md").read_text()
     programs = dict(_PROGRAM.findall(page))
     (command,) = _COMMAND.findall(page)
-    assert set(programs) == {"test_orders.py", "test_report.py", "test_signup.py"}
+    assert set(programs) == {
+        "test_orders.py",
+        "test_reminders.py",
+        "test_report.py",
+        "test_signup.py",
+    }
     programs["orders.py"] = dict(_PROGRAM.findall((GUIDE / "first-worker.md").read_text()))[
         "orders.py"
     ]
@@ -27,8 +32,9 @@ def test_the_tests_of_the_guide_pass(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     tests = sorted(set(programs) - {"orders.py"})
+    plugins = ["-p", "anyio", "-p", "ojs_client.pytest_plugin"]
     done = subprocess.run(
-        [sys.executable, "-W", "error", *command.split(), "-q", "-p", "anyio", *tests],
+        [sys.executable, "-W", "error", *command.split(), "-q", *plugins, *tests],
         cwd=tmp_path,
         # Without the plugins of this machine.
         env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
@@ -39,4 +45,4 @@ def test_the_tests_of_the_guide_pass(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     # Each async test on asyncio and on trio.
-    assert "8 passed" in done.stdout
+    assert "9 passed" in done.stdout

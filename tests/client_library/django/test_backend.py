@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,8 @@ from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist, TaskRes
 from django.tasks.signals import task_enqueued
 from django.test import override_settings
 
-from ojs_client import Conflict, Job, SyncClient, Unique
+from ojs_client import Conflict, Job, RetryPolicy, SyncClient, Unique
+from ojs_client.testing import Clock, FakeServer
 
 BACKEND = "ojs_client.django.Backend"
 
@@ -243,3 +245,25 @@ def test_threads_share_the_connections_of_a_backend(project: dict[str, str]) -> 
     with options(project, timeout_s=7.0):
         changed = producer(0)
     assert changed is not producer(0)
+
+
+def test_a_test_runs_tasks_on_the_fake_server(project: dict[str, str], tasks: Any) -> None:
+    from ojs_client.django.worker import project_worker
+
+    fake = FakeServer()
+    clock = Clock(fake)
+    threads = {thread.name for thread in threading.enumerate()}
+    server = {"url": fake.url, "transport": fake.transport}
+    with options(project, **server, job={"retry": RetryPolicy(jitter=False)}):
+        results = [tasks.second.enqueue(), tasks.echo.using(queue_name="mail").enqueue("now")]
+        worker = project_worker()
+        clock.advance(0, worker)
+        for result in results:
+            result.refresh()
+        assert [each.status for each in results] == ["READY", "SUCCESSFUL"]
+        clock.advance("1m", worker)
+        results[0].refresh()
+        assert results[0].return_value == [2, 2, 1, "RUNNING"]
+        assert len(set(results[0].worker_ids)) == 2  # each advance runs other workers
+    task_backends["default"]
+    assert {thread.name for thread in threading.enumerate()} - threads <= {"AnyIO worker thread"}

@@ -195,6 +195,8 @@ def _producer(alias: str, server: dict[str, Any]) -> Producer:
     """Return the producer of a server, which the backends of all threads share."""
     with _lock:
         known = _producers.get(alias)
-        if known is None or known[0] != server:
+        if known is None or known[0] != server:  # tests change settings
+            if known is not None:
+                known[1].close()
             known = _producers[alias] = server, Producer(server, ())
         return known[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, TypeGuard
 
 from django.tasks import Task
 from django.utils.module_loading import autodiscover_modules
@@ -18,7 +18,7 @@ def find_task(path: str) -> Task[..., Any] | None:
     if module not in sys.modules:
         autodiscover_modules("tasks")
     found = getattr(sys.modules.get(module), name, None)
-    return found if isinstance(found, Task) and found.module_path == path else None
+    return found if _is_task(found) and found.module_path == path else None
 
 
 def all_tasks() -> dict[str, Task[..., Any]]:
@@ -27,7 +27,11 @@ def all_tasks() -> dict[str, Task[..., Any]]:
     found = (
         value
         for module in list(sys.modules.values())
-        for value in list(vars(module).values())
-        if isinstance(value, Task)
+        for value in list(getattr(module, "__dict__", {}).values())
+        if _is_task(value)
     )
     return {task.module_path: task for task in found if find_task(task.module_path) is task}
+
+
+def _is_task(value: Any) -> TypeGuard[Task[..., Any]]:
+    return issubclass(type(value), Task)  # `isinstance` would set up Django's lazy objects

@@ -108,6 +108,13 @@ class Producer:
             client = SyncClient.over(client, loop)
         return client.run(function)
 
+    def close(self) -> None:
+        """Close the client of this process, if there is one. A later call opens another."""
+        with self._opening:
+            client, self._blocking = self._blocking, None
+        if client is not None:
+            client.__exit__(None, None, None)
+
     def _process_client(self) -> SyncClient:
         with self._opening:
             if self._blocking is None or self._process != os.getpid():

@@ -3,6 +3,7 @@
 ``FakeServer`` has a clock that the test moves. ``docs/guide/testing.md`` shows its use.
 """
 
+from ojs_client.testing.clock import Clock
 from ojs_client.testing.server import FakeServer
 
-__all__ = ["FakeServer"]
+__all__ = ["Clock", "FakeServer"]

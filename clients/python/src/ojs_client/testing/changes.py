@@ -9,16 +9,19 @@ class Changes:
     """Wakes all waiting tasks at each change."""
 
     def __init__(self) -> None:
-        self._event: anyio.Event | None = None
+        self._waiting: set[anyio.Event] = set()
 
     def notify(self) -> None:
         """Wake all tasks that wait now."""
-        if self._event is not None:
-            self._event.set()
-            self._event = None
+        for event in self._waiting:
+            event.set()
+        self._waiting.clear()
 
     async def wait(self) -> None:
         """Wait for the next change."""
-        if self._event is None:
-            self._event = anyio.Event()
-        await self._event.wait()
+        event = anyio.Event()  # of this event loop: a test may run several, one after the other
+        self._waiting.add(event)
+        try:
+            await event.wait()
+        finally:
+            self._waiting.discard(event)
