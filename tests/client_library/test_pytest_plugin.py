@@ -17,7 +17,7 @@ pytest_plugins = ["pytester"]
 
 DECLARED: Final = tomllib.loads((ROOT / "clients" / "python" / "pyproject.toml").read_text())
 PLUGINS: Final = DECLARED["project"]["entry-points"]["pytest11"]
-OTHERS: Final = ("-p", "no:cloudcoil", "-p", "no:schemathesis", "-p", "no:cacheprovider")
+OTHERS: Final = [f"-pno:{name}" for name in ("cloudcoil", "schemathesis", "faker", "cacheprovider")]
 """Options that leave out plugins of this environment."""
 
 

@@ -8,10 +8,12 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import pytest
 
-from ojs_client import App, Client, Conflict
+from ojs_client import App, Client, Conflict, ResultPending
+from ojs_client.testing import Clock, FakeServer
 from tests.client_library.conftest import Server, server
 from tests.client_library.tasks import shop
 
@@ -131,3 +133,24 @@ async def test_a_program_without_an_event_loop_enqueues_before_and_after_a_fork(
 
     if server.loop == "asyncio":
         await server.run(scenario)
+
+
+def test_a_program_without_an_event_loop_gets_results() -> None:
+    fake = FakeServer()
+    app = App(fake.url, client={"transport": fake.transport})
+
+    @app.task
+    def born(number: int) -> date:
+        return date(2030, 1, number)
+
+    async def in_loop() -> None:
+        with pytest.raises(RuntimeError, match=r"await enqueue\(\) or result\(\)"):
+            born.get(job)
+
+    job = born.delay(7)
+    with pytest.raises(ResultPending):
+        born.get(job, wait=0.1)
+    Clock(fake).advance(0, app.worker())
+    assert born.get(job) == born.get(job.id, wait="1m") == date(2030, 1, 7)
+    anyio.run(in_loop)
+    app._producer.close()

@@ -98,7 +98,7 @@ class Producer:
             RuntimeError: the thread runs an event loop, which would stand still.
         """
         if _event_loop() is not None:
-            raise RuntimeError("delay() would block the event loop: await enqueue()")
+            raise RuntimeError("it would block the event loop: await enqueue() or result()")
         client, loop = self._current.get() or (None, None)
         if client is None:
             client = self._process_client()

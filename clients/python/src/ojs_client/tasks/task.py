@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, Unpack
 
+from ojs_client.client import Client
 from ojs_client.errors import Discard, InvalidArguments, LeaseLost, Retry, Snooze
 from ojs_client.jobs import Job
 from ojs_client.options import JSON, Duration, JobOptions, NewJob, iso_duration
@@ -154,8 +155,21 @@ class Task(Generic[P, T]):
             ValueError: the result does not match.
             OJSError: as ``Client.result``.
         """
+        return await self._result(self._producer.client, job, wait)
+
+    def get(self, job: Job | str, *, wait: Duration = 0) -> T:
+        """Return the result of a job, as ``result``, in a thread without an event loop.
+
+        Raises:
+            RuntimeError: the thread runs an event loop, which would stand still.
+            ValueError: the result does not match.
+            OJSError: as ``Client.result``.
+        """
+        return self._producer.run_blocking(lambda client: self._result(client, job, wait))
+
+    async def _result(self, client: Client, job: Job | str, wait: Duration) -> T:
         job_id = job.id if isinstance(job, Job) else job
-        value: T = self.signature.result(await self._producer.client.result(job_id, wait=wait))
+        value: T = self.signature.result(await client.result(job_id, wait=wait))
         return value
 
     def schema(self) -> dict[str, JSON]:
