@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import django
 import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import SynchronousOnlyOperation
@@ -21,6 +22,7 @@ from django.tasks.signals import task_enqueued
 from django.test import override_settings
 
 from ojs_client import Conflict, Job, RetryPolicy, SyncClient, Unique
+from ojs_client.django import job_options
 from ojs_client.testing import Clock, FakeServer
 
 BACKEND = "ojs_client.django.Backend"
@@ -132,6 +134,9 @@ def test_it_says_what_it_supports() -> None:
 def sendMail() -> None: ...
 
 
+def send_mail() -> None: ...
+
+
 def test_wrong_tasks_are_refused_where_they_are_declared(tasks: Any) -> None:
     with pytest.raises(InvalidTask, match="module level"):
         task(lambda: None)
@@ -146,10 +151,10 @@ def test_wrong_tasks_are_refused_where_they_are_declared(tasks: Any) -> None:
         task(sendMail, queue_name="django")
     with pytest.raises(InvalidTask, match="context"):
         task(tasks.plain, queue_name="django", takes_context=True)
-    declare: Any = task
+    wrong: Any
     for wrong in ({"colour": "red"}, {"timeout": "long"}, {"tags": "slow"}):
         with pytest.raises(InvalidTask, match="options of the job"):
-            declare(tasks.plain, queue_name="django", job=wrong)
+            task(job_options(**wrong)(send_mail), queue_name="django")
 
 
 def test_arguments_without_a_json_form_are_refused(tasks: Any) -> None:
@@ -161,9 +166,9 @@ def test_arguments_without_a_json_form_are_refused(tasks: Any) -> None:
 
 def test_tasks_and_results_can_be_copied(tasks: Any) -> None:
     result = tasks.echo.enqueue(1)
-    assert pickle.loads(pickle.dumps(tasks.tagged)) == tasks.tagged  # noqa: S301 - its own
     assert copy.deepcopy(result) == result
-    assert len({tasks.tagged, tasks.tagged}) == 1
+    if django.VERSION >= (6, 1):
+        assert pickle.loads(pickle.dumps(tasks.tagged)) == tasks.tagged  # noqa: S301 - its own
 
 
 def exists(result: Any) -> bool:

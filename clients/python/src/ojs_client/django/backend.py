@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, Unpack, cast
 
 from django.core.checks import CheckMessage, Error
 from django.db import transaction
 from django.tasks import (
     DEFAULT_TASK_QUEUE_NAME,
+    Task,
     TaskResult,
     TaskResultStatus,
     task_backends,
 )
-from django.tasks import Task as DjangoTask
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
@@ -32,21 +31,29 @@ from ojs_client.tasks.producer import Producer
 
 P = ParamSpec("P")
 R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS: Final = ("url", "api_key", "timeout_s", "retry_for_s", "headers", "transport")
 """Arguments of the client that ``OPTIONS`` may have, beside ``on_commit`` and ``job``."""
 
-if TYPE_CHECKING:  # generic in its stubs only
-    _Task = DjangoTask[..., Any]
-else:
-    _Task = DjangoTask
+_ATTRIBUTE: Final = "_ojs_job"
+"""The attribute of a function with options of its jobs."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task(_Task):
-    """A task of Django with ``job``: options of its jobs, such as a retry policy."""
+def job_options(**options: Unpack[JobOptions]) -> Callable[[F], F]:
+    """Return a decorator with options of the jobs of a task, which stands below ``@task``.
 
-    job: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    Other backends ignore it. Queue, priority and time are those of the task.
+
+    Args:
+        **options: see ``JobOptions``.
+    """
+
+    def add(function: F) -> F:
+        setattr(function, _ATTRIBUTE, options)
+        return function
+
+    return add
 
 
 class Backend(BaseTaskBackend):
@@ -57,7 +64,6 @@ class Backend(BaseTaskBackend):
     for the default database, or its alias; False for none.
     """
 
-    task_class: type[DjangoTask[..., Any]] = Task
     supports_defer = True
     supports_async_task = True
     supports_get_result = True
@@ -73,7 +79,7 @@ class Backend(BaseTaskBackend):
         }
         self.producer: Producer = _producer(alias, self.server)
 
-    def validate_task(self, task: DjangoTask[..., Any]) -> None:
+    def validate_task(self, task: Task[..., Any]) -> None:
         """Check that a task can be enqueued.
 
         Raises:
@@ -91,7 +97,7 @@ class Backend(BaseTaskBackend):
             raise InvalidTask(f"options of the job: {error}") from error
 
     def enqueue(
-        self, task: DjangoTask[P, R], args: Sequence[Any], kwargs: Mapping[str, Any]
+        self, task: Task[P, R], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> TaskResult[P, R]:
         """Enqueue a call, in a transaction when it is committed."""
         self.validate_task(task)
@@ -151,8 +157,8 @@ class Backend(BaseTaskBackend):
         hint = "See docs/guide/frameworks.md."
         return [Error(f"TASKS['{self.alias}']: {each}.", hint, id="ojs.E001") for each in wrong]
 
-    def _new_job(self, task: DjangoTask[..., Any], args: tuple[Any, ...], **options: Any) -> NewJob:
-        given: Mapping[str, Any] = getattr(task, "job", {})
+    def _new_job(self, task: Task[..., Any], args: tuple[Any, ...], **options: Any) -> NewJob:
+        given: Mapping[str, Any] = getattr(task.func, _ATTRIBUTE, {})
         chosen = {**self._job, **given, **options}
         chosen |= {"queue": task.queue_name, "priority": task.priority}
         if task.run_after is not None:

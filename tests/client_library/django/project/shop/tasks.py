@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import connection, connections
-from django.tasks import TaskContext, task, task_backends
+from django.tasks import TaskContext, task
 from django.tasks.signals import task_finished, task_started
 
 from ojs_client import Discard
-from ojs_client.django import Context
+from ojs_client.django import Context, job_options
 
 from .models import Order
 
@@ -84,7 +84,8 @@ def signals() -> list[str]:
     return found
 
 
-@task(queue_name="django", job={"timeout": "1m", "tags": ["slow"]})  # type: ignore[call-overload]
+@task(queue_name="django")
+@job_options(timeout="1m", tags=["slow"])
 def tagged() -> None:
     """Have options of its own."""
 
@@ -93,4 +94,4 @@ def plain() -> None:
     """Return; no task."""
 
 
-also_dummy = task_backends["dummy"].task_class(func=plain, backend="dummy")
+also_dummy = task(backend="dummy")(plain)
