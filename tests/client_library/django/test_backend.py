@@ -80,7 +80,7 @@ def test_async_programs_enqueue_and_read(tasks: Any) -> None:
 
 def test_a_call_chooses_queue_priority_and_time(project: dict[str, str], tasks: Any) -> None:
     at = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
-    chosen = tasks.echo.using(priority=-7, queue_name="mail", run_after=at)
+    chosen = tasks.echo.using(priority=-7.0, queue_name="mail", run_after=at)
     result = chosen.enqueue(1)
     job = job_of(project, result.id)
     assert (job.queue, job.priority, job.state) == ("mail", -7, "scheduled")

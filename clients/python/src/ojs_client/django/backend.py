@@ -160,7 +160,7 @@ class Backend(BaseTaskBackend):
     def _new_job(self, task: Task[..., Any], args: tuple[Any, ...], **options: Any) -> NewJob:
         given: Mapping[str, Any] = getattr(task.func, _ATTRIBUTE, {})
         chosen = {**self._job, **given, **options}
-        chosen |= {"queue": task.queue_name, "priority": task.priority}
+        chosen |= {"queue": task.queue_name, "priority": int(task.priority)}
         if task.run_after is not None:
             at = task.run_after
             chosen["scheduled_at"] = at if timezone.is_aware(at) else timezone.make_aware(at)
