@@ -21,8 +21,9 @@ from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist, TaskRes
 from django.tasks.signals import task_enqueued
 from django.test import override_settings
 
-from ojs_client import Conflict, Job, RetryPolicy, SyncClient, Unique
+from ojs_client import ApiError, Conflict, Job, RetryPolicy, SyncClient, Unique
 from ojs_client.django import job_options
+from ojs_client.django import worker as worker_module
 from ojs_client.testing import Clock, FakeServer
 
 BACKEND = "ojs_client.django.Backend"
@@ -253,15 +254,13 @@ def test_threads_share_the_connections_of_a_backend(project: dict[str, str]) -> 
 
 
 def test_a_test_runs_tasks_on_the_fake_server(project: dict[str, str], tasks: Any) -> None:
-    from ojs_client.django.worker import project_worker
-
     fake = FakeServer()
     clock = Clock(fake)
     threads = {thread.name for thread in threading.enumerate()}
     server = {"url": fake.url, "transport": fake.transport}
     with options(project, **server, job={"retry": RetryPolicy(jitter=False)}):
         results = [tasks.second.enqueue(), tasks.echo.using(queue_name="mail").enqueue("now")]
-        worker = project_worker()
+        worker = worker_module.project_worker()
         clock.advance(0, worker)
         for result in results:
             result.refresh()
@@ -272,3 +271,19 @@ def test_a_test_runs_tasks_on_the_fake_server(project: dict[str, str], tasks: An
         assert len(set(results[0].worker_ids)) == 2  # each advance runs other workers
     task_backends["default"]
     assert {thread.name for thread in threading.enumerate()} - threads <= {"AnyIO worker thread"}
+
+
+def test_a_worker_whose_key_may_not_read_jobs_repeats_them(
+    project: dict[str, str], tasks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(client: Any, job: Any) -> Any:
+        raise ApiError(403, "forbidden", "the key lacks the scope ojs:data:read")
+
+    monkeypatch.setattr(worker_module, "starts_of", refuse)
+    fake = FakeServer()
+    server = {"url": fake.url, "transport": fake.transport}
+    with options(project, **server, job={"retry": RetryPolicy(jitter=False)}):
+        result = tasks.pair.enqueue()
+        Clock(fake).advance("1m", worker_module.project_worker())
+        result.refresh()
+    assert result.return_value == 2

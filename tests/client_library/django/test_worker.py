@@ -14,6 +14,7 @@ from ojs_client import Job, JobCancelled, JobFailed, SyncClient
 from tests.client_library.django.conftest import ended, manage
 
 FAILED = TaskResultStatus.FAILED
+OTHER_FAILURES = {"exit": "SystemExit", "text": "NotPaid", "result": "TypeError"}
 ONE = ("ojs_worker", "--concurrency", "1")
 
 
@@ -82,10 +83,16 @@ def test_failures_tell_class_and_traceback(project: dict[str, str], tasks: Any) 
             1,
             "ojs_client.errors.Discard",
         )
-        assert ended(tasks.second.enqueue()).return_value == [2, 2, 1, "RUNNING"]
+        for kind, name in OTHER_FAILURES.items():
+            error = ended(tasks.fail.enqueue(kind)).errors[-1]
+            assert (kind, error.exception_class.__name__) == (kind, name)
+            assert f"{name}: " in error.traceback
+        again = ended(tasks.second.enqueue())
+        assert again.return_value == [2, 2, 1, "RUNNING"]
+        assert again.errors[0].exception_class is tasks.NotPaid
         told = ended(tasks.signals.enqueue()).return_value
-        assert told.count("Backend fail RUNNING") == 3
-        assert told.count("Backend fail FAILED") == 2
+        assert told.count("Backend fail RUNNING") == 9
+        assert told.count("Backend fail FAILED") == 5
         assert told.count("Backend second SUCCESSFUL") == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from traceback import format_exception
 from typing import Any, Final
 
@@ -15,8 +16,8 @@ from django.utils.json import normalize_json
 
 from ojs_client.django.backend import Backend, backend_of
 from ojs_client.django.discovery import all_tasks
-from ojs_client.django.results import Context, result_of, starts_of
-from ojs_client.errors import Discard, LeaseLost, Retry, Snooze
+from ojs_client.django.results import Context, Starts, result_of, starts_of
+from ojs_client.errors import Discard, LeaseLost, OJSError, Retry, Snooze
 from ojs_client.options import JSON, is_job_type
 from ojs_client.worker.handlers import add_details
 from ojs_client.worker.running import BlockingJob
@@ -63,8 +64,10 @@ def _handler(task: Task[..., Any], backend: Backend) -> Callable[[BlockingJob], 
 
 
 def _run(task: Task[..., Any], job: BlockingJob, backend: Backend) -> JSON:
-    first = job.attempt == 1
-    starts = {} if first else job.client.run(lambda client: starts_of(client, job.job))
+    starts: Starts = {}
+    if job.attempt > 1:
+        with suppress(OJSError):  # the key of a worker may not read jobs
+            starts = job.client.run(lambda client: starts_of(client, job.job))
     try:
         result = result_of(job.job, starts, task, backend)
     except ValueError as error:
@@ -76,7 +79,8 @@ def _run(task: Task[..., Any], job: BlockingJob, backend: Backend) -> JSON:
         value = normalize_json(task.call(*context, *result.args, **result.kwargs))
     except BaseException as error:
         kind = type(error)
-        trace = "".join(format_exception(error))[-_MAX_TRACEBACK:]
+        lines = "".join(format_exception(error))[-_MAX_TRACEBACK:]
+        trace = lines.encode(errors="replace").decode()  # a message may have lone surrogates
         path = f"{kind.__module__}.{kind.__qualname__}"
         add_details(error, exception_class_path=path, traceback=trace)
         # After others, the policy of the job decides.

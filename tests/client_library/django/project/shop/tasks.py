@@ -52,12 +52,19 @@ def echo(value: Any) -> Any:
 
 
 @task(queue_name="django", takes_context=True)
-def fail(context: TaskContext[..., Any], kind: str) -> None:
+def fail(context: TaskContext[..., Any], kind: str) -> Any:
     """Fail at each attempt."""
     assert isinstance(context, Context)
     context.job.progress(0.5, f"attempt {context.attempt}")
-    if kind == "discard":
-        raise Discard("no such order")
+    match kind:
+        case "discard":
+            raise Discard("no such order")
+        case "exit":
+            raise SystemExit("stop")
+        case "text":
+            raise NotPaid("\udc80")
+        case "result":
+            return {kind}
     try:
         PRICES[kind]
     except KeyError as error:
@@ -71,10 +78,19 @@ class NotPaid(Exception):
 @task(queue_name="django", takes_context=True)
 def second(context: TaskContext[..., Any]) -> list[Any]:
     """Complete at the second attempt, and return what its context tells."""
+    result = context.task_result
+    assert all(result.worker_ids), "the workers are known"
     if context.attempt == 1:
         raise NotPaid
-    result = context.task_result
     return [context.attempt, len(result.worker_ids), len(result.errors), str(result.status)]
+
+
+@task(queue_name="django", takes_context=True)
+def pair(context: TaskContext[..., Any]) -> int:
+    """Complete at the second attempt."""
+    if context.attempt == 1:
+        raise NotPaid
+    return context.attempt
 
 
 @task(queue_name="django")
