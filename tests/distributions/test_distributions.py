@@ -103,6 +103,13 @@ def test_the_wheels_have_every_file_of_the_packages(built: list[Path]) -> None:
                 assert str(path.relative_to(folder)) in shipped
 
 
+def test_the_wheel_of_the_client_is_a_plugin_of_pytest(built: list[Path]) -> None:
+    (wheel,) = (path for path in built if path.match("ojs_client-*.whl"))
+    with zipfile.ZipFile(wheel) as opened:
+        (name,) = (name for name in opened.namelist() if name.endswith("/entry_points.txt"))
+        assert "[pytest11]\nojs = ojs_client.pytest_plugin" in opened.read(name).decode()
+
+
 def test_the_same_files_give_the_same_bytes(built: list[Path], tmp_path: Path) -> None:
     (ROOT / "ojs_cluster" / "py.typed").touch()  # a checkout at another time
     before = os.umask(0o077)

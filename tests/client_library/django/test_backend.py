@@ -6,7 +6,7 @@ import asyncio
 import copy
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,10 +30,12 @@ BACKEND = "ojs_client.django.Backend"
 
 
 @contextmanager
-def options(project: dict[str, str], **changes: Any) -> Iterator[None]:
+def options(
+    project: dict[str, str], queues: Sequence[str] = ("django", "mail"), **changes: Any
+) -> Iterator[None]:
     """Change the backend ``default``."""
     changes = {"url": project["SHOP_OJS_URL"], **changes}
-    default = {"BACKEND": BACKEND, "QUEUES": ["django", "mail"], "OPTIONS": changes}
+    default = {"BACKEND": BACKEND, "QUEUES": queues, "OPTIONS": changes}
     with override_settings(TASKS={"default": default}):
         yield
 
@@ -287,3 +289,18 @@ def test_a_worker_whose_key_may_not_read_jobs_repeats_them(
         Clock(fake).advance("1m", worker_module.project_worker())
         result.refresh()
     assert result.return_value == 2
+
+
+def test_a_worker_has_the_queues_of_the_settings_or_of_the_tasks(
+    project: dict[str, str], tasks: Any
+) -> None:
+    with options(project, ["mail", "django"]):
+        assert worker_module.project_worker().queues == ("mail", "django")
+        assert worker_module.project_worker(queues=["mail"]).queues == ("mail",)
+        assert worker_module.project_worker(pool="all").queues == ()
+    with options(project, []):
+        worker = worker_module.project_worker()
+        assert sorted(worker.queues) == ["django", "mail"]
+        assert tasks.echo.using(queue_name="any").queue_name == "any"
+    assert tasks.echo.module_path in (worker.types or ())
+    assert tasks.plain.__name__ not in str(worker.types)

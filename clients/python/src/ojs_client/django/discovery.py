@@ -30,7 +30,7 @@ def all_tasks() -> dict[str, Task[..., Any]]:
         for value in list(getattr(module, "__dict__", {}).values())
         if _is_task(value)
     )
-    return {task.module_path: task for task in found if find_task(task.module_path) is task}
+    return {path: task for task in found if find_task(path := task.module_path) is task}
 
 
 def _is_task(value: Any) -> TypeGuard[Task[..., Any]]:

@@ -35,7 +35,7 @@ _CLASSES: Final = {
 """Exceptions of errors that no task has raised."""
 
 if TYPE_CHECKING:  # generic in its stubs only
-    _TaskContext = TaskContext[..., Any]
+    _TaskContext: TypeAlias = TaskContext[..., Any]
 else:
     _TaskContext = TaskContext
 
