@@ -8,6 +8,7 @@ from traceback import format_exception
 from typing import Any, Final
 
 import django
+from django.apps import apps
 from django.db import close_old_connections
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, Task, TaskResult, TaskResultStatus
 from django.tasks.signals import task_finished, task_started
@@ -38,7 +39,8 @@ def project_worker(alias: str = DEFAULT_TASK_BACKEND_ALIAS, **arguments: Any) ->
         TypeError: the alias has another backend.
         ValueError: an argument is not allowed.
     """
-    django.setup()
+    if not apps.ready:  # as in a process of the worker, and not in a test
+        django.setup()
     backend, tasks = backend_of(alias), all_tasks()
     if arguments.get("pool") is None:
         named = backend.queue_names or dict.fromkeys(task.queue_name for task in tasks.values())
