@@ -16,24 +16,27 @@ __all__ = ["scheduling_url"]
 
 PAGE = (ROOT / "docs" / "guide" / "frameworks.md").read_text()
 PROGRAMS = dict(re.findall(r"^```py\n# (\w+\.py)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
+# Each prints its line in one piece, because a thread of Litestar logs meanwhile.
 USES = {
     "fastapi_shop": """
 from starlette.testclient import TestClient
 with TestClient(app) as client:
     response = client.post("/users/Ada")
-    print(response.status_code, client.get("/jobs/" + response.json()["job"]).json())
+    result = client.get("/jobs/" + response.json()["job"]).json()
+    print(f"{response.status_code} {result}")
     print(client.post("/guests/Bob").status_code)
 """,
     "litestar_shop": """
 from litestar.testing import TestClient
 with TestClient(app) as client:
     response = client.post("/users/Ada")
-    print(response.status_code, client.get("/jobs/" + response.json()["job"]).json())
+    result = client.get("/jobs/" + response.json()["job"]).json()
+    print(f"{response.status_code} {result}")
 """,
     "flask_shop": """
 client = app.test_client()
 response = client.post("/users/Ada")
-print(response.status_code, client.get("/jobs/" + response.json["job"]).json)
+print(f"{response.status_code} {client.get('/jobs/' + response.json['job']).json}")
 """,
 }
 NAMES_OF_GUESTS = """
@@ -64,7 +67,7 @@ def test_a_program_enqueues_and_reads(scheduling_url: str, folder: Path, name: s
     (folder / "use.py").write_text(f"from {name} import app\n{USES[name]}")
     with program(["-m", "ojs_client.worker_command", "jobs:ojs"], env=env, cwd=folder) as worker:
         with program(["use.py"], env=env, cwd=folder) as use:
-            assert use.wait_exit() == 0, use.output
+            assert use.wait_exit(300) == 0, use.output
         assert "202 {'result': 'Ada is welcome'}" in use.output
         if name == "fastapi_shop":
             (folder / "guests.py").write_text(NAMES_OF_GUESTS)

@@ -260,7 +260,7 @@ def test_threads_share_the_connections_of_a_backend(project: dict[str, str]) -> 
 def test_a_test_runs_tasks_on_the_fake_server(project: dict[str, str], tasks: Any) -> None:
     fake = FakeServer()
     clock = Clock(fake)
-    threads = {thread.name for thread in threading.enumerate()}
+    before = open_clients()
     server = {"url": fake.url, "transport": fake.transport}
     with options(project, **server, job={"retry": RetryPolicy(jitter=False)}):
         results = [tasks.second.enqueue(), tasks.echo.using(queue_name="mail").enqueue("now")]
@@ -273,8 +273,12 @@ def test_a_test_runs_tasks_on_the_fake_server(project: dict[str, str], tasks: An
         results[0].refresh()
         assert results[0].return_value == [2, 2, 1, "RUNNING"]
         assert len(set(results[0].worker_ids)) == 2  # each advance runs other workers
-    task_backends["default"]
-    assert {thread.name for thread in threading.enumerate()} - threads <= {"AnyIO worker thread"}
+    assert task_backends["default"].alias == "default"
+    assert open_clients() <= before, "the client of the settings before is closed"
+
+
+def open_clients() -> int:
+    return [thread.name for thread in threading.enumerate()].count("ojs-client")
 
 
 def test_a_worker_whose_key_may_not_read_jobs_repeats_them(

@@ -98,7 +98,7 @@ def test_the_admin_links_to_the_dashboard(folder: Path) -> None:
     )
     (folder / "use.py").write_text(ADMIN_USE)
     with program(["use.py"], env=SOURCES, cwd=folder) as use:
-        assert use.wait_exit() == 0, use.output
+        assert use.wait_exit(300) == 0, use.output
     assert '<a href="https://jobs.example.com/ui/">Jobs</a> /' in use.output
     assert "Log out" in use.output
 
@@ -112,7 +112,7 @@ def test_the_project_of_the_page_runs(scheduling_url: str, folder: Path) -> None
     env = {"OJS_URL": scheduling_url, **SOURCES}
     with program([*command.split(), "--reload"], env=env, cwd=folder) as worker:
         with program(["use.py"], env=env, cwd=folder) as use:
-            assert use.wait_exit() == 0, use.output
+            assert use.wait_exit(300) == 0, use.output
         assert "'user 7 is welcome in fr', 'attempts': 1" in use.output
         ctl = ["-m", "ojs_client.ctl", *shlex.split(other), "-o", "name"]
         with program(ctl, env=env, cwd=folder) as enqueue:

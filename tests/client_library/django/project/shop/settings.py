@@ -13,6 +13,7 @@ ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = f"{APP}.urls"
 INSTALLED_APPS = [APP, "ojs_client.django"]
 USE_TZ = True
+TIME_ZONE = "UTC"  # Django makes it that of the process, in which other tests run
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 FOLDER = Path(os.environ.get("SHOP_FOLDER", "/nonexistent"))
 DATABASES = {
