@@ -26,14 +26,11 @@ local jobs = {} -- id -> job, false if it is missing or malformed
 local malformed = {} -- id -> true
 local quarantined = {} -- pairs of an index and the id of a malformed job in it
 
--- Returns the first ids of an index whose time has passed.
-local function overdue(zset) return redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit) end
-
--- Loads the jobs of an index whose time has passed, and returns their ids. Malformed jobs are added to `quarantined`
--- instead.
+-- Loads the first jobs of an index whose time has passed, and returns their ids. Malformed jobs are added to
+-- `quarantined` instead.
 local function load_overdue(zset)
     local ids = {}
-    for _, id in ipairs(overdue(zset)) do
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit)) do
         if jobs[id] == nil then
             local job, reply = load_within_budget(job_key(id))
             jobs[id], malformed[id] = job or false, is_malformed(reply)
@@ -113,14 +110,8 @@ for _, id in ipairs(lost_ids) do
     requeue_after_lost_lease(id, job_key(id), jobs[id], error, decisions[id], retention)
 end
 
--- 5. Discard expired jobs. A job that has just returned to its queue may have expired, so the index is read again after
--- a return. A job of it that is not loaded waits for the next call.
-if #ends > 0 then
-    expired = {}
-    for _, id in ipairs(overdue(EXPIRING)) do
-        if jobs[id] ~= nil and not malformed[id] then expired[#expired + 1] = id end
-    end
-end
+-- 5. Discard expired jobs. A job that has just returned to its queue is not loaded again: if it has expired, fetches
+-- leave it out, and the next call, which is due at once, discards it.
 for _, id in ipairs(expired) do
     remove_member(EXPIRING, id)
     local job = jobs[id]
