@@ -13,7 +13,13 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
 from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
 from ojs_cluster.store.ground import job_fields as f
-from ojs_cluster.store.ground.process_state.job_counts import KEPT_MS, MAX_ROWS, TIMES, JobCounts
+from ojs_cluster.store.ground.process_state.job_counts import (
+    KEPT_MS,
+    MAX_ROWS,
+    TIMES,
+    WIDTH,
+    JobCounts,
+)
 from ojs_cluster.store.open import open_store
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import QUEUE, ack, active, nack, promote_all, put, shard_of, take
@@ -85,6 +91,13 @@ async def test_a_repeated_ack_is_not_counted_whatever_the_names_are(store: Store
     await store.job_counts.flush(store)
     found = stored(store, db, "active")
     assert sum(count for name, count in found.items() if name[0] == "r") == 1
+
+
+async def test_a_repeated_nack_is_not_counted_whatever_the_names_are(store: Store) -> None:
+    job = await active(store, "active", type="active", worker="active")
+    for _ in range(2):
+        await nack(store, job, lease_id=job.lease_id)
+    assert store.job_counts._rows[(b"active", b"active")][WIDTH - 1] == 1
 
 
 async def test_the_history_has_their_quantiles(store: Store, db: Any) -> None:

@@ -75,10 +75,14 @@ async def nack(
     job = record(job_id, reply[1])
     # A repeated nack must not count the job again. Only the first nack finds the job active, and
     # then the old state is in the reply, before the new one.
-    if action == "fail" and failure.action != "snooze" and b"active" in reply[1]:
+    if action == "fail" and failure.action != "snooze" and _names_active(reply[1]):
         names = job.fields[f.QUEUE], job.fields[f.TYPE]
         store.job_counts.count_failed(*names, discarded=job.state is State.DISCARDED)
     return job
+
+
+def _names_active(field_list: Sequence[bytes]) -> bool:
+    return (f.STATE, b"active") in zip(field_list[::2], field_list[1::2], strict=True)
 
 
 @dataclass(frozen=True, slots=True)
