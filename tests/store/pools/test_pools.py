@@ -13,8 +13,10 @@ from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.engine.fetch.fetch import WorkerIsQuiet
+from ojs_cluster.store.engine.fetch.fetch_script import pack_types
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.engine.queues.pauses import pause_or_resume
+from ojs_cluster.store.features.pools import pool_fetch
 from ojs_cluster.store.features.pools.pool_fetch import fetch_for_pool
 from ojs_cluster.store.features.workers import workers
 from ojs_cluster.store.ground.process_state import pool_table, pools
@@ -22,6 +24,7 @@ from ojs_cluster.store.ground.process_state.pool_table import read_counts
 from tests.store.hot_queues import spread
 from tests.store.pools.shortcuts import allow, make_pool
 from tests.store.shortcuts import new_job, put, take
+from tests.support.lossy import lossy
 
 
 async def fill(store: Store, **numbers: int) -> None:
@@ -111,7 +114,7 @@ async def test_a_queue_that_others_emptied_keeps_its_turn(store: Store) -> None:
     await take(store, "a")  # the depths that the process has do not show it
     assert await picked(store, 1) == {"b": 1}
     await fill(store, a=1)
-    state.depths.read_began = float("-inf")
+    state.depths("").read_began = float("-inf")
     assert await picked(store, 2) == {"a": 1, "b": 1}
 
 
@@ -121,8 +124,32 @@ async def test_round_robin_is_the_same_for_every_queue(store: Store) -> None:
     assert await picked(store, 6) == {"a": 2, "b": 2, "c": 2}
     assert await picked(store, 2, count=10) == {"a": 10, "b": 10}
     await fill(store, c=10)
-    store.pools._states["p"].depths.read_began = float("-inf")
+    store.pools._states["p"].depths("").read_began = float("-inf")
     assert await picked(store, 1, count=9) == {"a": 3, "b": 3, "c": 3}
+
+
+@pytest.mark.parametrize("strategy", ["weighted", "least-loaded"])
+async def test_jobs_that_others_run_are_not_planned(
+    store: Store, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_fetch, "DEPTHS_S", 0)
+    await make_pool(store, strategy, a=5, b=1)
+    for _ in range(8):
+        await put(store, "a", type="new")
+    await fill(store, b=4)
+    state = await store.pools.get(store, "p")
+    old = pack_types(["mail.send"])
+    counted, client = lossy(store)
+
+    async def take_old(process: Store) -> list[str]:
+        jobs = await fetch_for_pool(state, process, state.pool.queues, 1, "w1", None, "", old)
+        return [job.queue for job in jobs]
+
+    assert await take_old(store) == ["b"], "this one parks the new jobs"
+    for _ in range(3):
+        assert await take_old(counted) == ["b"]
+    assert "fetch_full" not in client.calls, "no fetch looked at the queue of the new jobs"
+    assert [job.queue for job in await take_for(store)] == ["a"]
 
 
 async def test_least_loaded_fetches_from_the_deepest_queue(store: Store) -> None:

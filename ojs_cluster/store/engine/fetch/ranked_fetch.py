@@ -216,13 +216,14 @@ async def read_depths(
 
 
 async def read_all_depths(
-    store: Store, queues: Mapping[Shard, Sequence[str]]
+    store: Store, queues: Mapping[Shard, Sequence[str]], types: str
 ) -> tuple[dict[Shard, Mapping[str, int]], Exception | None]:
     """Read the depths of queues in several shards at once.
 
     Args:
         store: the store.
         queues: the queues of each shard.
+        types: as of ``read_depths``.
 
     Returns:
         The depths of the queues that have any, as ``read_depths``, and the first failure of a
@@ -230,7 +231,7 @@ async def read_all_depths(
     """
     filled = await store.depth_reader.find_filled(store, queues)
     failure = filled.failure or await _repeat_doubtful(store, queues, filled)
-    depths, error = await _read_filled(store, list(filled.queues), filled)
+    depths, error = await _read_filled(store, list(filled.queues), filled, types=types)
     return depths, failure or error
 
 

@@ -34,7 +34,7 @@ from ojs_cluster.store.engine.fetch.ranked_fetch import (
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.store.ground.process_state.depth_reader import QueueInShard
-from ojs_cluster.store.ground.process_state.pool_table import PoolState
+from ojs_cluster.store.ground.process_state.pool_table import PoolDepths, PoolState
 
 DEPTHS_S: Final = 0.1
 """Age in seconds at which the depths of a pool's queues are read again."""
@@ -89,35 +89,36 @@ async def _run(
 ) -> Exception | None:
     """Fetch by plans until there are enough jobs; return the failure of a shard."""
     began = trio.current_time()
-    failure = await _refresh(state, store, DEPTHS_S)
+    depths = state.depths(fetch.types)
+    failure = await _refresh(state, store, fetch.types, DEPTHS_S)
     count = fetch.wanted
     for _ in range(_MAX_ROUNDS):
         if not fetch.wanted or fetch.full:
             return failure
-        planned = state.plan(fetch.wanted, state.depths.of(queues))
+        planned = state.plan(fetch.wanted, depths.of(queues))
         if planned:
-            error = await _carry_out(state, store, planned, fetch)
+            error = await _carry_out(state, store, planned, depths, fetch)
             if error is not None and not isinstance(error, OJSError):
                 return error  # the worker is quiet
             failure = failure or error
-        elif fetch.wanted < count or state.depths.read_began >= began:
+        elif fetch.wanted < count or depths.read_began >= began:
             break
         else:
-            failure = failure or await _refresh(state, store, 0)
+            failure = failure or await _refresh(state, store, fetch.types, 0)
     if fetch.wanted < count:
         return failure
-    if failure is None and state.depths.read_began >= began and not _may_have_jobs(state, queues):
+    may_have_jobs = bool(depths.of(queues)) or depths.any_blocked(queues)
+    if failure is None and depths.read_began >= began and not may_have_jobs:
         return None
     return await _take_first_jobs(state, store, queues, fetch)
 
 
-def _may_have_jobs(state: PoolState, queues: Sequence[str]) -> bool:
-    return bool(state.depths.of(queues)) or state.depths.any_blocked(queues)
-
-
-async def _refresh(state: PoolState, store: Store, max_age_s: float) -> Exception | None:
-    """Read the depths of all queues of the pool, unless they are fresh."""
-    if state.depths.are_fresh(max_age_s):
+async def _refresh(
+    state: PoolState, store: Store, types: str, max_age_s: float
+) -> Exception | None:
+    """Read the depths of all queues of the pool for some types, unless they are fresh."""
+    found = state.depths(types)
+    if found.are_fresh(max_age_s):
         return None
     began = trio.current_time()
     stages = store.partitions.group_queues(store.keys, state.pool.queues)
@@ -125,13 +126,17 @@ async def _refresh(state: PoolState, store: Store, max_age_s: float) -> Exceptio
     for shards, names in stages:
         for shard in shards:
             queues.setdefault(shard, []).extend(names)
-    depths, failure = await read_all_depths(store, queues)
-    state.depths.replace(filled_queues(store, stages, depths), began)
+    depths, failure = await read_all_depths(store, queues, types)
+    found.replace(filled_queues(store, stages, depths), began)
     return failure
 
 
 async def _carry_out(
-    state: PoolState, store: Store, planned: dict[str, int], fetch: FetchInProgress
+    state: PoolState,
+    store: Store,
+    planned: dict[str, int],
+    depths: PoolDepths,
+    fetch: FetchInProgress,
 ) -> Exception | None:
     """Fetch planned jobs; return the first failure, that of a quiet worker before others."""
     missing = dict(planned)
@@ -153,7 +158,7 @@ async def _carry_out(
             part.depth = 0
 
     try:
-        await run_concurrently(state.depths.subtract(planned), fetch_part)
+        await run_concurrently(depths.subtract(planned), fetch_part)
     finally:
         for queue, count in missing.items():
             if count:
@@ -166,8 +171,8 @@ async def _take_first_jobs(
 ) -> Exception | None:
     """Take the first jobs that can start, from the queues whose turn is next."""
     if state.shares is None:
-        await _refresh(state, store, DEPTHS_S)
-        depths = state.depths.of(queues)
+        await _refresh(state, store, fetch.types, DEPTHS_S)
+        depths = state.depths(fetch.types).of(queues)
         ordered = sorted(queues, key=lambda queue: -depths.get(queue, 0))
     else:
         ordered = state.shares.order(queues)

@@ -30,6 +30,8 @@ UNKNOWN_REFRESH_S: Final = 0.1
 """Age in seconds at which a fetch for an unknown pool reads the pools again."""
 FLUSH_S: Final = 5.0
 """Seconds between two writes of counts."""
+_MAX_KINDS: Final = 100
+"""Maximum number of sets of types for which a process keeps the depths of a pool."""
 _LAST_FLUSH_S: Final = 1.0
 """Time limit in seconds for the last write of a process that stops."""
 
@@ -101,10 +103,16 @@ class PoolState:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.depths = PoolDepths()
+        self._depths: dict[str, PoolDepths] = {}
         self.shares = FairShares(pool.shares) if pool.shares else None
         self.fetches = 0
         self.dispatched: dict[str, int] = {}
+
+    def depths(self, types: str) -> PoolDepths:
+        """Return the depths for fetches that name these types, as ``pack_types``."""
+        if types not in self._depths and len(self._depths) >= _MAX_KINDS:
+            self._depths.clear()
+        return self._depths.setdefault(types, PoolDepths())
 
     def plan(self, count: int, depths: dict[str, int]) -> dict[str, int]:
         """Return how many of the next ``count`` jobs to fetch from each queue."""
