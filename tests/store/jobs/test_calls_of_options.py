@@ -11,7 +11,9 @@ import pytest
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue
+from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
 from ojs_cluster.store.engine.queues.pauses import pause_or_resume
+from ojs_cluster.store.features.rate_limits import rate_limits
 from ojs_cluster.store.ground import job_fields as f
 from ojs_cluster.store.ground.process_state.depth_cache import LimitedQueues
 from tests.store.limit_jobs import assert_no_token_left, key_in, keyed, per_hour, token_counts
@@ -169,6 +171,26 @@ async def test_a_token_is_taken_and_returned_by_short_scripts(
     acked = await ack(process, job, lease_id=job.lease_id)
     assert scripts.times == {"ack": 1, "limit_free": 1, "outbox_record_delivered": 1}
     assert not acked.fields[f.TOKEN]
+    consistent()
+    assert_no_token_left(store, db)
+
+
+async def test_a_batch_of_acks_returns_the_tokens_of_a_key_together(
+    store: Store, db: Any, consistent: Consistent
+) -> None:
+    keys = [key_in(store, home=False), "other"]
+    for _ in range(3):
+        for key in keys:
+            await keyed(store, key, concurrency=9, rate=per_hour(9))
+    process, scripts = recorded(store)
+    jobs = await take(process, count=6)
+    assert len(jobs) == 6
+    assert scripts.times["limit_start"] <= 2, "one for each key"
+    acks = [Ack(job.id, job.lease_id, None) for job in jobs]
+    await ack_many(process, acks, worker_id=None)
+    assert scripts.times["limit_free"] == 2, "one for each key"
+    assert [await token_counts(store, key) for key in keys] == [(0, 0), (0, 0)]
+    assert [(await rate_limits.get_key(store, key)).usage.started for key in keys] == [3, 3]
     consistent()
     assert_no_token_left(store, db)
 

@@ -21,9 +21,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Final, Literal, TypeVar
 
 import trio
 
@@ -55,9 +55,16 @@ after which the scheduler delivers an entry again. If the process dies before, t
 changes nothing."""
 _MAX_RECORDED = 500
 """Maximum number of entries that one script removes."""
+_JOINED: Final = {"token_return": 2, "token_start": 1}
+"""Effects whose payload ends with a list, by the number of words before it.
+
+One call delivers those of a script with the same words before the list."""
+_MAX_JOINED = 200
+"""Maximum number of entries that one call delivers together."""
 _MAX_ERROR_LENGTH = 500
 """Maximum number of characters of an error that are stored."""
 
+T = TypeVar("T")
 RecordedOutcome = Literal["failed", "unreachable", "retry"]
 OnBlocked = Callable[[int, int], None]
 """Called when entries of a shard begin to wait for an unreachable shard.
@@ -127,6 +134,30 @@ def parse_entries(shard: Shard, flat: Sequence[bytes]) -> list[OutboxEntry]:
     return entries
 
 
+def _join(entries: Sequence[OutboxEntry]) -> list[list[OutboxEntry]]:
+    """Group entries: one call delivers each group."""
+    groups: list[list[OutboxEntry]] = []
+    last: dict[tuple[str, ...], list[OutboxEntry]] = {}
+    for entry in entries:
+        words = _JOINED.get(entry.kind)
+        if words is None:
+            groups.append([entry])
+            continue
+        same = (entry.kind, *entry.payload.decode().split(" ", words)[:words])
+        if len(last.get(same, ())) % _MAX_JOINED == 0:
+            last[same] = []
+            groups.append(last[same])
+        last[same].append(entry)
+    return groups
+
+
+def _joined(entries: Sequence[OutboxEntry]) -> OutboxEntry:
+    """Return the first of several entries of a group, with the lists of all."""
+    words = _JOINED[entries[0].kind]
+    lists = [entry.payload.split(b" ", words)[words] for entry in entries[1:]]
+    return replace(entries[0], payload=b" ".join([entries[0].payload, *lists]))
+
+
 async def deliver(store: Store, shard: Shard, flat: Sequence[bytes]) -> None:
     """Deliver the effects that a script has just appended, for at most ``DELIVER_S``. Never raises.
 
@@ -144,15 +175,18 @@ async def deliver(store: Store, shard: Shard, flat: Sequence[bytes]) -> None:
     await ensure_task()
     stopped, delivered = False, list[str]()
 
-    async def deliver_one(entry: OutboxEntry) -> None:
+    async def deliver_group(group: list[OutboxEntry]) -> None:
         nonlocal stopped
         if not stopped:
+            entry = group[0] if len(group) == 1 else _joined(group)
             result = await _attempt(store, entry, shard.outbox_due, delivered)
+            if result.outcome == "delivered":
+                delivered.extend(entry.number for entry in group[1:])
             blocked_by_unknown = result.outcome == "unreachable" and result.blocker is None
             stopped = result.outcome is None or blocked_by_unknown
 
     with trio.move_on_after(DELIVER_S):
-        await _for_each(parse_entries(shard, flat), deliver_one)
+        await _for_each(_join(parse_entries(shard, flat)), deliver_group)
     if delivered and RECORD_DELAY_S > 0:
         store.delivered_entries.setdefault(shard.index, []).extend(delivered)
         record = partial(_record_collected, store, shard)
@@ -351,9 +385,7 @@ async def _attempt_all(
     return blocked
 
 
-async def _for_each(
-    entries: Sequence[OutboxEntry], action: Callable[[OutboxEntry], Awaitable[None]]
-) -> None:
+async def _for_each(entries: Sequence[T], action: Callable[[T], Awaitable[None]]) -> None:
     if len(entries) == 1:
         await action(entries[0])  # the usual case needs no nursery
     elif entries:
