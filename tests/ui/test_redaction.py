@@ -319,6 +319,21 @@ def test_an_edit_keeps_what_the_form_does_not_show(ui_redis: Embedded) -> None:
         assert page(client, f"/ui/jobs/{other}.json")
 
 
+@pytest.mark.parametrize("word", ["secret", "attributes.secret", "value:s3*"])
+def test_members_that_only_clients_know_are_in_no_file(ui_redis: Embedded, word: str) -> None:
+    settings = UiSettings(mode="full", redact=frozenset({word}))
+    with dashboard(ui_redis, settings) as server, server.browser() as client, server.api() as api:
+        ids = [
+            api.post("/ojs/v1/jobs", json={"type": "a.b", "args": [], **more}).json()["job"]["id"]
+            for more in ({"Secret": "s3cret"}, {"secret": "s3cret"}, {"public": 1})
+        ]
+        for job_id in ids[:2]:
+            assert "s3cret" not in page(client, f"/ui/jobs/{job_id}.json", 403)
+            assert f"{job_id}.json" not in page(client, f"/ui/jobs/{job_id}")
+        assert '"public"' in page(client, f"/ui/jobs/{ids[2]}.json")
+        assert f"{ids[2]}.json" in page(client, f"/ui/jobs/{ids[2]}")
+
+
 def test_pages_of_tenants_are_hidden_with_the_tenants_of_jobs(ui_redis: Embedded) -> None:
     for hidden in ("tenant_id", "meta.tenant_id", "meta.*"):
         assert Redaction(frozenset({hidden})).hides_tenants

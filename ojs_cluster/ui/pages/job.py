@@ -100,7 +100,9 @@ async def show(visit: Visit, job_id: str) -> Answer:
         "may_edit": state in WAITING and may_write and not is_large,
         "may_copy": visit.may_change(Scope.DATA_WRITE),
         "may_edit_copy": visit.may_change(Scope.DATA_WRITE) and not sends_hidden and not is_large,
-        "may_download": not hides_any(stored, members),
+        "may_download": not (
+            hides_any(stored, members) or await visit.redaction.hides_attributes(stored, job_type)
+        ),
     }
     return Page("job.html", context)
 
@@ -109,7 +111,9 @@ async def download(visit: Visit, job_id: str) -> Answer:
     """Return the job as the API does, to save it."""
     raw = await visit.get("admin", "jobs", job_id)
     members = object_members(raw) or {}
-    if hides_any(members, await visit.redaction.members(members, text(members, "type"))):
+    redaction, job_type = visit.redaction, text(members, "type")
+    hides = hides_any(members, await redaction.members(members, job_type))
+    if hides or await redaction.hides_attributes(members, job_type):
         hint = _("The operator hides some values of the job, so the dashboard offers no file.")
         return Page("error.html", {"what": _("There is no file"), "why": "", "hint": hint}, 403)
     name = job_id if _is_id(job_id) else "job"

@@ -8,7 +8,8 @@ from typing import Final
 
 import msgspec
 
-from ojs_cluster.core.jobs.options import SHOWN
+from ojs_cluster.core.jobs.envelope import SYSTEM_FIELDS
+from ojs_cluster.core.jobs.options import SHOWN, TOP_LEVEL
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.store.ground.off_loop import off_loop
 from ojs_cluster.ui.redaction.function import Function, Redactor
@@ -17,6 +18,8 @@ from ojs_cluster.ui.redaction.rules import ALIASES, ANY, HIDDEN_JSON, Path, pars
 _LARGE: Final = 8 * 1024
 """Size in bytes of the values of a page above which a thread compares them with the rules."""
 _VALUES: Final = frozenset({"args", "meta", "result", "progress_data", "parent_results", "errors"})
+_KNOWN: Final = SYSTEM_FIELDS | TOP_LEVEL | {"id", "type"}
+"""Members of a job that the server writes or checks."""
 SENT: Final = ("args", "meta", *SHOWN)
 """Members of a job that a copy of it has, and that clients choose."""
 ERROR: Final = ("errors", ANY)
@@ -102,6 +105,16 @@ class Redaction:
             if raw is not value.raw:
                 found[name] = Raw(raw)
         return found
+
+    async def hides_attributes(self, members: Mapping[str, Raw], job_type: str) -> bool:
+        """Return whether a value is hidden in the members of a job that only clients know."""
+        values = [
+            Value(bytes(raw), ("attributes", name.lower()), job_type)
+            for name, raw in members.items()
+            if path_of(name) is None and name not in _KNOWN
+        ]
+        shown = await self.apply(values)
+        return any(new is not value.raw for new, value in zip(shown, values, strict=True))
 
     async def texts(self, texts: Iterable[str], path: Path, job_type: str = "") -> list[str]:
         """Return texts such as messages of errors, without what is hidden in them."""

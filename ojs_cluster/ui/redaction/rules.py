@@ -14,7 +14,10 @@ from ojs_cluster.ui.redaction.patterns import Replace, pattern
 HIDDEN_JSON: Final = b'"hidden"'
 """What stands for a hidden value."""
 ROOTS: Final = frozenset(
-    {"args", "meta", "result", "options", "errors", "progress_data", "parent_results", "worker"}
+    {
+        *("args", "meta", "result", "options", "errors", "progress_data", "parent_results"),
+        *("worker", "attributes"),
+    }
 )
 """The first segments of paths."""
 ANY: Final = "*"
