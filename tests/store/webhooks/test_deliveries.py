@@ -15,15 +15,18 @@ from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
+from ojs_cluster.store.engine.limits import depth_bounds
+from ojs_cluster.store.engine.limits.depth_bounds import DepthBound
 from ojs_cluster.store.engine.queues import pauses
 from ojs_cluster.store.features.cron import cron
 from ojs_cluster.store.features.events.listing import EventFilter, read_events
-from ojs_cluster.store.features.retention import retention
+from ojs_cluster.store.features.retention import lifecycle, retention
 from ojs_cluster.store.features.webhooks import deliveries
 from ojs_cluster.store.features.webhooks.counts import read_counts
 from ojs_cluster.store.features.webhooks.deliveries import Delivery, DeliveryState
-from ojs_cluster.store.ground.process_state import subscriptions
+from ojs_cluster.store.ground.process_state import rejections, subscriptions
 from ojs_cluster.store.operators.operations.metrics import collect
+from ojs_cluster.store.operators.pressure.pressure import check_pressure
 from tests.store.cron.test_cron import definition, fire
 from tests.store.shortcuts import (
     DAY,
@@ -38,6 +41,7 @@ from tests.store.shortcuts import (
     shard_of,
     take,
 )
+from tests.store.tenants.shortcuts import limit
 from tests.store.webhook_jobs import subscribe
 from tests.store.workflow_jobs import chain, drain_all, run_one, step
 from tests.support.timeshift import age_job
@@ -77,6 +81,30 @@ async def test_every_event_of_a_life_becomes_a_delivery(store: Store) -> None:
     assert len({each.id for each in found}) == len(found)
     assert scheduled.id in {event["subject"] for event in got.values()}
     assert {job.id for job in jobs} <= {event["subject"] for event in got.values()}
+
+
+async def test_events_without_a_job_become_deliveries(store: Store) -> None:
+    """A script that failed after its first write would leave half of a change."""
+    made = await subscribe(store)
+    await store.webhooks.read(store)
+    await lifecycle.create_queue(store, "made")
+    await lifecycle.delete_queue(store, "made")
+    await limit(store, "acme", max_queue_depth=5)
+    await depth_bounds.set_bound(store, "full", DepthBound(1, threshold=0.5))
+    await put(store, "full")
+    await check_pressure(store, "full")
+    assert await rejections.append(store, store.events_arg, "full", "a.b", 1, 1)
+    await pauses.pause_or_resume(store, "full", "pause")
+    await pauses.pause_or_resume(store, "full", "resume")
+
+    events = await read_events(store, EventFilter(), limit=1000)
+    wanted = sorted((json.loads(each) for each in events.events), key=lambda each: each["id"])
+    found = [json.loads(each.body()) for each in await pending(store, made.id)]
+    assert sorted(found, key=lambda each: each["id"]) == wanted
+    assert {each["type"] for each in found} == {
+        *("queue.created", "queue.deleted", "queue.paused", "queue.resumed", "tenant.created"),
+        *("backpressure.warning", "backpressure.rejected", "job.enqueued"),
+    }
 
 
 async def test_only_selected_events_become_deliveries(store: Store) -> None:

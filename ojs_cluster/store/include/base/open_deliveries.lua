@@ -20,12 +20,12 @@ local function open_deliveries(setting)
         return table.concat(texts)
     end
 
-    -- Returns the position and the job id of each event of an entry, as they are stored.
+    -- Returns the position and the job id of each event of an entry, as they are stored. `ids`: '' without a job.
     local function split_entry(position, ids)
+        if not string.find(ids, ' ', 1, true) then return {{join_texts(position), join_texts('j', ids)}} end
         local texts = {}
         for id in string.gmatch(ids, '%S+') do
-            local at = position ~= '' and position .. '-' .. #texts + 1 or ''
-            texts[#texts + 1] = {join_texts(at), join_texts('j', id)}
+            texts[#texts + 1] = {join_texts(position ~= '' and position .. '-' .. #texts + 1 or ''), join_texts('j', id)}
         end
         texts[#texts][1] = join_texts(position) -- the last event of an entry has no number
         return texts
