@@ -55,15 +55,15 @@ def test_tasks_run_as_in_django(project: dict[str, str], tasks: Any, loop: str) 
         assert ended(again).return_value == {"by": "card", "closed": [True], "open": True}
         assert ended(first).return_value["by"] == "card"
         assert ended(tasks.echo.enqueue({"a": [1, None]})).return_value == {"a": [1, None]}
-        written = ended(tasks.write.enqueue("nobody"))
-        assert written.return_value == "0 orders of nobody"
+        written = ended(tasks.write.enqueue("eve"))
+        assert written.return_value == "0 orders of eve"
         assert written.task.priority == 5
         told = ended(tasks.signals.enqueue()).return_value
         assert "Backend write SUCCESSFUL" in told
         assert told[-1] == "Backend signals RUNNING"
         with SyncClient(project["SHOP_OJS_URL"]) as client:
             found = client.run(partial(_jobs, type=tasks.echo.module_path))
-            assert any("0 from nobody" in str(job.args) for job in found)
+            assert any("0 from eve" in str(job.args) for job in found)
 
 
 def test_failures_tell_class_and_traceback(project: dict[str, str], tasks: Any) -> None:

@@ -140,7 +140,7 @@ def test_a_slot_names_its_shard_and_back(shards: int) -> None:
 
 
 def test_lua_spells_keys_as_python_does(lua: Any) -> None:
-    shard = Keyspace(64).shard(63)
+    shard, meta = Keyspace(64).shard(63), Keyspace(64).meta
     builders = {
         "job_key('x')": shard.job("x"),
         "checkpoint_key('x')": shard.checkpoint("x"),
@@ -169,7 +169,14 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
         "token_demand_key('x')": shard.token_demand("x"),
         "token_unrequested_key('x', 'k')": shard.token_unrequested("x", "k"),
         "token_requested_key('x', 'k')": shard.token_requested("x", "k"),
+        "tenant_queue_key('x', 't')": shard.tenant_queue("x", "t"),
+        "tenant_counters_key('t')": shard.tenant_counters("t"),
+        "parked_jobs_key('x', 'k', 't')": shard.parked_jobs("x", "k", "t"),
     }
+    of_meta = {"cron_key('x')": meta.cron("x"), "bulk_key('x')": meta.bulk("x")}
+    functions = set(re.findall(r"^local function (\w+)", INCLUDES["keys"], re.MULTILINE))
+    compared = {expression.strip("{").partition("(")[0] for expression in {**builders, **of_meta}}
+    assert functions - compared == {"job_id_of", "queue_of"}, "which take a key apart"
     names = re.findall(r"\b([A-Z_]{2,})\b(?=[,A-Z_ ]*= PREFIX)", INCLUDES["keys"])
     assert len(names) >= 13
     shard_keys = {name: bytes(getattr(shard, name.lower())) for name in names}
@@ -177,16 +184,15 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
     for expression, key in {**builders, **shard_keys}.items():
         code = f"{INCLUDES['keys']}\nreturn {expression}"
         assert lua(code, 1, shard.due) == key, expression
-    meta = Keyspace(64).meta
-    code = f"{INCLUDES['keys']}\nreturn cron_key('x')"
-    assert lua(code, 1, meta.crons) == meta.cron("x")
-    code = f"{INCLUDES['keys']}\nreturn bulk_key('x')"
-    assert lua(code, 1, meta.bulk_running) == meta.bulk("x")
+    for expression, key in of_meta.items():
+        code = f"{INCLUDES['keys']}\nreturn {expression}"
+        assert lua(code, 1, meta.crons) == key, expression
 
 
-@pytest.mark.parametrize("name", sorted({*SCRIPTS, *INCLUDES} - {"keys"}))
+@pytest.mark.parametrize("name", sorted({*SCRIPTS, *INCLUDES} - {"keys", "find_unnumbered"}))
 def test_a_key_is_spelled_in_one_place_only(name: str) -> None:
-    assert not re.search(r"\bP \.\.|'ojs:", {**INCLUDES, **SCRIPTS}[name])
+    """``find_unnumbered`` gets names of earlier versions as arguments."""
+    assert not re.search(r"\bPREFIX \.\.|'ojs:", {**INCLUDES, **SCRIPTS}[name])
 
 
 def test_lua_names_fields_as_python_does(lua: Any) -> None:

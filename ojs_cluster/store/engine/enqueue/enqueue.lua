@@ -2,8 +2,9 @@
 -- (nothing) -> prepared, or (nothing) -> cancelled for a superseded job.
 -- Pre:  the time limit has not passed. No id is in use, except by a given tombstone or this transaction.
 -- Post: all jobs exist, or none does. Counters, indexes and events agree with them. A portion of a transaction
---       is stored once. A prepared job is in alias_claims, but in no other index and in no counter. It names its
---       transaction until publish_job.lua. Effects: declared limits of rate limit keys, names of new queues.
+--       is stored once. A prepared job names its transaction until publish_job.lua. It is in alias_claims, in no
+--       index and no counter of a state, but it counts as enqueued, and references and the index of values have it.
+--       Effects: declared limits of rate limit keys, names of new queues.
 -- Memory: deny-oom; as enqueue_part, for jobs of a committed transaction, allow-oom.
 -- KEYS: 1 due, 2 expiring, 3 pending, 4 finished, 5 events, 6 alias_claims, 7 applied_transactions,
 --       8 references; then per queue queue_counters and queue_available; then per job its hash; then per queue

@@ -3,7 +3,8 @@
 --       job, for a job with a workflow or its own retention, and for the first ack of a minute in the queue, the
 --       script changes nothing and returns 'full_path': the caller then runs ack_full.lua. Creating the functions
 --       of ack_full.lua takes longer than this whole script.
--- Post: the result is stored, the job has no lease, no token and no backoff, the time of its removal is set, and the
+-- Post: the result is stored, the job is not in active and has no token and no backoff. Its hash keeps holder and
+--       lease, by which a repeated ack is recognized (complete_job.lua). The time of its removal is set, and the
 --       effects for its lock and its rate limit key are in the outbox.
 -- Memory: allow-oom; adds the result (OJS_RESULT_MAX_BYTES) and 1 KiB.
 -- KEYS: 1 job, 2 active, 3 finished, 4 events.

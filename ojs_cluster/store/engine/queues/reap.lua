@@ -1,6 +1,6 @@
 -- Transitions of one shard whose time has come, up to `limit` of each kind:
---   execution timeout passed:   active -> retryable | discarded
---   visibility deadline passed: active -> available | discarded (no attempt left)
+--   execution timeout passed:   active -> retryable | discarded | cancelled (a cancel was requested)
+--   visibility deadline passed: active -> available | discarded (no attempt left) | cancelled
 --   expires_at passed:          available | scheduled | retryable | pending -> discarded
 -- Malformed jobs are quarantined. A quarantined job that is valid again returns to its queue, unless it is parked.
 -- Memory: allow-oom; per job 2.5 KiB.

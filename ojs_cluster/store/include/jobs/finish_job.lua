@@ -14,7 +14,8 @@ local function finish(id, key, job, state, keep_ms, ...)
     if state ~= 'completed' then count_job(job, state .. '_total', 1) end
     redis.call('ZADD', FINISHED, removal_time(job, keep_ms), id)
     save_job(key, job, F.state, state, F.finished, now, ...)
-    -- Every transition to a terminal state calls this function, so none omits these effects.
+    -- Every transition to a terminal state calls this function, so none omits these effects; but ack.lua repeats the
+    -- one for the lock.
     if job[F.workflow] then
         append_effect('workflow', job[F.workflow] .. ' ' .. job[F.step] .. ' ' .. id .. ' ' .. state)
     end

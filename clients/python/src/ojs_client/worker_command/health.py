@@ -81,10 +81,14 @@ def serve(
         daemon_threads = True
 
         def process_request(self, request: Any, client_address: Any) -> None:
-            if free.acquire(blocking=False):
-                super().process_request(request, client_address)
-            else:
+            if not free.acquire(blocking=False):
                 self.shutdown_request(request)
+                return
+            try:
+                super().process_request(request, client_address)
+            except RuntimeError:  # no thread can be started
+                free.release()
+                raise
 
         def process_request_thread(self, request: Any, client_address: Any) -> None:
             try:
