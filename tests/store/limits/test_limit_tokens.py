@@ -77,6 +77,18 @@ def key(request: pytest.FixtureRequest, store: Store) -> str:
     return key_in(store, home=request.param == "key at home")
 
 
+async def test_a_fetch_of_zero_jobs_finds_blocked_jobs(
+    store: Store, other_store: Store, db: Any
+) -> None:
+    for _ in range(2):
+        await keyed(store, "one", concurrency=1)
+    assert len([*await take(store), *await take(store)]) == 1
+    shard, now_ms = shard_of(store), time.time_ns() // 1_000_000
+    db.hset(shard.queue_counters(QUEUE), "demand_at", now_ms + 600_000)
+    db.zadd(shard.token_demand(QUEUE), {"without a request": -1})
+    assert await take(other_store, count=0) == []
+
+
 async def test_a_job_with_a_free_key_takes_one_fetch_and_returns_its_token(
     store: Store, db: Any, consistent: Consistent, key: str
 ) -> None:

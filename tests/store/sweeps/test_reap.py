@@ -36,6 +36,24 @@ async def test_a_job_that_expired_while_it_was_active_is_discarded_after_its_ret
     assert db.zcard(shard.expiring) == db.zcard(shard.queue_available(job.queue)) == 0
 
 
+async def test_a_stale_entry_discards_no_job_whose_attempt_ends(store: Store, db: Any) -> None:
+    """Only a damaged index has an entry of an active job."""
+    shard = shard_of(store)
+    lost = await active(store, expires_at="+PT1H")
+    slow = await active(store, expires_at="+PT1H", retry={"max_attempts": 2})
+    db.zadd(shard.active, {lost.id: 1})
+    db.zadd(shard.execution_deadlines, {slow.id: 1})
+    db.zadd(shard.expiring, {lost.id: 1, slow.id: 1})
+
+    await reap_all(store)
+
+    states = [(await read_jobs.get(store, job.id)).state for job in (lost, slow)]
+    assert states == [State.AVAILABLE, State.RETRYABLE]
+    for job in (lost, slow):
+        expires = int(db.hget(shard.job(job.id), f.EXPIRES))
+        assert db.zscore(shard.expiring, job.id) == expires
+
+
 async def test_a_malformed_job_behind_the_limit_keeps_its_entry_among_the_expiring_jobs(
     store: Store, db: Any
 ) -> None:

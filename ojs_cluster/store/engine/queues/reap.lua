@@ -110,12 +110,12 @@ for _, id in ipairs(lost_ids) do
     requeue_after_lost_lease(id, job_key(id), jobs[id], error, decisions[id], retention)
 end
 
--- 5. Discard expired jobs. A job that has just returned to its queue is not loaded again: if it has expired, fetches
--- leave it out, and the next call, which is due at once, discards it.
+-- 5. Discard expired jobs. A job whose attempt has just ended is left out, because its entry is new: if it has expired,
+-- fetches leave it out, and the next call, which is due at once, discards it.
 for _, id in ipairs(expired) do
-    remove_member(EXPIRING, id)
     local job = jobs[id]
-    local state = job and job[F.expires] and job[F.state]
+    local state = job and not decisions[id] and job[F.expires] and job[F.state]
+    if not decisions[id] then remove_member(EXPIRING, id) end
     if state == 'available' then
         remove_from_queue(id, job)
         expire(id, job_key(id), job, keep_discarded_ms)

@@ -12,7 +12,7 @@ local function requests_pending(queue, ids, wanted)
     local first = redis.call('ZRANGE', token_demand_key(queue), 0, 0, 'WITHSCORES')
     -- Keys without a pending request have negative scores.
     if not first[2] or tonumber(first[2]) >= 0 then return true end
-    if #ids < wanted then return false end
+    if #ids == 0 or #ids < wanted then return false end
     local best_blocked = redis.call('ZRANGE', queue_blocked_key(queue), 0, 0, 'WITHSCORES')[2]
     return tonumber(redis.call('ZSCORE', queue_available_key(queue), ids[#ids])) < tonumber(best_blocked)
 end
