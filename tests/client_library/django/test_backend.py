@@ -218,6 +218,31 @@ def test_on_commit_names_a_database_or_none(project: dict[str, str], tasks: Any)
         assert exists(tasks.echo.enqueue(1))
 
 
+def test_an_enqueue_that_fails_at_the_commit_keeps_no_other_from_it(
+    project: dict[str, str], tasks: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with options(project, job={"unique": Unique(keys=["type", "args"])}):
+        tasks.echo.enqueue("taken")
+        with transaction.atomic():
+            refused, other = tasks.echo.enqueue("taken"), tasks.echo.enqueue("another")
+        assert exists(other)
+        assert not exists(refused)
+    [record] = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], Conflict)
+
+
+def test_a_receiver_that_raises_does_not_hide_the_job(tasks: Any) -> None:
+    def fail(**kwargs: Any) -> None:
+        raise ValueError("of a receiver")
+
+    task_enqueued.connect(fail)
+    try:
+        assert exists(tasks.echo.enqueue("told"))
+    finally:
+        task_enqueued.disconnect(fail)
+
+
 def test_a_unique_task_returns_the_earlier_result(project: dict[str, str], tasks: Any) -> None:
     unique = Unique(keys=["type", "args"], on_conflict="ignore")
     with options(project, job={"unique": unique}):

@@ -113,6 +113,25 @@ def test_jobs_of_other_programs_run_or_fail_with_a_reason(
         assert client.get(unknown.id).state == "available"
 
 
+def test_a_receiver_that_raises_changes_no_task(project: dict[str, str], tasks: Any) -> None:
+    with manage(project, *ONE) as worker:
+        result = ended(tasks.touchy.enqueue())
+        assert (result.status, result.return_value) == (TaskResultStatus.SUCCESSFUL, 1)
+        worker.wait_line("of a receiver")
+
+
+def test_the_worker_logs_although_the_project_disables_loggers(
+    project: dict[str, str], tasks: Any
+) -> None:
+    """As Django does unless ``disable_existing_loggers`` is False."""
+    with manage({**project, "SHOP_LOGGING": "1"}, *ONE) as worker:
+        ended(tasks.fail.enqueue("discard"))
+        worker.signal(signal.SIGTERM)
+        assert worker.wait_exit() == 0
+        assert "no such order" in worker.output
+        assert "has stopped" in worker.output
+
+
 def _until_failed(client: SyncClient, id: str) -> Any:
     with pytest.raises(JobFailed):
         client.result(id, wait=120)

@@ -22,7 +22,6 @@ from ojs_client.worker_command.links import can_send
 from ojs_client.worker_command.metrics import Counts, Report, exposition
 from ojs_client.worker_command.target import load
 from tests.server.programs import free_port
-from tests.support.servers import wait_until
 
 
 def test_the_arguments_of_the_worker_are_those_that_were_given() -> None:
@@ -130,27 +129,21 @@ def test_types_of_jobs_without_end_are_counted_together(monkeypatch: pytest.Monk
     assert sum(map(sum, counts.buckets.values())) == sum(counts.seconds.values()) == 7
 
 
-def test_the_health_port_serves_a_bounded_number_of_requests(
+def test_the_health_port_serves_the_newest_of_a_bounded_number_of_connections(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(health, "_MAX_REQUESTS", 2)
     port = free_port()
     found = health.Health("ok", 1, 1)
     Thread(target=health.serve(("127.0.0.1", port), lambda: found, lambda: ""), daemon=True).start()
-    address = ("127.0.0.1", port)
-    idle = [socket.create_connection(address, 60) for _ in range(2)]
-    with socket.create_connection(address, 60) as refused:
-        assert refused.recv(1) == b""
-    for connection in idle:
-        connection.close()
-    url = f"http://127.0.0.1:{port}/health"
-
-    def answers() -> bool:
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(url).status_code == 200
-        return False
-
-    wait_until(answers, what="it serves again", timeout_s=60)
+    with contextlib.ExitStack() as stack:
+        idle = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), 60)) for _ in range(4)
+        ]
+        for connection in idle[:2]:
+            connection.sendall(b"GET ")
+            assert connection.recv(1) == b"", "the oldest ones are ended"
+        assert httpx.get(f"http://127.0.0.1:{port}/health", timeout=60).status_code == 200
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows does not suspend a program")

@@ -226,6 +226,20 @@ async def test_a_signal_while_a_process_cannot_start_ends_no_handler(shop: Shop)
     await in_thread(scenario)
 
 
+async def test_a_target_that_leaves_a_thread_and_cannot_be_loaded_ends_the_command(
+    shop: Shop,
+) -> None:
+    text = "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n"
+    (shop.folder / "shop.py").write_text(f"{text}raise ValueError('no settings')\n")
+
+    def scenario() -> None:
+        with shop.running() as command:
+            command.wait_line("shop:app cannot be loaded")
+            assert command.wait_exit() == 2
+
+    await in_thread(scenario)
+
+
 async def test_each_process_has_an_id_of_its_own(shop: Shop) -> None:
     def scenario() -> None:
         with shop.running("--processes", "2", target="shop:fixed") as command:
@@ -335,9 +349,44 @@ async def test_a_wrong_target_ends_the_command(shop: Shop, target: str, message:
 
 
 def test_a_refused_worker_ends_the_command(tmp_path: Any) -> None:
+    refuse(tmp_path, "from ojs_client import App\n\napp = App()\n")
+
+
+def test_a_refusal_is_told_although_a_handler_does_not_end(tmp_path: Any) -> None:
+    """The first fetch returns a job, and the next one is refused."""
+    text = "import time\nfrom ojs_client import App\n\napp = App()\n\n\n"
+    text += "@app.task(name='stick')\ndef stick() -> None:\n    time.sleep(3600)\n"
+    job: dict[str, Any] = {
+        "id": "0190b6a0-0000-7000-8000-000000000001",
+        "type": "stick",
+        "args": [],
+    }
+    job |= {
+        "queue": "default",
+        "state": "active",
+        "attempt": 1,
+        "max_attempts": 1,
+        "lease_id": "l1",
+    }
+    refuse(tmp_path, text, {"jobs": [job]}, "--grace", "0s")
+
+
+def refuse(folder: Any, text: str, first: Any = None, *arguments: str) -> None:
+    """Run an application whose server refuses the fetches after the first one."""
+    fetches: list[int] = []
+
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            is_fetch = self.path.endswith("/fetch")
+            if (is_fetch and first and not fetches) or (first and not is_fetch):
+                fetches.extend([1] * is_fetch)
+                body = json.dumps(first if is_fetch else {"state": "running"}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+                return
             body = json.dumps({"error": {"code": "unauthorized", "message": "no key"}}).encode()
             self.send_response(401)
             self.send_header("Content-Length", str(len(body)))
@@ -349,13 +398,13 @@ def test_a_refused_worker_ends_the_command(tmp_path: Any) -> None:
         def log_message(self, *_: Any) -> None:
             pass
 
-    (tmp_path / "shop.py").write_text("from ojs_client import App\n\napp = App()\n")
+    (folder / "shop.py").write_text(text)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
             url = f"http://127.0.0.1:{server.server_port}"
-            with Shop(url, tmp_path, 0).running() as command:
+            with Shop(url, folder, 0).running(*arguments) as command:
                 assert command.wait_exit() == 2
             assert f"{url} refuses this worker: 401 unauthorized: no key; OJS_API_KEY" in (
                 command.output

@@ -118,7 +118,8 @@ class Backend(BaseTaskBackend):
         send = partial(self._send, result)
         using = None if self._on_commit is True else self._on_commit
         if self._on_commit and transaction.get_connection(using).in_atomic_block:
-            transaction.on_commit(send, using=using)
+            # Django would leave out all later hooks after one that raises: jobs would be lost.
+            transaction.on_commit(send, using=using, robust=True)
         else:
             send()
         return result
@@ -174,7 +175,8 @@ class Backend(BaseTaskBackend):
         sent = self._call(lambda client: client.enqueue(job))
         object.__setattr__(result, "id", sent.id)  # of an earlier job, if the job is unique
         object.__setattr__(result, "enqueued_at", project_time(sent.members.get("created_at")))
-        task_enqueued.send(type(self), task_result=result)
+        # The job exists, so that a receiver which raises must not make the caller repeat it.
+        task_enqueued.send_robust(type(self), task_result=result)
 
     @async_unsafe
     def _call(self, function: Callable[[Client], Awaitable[R]]) -> R:
@@ -201,8 +203,10 @@ def _producer(alias: str, server: dict[str, Any]) -> Producer:
     """Return the producer of a server, which the backends of all threads share."""
     with _lock:
         known = _producers.get(alias)
-        if known is None or known[0] != server:  # tests change settings
-            if known is not None:
-                known[1].close()
-            known = _producers[alias] = server, Producer(server, ())
-        return known[1]
+        if known is not None and known[0] == server:
+            return known[1]
+        producer = Producer(server, ())
+        _producers[alias] = server, producer
+    if known is not None:  # tests change settings
+        known[1].close()
+    return producer

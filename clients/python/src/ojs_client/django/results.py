@@ -128,7 +128,9 @@ def _cancellation(job: Job) -> list[TaskError]:
 
 
 def _error(error: JobError) -> TaskError:
-    details = error.members.get("details") or {}
+    details = error.members.get("details")
+    if not isinstance(details, dict):
+        details = {}  # another client has written the error
     path = _CLASSES.get(error.code, "ojs_client.errors.OJSError")
     return TaskError(
         exception_class_path=details.get("exception_class_path", path),

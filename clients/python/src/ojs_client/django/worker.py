@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from traceback import format_exception
@@ -41,6 +42,7 @@ def project_worker(alias: str = DEFAULT_TASK_BACKEND_ALIAS, **arguments: Any) ->
     """
     if not apps.ready:  # as in a process of the worker, and not in a test
         django.setup()
+        _enable_loggers()
     backend, tasks = backend_of(alias), all_tasks()
     if arguments.get("pool") is None:
         named = backend.queue_names or dict.fromkeys(task.queue_name for task in tasks.values())
@@ -51,6 +53,13 @@ def project_worker(alias: str = DEFAULT_TASK_BACKEND_ALIAS, **arguments: Any) ->
         if is_job_type(path):  # other backends allow any path
             worker.handler(path)(_handler(task, backend))
     return worker
+
+
+def _enable_loggers() -> None:
+    """Let the worker log: ``LOGGING`` disables earlier loggers unless it says otherwise."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "ojs_client":
+            logging.getLogger(name).disabled = False
 
 
 def _handler(task: Task[..., Any], backend: Backend) -> Callable[[BlockingJob], JSON]:
@@ -75,19 +84,21 @@ def _run(task: Task[..., Any], job: BlockingJob, backend: Backend) -> JSON:
     except ValueError as error:
         # Another version of the task may know these arguments, so the policy decides.
         raise Retry(str(error), code="invalid_arguments") from error
-    task_started.send(type(backend), task_result=result)
+    # A receiver that raises must not fail a task, or run one again that has succeeded.
+    task_started.send_robust(type(backend), task_result=result)
     context = (Context(task_result=result, job=job),) if task.takes_context else ()
     try:
         value = normalize_json(task.call(*context, *result.args, **result.kwargs))
     except BaseException as error:
+        if isinstance(error, Snooze | LeaseLost):
+            raise
         kind = type(error)
         lines = "".join(format_exception(error))[-_MAX_TRACEBACK:]
         trace = lines.encode(errors="replace").decode()  # a message may have lone surrogates
         path = f"{kind.__module__}.{kind.__qualname__}"
         add_details(error, exception_class_path=path, traceback=trace)
         # After others, the policy of the job decides.
-        last = job.attempt >= job.max_attempts and not isinstance(error, Snooze | LeaseLost)
-        if last or isinstance(error, Discard):
+        if job.attempt >= job.max_attempts or isinstance(error, Discard):
             _finish(backend, result, TaskResultStatus.FAILED)
         raise
     object.__setattr__(result, "_return_value", value)
@@ -98,4 +109,4 @@ def _run(task: Task[..., Any], job: BlockingJob, backend: Backend) -> JSON:
 def _finish(backend: Backend, result: TaskResult[..., Any], status: TaskResultStatus) -> None:
     object.__setattr__(result, "status", status)
     object.__setattr__(result, "finished_at", timezone.now())
-    task_finished.send(type(backend), task_result=result)
+    task_finished.send_robust(type(backend), task_result=result)

@@ -23,6 +23,7 @@ class WorkerView:
     Attributes:
         on_attempt: called when an attempt has ended, with its run time in seconds.
         loop_lag_s: how late the event loop was at the last check, in seconds.
+        has_given_id: whether its user has chosen its id.
         exit_code: the exit code of the process if it ends without handlers that do not end.
     """
 
@@ -32,6 +33,7 @@ class WorkerView:
     waiting_jobs: WaitingJobs
     on_attempt: Callable[[HeldJob, float], None] | None = None
     loop_lag_s: float = 0.0
+    has_given_id: bool = False
     exit_code: int = 1
 
     @property

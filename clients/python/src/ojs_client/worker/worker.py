@@ -121,6 +121,7 @@ class Worker:
         make = partial(Transport, **self._server, max_connections=most)
         self._transport, self._for_handlers = make(), make()
         self._make_parts()
+        self.view.has_given_id = worker_id is not None
         for_thread = None if transport else make  # one of the caller belongs to its event loop
         self._loop_watch = LoopWatch(self._heartbeats, self.view, for_thread)
         self._quiet = False
@@ -130,8 +131,7 @@ class Worker:
         self._aborting = Signal()
         self._changed = Signal()
         self._refused: ApiError | None = None  # the error of a fetch that has ended the worker
-        self._ends_process = False
-        """Whether the worker may end the process, because ``run`` was called."""
+        self._ends_process = False  # whether it may, because ``run`` was called
 
     def _make_parts(self) -> None:
         settings, transport, id = self._settings, self._transport, self.worker_id
@@ -357,7 +357,7 @@ class Worker:
                 self._runner.requeue_stuck()
                 if self._ends_process:
                     await self._finish()
-                    end_process(self.view.exit_code)
+                    end_process(self.view.exit_code if self._refused is None else 1)
 
     async def _handlers_end(self, limit_s: float, *, unless: Signal | None = None) -> None:
         """Return when no handler runs, after some seconds, or when a signal is set."""

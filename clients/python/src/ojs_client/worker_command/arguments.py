@@ -68,7 +68,10 @@ def parse(arguments: Sequence[str] | None) -> Options:
         epilog="OJS_URL and OJS_API_KEY name the server and the API key.",
     )
     parser.add_argument(
-        "target", type=_target, metavar="MODULE:NAME", help="an App or a Worker: shop.tasks:app"
+        "target",
+        type=_target,
+        metavar="MODULE:NAME",
+        help="an App, a Worker or a function that returns one",
     )
     add_options(parser)
     version = f"ojs-worker {__version__}"

@@ -55,18 +55,25 @@ def run(options: Options, number: int, max_jobs: int | None, link: Connection) -
     else:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     configure(options.log_level, options.log_format, f"worker-{number}")
+    code = 1
+    try:
+        code = _run(options, number, max_jobs, link)
+    finally:
+        Thread(target=_end_anyway, args=(code,), daemon=True).start()
+    sys.exit(code)
+
+
+def _run(options: Options, number: int, max_jobs: int | None, link: Connection) -> int:
     try:
         worker = load(options.target, options.worker, number if options.processes > 1 else None)
     except (Exception, SystemExit):
         log.exception("%s cannot be loaded", options.target)
-        sys.exit(CANNOT_START)
+        return CANNOT_START
     try:
-        code = _Child(worker, options, max_jobs, link).run()
+        return _Child(worker, options, max_jobs, link).run()
     except Exception:
         log.exception("the worker has failed")
-        code = 1
-    Thread(target=_end_anyway, args=(code,), daemon=True).start()
-    sys.exit(code)
+        return 1
 
 
 def _end_anyway(code: int) -> None:
@@ -88,7 +95,7 @@ class _Child:
         self._jobs = 0
         self._stopping = False
         self._recycling = Signal()
-        self._refusal: ApiError | None = None
+        self._refused = False
         worker.view.on_attempt = self._count
         worker.view.exit_code = 0
 
@@ -98,8 +105,7 @@ class _Child:
             self._worker.run(self._options.backend, main=self._main)
         finally:
             self._report()
-        if self._refusal is not None:
-            log.error("%s", refusal_line(self._worker.view.url, self._refusal))
+        if self._refused:
             return CANNOT_START
         return RECYCLED if self._recycling.is_set() and not self._stopping else 0
 
@@ -114,7 +120,8 @@ class _Child:
             except ApiError as error:  # a task group would wrap it
                 if not ends_worker(error):  # as of a lifespan of the application
                     raise
-                self._refusal = error
+                log.error("%s", refusal_line(self._worker.view.url, error))  # noqa: TRY400
+                self._refused, self._worker.view.exit_code = True, CANNOT_START
             finally:
                 group.cancel_scope.cancel()
 
@@ -151,6 +158,7 @@ class _Child:
             log.info("this process is replaced: %s", why)
             self._recycling.set()
             self._worker.view.exit_code = RECYCLED
+            self._report()  # a handler that does not end prevents the last one
             self._worker.quiet()
 
     async def _watch(self) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
-from threading import BoundedSemaphore
 from typing import Any, Literal, TypeAlias
 
 Status: TypeAlias = Literal["ok", "draining", "failing"]
@@ -17,7 +17,7 @@ Status: TypeAlias = Literal["ok", "draining", "failing"]
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _LIMIT_S = 10.0
 _MAX_REQUESTS = 16
-"""Number of requests at the same time. The connections of others are closed."""
+"""Number of connections at the same time. A further one, such as a probe, ends the oldest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def serve(
     Raises:
         OSError: the port cannot be opened.
     """
-    free = BoundedSemaphore(_MAX_REQUESTS)
+    served: dict[socket.socket, None] = {}
 
     class Handler(BaseHTTPRequestHandler):
         timeout = _LIMIT_S
@@ -81,20 +81,19 @@ def serve(
         daemon_threads = True
 
         def process_request(self, request: Any, client_address: Any) -> None:
-            if not free.acquire(blocking=False):
-                self.shutdown_request(request)
-                return
-            try:
-                super().process_request(request, client_address)
-            except RuntimeError:  # no thread can be started
-                free.release()
-                raise
+            while len(served) >= _MAX_REQUESTS:
+                oldest = next(iter(list(served)), None)
+                if oldest is not None and served.pop(oldest, oldest) is None:
+                    with suppress(OSError):  # its thread may have closed it
+                        oldest.shutdown(socket.SHUT_RDWR)
+            served[request] = None
+            super().process_request(request, client_address)
 
         def process_request_thread(self, request: Any, client_address: Any) -> None:
             try:
                 super().process_request_thread(request, client_address)
             finally:
-                free.release()
+                served.pop(request, None)
 
         def handle_error(self, *_: Any) -> None:
             """Print no traceback: a check of the port may close its connection at once."""

@@ -248,6 +248,8 @@ class Supervisor:
             _kill_group(process)  # handlers in child processes, whose jobs run again elsewhere
         if self._stopping:
             return
+        if time.monotonic() - slot.started_at >= _STABLE_AFTER_S:
+            slot.delay_s = 0.0
         if code == RECYCLED and not counts.jobs:
             self._start_later(slot, f"{name} has reached its limit before its first job")
         elif slot.reloading or code == RECYCLED:
@@ -261,8 +263,6 @@ class Supervisor:
         elif code == 0:
             log.info("%s has ended: the server has terminated it", name)
         else:
-            stable = time.monotonic() - slot.started_at >= _STABLE_AFTER_S
-            slot.delay_s = 0.0 if stable else slot.delay_s
             self._start_later(slot, f"{name} {_ending(code)}")
 
     def _start_later(self, slot: _Slot, why: str) -> None:

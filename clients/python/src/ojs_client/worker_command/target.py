@@ -40,8 +40,8 @@ def load(target: str, arguments: Mapping[str, Any], number: int | None = None) -
     if isinstance(found, App):
         return found.worker(**arguments)
     if isinstance(found, Worker):
-        if number is None and not arguments:
-            return found
-        id = found.worker_id if number is None else f"{found.worker_id}-{number}"
-        return found.copy(worker_id=id, **arguments)
+        if found.view.has_given_id:  # which the copy would not have
+            suffix = "" if number is None else f"-{number}"
+            arguments = {"worker_id": f"{found.worker_id}{suffix}", **arguments}
+        return found.copy(**arguments) if arguments else found
     raise TypeError(f"{target} is a {type(found).__name__}, not an App or a Worker")

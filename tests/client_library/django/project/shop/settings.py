@@ -20,6 +20,8 @@ DATABASES = {
     alias: {"ENGINE": "django.db.backends.sqlite3", "NAME": str(FOLDER / f"{alias}.sqlite3")}
     for alias in ("default", "other")
 }
+if os.environ.get("SHOP_LOGGING"):
+    LOGGING = {"version": 1, "disable_existing_loggers": True}
 TASKS: dict[str, Any] = {
     "default": {
         "BACKEND": "ojs_client.django.Backend",

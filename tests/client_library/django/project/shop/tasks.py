@@ -24,8 +24,14 @@ def _tell(sender: Any, task_result: Any, **kwargs: Any) -> None:
     told.append(f"{sender.__name__} {task_result.task.name} {task_result.status}")
 
 
-task_started.connect(_tell)
-task_finished.connect(_tell)
+def _raise(sender: Any, task_result: Any, **kwargs: Any) -> None:
+    if task_result.task.name == "touchy":
+        raise ValueError("of a receiver")
+
+
+for receiver in (_raise, _tell):
+    task_started.connect(receiver)
+    task_finished.connect(receiver)
 
 
 @task(queue_name="django")
@@ -104,6 +110,12 @@ def signals() -> list[str]:
 @job_options(timeout="1m", tags=["slow"])
 def tagged() -> None:
     """Have options of its own."""
+
+
+@task(queue_name="django", takes_context=True)
+def touchy(context: TaskContext[..., Any]) -> int:
+    """Return the attempt, although receivers of its signals raise."""
+    return context.attempt
 
 
 def plain() -> None:
