@@ -22,7 +22,7 @@ _METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _REQUEST_HEADERS: Final = "Content-Type, Accept, Authorization, X-Request-Id, OJS-Version"
 _RESPONSE_HEADERS: Final = (
     "Location, OJS-Version, Retry-After, X-OJS-Queue-Bound, X-OJS-Queue-Depth, X-RateLimit-Limit, "
-    "X-RateLimit-Remaining, X-RateLimit-Reset, X-Request-Id"
+    "X-RateLimit-Remaining, X-RateLimit-Reset, X-OJS-Unknown-Parameters, X-Request-Id"
 )
 _MAX_AGE_S: Final = "86400"
 _HEADER_NAMES: Final = re.compile(r"[A-Za-z0-9-]{1,100}(?:, ?[A-Za-z0-9-]{1,100}){0,30}")

@@ -21,6 +21,7 @@ from ojs_cluster.core.access.scopes import ANONYMOUS, Principal
 from ojs_cluster.core.errors import (
     BackendUnavailable,
     Internal,
+    InvalidRequest,
     OJSError,
     PayloadTooLarge,
     Unauthenticated,
@@ -37,6 +38,7 @@ from ojs_cluster.http.errors import (
     internal_error_response,
 )
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.query import unknown_names
 from ojs_cluster.http.request_body.decode import undeclared_json
 from ojs_cluster.http.request_ids import request_id_for
 from ojs_cluster.http.routes.all_routes import router_for
@@ -48,6 +50,8 @@ from ojs_cluster.redis.driven_coroutines import ensure_task
 
 log = logging.getLogger("ojs.http")
 
+UNKNOWN_PARAMETERS: Final = "X-OJS-Unknown-Parameters"
+"""The response header that names parameters of the query that the route does not know."""
 _UNDO_TIMEOUT_S: Final = 10.0
 """Maximum time in seconds to undo what a request did, if its response was not delivered."""
 _MAX_OPEN_BODY: Final = 1024
@@ -181,6 +185,11 @@ async def run(
         return refusal_response(request, prepared, body_too_large(prepared))
     if prepared.forbids_body and request.body:
         return refusal_response(request, prepared, undeclared_json(request))
+    unknown = unknown_names(request.query, prepared.route.query_names) if request.query else ""
+    # Without the parameter that was meant, such a request may change far too many jobs.
+    if unknown and prepared.route.query_names and prepared.route.method != "GET":
+        error = InvalidRequest(f"the query has unknown parameters: {unknown}", field="query")
+        return refusal_response(request, prepared, error)
     deadline = start_deadline() if deadline is None else deadline
     deadline.at = app.store.redis.new_deadline(None if sent is None else sent.call)
     try:
@@ -212,6 +221,9 @@ async def run(
         deadline.at = inf
     if span is not None:
         span.record_jobs(request, response)
+    if unknown:
+        headers = (*response.headers, (UNKNOWN_PARAMETERS, unknown))
+        response = msgspec.structs.replace(response, headers=headers)
     return _complete(request, response, prepared)
 
 

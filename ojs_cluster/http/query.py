@@ -1,11 +1,15 @@
-"""Parse query strings. Invalid values are errors; unknown parameters are ignored."""
+"""Parse query strings. Invalid values are errors.
+
+A parameter that a route does not declare changes nothing, because clients of other servers send
+some. The response names it. Only a request that changes jobs which its query selects is refused.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.http import replies
@@ -14,8 +18,13 @@ from ojs_cluster.store.ground import cursor as cursors
 from ojs_cluster.store.ground.listed import Position
 
 MAX_OFFSET = 100_000
+EVENT_TYPES = ("types", "event_types", "type")
+"""Parameters that name types of events: the first with a name counts. ojs-cli sends ``types``. The
+spec calls it ``event_types`` (ojs-realtime 5.6.1)."""
 _MAX_CURSOR = 4096  # characters; the longest position is a group of errors
 _MAX_DIGITS = 18  # such numbers fit into 64 bits
+_MAX_NAMED = 10  # unknown parameters that a response names
+_MAX_NAME = 64  # characters of such a name, percent-encoded
 _TRUE = frozenset({"true", "1", "yes"})
 _FALSE = frozenset({"false", "0", "no", ""})
 
@@ -34,6 +43,19 @@ def parameters(query: str) -> Mapping[str, str]:
         raise InvalidRequest("the query string is not valid UTF-8") from None
     except ValueError:
         raise InvalidRequest("the query string has too many parameters") from None
+
+
+def unknown_names(query: str, known: frozenset[str]) -> str:
+    """Return the parameters of a raw query string that are not ``known``, separated by commas.
+
+    The names are percent-encoded. The first ten are returned, without those of an invalid query.
+    """
+    try:
+        given = parameters(query)
+    except InvalidRequest:
+        return ""
+    unknown = [quote(name, safe="")[:_MAX_NAME] for name in given if name not in known]
+    return ", ".join(unknown[:_MAX_NAMED])
 
 
 def integer(query: Mapping[str, str], name: str, default: int, *, low: int, high: int) -> int:

@@ -28,7 +28,7 @@ async def list_events(app: App, request: Request) -> Response:
     queues = query.names(given, "queues")
     check_queues(request.queues, queues)
     wanted = EventFilter(
-        types=query.names(given, "types") or query.names(given, "type"),
+        types=next(filter(None, (query.names(given, name) for name in query.EVENT_TYPES)), ()),
         queues=queues,
         within=request.queues,
         tenant=request.tenant,

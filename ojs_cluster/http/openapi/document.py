@@ -31,7 +31,11 @@ An API key needs the scope that an operation names. The scopes of the operations
 `x-ojs-scope`. `x-ojs-queue-access` names what an API key that is restricted to some queues is
 checked against. A server that runs without API keys serves all operations without a key.
 
-A client may ignore members that it does not know. The GET operations also serve HEAD, and every
+A client may ignore members that it does not know. A parameter of the query that the operation does
+not know changes nothing, and `X-OJS-Unknown-Parameters` of the response names it. A request that
+changes the jobs which its query selects is refused instead.
+
+The GET operations also serve HEAD, and every
 path serves OPTIONS.
 """
 _BODY_TYPES: Final = (MEDIA_TYPE, "application/json")

@@ -91,7 +91,11 @@ ORDER: Final = text("order", "The direction of the order.", enum=["asc", "desc"]
 SINCE: Final = Parameter("since", "Only entries at or after this time.", _TIME)
 UNTIL: Final = Parameter("until", "Only entries before this time.", _TIME)
 AGE: Final = "A time, or an age such as `24h`."
-TYPES: Final = text("types", "Names of events, separated by commas.")
+TYPES: Final = (
+    text("types", "Names of events, separated by commas."),
+    text("event_types", "An alias of `types`."),
+    text("type", "An alias of `types`."),
+)
 TENANT: Final = Parameter(
     "X-OJS-Tenant",
     "The tenant that the request is for. An API key may be bound to a tenant.",

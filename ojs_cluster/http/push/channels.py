@@ -12,7 +12,7 @@ from ojs_cluster.http import fields
 from ojs_cluster.http.app import App
 from ojs_cluster.http.authorization.queue_scope import check_job, check_queues
 from ojs_cluster.http.messages import Request
-from ojs_cluster.http.query import names
+from ojs_cluster.http.query import EVENT_TYPES, names
 from ojs_cluster.keys import Meta, Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
@@ -44,11 +44,8 @@ def parse_channel(text: str, *, field: str = "channel") -> Channel:
 
 
 def types_of(parameters: Mapping[str, str]) -> frozenset[str]:
-    """Return the event types that the query admits; the empty set admits all types.
-
-    ojs-cli sends the parameter ``types``. The spec calls it ``event_types`` (ojs-realtime 5.6.1).
-    """
-    for name in ("types", "event_types", "type"):
+    """Return the event types that the query admits; the empty set admits all types."""
+    for name in EVENT_TYPES:
         types = names(parameters, name)
         if types:
             return check_types(types, field=name)

@@ -214,7 +214,10 @@ ROUTES: Final = table(
         admin_dead_letters.list_dead,
         a.ADMIN_READ_NAMED_OF_TENANT,
         {200: job_shapes.JobItems},
-        parameters=(p.QUEUE, p.STATE, p.TYPE, p.SEARCH, p.SINCE, p.UNTIL, *p.numbered_page()),
+        parameters=(
+            *(p.QUEUE, p.STATE, p.TYPE, p.SEARCH, p.INDEX, p.SINCE, p.UNTIL),
+            *p.numbered_page(),
+        ),
     ),
     Route(
         "GET /ojs/v1/admin/dead-letter/stats",

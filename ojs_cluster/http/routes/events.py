@@ -22,8 +22,7 @@ ROUTES: Final = table(
         a.READ_NAMED_OF_TENANT,
         {200: shapes.EventList},
         parameters=(
-            p.TYPES,
-            p.text("type", "An alias of `types`."),
+            *p.TYPES,
             p.text("queues", "Names of queues, separated by commas."),
             p.text("job_types", "Job types, separated by commas."),
             p.SINCE,
@@ -41,7 +40,7 @@ ROUTES: Final = table(
         {200: STREAM, 204: _OVER},
         parameters=(
             p.text("channel", "`job:ID`, `queue:NAME` or `all`.", default="all"),
-            p.TYPES,
+            *p.TYPES,
             p.text("queue", "Names of queues, separated by commas."),
             p.LAST_EVENT_ID,
         ),

@@ -233,7 +233,7 @@ ROUTES: Final = table(
         event_streams.stream_job,
         a.READ_JOB,
         {200: STREAM, 204: _OVER},
-        parameters=(p.TYPES, p.LAST_EVENT_ID),
+        parameters=(*p.TYPES, p.LAST_EVENT_ID),
     ),
     Route(
         "PUT /ojs/v1/jobs/{id}/progress",

@@ -68,7 +68,7 @@ ROUTES: Final = table(
         event_streams.stream_queue,
         a.READ_QUEUE_OF_TENANT,
         {200: STREAM},
-        parameters=(p.TYPES, p.LAST_EVENT_ID),
+        parameters=(*p.TYPES, p.LAST_EVENT_ID),
     ),
     Route(
         "GET /ojs/v1/queues/{name}/stats",

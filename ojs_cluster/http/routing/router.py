@@ -128,6 +128,7 @@ class Route:
         scope: that of ``access``, as the next two.
         queue_access: what the route accesses.
         open: whether the route needs no API key.
+        query_names: the names of the parameters in the query.
     """
 
     path: str
@@ -151,14 +152,17 @@ class Route:
     scope: Scope | None = field(init=False)
     queue_access: QueueAccess = field(init=False)
     open: bool = field(init=False)
+    query_names: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         method, _, template = self.path.partition(" ")
         access = self.access
+        query_names = frozenset(p.name for p in self.parameters if p.location == "query")
         # Fields, because properties would cost every request.
         for name, value in (
             *(("method", method), ("template", template), ("scope", access.scope)),
             *(("queue_access", access.queues), ("open", access.open)),
+            ("query_names", query_names),
         ):
             object.__setattr__(self, name, value)
 
