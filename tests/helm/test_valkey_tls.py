@@ -175,6 +175,8 @@ def test_nodes_use_only_tls_and_form_a_cluster(nodes: list[Node], chart: Chart) 
     assert done.returncode == 0, done.stdout + done.stderr
     for node in nodes:
         node.await_probe("ready.sh")
+    ended = first.run("sh", str(first.folder / "scripts" / "handover.sh"))
+    assert (ended.returncode, ended.stderr) == (0, "")  # it has no replica
     assert CLIENT is not None
     plain = first.run(CLIENT, "-h", "127.0.0.1", "-p", str(first.port.port), "ping")
     assert "PONG" not in plain.stdout
