@@ -203,6 +203,39 @@ def test_the_first_process_of_every_container_ends_on_sigterm(chart: Chart, tmp_
             assert process.wait(60) in (0, 128 + signal.SIGTERM), name
 
 
+def test_nodes_that_do_not_answer_are_asked_at_the_same_time(chart: Chart, tmp_path: Path) -> None:
+    # When all pods restart, most addresses in DNS lead nowhere. Here no question is ever given up.
+    files = scripts(chart.render(VALUES))
+    for name in ("meet.sh", "meet.awk"):
+        (tmp_path / name).write_text(files[name])
+    asks = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1]))).recv(1)"
+    asks = f'exec {sys.executable} -c "{asks}" "$5"'
+    programs = {
+        "timeout": 'shift; exec "$@"',
+        "valkey-cli": f'case "$*" in *myid*) echo me ;; *) {asks} ;; esac',
+    }
+    (tmp_path / "bin").mkdir()
+    for name, command in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{command}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in silent]
+        (tmp_path / "nodes").write_text(
+            "replicas 1\n" + "".join(f"node {each}\n" for each in addresses)
+        )
+        process = spawn(
+            [SHELL, str(tmp_path / "meet.sh"), f"{addresses[0]}@1", str(tmp_path / "nodes")],
+            output=tmp_path / "meet.log",
+            env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"},
+        )
+        stack.callback(process.wait)
+        stack.callback(process.terminate)
+        for each in silent:
+            each.settimeout(PATIENCE_S)
+            stack.enter_context(each.accept()[0])
+
+
 def test_probes_ask_the_scripts_and_wait_for_a_server_that_loads(chart: Chart) -> None:
     rendering = chart.render(VALUES)
     probes = server(rendering)

@@ -39,21 +39,31 @@ ask() (
   exec timeout 5 valkey-cli -e -h "${at%:*}" -p "${at##*:}" "$@" 2>&1
 )
 
-# Prints the report of every node that answers by its own name, each below its NODE line.
+# Prints the report of a node that answers by its own name, below a NODE line.
+look_at() {
+  seen=$(printf '%s\n' 'cluster nodes' 'config get cluster-announce-human-nodename' \
+    'config get cluster-node-timeout' 'cluster info' 'info replication' | ask "$1")
+  case $seen in *' myself,'*) ;; *) return 0 ;; esac
+  # DNS may be late, and the address may belong to another pod now, even of another release, whose cluster
+  # would be joined with this one. So each node tells which pod it is.
+  address=${seen%% myself,*}
+  address=${address##*@}
+  case $address in
+    *,*) if [ "${address#*,}" != "${1%:*}" ]; then return 0; fi ;;
+  esac
+  printf 'NODE %s\n%s\n' "$1" "$seen"
+}
+
+# Prints the reports of these nodes. They are asked at the same time: when all pods have restarted, most addresses
+# that DNS knows lead nowhere. A pipe keeps each report until the later ones are complete.
 look() {
-  for node; do
-    seen=$(printf '%s\n' 'cluster nodes' 'config get cluster-announce-human-nodename' \
-      'config get cluster-node-timeout' 'cluster info' 'info replication' | ask "$node")
-    case $seen in *' myself,'*) ;; *) continue ;; esac
-    # DNS may be late, and the address may belong to another pod now, even of another release, whose cluster
-    # would be joined with this one. So each node tells which pod it is.
-    address=${seen%% myself,*}
-    address=${address##*@}
-    case $address in
-      *,*) if [ "${address#*,}" != "${node%:*}" ]; then continue; fi ;;
-    esac
-    printf 'NODE %s\n%s\n' "$node" "$seen"
-  done
+  if [ $# -eq 0 ]; then return 0; fi
+  look_at "$1" | (
+    shift
+    others=$(look "$@")
+    cat
+    printf '%s\n' "$others"
+  )
 }
 
 # Takes one action and prints its result.
