@@ -76,10 +76,10 @@ class Target:
         for values in (self.rates, self.api_us, self.redis_us, self.p50_ms):
             values.clear()
 
-    def measure(self, seconds: float, connections: int) -> None:
-        """Measure the server under load for some seconds."""
+    def measure(self, seconds: float, connections: int, queues: Sequence[str] = ()) -> None:
+        """Measure the server under load for some seconds; arguments as for ``load_command``."""
         api, redis = cpu_s(self.api_pids), cpu_s(self.redis_pids)
-        found = self.load(seconds, connections)
+        found = self.load(seconds, connections, queues=queues)
         requests = found["requests"]
         self.rates.append(requests / found["seconds"])
         self.p50_ms.append(found["p50_ms"])
@@ -149,10 +149,12 @@ def start_api(
     lane: str = "1",
     python: str = sys.executable,
     source: str | None = None,
+    path: str = "",
 ) -> Target:
     """Start one API process over servers that run; otherwise as ``start``.
 
-    ``source`` is the folder of another version of the project, which the process runs.
+    ``source`` is the folder of another version of the project, which the process runs, and ``path``
+    a folder that its Python searches first.
     """
     port = free_port()
     env = {
@@ -160,8 +162,8 @@ def start_api(
         "OJS_HOST": "127.0.0.1",
         "OJS_PORT": str(port),
         "OJS_FAST_LANE": lane,
-        "PYTHONPATH": source
-        or os.getcwd(),  # another interpreter does not have this project installed
+        # Another interpreter does not have this project installed.
+        "PYTHONPATH": os.pathsep.join([*filter(None, [path]), source or os.getcwd()]),
     }
     if "OJS_API_KEY" not in os.environ:
         env["OJS_ALLOW_INSECURE_NO_AUTH"] = "1"

@@ -5,7 +5,8 @@
 An embedded cluster of three masters. All cron jobs have one schedule, which is due at the begin of
 a minute. One process fires them as the loop of the scheduler does. Printed are the time from that
 moment until the last job is stored, and the processor time of the process and of all masters per
-occurrence: in µs, and as ratios to the same jobs, enqueued one by one by the same process.
+occurrence: in µs, and as ratios to the same jobs, enqueued one by one by the same process. The last
+rows divide the time of an occurrence by the steps of the loop, which follow each other.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import trio
 
@@ -34,6 +37,44 @@ from ojs_scheduler.settings import SchedulerSettings
 
 QUEUES = 32
 MARGIN_S = 5
+STEPS = {
+    "due": "read",
+    "claim_each": "claim",
+    "enqueue_each": "enqueue",
+    "record_delivered": "record",
+}
+"""The steps that use Redis, by the methods of ``CronStore``."""
+
+
+class MeasuredSteps:
+    """A ``CronStore`` that notes the processor time of its methods.
+
+    Attributes:
+        used: processor time of this process and of the masters, in seconds, by step.
+    """
+
+    def __init__(self, cron_store: RedisCronStore, masters: list[int]) -> None:
+        self._cron_store = cron_store
+        self._masters = masters
+        self.used = {step: [0.0, 0.0] for step in STEPS.values()}
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._cron_store, name)
+        if name not in STEPS:
+            return method
+
+        async def measured(*args: Any) -> Any:
+            return await self._note(STEPS[name], method(*args))
+
+        return measured
+
+    async def _note(self, step: str, call: Awaitable[Any]) -> Any:
+        before = cpu_s([os.getpid()]), cpu_s(self._masters)
+        result = await call
+        now = cpu_s([os.getpid()]), cpu_s(self._masters)
+        for at in (0, 1):
+            self.used[step][at] += now[at] - before[at]
+        return result
 
 
 def main() -> None:
@@ -58,9 +99,10 @@ async def measure(embedded: Embedded, number: int) -> None:
         await trio.sleep(due_s - store.clock.now_s())
         before, began = (cpu_s([os.getpid()]), cpu_s(masters)), time.perf_counter()
         batch = SchedulerSettings().cron_batch
+        cron_store: Any = MeasuredSteps(RedisCronStore(store), masters)
         done = 0
         while done < number:
-            done += (await fire_due(RedisCronStore(store), batch)).done
+            done += (await fire_due(cron_store, batch)).done
         late_s = time.perf_counter() - began
         fired = _per_job(before, masters, number)
 
@@ -81,6 +123,10 @@ async def measure(embedded: Embedded, number: int) -> None:
     for name, row in (("fired", fired), ("enqueued", plain)):
         print(f"{name:12} {row[0]:8.0f} {row[1]:8.0f}")
     print(f"{'ratio':12} {fired[0] / plain[0]:8.1f} {fired[1] / plain[1]:8.1f}")
+    steps = {step: [used * 1e6 / number for used in of] for step, of in cron_store.used.items()}
+    steps["decide"] = [fired[at] - sum(of[at] for of in steps.values()) for at in (0, 1)]
+    for step, of in steps.items():
+        print(f"{step:12} {of[0]:8.0f} {of[1]:8.0f}")
 
 
 async def register_all(store: Store, number: int) -> float:

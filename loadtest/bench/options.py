@@ -12,7 +12,9 @@ processor time of the API and of all masters per job, as a multiple of a plain j
 - *expires*: expires in an hour;
 - *rate key*, *concurrency key*: one of eight rate limit keys, none of which is exhausted;
 - *tenant*: one of eight tenants;
-- *mixed*: plain jobs behind one job with a rate limit key in the same queue.
+- *mixed*: plain jobs behind one job with a rate limit key in the same queue;
+- *... by ten*: ten jobs in each request, as a multiple of plain ones by ten; *one key* is a
+  concurrency limit that all jobs share.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ from ojs_cluster.server.embedded.servers import find_server
 KINDS = (
     *("plain", "client id", "unique", "expires"),
     *("rate key", "concurrency key", "tenant", "mixed"),
+    *("plain by ten", "one key by ten", "concurrency key by ten", "rate key by ten"),
 )
+_BATCH = 10
 VERBS = ("enqueue", "fetch", "ack")
 _HOUR_S = 3600
 Costs = dict[tuple[str, str, str], list[float]]
@@ -54,6 +58,7 @@ def uuid7() -> str:
 def job_of(kind: str, number: int) -> dict[str, Any]:
     """Return the body of an enqueue."""
     args, options = ["x" * 100], dict[str, Any](queue=f"options-{kind.replace(' ', '-')}")
+    kind = kind.removesuffix(" by ten")
     job: dict[str, Any] = {"type": "bench.options", "args": args, "options": options}
     if kind == "client id":
         job["id"] = uuid7()
@@ -66,6 +71,8 @@ def job_of(kind: str, number: int) -> dict[str, Any]:
     elif kind == "rate key" or (kind == "mixed" and number == 0):
         rate = {"limit": 1_000_000, "period": "PT1S"}
         options["rate_limit"] = {"key": f"rate-{number % 8}", "rate": rate}
+    elif kind == "one key":
+        options["rate_limit"] = {"key": "one", "concurrency": 1_000_000}
     elif kind == "concurrency key":
         options["rate_limit"] = {"key": f"concurrency-{number % 8}", "concurrency": 1_000_000}
     elif kind == "tenant":
@@ -77,24 +84,30 @@ async def lifecycle(
     target: Target, connection: Connection, kind: str, jobs: int, costs: Costs
 ) -> None:
     """Enqueue, fetch and ack jobs of one kind, and note the cost of each verb."""
+    size = _BATCH if kind.endswith(" by ten") else 1
     queue = job_of(kind, 0)["options"]["queue"]
-    body = {"queues": [queue], "count": 1, "worker_id": "options"}
+    body = {"queues": [queue], "count": size, "worker_id": "options"}
     fetched: list[dict[str, Any]] = []
 
-    async def enqueue() -> None:
-        for number in range(jobs):
-            answer = await connection.send("/ojs/v1/jobs", job_of(kind, number))
+    async def send(path: str, requests: list[dict[str, Any]], member: str) -> None:
+        for at in range(0, len(requests), size):
+            if size == 1:
+                answer = await connection.send(path, requests[at])
+            else:
+                answer = await connection.send(f"{path}/batch", {member: requests[at:][:size]})
             if "error" in answer:
                 raise SystemExit(f"{kind}: {answer['error']['message']}")
+
+    async def enqueue() -> None:
+        await send("/ojs/v1/jobs", [job_of(kind, number) for number in range(jobs)], "jobs")
 
     async def fetch() -> None:
         while len(fetched) < jobs:
             fetched.extend((await connection.send("/ojs/v1/workers/fetch", body)).get("jobs", []))
 
     async def ack() -> None:
-        for job in fetched:
-            ended = {"job_id": job["id"], "lease_id": job["lease_id"]}
-            await connection.send("/ojs/v1/workers/ack", ended)
+        ended = [{"job_id": job["id"], "lease_id": job["lease_id"]} for job in fetched]
+        await send("/ojs/v1/workers/ack", ended, "acks")
 
     for verb, act in zip(VERBS, (enqueue, fetch, ack), strict=True):
         api, redis = cpu_s(target.api_pids), cpu_s(target.redis_pids)
@@ -118,18 +131,24 @@ async def run(target: Target, options: argparse.Namespace) -> None:
     def job(kind: str, process: str) -> list[float]:
         return [sum(of) for of in zip(*(costs[kind, verb, process] for verb in VERBS), strict=True)]
 
-    base = options.kinds[0]
+    def base_of(kind: str) -> str:
+        plain = "plain by ten" if kind.endswith(" by ten") else "plain"
+        return plain if plain in options.kinds else options.kinds[0]
+
     for process in ("Redis", "API"):
         rows = [
             [
                 kind,
                 f"{statistics.median(job(kind, process)):.0f}",
-                ratio(job(kind, process), job(base, process)),
-                *(ratio(costs[kind, verb, process], costs[base, verb, process]) for verb in VERBS),
+                ratio(job(kind, process), job(base_of(kind), process)),
+                *(
+                    ratio(costs[kind, verb, process], costs[base_of(kind), verb, process])
+                    for verb in VERBS
+                ),
             ]
             for kind in options.kinds
         ]
-        print_table([process, "us per job", f"to {base}", *VERBS], rows)
+        print_table([process, "us per job", "to plain", *VERBS], rows)
         print()
 
 

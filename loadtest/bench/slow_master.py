@@ -59,7 +59,7 @@ def main() -> None:
         stack.enter_context(embedded)
         target = start_api(stack, embedded, "cluster")
         third = embedded.masters()[2]
-        others, its = _queues(third)
+        its, others = queues_of(third, BESIDE, CONNECTIONS)
         _lifecycles(target, others, options.seconds)  # warms up
         for _ in range(options.rounds):
             healthy = 0.0
@@ -135,20 +135,18 @@ def _stopped(pid: int, state: str) -> Iterator[None]:
             thread.join()
 
 
-def _queues(third: EmbeddedNode) -> tuple[list[str], list[str]]:
-    """Return queues of the first two masters, and queues of the third."""
+def queues_of(node: EmbeddedNode, its: int, others: int = 0) -> tuple[list[str], list[str]]:
+    """Return some queues of a master of a cluster, and some of the other masters."""
     keys = Keyspace(64)
-    others: list[str] = []
-    its: list[str] = []
-    with redis.RedisCluster(host="127.0.0.1", port=third.port) as client:
+    found: tuple[list[str], list[str]] = ([], [])
+    with redis.RedisCluster(host="127.0.0.1", port=node.port) as client:
         for number in count():
             name = f"bench-{number}"
             key = keys.partitions(name, 1)[0].due.decode()
-            here = client.get_node_from_key(key).port == third.port
-            (its if here else others).append(name)
-            if len(others) >= CONNECTIONS and len(its) >= BESIDE:
+            found[client.get_node_from_key(key).port != node.port].append(name)
+            if len(found[0]) >= its and len(found[1]) >= others:
                 break
-    return others[:CONNECTIONS], its[:BESIDE]
+    return found[0][:its], found[1][:others]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ follows the whole cluster (``channel=all``), and a process of its own reads all 
   time of the API process serves, as a part of those without streams;
 - *copies*: events that the streams got per second, and of a hundred offered ones;
 - *per copy*: processor time of the API process beyond that without streams, per copy.
+
+The last line has the time from SIGTERM to the end of the API process with streams open, half of
+whose clients read nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import argparse
 import contextlib
 import multiprocessing
 import os
+import signal
 import statistics
 import tempfile
 import time
@@ -67,6 +71,19 @@ def one_round(target: Target, count: int, rate: float | None, seconds: float) ->
     return [found["requests"] / found["seconds"], copies / took, used / took]
 
 
+def stop(target: Target, count: int) -> float:
+    """Return the time in seconds that the API process takes to stop with open streams."""
+    reading, silent = (Subscribers(target, count, _STREAM, b"event: ") for _ in range(2))
+    target.load(1.0, _CONNECTIONS)  # more events than the buffers of those who do not read hold
+    began = time.perf_counter()
+    for pid in target.api_pids:
+        os.kill(pid, signal.SIGTERM)
+    while any(Path(f"/proc/{pid}").exists() for pid in target.api_pids):
+        reading.read_some(0.01)
+    silent.close()
+    return time.perf_counter() - began
+
+
 def main() -> None:
     """Run all rounds and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -90,6 +107,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for count, rate in cases:
                 found[count, rate].append(one_round(target, count, rate, options.seconds))
+        took = stop(target, 10)
     how = f"{options.rate:.0f} requests/s offered, medians of {options.rounds} rounds"
     print_setting(binary, how)
     medians = {
@@ -117,6 +135,7 @@ def main() -> None:
         )
     heads = ["streams", "served/s", "of rate", "saturated/s", "ratio", "copies/s", "of events"]
     print_table([*heads, "per copy, µs"], rows)
+    print(f"\na stop with 20 open streams: {took:.2f} s")
 
 
 if __name__ == "__main__":

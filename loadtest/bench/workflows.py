@@ -12,6 +12,11 @@ The table has, per job and including the creation of its workflow: the processor
 of all masters in microseconds, the number of scripts, and the ratio of both times together to a
 plain job of the same round. With ``--against`` another version, from its own folder, runs the same
 rounds in turn, and the last column has the ratio to it.
+
+The second table has, for each size, the time from the ack of a step of a chain until a worker that
+waits has the next one, as a multiple of a wake-up: the time from an enqueue until a worker that
+waits has its job, in turn with it. It also has the size of the response to ``GET`` of a group, and
+the processor time of the API for it.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import contextlib
 import os
 import statistics
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,7 +37,7 @@ import trio
 from redis import Redis
 
 from loadtest.bench._processes import cpu_s, running
-from loadtest.bench._table import print_setting, print_table
+from loadtest.bench._table import print_setting, print_table, ratio
 from loadtest.bench._target import Target, start_api
 from loadtest.bench.many_queues import Connection, connect
 from ojs_cluster.server.embedded.servers import Embedded, find_server
@@ -39,6 +45,9 @@ from ojs_cluster.server.embedded.servers import Embedded, find_server
 WAIT_MS = 20_000
 KINDS = ("chain", "group", "batch")
 ARGS = ["x" * 100]
+_STEPS = 100
+"""Maximum number of steps of a chain whose wake-ups are measured."""
+_GETS = 20
 
 
 @dataclass
@@ -139,6 +148,77 @@ async def workflow(target: Target, kind: str, size: int, workers: int, queue: st
             await connection.send("/ojs/v1/workflows", body)
 
 
+async def fetch_one(connection: Connection, queue: str) -> Any:
+    """Wait for a job and return it."""
+    body = {"queues": [queue], "count": 1, "worker_id": "bench", "wait_ms": WAIT_MS}
+    return (await connection.send("/ojs/v1/workers/fetch", body))["jobs"][0]
+
+
+async def wakes(target: Target, steps: int, queue: str, chain: bool) -> list[float]:
+    """Return the seconds from an enqueue, or the ack of a step, until a worker has the next job."""
+    times = list[float]()
+    async with connect(target) as worker, connect(target) as other:
+        if chain:
+            await other.send(
+                "/ojs/v1/workflows", {"type": "chain", "steps": [step_of(queue)] * steps}
+            )
+            job = await fetch_one(worker, queue)
+        for _ in range(steps - 1):
+            fetched = trio.Event()
+            found: list[Any] = []
+
+            async def wait(fetched: trio.Event = fetched, found: list[Any] = found) -> None:
+                found.append(await fetch_one(worker, queue))
+                fetched.set()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                await trio.sleep(0.02)  # until the worker waits
+                began = time.perf_counter()
+                if chain:
+                    ended = {"job_id": job["id"], "lease_id": job["lease_id"]}
+                    await other.send("/ojs/v1/workers/ack", ended)
+                else:
+                    await other.send("/ojs/v1/jobs", step_of(queue))
+                await fetched.wait()
+                times.append(time.perf_counter() - began)
+            job = found[0]
+    return times
+
+
+async def response_of_group(target: Target, size: int) -> tuple[int, float]:
+    """Return the bytes of a ``GET`` of a group, and the processor time of the API in seconds."""
+    async with connect(target) as connection:
+        body = {"type": "group", "jobs": [step_of("shown")] * size}
+        created = await connection.send("/ojs/v1/workflows", body)
+    path = f"/ojs/v1/workflows/{(created.get('workflow') or created)['id']}"
+    before, response = cpu_s(target.api_pids), b""
+    for _ in range(_GETS):
+        async with await trio.open_tcp_stream(target.host, target.port) as stream:
+            head = f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
+            await stream.send_all(head.encode())
+            response = b"".join([piece async for piece in stream])
+    if response[9:12] != b"200":
+        raise SystemExit(f"{path}: {response[:200]!r}")
+    return len(response), (cpu_s(target.api_pids) - before) / _GETS
+
+
+async def print_sizes(target: Target, options: argparse.Namespace) -> None:
+    """Measure and print the second table."""
+    rows = []
+    for size in options.sizes:
+        steps = min(size, _STEPS)
+        chain, plain_ = list[float](), list[float]()
+        for number in range(options.rounds):
+            plain_ += await wakes(target, steps, f"wake-{size}-{number}", chain=False)
+            chain += await wakes(target, steps, f"chained-{size}-{number}", chain=True)
+        length, used = await response_of_group(target, size)
+        cells = [f"{statistics.median(plain_) * 1000:.2f}", ratio(chain, plain_)]
+        rows.append([str(size), *cells, f"{length / 1024:.1f}", f"{used * 1000:.2f}"])
+    heads = ["jobs", "a wake-up, ms", "next step of a chain", "GET of a group, KiB", "API, ms"]
+    print_table(heads, rows)
+
+
 async def take_round(version: Version, options: argparse.Namespace, number: int) -> None:
     """Measure all rows once."""
     for workers in (1, options.workers):
@@ -182,6 +262,7 @@ async def run(versions: list[Version], options: argparse.Namespace) -> None:
             rows.append([row, *cells])
         print_table([*heads, versions[-1].name] if len(versions) > 1 else heads, rows)
         print()
+    await print_sizes(versions[0].target, options)
 
 
 def start(

@@ -16,7 +16,9 @@ from loadtest.bench import (
     options,
     push,
     redis_client,
+    request_parts,
     retention,
+    scrapes,
     ui,
     workers,
 )
@@ -97,6 +99,21 @@ def test_jobs_of_all_options_go_all_the_way(
 ) -> None:
     found = printed(options.main, "--jobs 3 --rounds 1", monkeypatch, capsys)
     assert {"Redis", "API", *options.KINDS} <= found.keys()
+
+
+def test_the_parts_of_a_request_are_sampled_beside_the_smallest_loop(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = printed(request_parts.main, "--seconds 1 --rounds 2", monkeypatch, capsys)
+    assert {"empty", "smallest loop", "standalone", "body to command"} <= found.keys()
+
+
+def test_scrapes_name_all_queues(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OJS_METRICS_QUEUES", "50")  # the benchmark sets what is not set
+    found = printed(scrapes.main, "--queues 1 50 --scrapes 1", monkeypatch, capsys)
+    assert int(found["1"][0]) < int(found["50"][0])
 
 
 def test_retention_removes_jobs_in_both_ways(

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from math import inf
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -216,8 +215,10 @@ class Driver:
                 driver_state.flush()
             data: bytes | None = None
             if not self._connection.stopping:
-                with suppress(ValueError):  # a stored number is damaged
+                try:  # noqa: SIM105 - ``suppress`` takes a twentieth of a request's time
                     data = call.verb.page(call)
+                except ValueError:  # a stored number is damaged
+                    pass
             if data is None:
                 self._coroutine = self._resumed(call)
                 answered = self._drive(None)
