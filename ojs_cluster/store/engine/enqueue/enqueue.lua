@@ -3,12 +3,12 @@
 -- Pre:  the time limit has not passed. No id is in use, except by a given tombstone or this transaction.
 -- Post: all jobs exist, or none does. Counters, indexes and events agree with them. A portion of a transaction
 --       is stored once. A prepared job names its transaction until publish_job.lua. It is in alias_claims, in no
---       index and no counter of a state, but it counts as enqueued, and references and the index of values have it.
---       Effects: declared limits of rate limit keys, names of new queues.
+--       index and no counter of a state, but it counts as enqueued, its limits are declared, and references and the
+--       index of values have it. Effects: declared limits of rate limit keys, names of new queues.
 -- Memory: deny-oom; as enqueue_part, for jobs of a committed transaction, allow-oom.
 -- KEYS: 1 due, 2 expiring, 3 pending, 4 finished, 5 events, 6 alias_claims, 7 applied_transactions,
---       8 references; then per queue queue_counters and queue_available; then per job its hash; then per queue
---       and tenant tenant_queue, tenant_counters and tenant_turns; then sets of indexed values.
+--       8 references; then per queue queue_counters and queue_available; then per job its hash; then, declared
+--       only, per queue and tenant tenant_queue, tenant_counters and tenant_turns; then sets of indexed values.
 -- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 time (ms) before which it must run (0 none),
 --       5 transaction id ('' none), 6 retention of cancelled jobs (ms), 7 tokens of tombstones that may be
 --       replaced, each between blanks, 8 index of this shard, 9 number of shards, 10 note of the portion in
@@ -19,8 +19,8 @@
 --       outcome: '' | 'prepared' | 'superseded' by a later job of the request
 --       due, expires: see parse_time.lua
 -- Returns: {status, ...}
---   {'ok', now, effects, per job: state, due (ms) or '', expires (ms) or ''; of a queue above its warning threshold:
---    depth, depth bound in this shard}
+--   {'ok', now, effects, per job: state, due (ms) or '', expires (ms) or ''; then, if a queue is above its warning
+--    threshold, of the last such queue: depth, depth bound in this shard}
 --   nothing is stored:
 --   {'too_late'}  the time limit has passed
 --   {'already'}   the portion was stored before
@@ -30,14 +30,14 @@
 --@include keys now preflight read_job read_existing change_counters append_event set_deadline
 --@include append_effect make_available index_job parse_time check_depth_bound find_reservation index_value
 local applied_transactions = KEYS[7]
-local queues, jobs, run_before = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local queue_count, job_count, run_before = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local transaction, keep_cancelled_ms, tombstones = ARGV[5], ARGV[6], ARGV[7]
 local this_shard, shards, portion, bounds = tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], ARGV[11]
-local names = {unpack(ARGV, 12, 11 + queues)}
+local names = {unpack(ARGV, 12, 11 + queue_count)}
 local first_queue = 9 -- index of the first key of the queues
-local before_jobs = 8 + 2 * queues -- index of the last key before the jobs
+local before_jobs = 8 + 2 * queue_count -- index of the last key before the jobs
 begin_events(ARGV[1])
-if jobs > 1 then batch_events() end
+if job_count > 1 then batch_events() end
 
 -- Appends a field to a list of names and values.
 local function put(list, name, value)
@@ -45,13 +45,13 @@ local function put(list, name, value)
     list[length + 1], list[length + 2] = name, value
 end
 
--- 1. Check what may refuse the jobs, before the first write.
+-- 1. Check what may refuse the jobs, before their first write.
 if transaction ~= '' and redis.call('ZSCORE', applied_transactions, portion) then
-    redis.call('ZADD', applied_transactions, now, portion) -- keeps the note for another ten minutes
+    redis.call('ZADD', applied_transactions, now, portion) -- keeps the note for KEEP_NOTES_MS (purge_notes.py)
     return {'already'}
 end
 local reserved = {} -- position of a job -> how its id is reserved for it, see find_reservation.lua
-for i = 1, jobs do
+for i = 1, job_count do
     local key = KEYS[before_jobs + i]
     local reservation = find_reservation(key, transaction, tombstones)
     if reservation == 'of another' then return {'exists', i, read_existing(key)} end
@@ -77,11 +77,11 @@ for i, name in ipairs(names) do
 end
 
 -- 3. Write the jobs.
-local reply = {'ok', now, effects}
+local reply, dues = {'ok', now, effects}, {} -- dues: position of a job -> ms
 local released = {} -- ids that are not reserved any more
 local declared = {} -- rate limit key with its limits -> true
-local at = 11 + queues -- index of the argument before those of the next job
-for i = 1, jobs do
+local at = 11 + queue_count -- index of the argument before the eight, and the fields, of the next job
+for i = 1, job_count do
     local key = KEYS[before_jobs + i]
     local id, queue_position, priority, initial_state, outcome, due_text, expires_text, length =
         unpack(ARGV, at + 1, at + 8)
@@ -131,13 +131,15 @@ for i = 1, jobs do
         count_job(job, state, 1)
         redis.call('ZADD', FINISHED, now + keep_cancelled_ms, id)
         emit('job.cancelled', id, job)
-    elseif state == 'available' and jobs > 1 then
+    elseif state == 'available' and job_count > 1 then
+        -- As index_job, but the jobs of a queue are written together.
         add_arrival(id, job)
         if expires then set_deadline(EXPIRING, id, expires) end
         emit('job.enqueued', id, job)
     else
         index_job(id, job, state, due)
     end
+    dues[i] = due
     reply[#reply + 1] = state
     reply[#reply + 1] = due or ''
     reply[#reply + 1] = expires or ''
@@ -147,8 +149,7 @@ end
 local keep_index_ms = ARGV[at + 1]
 for i = at + 2, #ARGV, 2 do
     local set, position = KEYS[tonumber(ARGV[i])], tonumber(ARGV[i + 1])
-    local due = tonumber(reply[3 * position + 2]) -- of the job at this position
-    index_value(set, job_id_of(KEYS[before_jobs + position]), now, due, keep_index_ms)
+    index_value(set, job_id_of(KEYS[before_jobs + position]), now, dues[position], keep_index_ms)
 end
 flush_arrivals()
 flush_counters()

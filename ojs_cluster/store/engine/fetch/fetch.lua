@@ -1,15 +1,17 @@
 -- Transition: available -> active, for up to `count` jobs of some queues of one shard; the fast path.
--- Pre:  the worker is not quiet, and the queues are not paused. If a job of the shard is due, if a queue has limits
---       or a fair share, or if a job is missing, malformed, expired, held, or needs a token, it changes nothing: the
---       caller then runs fetch_full.lua. Creating the functions of that takes longer than this whole script.
+-- Pre:  the worker is not quiet. Jobs are taken only from queues that are not paused. If a job of the shard is due, if
+--       a queue has limits or a fair share, or if a job is missing, malformed, expired, held, or needs a token, it
+--       changes nothing: the caller then runs fetch_full.lua. Creating the functions of that takes longer than this
+--       whole script.
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. The reply ends after the
 --       job with which it reaches MAX_REPLY_BYTES, so fewer than `count` large jobs may be returned.
 -- Memory: allow-oom; per job a lease, 1 KiB at most.
 -- KEYS: 1 due, 2 active, 3 events, 4 quiet_workers, then per queue: queue_counters, queue_available, queue_blocked.
 -- ARGV: 1 events kept, 2 worker id ('' anonymous), 3 lease id of the first job, which ends in '1', 4 default
---       visibility timeout ms, then, unless one job is wanted, for as long as it says: 5 count, 6 requested visibility
---       timeout ms ('' the job's own), 7 '1' if the caller uses the number of available jobs, '' otherwise,
---       8 types of the jobs that are taken, as in find_parked.lua. With types, '' in 5 stands for one job.
+--       visibility timeout ms, 5 count, 6 requested visibility timeout ms ('' the job's own), 7 '1' if the caller uses
+--       the number of available jobs, '' otherwise, 8 types of the jobs that are taken: a line for each, between line
+--       breaks. 8 is absent for any type, never ''. 5 to 7 are absent, or all '' before an 8, when one job is wanted
+--       with its own timeout and without that number.
 -- Returns: one of
 --   now                  there is no job
 --   {now, reason}        nothing has changed:
@@ -28,20 +30,20 @@
 --@include keys now fields
 --@include_where_used blocked_jobs load_for_lease validate_job reply_size remove_many read_job set_deadline
 --@include_where_used append_effect effects_of_jobs append_event count_for_tenants
-local due, active_jobs, events, quiet_workers = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local due, active_jobs, events, quiet_workers, first_blocked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[7]
 local events_kept, worker, first_lease_id, default_ms, types = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[8]
 local is_single = not ARGV[5] or ARGV[5] == ''
 local wanted = is_single and 1 or ARGV[5] + 0
 
-local function add(a, b, c) return a + b, c + 1 end -- for `pcall`: it fails if one is no number
+local function sum_and_next(a, b, c) return a + b, c + 1 end -- for `pcall`: it fails if one is no number
 
 -- 1. Check the worker and the due jobs. Usually no job is scheduled, no worker is quiet, and no job of the first queue
--- is blocked: one command shows it.
-local sets = redis.call('EXISTS', due, quiet_workers, KEYS[7])
-if sets > 0 then
+-- is blocked: one command shows it. Then `others` is 0, which saves part 2 a look at the blocked jobs of that queue.
+local others = redis.call('EXISTS', due, quiet_workers, first_blocked)
+if others > 0 then
     local first_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
-    if first_due[1] then sets = sets - 1 end -- how many of the other two exist
-    if sets > 0 and worker ~= '' then
+    if first_due[1] then others = others - 1 end -- from here on: how many of the other two keys exist
+    if others > 0 and worker ~= '' then
         local quiet_until = redis.call('ZSCORE', quiet_workers, worker)
         if quiet_until and tonumber(quiet_until) > now then return {now, 'quiet'} end
     end
@@ -50,7 +52,7 @@ end
 
 -- 2. Read the jobs, queue by queue, before the first write. A plain job that is wanted alone is kept in the locals
 -- `lone_...`, others in `found`.
-local found, taken -- the jobs to lease, and their queues
+local found, taken -- lists: the jobs to lease, and for each of their queues what part 5 writes; nil if empty
 local bytes, waiting = 0, false -- size of these jobs; whether blocked jobs wait for tokens
 local lone_id, lone_key, lone_type, lone_queue, lone_text, lone_active, lone_at
 for at = 5, #KEYS, 3 do -- index of the queue's first key
@@ -63,7 +65,7 @@ for at = 5, #KEYS, 3 do -- index of the queue's first key
     local ids = not paused and wanted > before and redis.call('ZRANGE', available, 0, wanted - before - 1) or {}
     -- More ids may not fit on Lua's stack when `unpack` passes them to ZREM.
     if #ids > 1000 then return {now, 'full_path'} end
-    if not paused and (sets > 0 or at > 5) and redis.call('ZCARD', blocked) > 0 then
+    if not paused and (others > 0 or at > 5) and redis.call('ZCARD', blocked) > 0 then
         local refused, waits = check_blocked_jobs(queue_of(counters), types or '', ids, wanted - before)
         if refused then return {now, 'limited_job'} end
         waiting = waiting or waits
@@ -75,11 +77,13 @@ for at = 5, #KEYS, 3 do -- index of the queue's first key
         if redis.call('HLEN', key) == 6 then
             local state, queue, kind, envelope, created, attempts = unpack(redis.call('HMGET', key, F.state, F.queue,
                 F.type, F.envelope, F.created, F.max_attempts))
-            local valid, sum, next_active = pcall(add, created, attempts, active or 0)
+            local valid, sum, next_active = pcall(sum_and_next, created, attempts, active or 0)
             if valid and state == 'available' and queue and kind and envelope
                 and (not types or string.find(types, '\n' .. kind .. '\n', 1, true))
                 and sum > -LATEST_MS and sum < 5 * LATEST_MS then
                 local text = queue .. '\n' .. kind .. '\n' .. created .. '\n' .. attempts .. '\n' .. envelope
+                -- Part 3 writes the deadline by a plain ZADD. A near one must be announced (set_deadline.lua).
+                -- A damaged counter is not for part 3 either: see below.
                 if is_single and default_ms + 0 >= NEAR_MS and next_active % 1 == 0 and next_active < LATEST_MS
                     and next_active > -LATEST_MS then
                     lone_id, lone_key, lone_type, lone_queue, lone_text, lone_active, lone_at =
@@ -133,12 +137,13 @@ end
 if waiting and not (found and #found >= wanted) and bytes < MAX_REPLY_BYTES then return {now, 'limited_job'} end
 local with_depth = ARGV[7] == '1'
 if not (found or with_depth) then return now end
-local reply = {now, 0, 0, with_depth and redis.call('ZCARD', KEYS[6]) or 0}
+local reply = {now, 0, 0, with_depth and redis.call('ZCARD', KEYS[6]) or 0} -- of the first queue
 if not found then return reply end
 local requested_ms, lease_prefix, tenants = ARGV[6] or '', string.sub(first_lease_id, 1, -2), {}
 for n, job in ipairs(found) do
     local lease_ms = requested_ms ~= '' and requested_ms or job[F.visibility] or default_ms
     local deadline, attempt = now + lease_ms, (job[F.attempt] or 0) + 1
+    job.new_attempt = attempt
     -- A zero says that ack.lua cannot complete the job: see lease_ids.py.
     local lease_id = lease_prefix .. ((job[F.workflow] or job[F.keep]) and '0' or '') .. n
     redis.call('HSET', job.key, F.state, 'active', F.attempt, attempt, F.worker, worker, F.lease, lease_id,
@@ -148,7 +153,7 @@ for n, job in ipairs(found) do
     if job[F.expires] then remove_member(EXPIRING, job.id) end
     if job[F.token] then use_token(job.id, job) end
     if job[F.tenant] then tenants[#tenants + 1] = job end
-    local place = 5 * n
+    local place = 5 * n -- after the four values of the head
     reply[place], reply[place + 1] = job.id, job.field_list
     reply[place + 2], reply[place + 3], reply[place + 4] = attempt, deadline, lease_ms + 0
 end
@@ -159,12 +164,12 @@ if effects[1] then reply[2] = effects end
 if #found > 1 or tenants[1] then
     begin_events(events_kept)
     batch_events()
-    for n, job in ipairs(found) do emit('job.started', job.id, job, 'a', reply[5 * n + 2], 'w', worker) end
+    for _, job in ipairs(found) do emit('job.started', job.id, job, 'a', job.new_attempt, 'w', worker) end
     flush_events()
 elseif events_kept ~= '0' then
     local job = found[1]
     redis.call('XADD', events, 'MAXLEN', '~', events_kept, '*', 't', 'job.started', 'j', job.id,
-        'y', job[F.type], 'q', job[F.queue], 'a', reply[7], 'w', worker)
+        'y', job[F.type], 'q', job[F.queue], 'a', job.new_attempt, 'w', worker)
 end
 for _, queue in ipairs(taken) do redis.call('HSET', queue.counters, 'active', queue.active) end
 if tenants[1] then

@@ -15,9 +15,8 @@
 --       queue: queue_counters, queue_available, queue_blocked, token_demand.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 requested visibility timeout ms ('' the job's own), 6 default visibility timeout ms,
---       7 ms to keep discarded jobs, 8 this shard, 9 for which jobs tokens are requested:
---         0      the best jobs of any rate limit key
---         else   jobs of this many rate limit keys that have no pending request
+--       7 ms to keep discarded jobs, 8 this shard, 9 number of idle rate limit keys, which have no pending request,
+--       whose jobs request tokens; 0: the best jobs of any key do
 --       10 tenant whose jobs are taken, '' for jobs of any tenant and of none,
 --       11 types of the jobs that are taken, as in find_parked.lua, '' for any, 12 digest of these types, then the
 --       queue names in order.
@@ -42,21 +41,50 @@ if worker ~= '' then
 end
 
 -- 1. Read, before the first write: due jobs, the limits of the queues, the jobs that may start, and blocked jobs.
-local due, _, due_bytes = load_due_jobs(deliver_event and 4 or 16, true) -- each may have 100 deliveries
-local jobs = {} -- id -> job, false if it is missing, nil if it was not read
+-- Due jobs of one fetch: a few, for the time of the script. `deliver_event` exists if the shard has webhooks; then each
+-- job may have 100 deliveries. Malformed ones stay in `due` for promote.lua.
+local MAX_DUE = 16
+local MAX_DUE_WITH_WEBHOOKS = 4
+local due, _, due_bytes = load_due_jobs(deliver_event and MAX_DUE_WITH_WEBHOOKS or MAX_DUE, true) -- all of their fields
+local jobs = {} -- id -> job, false if it is missing or malformed, nil if it was not read
 for i, run in ipairs(due.runs) do
     jobs[due.ids[i]] = run.job
     if run.job and run.job[F.limit] then load_local_limit(run.job) end
 end
 preflight_key(PENDING) -- for hold_job
 
--- Returns what this fetch knows of a queue. `at`: index of its first key. Functions of select_jobs.lua add to it.
+-- Returns what this fetch knows of a queue. `at`: index of its first key. Members, by the file that sets them:
+--   here              name, tenant, types: as in ARGV. counters, available, blocked, demand: its keys
+--                     source: the sorted set whose jobs are read: `available`, or the index of the tenant
+--                     limits: see queue_limits.lua; part 3 adds `declaring_job`
+--                     started: number of its jobs that part 3 has leased
+--                     parked: names of parked jobs that may be taken (find_parked.lua)
+--                     parked_in: id -> the set of parked jobs that it was read from (merged_rows.lua)
+--                     entries: id -> what parking.load_entry returned
+--                     budget: how many tokens it may request (request_budget), if the queue was visited
+--   select_jobs.lua   visited: whether it was scanned. last: score of the last job read, if the scan found enough
+--                     rows_in_order: its sets of available and parked jobs, for merge.next_row; nil without parked ones
+--                     merged_shown: id -> true, if merge.rows has returned it
+--   park_jobs.lua     has_parked: whether this fetch has parked a job
+--   lowest_turns.lua  lowest: tenant -> its index, of tenants with the lowest turn; for a fetch of one tenant
+--   tenant_turns.lua  turns_key: tenant_turns. turns: list of {tenant, at = its next turn, source = its index}; nil if
+--                     tenants do not share the queue, or for a fetch of one tenant: then the following are nil too
+--                     known: tenant -> true, if in `turns`. joined: tenant -> the turn with which it joins
+--                     found: tenant -> true, of search_tenants. searching, searched_to: for `fair_from`
+--                     turns_read, turns_size: how many turns were read, and are read next
+--                     first_turn: the lowest one. horizon: all turns up to this one were read
+--                     shown, rows, turn_of, ended, stale, charged: empty; the next two files fill them
+--   fair_share.lua    shown: id -> true, if fair.rows has returned it. rows: list of these. turn_of: id -> its turn
+--                     ended: list of turns without further jobs. stale: pairs of a set and an id that it must lose
+--                     head_id, head_score, head_tenant: first job of the queue that is not shown
+--                     at_end: whether all jobs are shown
+--   write_turns.lua   charged: tenant -> turns of its started jobs. present_turn: the highest turn of a started job
 local function read_queue(name, at)
     local counters, available, blocked = KEYS[at], KEYS[at + 1], KEYS[at + 2]
     local queue = {name = name, counters = counters, available = available, blocked = blocked, demand = KEYS[at + 3],
         source = available, -- the sorted set whose jobs are read
         limits = load_queue_limits(counters), started = 0, tenant = tenant, types = types,
-        parked_in = {}, entries = {}} -- id -> the set of parked jobs that it was read from; see parking.load_entry
+        parked_in = {}, entries = {}}
     if tenant ~= '' then
         queue.source = tenant_queue_key(name, tenant)
         preflight_key(queue.source)
@@ -85,7 +113,9 @@ if #due.ids > 0 then
 end
 
 -- 3. Lease the jobs that may start, block those that need a token, and remove those that have left the queue.
-local reply, leased = {now, effects, more and 2 or 0, redis.call('ZCARD', queues[1].available)}, 0
+local MORE_JOBS = 2 -- the third value of the reply
+local MORE_TOKENS = 1
+local reply, leased = {now, effects, more and MORE_JOBS or 0, redis.call('ZCARD', queues[1].available)}, 0
 for _, name in ipairs(queues[1].parked) do
     reply[4] = reply[4] + redis.call('ZCARD', parked_jobs_key(queues[1].name, name, tenant))
 end
@@ -93,12 +123,12 @@ for _, item in ipairs(found) do -- see `scan` for the members of an item
     local id, queue, job, key = item.id, item.queue, item.job, job_key(item.id)
     if item.entry then -- missing, malformed, or not parked any more
         parking.remove_entry(queue, id, item.entry)
-        if malformed[id] then set_deadline(QUARANTINE, id, now) end
+        if item.is_malformed then set_deadline(QUARANTINE, id, now) end
     elseif item.is_stale then
         remove_member(queue.source, id)
     elseif not job then -- missing or malformed
         remove_member(queue.available, id)
-        if malformed[id] then set_deadline(QUARANTINE, id, now) end
+        if item.is_malformed then set_deadline(QUARANTINE, id, now) end
     elseif not item.alive then
         remove_from_queue(id, job)
         remove_member(EXPIRING, id)
@@ -141,9 +171,9 @@ for _, queue in ipairs(queues) do
     if queue.visited then
         local starts = free_starts(queue.limits.limiters, wanted)
         -- If the scan has found enough jobs, blocked jobs behind the last job found request no tokens.
-        local max_score = queue.last or math.huge
-        local can_request_more = request_tokens(queue, queue.budget, starts, max_score)
-        if can_request_more and max_score == math.huge and leased < wanted and not more then reply[3] = 1 end
+        local can_request_more = request_tokens(queue, queue.budget, starts, queue.last or math.huge)
+        local is_scanned = not (queue.last or more) -- to its end
+        if can_request_more and is_scanned and leased < wanted then reply[3] = MORE_TOKENS end
         if redis.call('ZCARD', queue.blocked) > 0 then
             redis.call('HSET', queue.counters, 'demand_at', now)
         end

@@ -23,11 +23,12 @@
 local key, active_jobs, finished_jobs, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local events_kept, worker, lease, keep_ms, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
--- Returns the sum of the job's numbers, how long it ran and waited, the minute as a number, and the counters of the
--- queue after the ack. Runs under `pcall`: arithmetic fails if a value is absent or no number, and converts each text
--- once, while `tonumber` converts it twice. Redis creates functions at each call; one without upvalues is cheap.
-local function add_up(at, since, created, max_attempts, attempt, started, deadline, lease_ms, minute, active, completed,
-        acked, run_ms, wait_ms)
+-- Returns the sum of the job's numbers (see validate_job.lua), how long it ran and waited, the minute as a number, and
+-- the counters of the queue after the ack. Runs under `pcall`: arithmetic fails if a value is absent or no number, and
+-- converts each text once, while `tonumber` converts it twice. Redis creates functions at each call; one without
+-- upvalues is cheap.
+local function sum_and_count(at, since, created, max_attempts, attempt, started, deadline, lease_ms, minute, active,
+        completed, acked, run_ms, wait_ms)
     started = started + 0
     local ran, waited = at - started, started - since
     if waited < 0 then waited = 0 end
@@ -35,8 +36,9 @@ local function add_up(at, since, created, max_attempts, attempt, started, deadli
         completed + 1, acked + 1, run_ms + ran, wait_ms + waited
 end
 
--- 1. Read the job. A plain job has only the twelve fields of every active job. Reading their values costs less than
--- reading the names as well, and needs no table. `job` is nil for a plain job, and has all fields of any other.
+-- 1. Read the job. A plain job has only the twelve fields of every active job: six of enqueue_one.lua, and six that
+-- fetch.lua adds. A thirteenth would make every ack slow. Reading their values costs less than reading the names as
+-- well, and needs no table. `job` is nil for a plain job, and has all fields of any other.
 local job, state, queue, kind, envelope, created, max_attempts, attempt, started, holder, held_lease, deadline, lease_ms
 if redis.call('HLEN', key) == 12 then
     state, queue, kind, envelope, created, max_attempts, attempt, started, holder, held_lease, deadline, lease_ms =
@@ -60,8 +62,9 @@ if not (state and queue and kind and envelope and created and max_attempts and a
     deadline, lease_ms, since = job[F.deadline] or 0, job[F.lease_ms] or 0, job[F.enqueued] or created
 end
 
--- 2. Check the holder, and add up the counters of the queue.
-if state ~= 'active' or lease ~= '' and lease ~= held_lease or worker ~= '' and worker ~= holder then
+-- 2. Check the holder, and read the counters of the queue. After `sum_and_count`, their locals have the values that the
+-- ack leaves.
+if state ~= 'active' or (lease ~= '' and lease ~= held_lease) or (worker ~= '' and worker ~= holder) then
     return {'full_path'}
 end
 local id, counters = job_id_of(key), queue_counters_key(queue)
@@ -70,7 +73,7 @@ local id, counters = job_id_of(key), queue_counters_key(queue)
 local minute, limits, active, completed, acked, run_ms, wait_ms = unpack(redis.call('HMGET', counters, 'minute',
     'limits', 'active', 'completed', 'acked', 'run_ms', 'wait_ms'))
 local valid, sum, ran, waited
-valid, sum, ran, waited, minute, active, completed, acked, run_ms, wait_ms = pcall(add_up, now, since, created,
+valid, sum, ran, waited, minute, active, completed, acked, run_ms, wait_ms = pcall(sum_and_count, now, since, created,
     max_attempts, attempt, started, deadline, lease_ms, minute, active, completed, acked, run_ms, wait_ms)
 -- The sum is too large, or not a number, if a field is: see validate_job.lua.
 if not (valid and minute * 60000 == now - now % 60000 and sum > -LATEST_MS and sum < 5 * LATEST_MS) then
@@ -87,7 +90,7 @@ else redis.call('HSET', key, F.state, 'completed', F.finished, now) end
 redis.call('HSET', counters, 'active', active, 'completed', completed, 'acked', acked, 'run_ms', run_ms,
     'wait_ms', wait_ms)
 if limits then
-    wake_on_free_slot(queue, limits, active + 1, -1)
+    wake_on_free_slot(queue, limits, active + 1, -1) -- active before the ack, and its change
 end
 if job then
     if job[F.timeout] then redis.call('ZREM', EXECUTION_DEADLINES, id) end

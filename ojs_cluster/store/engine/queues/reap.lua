@@ -1,16 +1,21 @@
 -- Transitions of one shard whose time has come, up to `limit` of each kind:
---   execution timeout passed:   active -> retryable | discarded | cancelled (a cancel was requested)
---   visibility deadline passed: active -> available | discarded (no attempt left) | cancelled
+--   execution timeout passed:   active -> retryable | discarded (no attempt left, or not retryable)
+--   visibility deadline passed: active -> available | discarded (likewise)
+--   either, with a cancel request: active -> cancelled
 --   expires_at passed:          available | scheduled | retryable | pending -> discarded
--- Malformed jobs are quarantined. A quarantined job that is valid again returns to its queue, unless it is parked.
+-- A malformed job stays in its index, and is checked again in an hour. A job that a fetch has quarantined and that is
+-- valid again returns to its queue, unless it is parked.
+-- Post: of each index, the first overdue entries are removed, up to the limit, except those of malformed jobs, and
+--       those of `expiring` whose attempt has ended here. Further entries are left to the next call, which is due at
+--       the ms returned.
 -- Memory: allow-oom; per job 2.5 KiB.
 -- KEYS: 1 active, 2 execution_deadlines, 3 expiring, 4 due, 5 pending, 6 finished, 7 dead, 8 events,
---       9 quarantine.
+--       9 quarantine. They are declared only: keys.lua names them.
 -- ARGV: 1 events kept, 2 limit, 3 random number in [0, 1) for the jitter, 4 errors kept, 5 ms to keep discarded
 --       jobs, 6 ms to keep dead letters, 7 dead letters kept per queue, 8 OJS_ON_EXHAUSTION, 9 entries of
 --       history kept.
--- Returns: {number of lost leases, number of timeouts, number of expired jobs, now, ms of the next deadline or
---           -1, effects, ids of quarantined jobs}
+-- Returns: {number of jobs that lost their lease, number of overdue entries of execution_deadlines that were read, and
+--           of expiring, now, ms of the next deadline or -1, effects, ids of malformed jobs}
 --@include keys now preflight remove_many lowest_remaining load_jobs change_counters append_event set_deadline
 --@include append_effect make_available announce_queue finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters error_groups fail_attempt
@@ -24,10 +29,10 @@ batch_events()
 
 local jobs = {} -- id -> job, false if it is missing or malformed
 local malformed = {} -- id -> true
-local quarantined = {} -- pairs of an index and the id of a malformed job in it
+local rechecked = {} -- pairs of an index and the id of a malformed job in it
 
 -- Loads the first jobs of an index whose time has passed, and returns their ids. Malformed jobs are added to
--- `quarantined` instead.
+-- `rechecked` instead.
 local function load_overdue(zset)
     local ids = {}
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit)) do
@@ -36,7 +41,7 @@ local function load_overdue(zset)
             jobs[id], malformed[id] = job or false, is_malformed(reply)
         end
         if malformed[id] then
-            quarantined[#quarantined + 1] = {zset, id}
+            rechecked[#rechecked + 1] = {zset, id}
         else
             ids[#ids + 1] = id
         end
@@ -72,30 +77,30 @@ decide_ends(timeouts, 'timeout')
 decide_ends(lost, 'visibility_timeout')
 preflight_failures(ends, max_dead_letters)
 
--- 2. Quarantine malformed jobs. This is the first write: no job is loaded from here on.
-local quarantined_ids = {}
-for i, entry in ipairs(quarantined) do
+-- 2. Plan the next check of malformed jobs. This is the first write: no job is loaded from here on.
+local malformed_ids = {}
+for i, entry in ipairs(rechecked) do
     recheck_later(entry[1], entry[2])
-    quarantined_ids[i] = entry[2]
+    malformed_ids[i] = entry[2]
 end
 
--- 3. End the attempts that took too long: active -> retryable | discarded.
+-- 3. End the attempts that took too long.
 for i, id in ipairs(timeouts) do
     remove_member(EXECUTION_DEADLINES, id)
     local key, job = job_key(id), jobs[id]
     if job and job[F.state] == 'active' then
         release_from_worker(id, job)
-        drop_fields(key, job, F.delay, F.lease) -- see record_lost_lease for the reason
+        drop_fields(key, job, F.delay, F.lease) -- see `fail` and record_lost_lease for the reasons
         local limit_ms = job[F.timeout] or 0
         local error, group = server_error('timeout', 'execution timeout of ' .. limit_ms .. ' ms exceeded',
             string.format(',"details":{"timeout_kind":"execution","limit_seconds":%.3f,'
                 .. '"elapsed_seconds":%.3f}', limit_ms / 1000, (now - job[F.started]) / 1000))
-        fail(id, key, job, error, group, decisions[id], (random_number * i) % 1, errors_kept, retention)
+        local jitter = (random_number * i) % 1 -- another one for each job
+        fail(id, key, job, error, group, decisions[id], jitter, errors_kept, retention)
     end
 end
 
--- 4. End the leases that were not extended: active -> available | discarded. A job whose attempt has just ended is no
--- longer active.
+-- 4. End the leases that were not extended. A job whose attempt has just ended is no longer active.
 local lost_ids = {}
 local error, group = server_error('visibility_timeout', 'the lease ended without ack, nack or heartbeat')
 for _, id in ipairs(lost) do
@@ -107,7 +112,7 @@ for _, id in ipairs(lost) do
     end
 end
 for _, id in ipairs(lost_ids) do
-    requeue_after_lost_lease(id, job_key(id), jobs[id], error, decisions[id], retention)
+    settle_lost_lease(id, job_key(id), jobs[id], error, decisions[id], retention)
 end
 
 -- 5. Discard expired jobs. A job whose attempt has just ended is left out, because its entry is new: if it has expired,
@@ -152,4 +157,4 @@ flush_events()
 flush_removals()
 flush_error_groups()
 flush_counters()
-return {#lost_ids, #timeouts, #expired, now, next_deadline, effects, quarantined_ids}
+return {#lost_ids, #timeouts, #expired, now, next_deadline, effects, malformed_ids}

@@ -3,8 +3,8 @@
 -- KEYS: 1..5 of the first queue: queue_counters, queue_available, queue_blocked, queue_dead, queue_minutes; then
 --       the same of each further queue.
 -- ARGV: 1 number of queues, the first ones of KEYS, whose partition 0 is here. Only these count as paused.
--- Returns: {now, creation of the oldest queue in ms or 0, jobs by state: available, then the order of COUNTED; completed jobs, dead letters, paused
---          queues; of the last 60 minutes: completed jobs, failed attempts, their run times and waits in ms}
+-- Returns: {now, creation of the oldest queue in ms or 0, jobs by state: available, then the order of COUNTED;
+--          completed jobs, dead letters, paused queues; of the last 60 minutes: completed jobs, failed attempts, their run times and waits in ms}
 --@include now
 local COUNTED = {'scheduled', 'pending', 'active', 'retryable', 'completed', 'cancelled', 'discarded'}
 local TOTALS = {'acked', 'failed', 'run_ms', 'wait_ms'}

@@ -3,8 +3,8 @@
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 crons.
 -- ARGV: 1 maximum number of cron jobs, 2 maximum size (bytes) of the fields that may be large.
--- Returns: {now, time of the next check that is not due (ms; -1 none), then for each cron job its name, and its fields or
---          {} if they are large or its key has another type}
+-- Returns: {now, time of the next check that is not due (ms; -1 none), then for each cron job its name, and its fields
+--          or {} if they are large or its key has another type}
 --@include keys now long_lists
 local CRONS, limit, most_bytes = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local reply, gone = {now, -1}, {}

@@ -2,8 +2,8 @@
 -- Pre:  the job is of the required kind. For a unique job, the caller has claimed the lock for the job with its
 --       next number of manual retries.
 -- Post: the job is at the end of its queue, with attempt 0 and without the errors and times of earlier
---       attempts, which the history keeps, shortened; replays + 1. A unique job is in `references`, so that the janitor checks its lock (see
---       store/engine/enqueue/references.py).
+--       attempts, which the history keeps, shortened; replays + 1. A unique job is in `references`, so that the
+--       janitor checks its lock (see store/engine/enqueue/references.py).
 -- Memory: allow-oom; adds 400 bytes, and an entry of the history (1 KiB).
 -- KEYS: 1 job, 2 finished, 3 dead, 4 expiring, 5 events, 6 references.
 -- ARGV: 1 events kept, 2 required kind of job:

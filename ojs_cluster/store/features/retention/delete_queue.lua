@@ -25,8 +25,8 @@ if defaults then
     if created then redis.call('HSET', counters_key, 'removed_defaults', token .. '|' .. defaults) end
     return 1
 end
-redis.call('HDEL', counters_key, 'created', 'kept', 'open', 'paused', 'draining', 'deleting', 'rejected_at', 'bound', 'overflow',
-    'on_exhaustion', 'limits', 'limited_at', 'queue_limits', 'starts', 'next_start', 'max_per_second',
+redis.call('HDEL', counters_key, 'created', 'kept', 'open', 'paused', 'draining', 'deleting', 'rejected_at', 'bound',
+    'overflow', 'on_exhaustion', 'limits', 'limited_at', 'queue_limits', 'starts', 'next_start', 'max_per_second',
     'declared_starts', 'declared_at', 'declared_by', 'undeclared_at', 'fair', 'fair_from', 'removed_defaults')
 redis.call('DEL', KEYS[4])
 if created and token ~= '' and token ~= '*' then emit('queue.deleted', '', {[F.queue] = ARGV[2], [F.type] = ''}) end

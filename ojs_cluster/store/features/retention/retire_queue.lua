@@ -29,7 +29,9 @@ local IN_USE = {0, {}, is_fair and 1 or 0, (deletion or removed_defaults) and 1 
 local field_list = redis.call('HGETALL', counters_key)
 for i = 1, #field_list, 2 do
     local name, value = field_list[i], field_list[i + 1]
-    if name == 'paused' or name == 'draining' or name == 'kept' or name == 'bound' or name == 'on_exhaustion' then return IN_USE end
+    if name == 'paused' or name == 'draining' or name == 'kept' or name == 'bound' or name == 'on_exhaustion' then
+        return IN_USE
+    end
     if name == 'created' and now - (tonumber(value) or 0) < age_ms then return IN_USE end
     if not IDLE[name] and value ~= '0' then return IN_USE end
 end

@@ -1,7 +1,8 @@
 -- Keeps in the job's hash what a transition overwrites in its other fields: an attempt that has not completed
 -- the job, a manual retry, a cancellation, another priority. Transitions whose facts the job's own fields keep
 -- (enqueue, fetch, ack) record nothing, so the history of a plain job costs nothing (docs/adr/048).
--- The field holds '<dropped> <kept>\n', then one JSON object per line, the oldest first (store/engine/jobs/history_entries.py).
+-- The field holds '<dropped> <kept>\n', then one JSON object per line, the oldest first (see
+-- store/engine/jobs/history_entries.py).
 -- `history_kept`: maximum number of entries, 0 to record nothing. `history_cause`: further JSON members that
 -- name who or what has caused the transition, each after a comma; '' for none.
 local MAX_HISTORY_BYTES = 16384

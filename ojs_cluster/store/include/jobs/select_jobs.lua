@@ -14,12 +14,20 @@ local function is_stale(queue, id)
 end
 
 -- Reads the first jobs of the queues, in order, until `wanted` jobs can start. `tenant`: whose jobs are read, '' for
--- all. `bytes_read`: bytes of jobs that
--- were read before. fetch_full.lua scans again after it has promoted due jobs, `promoted`. The second scan ends at
--- the first job or queue that was not read before that write, because no preflight is possible after a write.
--- Returns the jobs that were read, and whether the budget of passed jobs was used up before enough could start.
+-- all. `bytes_read`: bytes of jobs that were read before. fetch_full.lua scans again after it has promoted due jobs,
+-- `promoted`. The second scan ends at the first job or queue that was not read before that write, because no preflight
+-- is possible after a write.
+-- Returns the items that were read, and whether the budget of passed jobs was used up before enough could start. Of
+-- an item:
+--   id, score, queue, job  see fetch_full.lua; `job` is false if it is missing or malformed, or the item is stale
+--   is_stale       an index names the job, and its queue does not
+--   entry          what is left of a parked job in the indexes (see parking.load_entry), false for none
+--   is_malformed   the job is malformed
+--   alive          the job has not expired
+--   is_other_type  the fetch does not name its type
+--   starts         the job can start
 local function scan(queues, jobs, wanted, tenant, bytes_read, promoted)
-    -- live: jobs that can start. alive: the job has not expired.
+    -- live: number of jobs that can start.
     local scanned, live, bytes, budget, keys = {}, 0, bytes_read, wanted + MAX_PASSED_JOBS, {}
     reset_local_tokens()
     for _, queue in ipairs(queues) do
@@ -57,7 +65,8 @@ local function scan(queues, jobs, wanted, tenant, bytes_read, promoted)
                 elseif cost == 1 and not starts and not keys[key] then keys[key], cost = true, FIRST_OF_KEY_COST end
                 budget = budget - cost
                 scanned[#scanned + 1] = {id = id, score = tonumber(rows[i + 1]), queue = queue, job = job,
-                    alive = alive, starts = starts, is_stale = stale, is_other_type = other, entry = entry}
+                    alive = alive, starts = starts, is_stale = stale, is_other_type = other, entry = entry,
+                    is_malformed = malformed[id]}
             end
             open, from = not again and #rows == 2 * size, from + size
         end

@@ -15,7 +15,8 @@ local LIMIT_CHECK_MS = 600 * 1000 -- time between two checks of the holders: see
 
 local function load_rate_limit(key)
     local limit = {key = key, hash_key = rate_limit_key(key), holders_key = token_holders_key(key),
-        requesters_key = token_requesters_key(key), fields = {}, changed = {}, answered = {}, returned = {}, reserved = 0}
+        requesters_key = token_requesters_key(key), fields = {}, changed = {}, answered = {}, returned = {},
+        reserved = 0}
     local field_list = redis.call('HGETALL', limit.hash_key)
     for i = 1, #field_list, 2 do limit.fields[field_list[i]] = field_list[i + 1] end
     -- token_count: number of granted tokens. uncounted: number of those whose start is not counted.

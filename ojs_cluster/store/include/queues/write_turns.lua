@@ -21,7 +21,9 @@ local function write_turns(queue)
         -- does not keep the turns that came while it had no jobs. One without jobs is removed.
         if turn.has_jobs and queue.present_turn then
             redis.call('ZADD', queue.turns_key, 'XX', 'GT', queue.present_turn, turn.tenant)
-        elseif redis.call('EXISTS', turn.source, parked_jobs_key(queue.name, '', turn.tenant)) == 0 then remove_member(queue.turns_key, turn.tenant) end
+        elseif redis.call('EXISTS', turn.source, parked_jobs_key(queue.name, '', turn.tenant)) == 0 then
+            remove_member(queue.turns_key, turn.tenant)
+        end
     end
     -- A due job may have become available since the scan found that it was not.
     for _, entry in ipairs(queue.stale) do

@@ -1,6 +1,6 @@
 -- Adds a mark, or removes one.
--- Post: marks has at most ARGV[5] marks, the newest ones, and none older than ARGV[4] ms. It expires with its newest mark.
---       A mark that is stored already keeps its place.
+-- Post: marks has at most ARGV[5] marks, the newest ones, and none older than ARGV[4] ms. It expires with its
+--       newest mark. A mark that is stored already keeps its place.
 -- Memory: allow-oom; a mark has up to 1.5 KiB, and there are at most 200.
 -- KEYS: 1 marks (scored by the ms of the mark).
 -- ARGV: 1 'add' or 'remove', 2 the mark, as JSON, 3 its time (ms), 4 ms for which marks are kept, 5 maximum number.
