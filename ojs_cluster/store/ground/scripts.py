@@ -80,6 +80,10 @@ _SHEBANGS = {
 _INCLUDE = re.compile(r"^--@include (.+)$", re.MULTILINE)
 _ANY_INCLUDE = re.compile(r"^--@include(?:_where_used)? (.+)$", re.MULTILINE)
 _INCLUDE_WHERE_USED = re.compile(r"^--@include_where_used (.+)\n", re.MULTILINE)
+_COMMAND = re.compile(r"^ *-- ?@.*", re.MULTILINE)
+_VALID_COMMAND = re.compile(r"--@include(?:_where_used)?((?: \w+)+)$")
+_CODE = re.compile(r"^(?! *--).*\S", re.MULTILINE)
+_CALLERS_ARGUMENTS = re.compile(r"^(?! *--).*?\b(KEYS|ARGV)\b", re.MULTILINE)
 _FIELDS = re.compile(r"^local F = \{(.*?)^\}\n", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(r"(\w+) = '([^']+)'")
 _USE = re.compile(r"\bF\.(\w+)")
@@ -125,7 +129,7 @@ def load_scripts(prelude: str = "") -> Mapping[str, Script]:
             keys that a cluster would refuse only while it moves slots.
 
     Raises:
-        ValueError: a script has no line ``-- Memory:``.
+        ValueError: a script has no line ``-- Memory:``, or a line of a file is refused.
     """
     return _load(prelude)
 
@@ -143,9 +147,13 @@ def read_includes() -> dict[str, str]:
 
 @cache
 def _load(prelude: str) -> Mapping[str, Script]:
-    includes = read_includes()
+    includes, transitions = read_includes(), read_transitions()
     scripts: dict[str, Script] = {}
-    for file, text in read_transitions().items():
+    for file, text in (*includes.items(), *transitions.items()):
+        _check_commands(file, text, includes)
+    for file, text in includes.items():
+        _check_arguments(file, text)
+    for file, text in transitions.items():
         body = prelude + _trimmed(_joined(text, includes))
         for name, shebang in _shebangs(file, text).items():
             # Each script has the preflight of ``store/include/base/preflight.lua``; the tests'
@@ -171,12 +179,50 @@ def _shebangs(name: str, text: str) -> dict[str, str]:
     return names
 
 
-def _joined(text: str, includes: Mapping[str, str]) -> str:
-    """Return the text of a script, without comments, with all of its includes.
+def _check_commands(name: str, text: str, includes: Mapping[str, str]) -> None:
+    """Check that each comment with an ``@`` names known includes, and stands above the code.
+
+    Otherwise it would be a comment without effect, or define names in the middle of the script.
 
     Raises:
-        KeyError: there is no such include.
+        ValueError: a line is wrong; the message names it.
     """
+    code = _CODE.search(text)
+    for line in _COMMAND.finditer(text):
+        valid = _VALID_COMMAND.match(line[0])
+        unknown = [each for each in valid[1].split() if each not in includes] if valid else []
+        if valid is None:
+            problem = "is no --@include or --@include_where_used with names"
+        elif unknown:
+            problem = f"names {', '.join(unknown)}, which is not in store/include"
+        elif code is not None and code.start() < line.start():
+            problem = "stands below code"
+        else:
+            continue
+        raise ValueError(f"{_place(name, text, line.start())}: {line[0].strip()!r} {problem}")
+
+
+def _check_arguments(name: str, text: str) -> None:
+    """Check that an include gets keys and settings by arguments.
+
+    The include ``keys`` reads ``KEYS[1]``, which each caller has.
+
+    Raises:
+        ValueError: a line names KEYS or ARGV.
+    """
+    code = text.replace("KEYS[1]", "") if name == "keys" else text
+    line = _CALLERS_ARGUMENTS.search(code)
+    if line is not None:
+        place = _place(name, code, line.start())
+        raise ValueError(f"{place}: an include gets {line[1]} by arguments of its functions")
+
+
+def _place(name: str, text: str, at: int) -> str:
+    return f"{name}.lua:{text.count(chr(10), 0, at) + 1}"
+
+
+def _joined(text: str, includes: Mapping[str, str]) -> str:
+    """Return the text of a script, without comments, with all of its includes."""
     where_used: list[str] = []
     seen: set[str] = set()
 

@@ -7,6 +7,9 @@ import re
 import pytest
 
 from ojs_cluster.store.ground.scripts import (
+    _DEFINITION,
+    _check_arguments,
+    _check_commands,
     _joined,
     _trimmed,
     load_scripts,
@@ -28,13 +31,65 @@ def test_a_script_builds_nothing_that_it_does_not_use(name: str) -> None:
     assert not re.search(r"^local [A-Z_]+(, [A-Z_]+)* = P \.\.", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", INCLUDES)
-def test_an_include_gets_keys_and_arguments_by_arguments(name: str) -> None:
-    """The include ``keys`` derives PREFIX and DECLARED_KEY for all others."""
-    code = re.sub("--.*", "", INCLUDES[name])
-    assert set(re.findall(r"\b(?:KEYS|ARGV)\b(?:\[1\])?", code)) <= (
-        {"KEYS[1]"} if name == "keys" else set()
-    )
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("--@include key", "names key, which is not in store/include"),
+        ("--@include_where_used key keys", "names key, which is not in store/include"),
+        ("-- @include keys", "is no --@include or --@include_where_used with names"),
+        ("--@includes keys", "is no --@include or --@include_where_used with names"),
+        ("    --@include keys", "is no --@include or --@include_where_used with names"),
+        ("--@include keys, fields", "is no --@include or --@include_where_used with names"),
+        ("local a = 1\n--@include keys", "stands below code"),
+    ],
+)
+def test_a_wrong_include_is_refused_with_its_line(line: str, problem: str) -> None:
+    text = f"-- A head.\n--@include keys\n{line}\nlocal b = 2\n"
+    [*_, last] = line.split("\n")
+    expected = f"some.lua:{3 + line.count(chr(10))}: {last.strip()!r} {problem}"
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        _check_commands("some", text, INCLUDES)
+
+
+@pytest.mark.parametrize(("word", "name"), [("KEYS", "some"), ("ARGV", "some"), ("ARGV", "keys")])
+def test_an_include_that_reads_the_arguments_of_its_caller_is_refused(word: str, name: str) -> None:
+    text = f"-- {word}: in a comment.\n--@include keys\nlocal a = {word}[2]\n"
+    expected = f"{name}.lua:3: an include gets {word} by arguments of its functions"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        _check_arguments(name, text)
+    _check_arguments("keys", "local a = KEYS[1]\n")
+
+
+DEFINED_IN = {
+    word: name
+    for name, text in INCLUDES.items()
+    for line in _DEFINITION.findall(text)
+    for word in re.findall(r"\w+", line)
+}
+"""The include of each function and variable."""
+
+
+@pytest.mark.parametrize("name", load_scripts())
+def test_a_script_includes_what_it_uses(name: str) -> None:
+    text = re.sub(r"'[^'\n]*'|--[^\n]*", "''", load_scripts()[name].source.decode())
+    functions, parameters = r"\bfunction ?([\w.]*)", r"\(([\w, .]*)\)"
+    others = r"\blocal ((?!function)[\w, ]+)|\bfor ([\w, ]+) (?:=|in)\b"
+    known = set(re.findall(r"\w+", str(re.findall(rf"{functions}{parameters}|{others}", text))))
+    used = set(re.findall(r"(?<![.\w:])[A-Za-z_]\w*\b(?!\s*=[^=])", text))
+    assert {word: DEFINED_IN[word] for word in used & DEFINED_IN.keys() - known} == {}
+
+
+def test_fetch_full_lists_the_members_of_a_queue() -> None:
+    """Ten includes share this table, so a reader of one of them must find the others' members."""
+    text = TEXTS["fetch_full"]
+    [comment] = re.findall(r"-- Returns what this fetch knows.*?(?=^local)", text, re.M | re.S)
+    included, left = {"fetch_full": text}, [text]
+    while left:
+        for line in re.findall(r"^--@include (.+)$", left.pop(), re.MULTILINE):
+            left += [INCLUDES[name] for name in line.split() if name not in included]
+            included |= {name: INCLUDES[name] for name in line.split()}
+    code = re.sub("--.*", "", "".join(included.values()))
+    assert set(re.findall(r"\bqueue\.(\w+)", code)) <= set(re.findall(r"\w+", comment))
 
 
 NUMBERED = [name for name in TEXTS if not re.search("--@include(_where_used)? keys", TEXTS[name])]

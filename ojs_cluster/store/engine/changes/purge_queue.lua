@@ -8,7 +8,7 @@
 -- KEYS: 1 queue_available, 2 queue_counters, 3 finished, 4 dead, 5 expiring, 6 queue_blocked, 7 tenant_turns.
 -- ARGV: 1 limit, 2 this shard's index, 3 number of shards.
 -- Returns: {number of jobs removed, ids of the jobs that were not removed, number of jobs left in the queue}
---@include keys preflight remove_many read_job change_counters delete_job
+--@include keys now preflight remove_many read_job change_counters delete_job
 local available_key, blocked_key = KEYS[1], KEYS[6]
 local limit, shard, shards = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local not_removed, removed, jobs, bytes = {}, {}, {}, 0

@@ -16,7 +16,7 @@ for i = 2, #KEYS, 3 do
     local depth = paused and 0 or redis.call('ZCARD', available_key)
     local blocked = not paused and redis.call('EXISTS', blocked_key) == 1
     if blocked then
-        local queue = string.sub(counters_key, #PREFIX + 3) -- after the two characters of 'c:'
+        local queue = queue_of(counters_key)
         depth = depth + count_parked(queue, ARGV[1], ARGV[2])
         blocked = depth == 0 and waits_for_tokens(queue, blocked_key)
     end

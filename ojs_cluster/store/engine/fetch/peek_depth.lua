@@ -11,7 +11,7 @@ local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
 local is_due = first[2] and tonumber(first[2]) <= now and 1 or 0
 local depth = redis.call('ZCARD', available)
 if redis.call('EXISTS', blocked) == 1 then
-    local queue = string.sub(counters, #PREFIX + 3) -- after the two characters of 'c:'
+    local queue = queue_of(counters)
     depth = depth + count_parked(queue, ARGV[1], ARGV[2])
     if depth == 0 and waits_for_tokens(queue, blocked) then depth = 1 end
 end

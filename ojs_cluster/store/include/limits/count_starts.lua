@@ -1,5 +1,6 @@
--- Counts starts under a list of limiters (create_limiters.lua), and how many more jobs may start now. A job may
--- start when every limiter of the list allows one more start.
+-- Counts starts under a list of limiters, and how many more jobs may start now. A job may start when every limiter of
+-- the list allows one more start.
+--@include create_limiters
 
 -- Adds the limiters of packed limits '<concurrency>,<rate>,<throttle>' (see core/rate_limit.py). Damaged limits
 -- add none.
@@ -17,8 +18,8 @@ local function add_limiters(limiters, packed, active, starts, next_start)
 end
 
 -- Returns how many more jobs may start now, at most `wanted`.
--- `uncounted`: number of jobs that have a token and may start at any time. A concurrency limit already counts
--- them as active.
+-- `uncounted`: number of jobs that have a token and may start at any time; nil for a queue, which has no tokens. A
+-- concurrency limit already counts them as active.
 local function free_starts(limiters, wanted, uncounted)
     local free = wanted
     for _, limiter in ipairs(limiters) do
@@ -49,8 +50,8 @@ local function uncount_starts(limiters, started, limited_at)
     return fields
 end
 
--- Returns the time in ms from which on a start is allowed. Returns nil when a start is allowed now, or when a
--- job must end first.
+-- Returns the ms from which on the limits over time allow a start, or nil if they do now. Concurrency limits are left
+-- out: they open when a job ends.
 local function opens_at(limiters)
     local at
     for _, limiter in ipairs(limiters) do

@@ -59,7 +59,7 @@ if ARGV[1] == 'brief' then
         local oldest = earlier(oldest_available(KEYS[i + 1]), oldest_available(KEYS[i + 2]))
         local paused = redis.call('HGET', KEYS[i], 'paused')
         paused = paused and paused ~= '0' and 1 or 0
-        local parked = redis.call('ZCARD', parked_jobs_key(string.sub(KEYS[i], #PREFIX + 3), '', ''))
+        local parked = redis.call('ZCARD', parked_jobs_key(queue_of(KEYS[i]), '', ''))
         if oldest >= 0 or paused == 1 then reply[#reply + 1] = {(i - 8) / 3, oldest, paused, parked} end
     end
     return reply
