@@ -150,7 +150,7 @@ class Installation:
     def save_logs(self, path: Path) -> None:
         """Write all logs into one file."""
         named = [(process.name, process.log) for process in self._processes()]
-        named += [(f"redis {it.index}", it.directory / "server.log") for it in self.backend.nodes]
+        named += [(f"redis {it.index}", it.log) for it in self.backend.nodes]
         with path.open("w") as file:
             for name, log in named:
                 text = log.read_text(errors="replace") if log.exists() else "(no log)"

@@ -29,6 +29,10 @@ class EmbeddedNode:
         port: port for clients; 0 before the first start.
         bus_port: port of the cluster bus; 0 before the first start, and for a standalone server.
         password: password of the server; empty for none.
+        process: the process that was started last, None before the first start. ``Embedded`` sets
+            it.
+        reservations: what keeps other programs from the two ports, from the choice of the ports to
+            the removal of the installation.
     """
 
     index: int
@@ -36,8 +40,8 @@ class EmbeddedNode:
     port: int = 0
     bus_port: int = 0
     password: str = field(default="", repr=False)
-    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
-    _reservations: list[PortReservation] = field(default_factory=list, repr=False)
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    reservations: list[PortReservation] = field(default_factory=list, repr=False)
 
     @property
     def address(self) -> str:
@@ -51,17 +55,21 @@ class EmbeddedNode:
         Raises:
             EmbeddedError: the node was never started.
         """
-        if self._process is None:
+        if self.process is None:
             raise EmbeddedError(f"node {self.index} was never started")
-        return self._process.pid
+        return self.process.pid
 
     def is_alive(self) -> bool:
         """Return whether the process exists; it may still refuse commands."""
-        return self._process is not None and self._process.poll() is None
+        return self.process is not None and self.process.poll() is None
 
     @contextlib.contextmanager
     def client(self, *, timeout_s: float = 5.0) -> Iterator[redis.Redis]:
-        """Open a redis-py client of this node alone."""
+        """Open a redis-py client of this node alone, which must have been started.
+
+        Raises:
+            redis.RedisError: at a command, if the node does not answer it.
+        """
         connection = redis.Redis(
             host=HOST,
             port=self.port,
@@ -74,10 +82,15 @@ class EmbeddedNode:
         finally:
             connection.close()
 
+    @property
+    def log(self) -> Path:
+        """The server's log file."""
+        return self.directory / "server.log"
+
     def log_tail(self, lines: int = 15) -> str:
         """Return the last lines of the server's log."""
         try:
-            text = (self.directory / "server.log").read_text(errors="replace")
+            text = self.log.read_text(errors="replace")
         except FileNotFoundError:
             return "(no log)"
         return "\n".join(text.splitlines()[-lines:])

@@ -147,15 +147,15 @@ class Embedded:
         """
         for node in self.nodes:
             if node.is_alive():
-                node_process = node._process
+                node_process = node.process
                 assert node_process is not None  # noqa: S101 - for mypy: is_alive() says so
                 node_process.send_signal(signal.SIGTERM if graceful else signal.SIGKILL)
                 node_process.send_signal(signal.SIGCONT)  # a paused node would not handle SIGTERM
         for node in self.nodes:
             self._reap(node, timeout_s=10)
-            for reservation in node._reservations:
+            for reservation in node.reservations:
                 reservation.release()
-            node._reservations.clear()
+            node.reservations.clear()
 
     def __enter__(self) -> Self:
         self.start()
@@ -174,8 +174,8 @@ class Embedded:
     def kill(self, node: EmbeddedNode) -> None:
         """Send SIGKILL to a node; its ports stay reserved for ``restart``."""
         if node.is_alive():
-            assert node._process is not None  # noqa: S101 - for mypy: is_alive() says so
-            node._process.kill()
+            assert node.process is not None  # noqa: S101 - for mypy: is_alive() says so
+            node.process.kill()
         self._reap(node, timeout_s=10)
 
     def restart(self, node: EmbeddedNode, closing: threading.Event | None = None) -> None:
@@ -201,9 +201,9 @@ class Embedded:
         self._signal(node, signal.SIGCONT)
 
     def _signal(self, node: EmbeddedNode, number: signal.Signals) -> None:
-        if node._process is None:
+        if node.process is None:
             raise EmbeddedError(f"node {node.index} was never started")
-        node._process.send_signal(number)
+        node.process.send_signal(number)
 
     # -- the current shape --------------------------------------------------------------------
 
@@ -230,18 +230,18 @@ class Embedded:
         if node.is_alive():
             raise EmbeddedError(f"node {node.index} is running")
         node.directory.mkdir(parents=True, exist_ok=True)
-        if not node._reservations:
+        if not node.reservations:
             reservations = [reserve(port) if port else None for port in self._recorded_ports(node)]
-            node._reservations = [reservation or reserve_any() for reservation in reservations]
-        node.port = node._reservations[0].port
+            node.reservations = [reservation or reserve_any() for reservation in reservations]
+        node.port = node.reservations[0].port
         if self.cluster:
-            node.bus_port = node._reservations[1].port
+            node.bus_port = node.reservations[1].port
         config = node.directory / "server.conf"
         with open(config, "w", opener=open_private) as file:
             file.write(self._configuration(node))
-        node._process = spawn(
+        node.process = spawn(
             [str(self.binary.path), str(config)],
-            output=node.directory / "server.log",
+            output=node.log,
             env={"GLIBC_TUNABLES": _ALLOCATOR, **os.environ},
         )
 
@@ -317,13 +317,13 @@ class Embedded:
 
     def _reap(self, node: EmbeddedNode, timeout_s: float) -> None:
         """Wait for the end of the process; send SIGKILL after the timeout."""
-        if node._process is None:
+        if node.process is None:
             return
         try:
-            node._process.wait(timeout_s)
+            node.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            node._process.kill()
-            node._process.wait()
+            node.process.kill()
+            node.process.wait()
 
     # -- the recorded shape -------------------------------------------------------------------
 
@@ -346,7 +346,7 @@ class Embedded:
                 f"requested: {self._shape()}): use another folder, or delete this folder"
             )
         for node, (port, bus_port) in zip(self.nodes, record["ports"], strict=True):
-            if not node._reservations:
+            if not node.reservations:
                 node.port, node.bus_port = port, bus_port
 
     def _save_shape(self) -> None:
