@@ -19,6 +19,8 @@ from ojs_cluster.core import errors
 from ojs_cluster.http.messages import Headers, Response
 from ojs_cluster.redis.errors import MalformedKey, ReplyTooLarge
 
+# Errors that only HTTP raises. Those of ``core`` may come from any part of the server.
+
 
 class BodyTimeout(errors.OJSError):
     """The body did not arrive completely in time."""
@@ -340,7 +342,7 @@ def is_retryable(error: errors.OJSError) -> bool:
 
 
 def item_error(error: errors.OJSError) -> dict[str, Any]:
-    """Return the error of one item of a request as JSON members."""
+    """Return the error of one item of a request as members of JSON, without its catalog name."""
     entry = entry_for(error)
     return {
         "code": entry.code,
@@ -355,24 +357,15 @@ def error_response(error: errors.OJSError, request_id: str) -> Response:
     entry = entry_for(error)
     if entry is INTERNAL:
         return internal_error_response(request_id)
+    retry_after_s: float | None = getattr(error, "retry_after_s", None)
     headers: Headers = ()
-    if isinstance(
-        error,
-        errors.BackendUnavailable
-        | errors.RateLimited
-        | errors.StreamRefused
-        | errors.UnderMaintenance
-        | errors.TenantLimitExceeded
-        | errors.QueueDraining
-        | MalformedKey,
-    ):
-        headers = (("Retry-After", str(max(1, math.ceil(error.retry_after_s)))),)
-    elif isinstance(error, errors.QueueFull):
-        headers = (
-            ("Retry-After", str(math.ceil(error.retry_after_s))),
-            ("X-OJS-Queue-Depth", str(error.details.get("depth", 0))),
-            ("X-OJS-Queue-Bound", str(error.details.get("bound", 0))),
-        )
+    if retry_after_s is not None:
+        headers = (("Retry-After", str(max(1, math.ceil(retry_after_s)))),)
+        if type(error) is errors.QueueFull:  # its subclasses are about no depth bound
+            headers += (
+                ("X-OJS-Queue-Depth", str(error.details.get("depth", 0))),
+                ("X-OJS-Queue-Bound", str(error.details.get("bound", 0))),
+            )
     elif isinstance(error, errors.PayloadTooLarge) and "max_batch_size" in error.details:
         headers = (("X-OJS-Max-Batch-Size", str(error.details["max_batch_size"])),)
     elif isinstance(error, errors.Unauthenticated):

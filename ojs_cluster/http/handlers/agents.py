@@ -33,6 +33,8 @@ MAX_TEXT: Final = 2000
 MAX_METADATA: Final = 4096
 """Maximum size in bytes of the metadata of a decision."""
 
+# The annotations describe the bodies in the OpenAPI document. The handlers check the values, except
+# the names of branches: one that is too long is the name of no branch.
 _Text = Annotated[str, keywords(maxLength=MAX_TEXT)]
 _Name = Annotated[str, keywords(maxLength=MAX_NAME)]
 
@@ -67,7 +69,10 @@ class MergeBody(msgspec.Struct, frozen=True):
 
 
 class ToolRetryBody(msgspec.Struct, frozen=True):
-    """The tool call that failed, and whether the alternate provider is to be used."""
+    """The tool call that failed, and whether the alternate provider is to be used.
+
+    SDKs send the ``error`` too, which the server checks and does not store.
+    """
 
     tool_call_id: Annotated[str, keywords(minLength=1, maxLength=MAX_NAME)]
     error: _Text = ""
@@ -184,7 +189,7 @@ async def state(app: App, _request: Request, job_id: str) -> Response:
 
 
 def _state(job_state: State, record: AgentRecord) -> str:
-    """Return the state by the names of the SDKs."""
+    """Return the state by the names of the SDKs. The suites name that of ``pause`` otherwise."""
     if job_state is State.COMPLETED:
         return "completed"
     if job_state in (State.CANCELLED, State.DISCARDED):
@@ -212,6 +217,11 @@ def _decision(decision: HumanDecision) -> dict[str, Any]:
 
 
 def _text(text: str, field: str, most: int = MAX_TEXT) -> str:
+    """Return ``text``.
+
+    Raises:
+        InvalidRequest: it has more than ``most`` characters.
+    """
     if len(text) > most:
         raise InvalidRequest(f"{field} may have {most} characters", field=field)
     return text
