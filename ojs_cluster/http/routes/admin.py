@@ -1,5 +1,7 @@
-"""The routes of operators, under ``/ojs/v1/admin/``."""
+"""What operators see and change of the cluster: workers, jobs, dead letters, bulk operations."""
 
+# The docstring of a table describes its tag in the API document. Other tables have further routes
+# under ``/ojs/v1/admin/``: queues, pools, tenants, schemas and dashboard.
 from __future__ import annotations
 
 from typing import Final
@@ -37,7 +39,7 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/admin/stats",
         admin_overview.stats,
-        a.ADMIN_READ_NAMED,
+        a.ADMIN_READ_BY_HANDLER,
         {200: system_shapes.ClusterStats},
         parameters=(
             p.QUEUE,
@@ -55,7 +57,7 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/admin/stats/history",
         admin_history.get,
-        a.ADMIN_READ_NAMED,
+        a.ADMIN_READ_BY_HANDLER,
         {200: queue_shapes.StatsHistory},
         parameters=(
             p.text(
@@ -71,7 +73,7 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/admin/queues",
         admin_overview.list_queues,
-        a.ADMIN_READ_NAMED,
+        a.ADMIN_READ_BY_HANDLER,
         {200: queue_shapes.AdminQueueList},
         parameters=p.numbered_page(),
     ),
@@ -84,7 +86,7 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/admin/errors",
         admin_errors.list_errors,
-        a.ADMIN_READ_NAMED,
+        a.ADMIN_READ_BY_HANDLER,
         {200: queue_shapes.ErrorGroups},
         parameters=(
             p.QUEUE,
@@ -95,7 +97,7 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/admin/jobs",
         admin_jobs.list_jobs,
-        a.ADMIN_READ_NAMED_OF_TENANT,
+        a.ADMIN_READ_BY_HANDLER_OF_TENANT,
         {200: job_shapes.JobItems},
         parameters=(
             *(p.QUEUE, p.STATE, p.TYPE),
@@ -107,7 +109,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/admin/jobs/bulk/retry",
         admin_bulk_retry.retry_jobs,
-        a.ADMIN_WRITE_NAMED_OF_TENANT,
+        a.ADMIN_WRITE_BY_HANDLER_OF_TENANT,
         {200: bulk_shapes.RetriedJobs},
         body=admin_bulk_retry.BulkRetryBody,
         action="job.retry_many",
@@ -115,7 +117,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/admin/jobs/bulk/cancel",
         bulk_views.cancel_jobs_as_admin,
-        a.ADMIN_WRITE_NAMED_OF_TENANT,
+        a.ADMIN_WRITE_BY_HANDLER_OF_TENANT,
         BULK_CHANGE,
         body=bulk_views.BulkBody,
         action="bulk.cancel",
@@ -123,7 +125,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/admin/jobs/bulk/delete",
         bulk_views.delete_jobs_as_admin,
-        a.PURGE_NAMED_OF_TENANT,
+        a.PURGE_BY_HANDLER_OF_TENANT,
         BULK_CHANGE,
         body=bulk_views.BulkBody,
         action="bulk.delete",
@@ -212,7 +214,7 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/admin/dead-letter",
         admin_dead_letters.list_dead,
-        a.ADMIN_READ_NAMED_OF_TENANT,
+        a.ADMIN_READ_BY_HANDLER_OF_TENANT,
         {200: job_shapes.JobItems},
         parameters=(
             *(p.QUEUE, p.STATE, p.TYPE, p.SEARCH, p.INDEX, p.SINCE, p.UNTIL),
@@ -222,7 +224,7 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/admin/dead-letter/stats",
         dead_letters.stats,
-        a.ADMIN_READ_NAMED,
+        a.ADMIN_READ_BY_HANDLER,
         {200: queue_shapes.DeadLetterCounts},
     ),
     Route(
@@ -306,7 +308,7 @@ ROUTES: Final = table(
     ),
     Route(
         "POST /ojs/v1/admin/system/maintenance",
-        admin_maintenance.put,
+        admin_maintenance.change,
         a.ADMIN_WRITE,
         {200: system_shapes.MaintenanceMembers},
         body=admin_maintenance.MaintenanceBody,
@@ -316,14 +318,14 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/admin/bulk",
         bulk_operations.list_operations,
-        a.ADMIN_READ_NAMED,
+        a.ADMIN_READ_BY_HANDLER,
         {200: bulk_shapes.BulkOperationList},
         parameters=p.numbered_page(),
     ),
     Route(
         "POST /ojs/v1/admin/bulk",
         bulk_operations.create,
-        a.ADMIN_WRITE_NAMED,
+        a.ADMIN_WRITE_BY_HANDLER,
         {
             202: Answer(
                 bulk_shapes.ShownBulkOperation,
@@ -338,13 +340,13 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/admin/bulk/{id}",
         bulk_operations.get,
-        a.ADMIN_READ_NAMED,
+        a.ADMIN_READ_BY_HANDLER,
         {200: bulk_shapes.ShownBulkOperation},
     ),
     Route(
         "POST /ojs/v1/admin/bulk/{id}/stop",
         bulk_operations.stop,
-        a.ADMIN_WRITE_NAMED,
+        a.ADMIN_WRITE_BY_HANDLER,
         {200: bulk_shapes.ShownBulkOperation},
         errors=(409,),
         action="bulk.stop",

@@ -17,7 +17,7 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/cron",
         cron.list_crons,
-        a.READ_NAMED_OF_TENANT,
+        a.READ_BY_HANDLER_OF_TENANT,
         {200: shapes.CronList},
         parameters=(
             Parameter("enabled", "Only enabled cron jobs, or only disabled ones.", p.BOOLEAN),
@@ -28,7 +28,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/cron",
         cron.register,
-        a.WRITE_NAMED_OF_TENANT,
+        a.WRITE_BY_HANDLER_OF_TENANT,
         {201: Answer(shapes.RegisteredCron, headers={"Location": "The path of the cron job."})},
         body=CronBody,
         errors=(409,),

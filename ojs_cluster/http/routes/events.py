@@ -19,7 +19,7 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/events",
         events.list_events,
-        a.READ_NAMED_OF_TENANT,
+        a.READ_BY_HANDLER_OF_TENANT,
         {200: shapes.EventList},
         parameters=(
             *p.TYPES,
@@ -36,7 +36,7 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/events/stream",
         event_streams.stream_events,
-        a.READ_NAMED_OF_TENANT,
+        a.READ_BY_HANDLER_OF_TENANT,
         {200: STREAM, 204: _OVER},
         parameters=(
             p.text("channel", "`job:ID`, `queue:NAME` or `all`.", default="all"),
@@ -49,7 +49,7 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/ws",
         event_streams.upgrade,
-        a.READ_NAMED_OF_TENANT,
+        a.READ_BY_HANDLER_OF_TENANT,
         {101: Answer(description="The connection is a WebSocket from now on.")},
         errors=(426,),
     ),

@@ -44,7 +44,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/jobs",
         jobs.enqueue,
-        a.WRITE_NAMED_OF_TENANT,
+        a.WRITE_BY_HANDLER_OF_TENANT,
         {201: Answer(shapes.EnqueuedJob, headers=_LOCATION), 200: shapes.Deduplicated},
         body=EnqueueBody,
         errors=(409,),
@@ -54,7 +54,7 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/jobs",
         jobs.list_jobs,
-        a.READ_NAMED_OF_TENANT,
+        a.READ_BY_HANDLER_OF_TENANT,
         {200: shapes.JobList},
         parameters=(
             *(p.STATE, p.QUEUE, p.TYPE, p.SEARCH, p.INDEX, p.SORT, p.ORDER),
@@ -64,7 +64,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/jobs/batch",
         batch.enqueue_many,
-        a.WRITE_NAMED_OF_TENANT,
+        a.WRITE_BY_HANDLER_OF_TENANT,
         {201: shapes.Batch},
         body=BatchBody,
         errors=(409,),
@@ -75,7 +75,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/jobs/bulk",
         bulk_enqueue.enqueue_jobs,
-        a.WRITE_NAMED_OF_TENANT,
+        a.WRITE_BY_HANDLER_OF_TENANT,
         {
             201: Answer(BulkEnqueueResult, "All jobs are enqueued.", headers=BATCH_SIZE),
             207: Answer(BulkEnqueueResult, "Some jobs are enqueued.", headers=BATCH_SIZE),
@@ -92,7 +92,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/jobs/bulk/cancel",
         bulk_views.cancel_jobs,
-        a.WRITE_NAMED_OF_TENANT,
+        a.WRITE_BY_HANDLER_OF_TENANT,
         BULK_CHANGE,
         body=bulk_views.BulkBody,
         action="bulk.cancel",
@@ -100,7 +100,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/jobs/bulk/retry",
         bulk_views.retry_jobs,
-        a.ADMIN_WRITE_NAMED_OF_TENANT,
+        a.ADMIN_WRITE_BY_HANDLER_OF_TENANT,
         BULK_CHANGE,
         body=bulk_views.BulkBody,
         action="bulk.retry",
@@ -108,7 +108,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/jobs/bulk/delete",
         bulk_views.delete_jobs,
-        a.PURGE_NAMED_OF_TENANT,
+        a.PURGE_BY_HANDLER_OF_TENANT,
         BULK_CHANGE,
         body=bulk_views.BulkBody,
         action="bulk.delete",

@@ -26,7 +26,7 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/queues",
         queues.list_queues,
-        a.READ_NAMED,
+        a.READ_BY_HANDLER,
         {200: shapes.QueueList},
         parameters=p.page(),
     ),
@@ -36,7 +36,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/queues",
         queue_lifecycle.create,
-        a.ADMIN_WRITE_NAMED,
+        a.ADMIN_WRITE_BY_HANDLER,
         {201: shapes.QueueCreated},
         body=queue_lifecycle.QueueCreateBody,
         errors=(409,),
@@ -117,20 +117,20 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/dead-letter",
         dead_letters.list_dead,
-        a.READ_NAMED_OF_TENANT,
+        a.READ_BY_HANDLER_OF_TENANT,
         {200: shapes.DeadLetterPage},
         parameters=(p.QUEUE, *p.page(50, 1000)),
     ),
     Route(
         "GET /ojs/v1/dead-letter/stats",
         dead_letters.stats,
-        a.READ_NAMED,
+        a.READ_BY_HANDLER,
         {200: shapes.DeadLetterCounts},
     ),
     Route(
         "POST /ojs/v1/dead-letter/retry",
         admin_bulk_retry.retry_dead,
-        a.ADMIN_WRITE_NAMED_OF_TENANT,
+        a.ADMIN_WRITE_BY_HANDLER_OF_TENANT,
         {200: bulk_shapes.RetriedJobs},
         body=admin_bulk_retry.BulkRetryBody,
         action="dead_letter.retry_many",
@@ -139,7 +139,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/dead-letter/purge",
         bulk_views.purge_dead_letters_by_query,
-        a.PURGE_NAMED_OF_TENANT,
+        a.PURGE_BY_HANDLER_OF_TENANT,
         BULK,
         parameters=(p.QUEUE, p.text("older_than", "An age such as `7d` or `PT24H`, or a time.")),
         action="dead_letter.purge",
@@ -147,7 +147,7 @@ ROUTES: Final = table(
     Route(
         "DELETE /ojs/v1/dead-letter",
         bulk_views.purge_dead_letters,
-        a.PURGE_NAMED_OF_TENANT,
+        a.PURGE_BY_HANDLER_OF_TENANT,
         BULK,
         body=bulk_views.PurgeBody,
         action="dead_letter.purge",

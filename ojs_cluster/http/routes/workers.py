@@ -19,7 +19,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/workers/fetch",
         fetch.fetch,
-        a.WORK_NAMED_OF_TENANT,
+        a.WORK_BY_HANDLER_OF_TENANT,
         {200: shapes.FetchedJobs},
         body=fetch.FetchBody,
         errors=(404,),
@@ -31,7 +31,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/workers/ack",
         settle.ack,
-        a.WORK_NAMED_OF_TENANT,
+        a.WORK_BY_HANDLER_OF_TENANT,
         {200: shapes.AckAnswer},
         body=settle.AckBody,
         errors=(404, 409),
@@ -40,7 +40,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/workers/nack",
         settle.nack,
-        a.WORK_NAMED_OF_TENANT,
+        a.WORK_BY_HANDLER_OF_TENANT,
         {200: shapes.NackAnswer},
         body=settle.NackBody,
         errors=(404, 409),
@@ -49,7 +49,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/workers/ack/batch",
         settle_many.ack_many,
-        a.WORK_NAMED_OF_TENANT,
+        a.WORK_BY_HANDLER_OF_TENANT,
         {200: shapes.SettleResults},
         body=settle_many.AcksBody,
         batch=True,
@@ -58,7 +58,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/workers/nack/batch",
         settle_many.nack_many,
-        a.WORK_NAMED_OF_TENANT,
+        a.WORK_BY_HANDLER_OF_TENANT,
         {200: shapes.SettleResults},
         body=settle_many.NacksBody,
         batch=True,
@@ -67,7 +67,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/workers/heartbeat",
         heartbeat.receive,
-        a.WORK_NAMED_OF_TENANT,
+        a.WORK_BY_HANDLER_OF_TENANT,
         {200: shapes.HeartbeatAnswer},
         body=heartbeat.HeartbeatBody,
         fast=True,
@@ -76,7 +76,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/workers/progress",
         progress.report,
-        a.WORK_NAMED_OF_TENANT,
+        a.WORK_BY_HANDLER_OF_TENANT,
         {200: job_shapes.JobProgress},
         body=progress.ProgressBody,
         errors=(404, 409),

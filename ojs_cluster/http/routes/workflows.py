@@ -33,7 +33,7 @@ ROUTES: Final = table(
     Route(
         "POST /ojs/v1/workflows",
         workflows.create,
-        a.WRITE_NAMED_OF_TENANT,
+        a.WRITE_BY_HANDLER_OF_TENANT,
         {201: Answer(shapes.CreatedWorkflow, headers={"Location": "The path of the workflow."})},
         body=WorkflowBody,
         errors=(409,),
@@ -43,7 +43,7 @@ ROUTES: Final = table(
     Route(
         "GET /ojs/v1/workflows",
         workflows.list_workflows,
-        a.READ_NAMED_OF_TENANT,
+        a.READ_BY_HANDLER_OF_TENANT,
         {200: shapes.WorkflowList},
         parameters=(_STATE, *p.numbered_page(50, 200)),
     ),

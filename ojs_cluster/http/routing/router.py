@@ -47,7 +47,7 @@ class QueueAccess(Enum):
     WORKFLOW = "workflow"
     """The workflow in the path, with all its jobs."""
     HANDLER = "handler"
-    """The queues or jobs in the body or the query: the handler checks ``Request.queues``."""
+    """The queues or jobs that the handler finds: it must check ``Request.queues`` itself."""
 
 
 class TenantAccess(Enum):

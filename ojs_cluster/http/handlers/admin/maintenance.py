@@ -47,7 +47,7 @@ async def get(app: App, _request: Request) -> Response:
     return replies.json_response(200, maintenance_members(current))
 
 
-async def put(app: App, request: Request) -> Response:
+async def change(app: App, request: Request) -> Response:
     """Switch maintenance mode on or off.
 
     Without ``refuse`` only fetches are refused, as the specification says: producers go on.
