@@ -29,7 +29,7 @@ META = -1
 """Stands for the meta tag in place of a shard's index. No shard has this index."""
 _GOLDEN_SECTION = 0.6180339887498949
 MAX_SHARDS = 1024
-"""Maximum number of shards. A job id has 12 bits (``rand_a``) for its shard; 10 would be enough."""
+"""Maximum number of shards. A job id has 12 bits (``rand_a``), so it could name more."""
 MAX_PARTITIONS = 64
 """Maximum number of partitions of a queue. A fetch from an empty queue searches all of them."""
 
@@ -55,6 +55,7 @@ _TYPES = {
     b"string": b"last_worker_check wal_probe leader fencing_counter ui_secret",
     b"list": b"cron_history",
 }
+"""The kinds of keys that are no sorted sets."""
 _TYPE_OF = {kind: name for name, kinds in _TYPES.items() for kind in kinds.split()}
 
 
@@ -399,7 +400,10 @@ SHARD_KEYS = (
     "schema",
     "wal_probe",
 )
-"""Attributes of ``Shard`` that are keys of the whole shard. The key ends in the same name."""
+"""Attributes of ``Shard`` that are keys or channels of the whole shard, which end in the same name.
+
+A new one needs its text in ``Shard``, its name here, and, unless it is a sorted set, in ``_TYPES``.
+"""
 
 
 def slot_of_tag(tag: str) -> int:
@@ -522,6 +526,7 @@ class Keyspace:
             raise ValueError(f"shards must be between 1 and {MAX_SHARDS}, not {shards}")
         self.meta = Meta()
         self._shards = tuple(_shards(shards))
+        # The meta tag is the last one, so META (-1) is its index.
         self._webhook_tags = (*self._shards, Shard(META, META_TAG, self.meta.slot))
         self._stride = _stride(shards)
         self._inverse_stride = pow(self._stride, -1, shards)
@@ -543,7 +548,7 @@ class Keyspace:
         return (*shards, (self.meta.slot, self.meta.wal_probe))
 
     def shard(self, index: int) -> Shard:
-        """Return the shard at ``index``."""
+        """Return the shard at ``index``, which must not be ``META``: see ``shard_or_meta``."""
         return self._shards[index]
 
     def index_of_slot(self, slot: int) -> int | None:
@@ -591,7 +596,10 @@ class Keyspace:
         return [self._shards[(base + i * self._stride) % shards] for i in range(count)]
 
     def partition_of(self, queue: str, shard: Shard) -> int:
-        """Return the number of the partition of ``queue`` that a shard holds."""
+        """Return the number of the partition of ``queue`` that a shard holds, or would hold.
+
+        The queue may have fewer partitions.
+        """
         distance = shard.index - zlib.crc32(queue.encode())
         return distance * self._inverse_stride % len(self._shards)
 

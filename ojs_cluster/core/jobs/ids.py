@@ -12,7 +12,8 @@ import os
 import re
 from typing import Final
 
-MAX_SHARDS: Final = 4096  # rand_a is 12 bits wide
+RAND_A_VALUES: Final = 4096
+"""Number of values of ``rand_a``, which is 12 bits wide. ``keys.MAX_SHARDS`` is lower."""
 
 _STEP_BACK_MS: Final = 1000
 """A step of the clock back by less than this time in milliseconds does not change the order."""
@@ -30,6 +31,8 @@ def is_job_id(text: str) -> bool:
 
 def shard_of(job_id: str, shards: int) -> int:
     """Return the index of the shard that a valid id names.
+
+    Lua finds it in the same way: ``index_job.lua``, ``purge_queue.lua`` and ``purge.lua``.
 
     Args:
         job_id: the id.
@@ -61,11 +64,11 @@ def new_job_id(
     Raises:
         ValueError: ``shard`` or ``shards`` is out of range.
     """
-    if not 0 <= shard < shards <= MAX_SHARDS:
-        raise ValueError(f"shard {shard} of {shards} does not fit in {MAX_SHARDS}")
+    if not 0 <= shard < shards <= RAND_A_VALUES:
+        raise ValueError(f"shard {shard} of {shards} does not fit in {RAND_A_VALUES}")
     bits = int.from_bytes(os.urandom(10) if random is None else random)
     # Several values of rand_a name the same shard: shard, shard + shards, shard + 2 * shards, ...
-    multiples = MAX_SHARDS // shards
+    multiples = RAND_A_VALUES // shards
     if order is None:
         multiple, rand_b = bits >> 62, bits & _MASK_62
     else:  # ids sort by rand_a before the order, so rand_a is constant within a millisecond
@@ -81,12 +84,18 @@ def new_job_id(
     )
 
 
+def id_in_shard(job_id: str, shard: int, shards: int) -> str:
+    """Return a valid id with ``rand_a`` changed to name ``shard``; always the same one."""
+    rest = int(job_id[15:18], 16) // shards % (RAND_A_VALUES // shards)
+    return f"{job_id[:15]}{shard + shards * rest:03x}{job_id[18:]}"
+
+
 class OrderedIds:
     """Generates ids. Those of one shard sort in the order of their creation.
 
     A measurement of the clock of Redis may step the time back by some milliseconds. Until the
     latest time is reached again, ids have that time. The order is lost when the time steps back by
-    more than a second, and after 16384 ids with one time.
+    a second or more, and after 16384 ids with one time, those of all shards together.
 
     Args:
         shards: number of shards.
@@ -97,7 +106,7 @@ class OrderedIds:
         self._now_ms = self._order = 0
 
     def new(self, shard: int, now_ms: int) -> str:
-        """Return a new id that sorts after the earlier ids of its shard.
+        """Return a new id that sorts after the earlier ids of its shard, if the order is kept.
 
         Args:
             shard: index of the shard.

@@ -10,7 +10,7 @@ import msgspec
 
 from ojs_cluster.core.errors import NotFound, OJSError
 from ojs_cluster.core.jobs.envelope import parse_job
-from ojs_cluster.core.jobs.ids import MAX_SHARDS
+from ojs_cluster.core.jobs.ids import id_in_shard
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.payload_limits import STORED_LIMITS
 from ojs_cluster.core.workflow import CANCELLED, RUNNING, STATUS_ENQUEUED, Plan, decode_plan
@@ -109,15 +109,10 @@ async def _plan(store: Store, line: WorkflowLine) -> tuple[Plan, str]:
         statuses = f"{statuses[: node.job]}.{statuses[node.job + 1 :]}"
         shard = await target_shard(store, node.queue, node.job_id)
         if ids[node.job_id] is not shard:
-            job_id = _id_in_shard(node.job_id, shard.index, len(store.keys))
+            # Repeated imports give the job the same id.
+            job_id = id_in_shard(node.job_id, shard.index, len(store.keys))
             nodes[number] = msgspec.structs.replace(node, job_id=job_id)
     return Plan(nodes), statuses
-
-
-def _id_in_shard(job_id: str, shard: int, shards: int) -> str:
-    """Return the id with the bits that name ``shard``; deterministic, for repeated imports."""
-    rest = int(job_id[15:18], 16) // shards % (MAX_SHARDS // shards)
-    return f"{job_id[:15]}{shard + shards * rest:03x}{job_id[18:]}"
 
 
 async def _advance_for_ended_jobs(
