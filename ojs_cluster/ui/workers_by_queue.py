@@ -19,12 +19,13 @@ class WorkersByQueue:
 
     Attributes:
         counts: the number by the name of the queue, for queues that a running worker reports.
-        is_complete: whether no other worker can be known to serve a queue: all workers and names
-            are counted, and each worker reports its queues.
+        is_complete: whether ``counts`` has every queue that a running worker may serve: all workers
+            and names are counted, none is hidden, and each worker that was seen lately reports its
+            queues.
         types: for the same queues, the lists of job types that their workers report, each list
             once; an empty one for a worker that may run any type.
         silent: the stale workers that hold active jobs, by name, as far as these are among the
-            hundred active jobs whose leases end first.
+            active jobs that ``serving`` reads, those whose leases end first.
     """
 
     counts: Mapping[str, int]
@@ -37,23 +38,23 @@ class WorkersByQueue:
         lists = self.types.get(queue, ())
         return not self.is_complete or any(job_type in types or not types for types in lists)
 
-    def lacks(self, queue: Mapping[str, Any], oldest_ms: int, has_run: bool) -> bool:
+    def lacks(self, queue: Mapping[str, Any], oldest_age_ms: int, has_run: bool) -> bool:
         """Return whether the jobs of a queue wait because no worker fetches them.
 
         Args:
-            queue: the queue, as the API shows it.
-            oldest_ms: the age of its oldest available job.
+            queue: the ``name``, ``paused`` and ``counts`` of the queue, as the API shows them.
+            oldest_age_ms: the age of its oldest available job in milliseconds.
             has_run: whether an attempt has ended in it in the last ``RECENT_MINUTES``.
         """
         jobs = queue["counts"]
         is_idle = jobs["available"] and not jobs["active"] and not queue["paused"] and not has_run
-        return bool(is_idle and self.may_lack(queue["name"], oldest_ms))
+        return bool(is_idle and self.may_lack(queue["name"], oldest_age_ms))
 
-    def may_lack(self, name: str, oldest_ms: int) -> bool:
-        """Return whether a queue lacks workers if it is not paused and has no active job.
+    def may_lack(self, name: str, oldest_age_ms: int) -> bool:
+        """Return whether a queue lacks workers, for one for which ``lacks`` finds no other reason.
 
         Args:
             name: the name of the queue.
-            oldest_ms: the age of its oldest available job.
+            oldest_age_ms: the age of its oldest available job in milliseconds.
         """
-        return oldest_ms >= UNSERVED_MS and self.is_complete and name not in self.counts
+        return oldest_age_ms >= UNSERVED_MS and self.is_complete and name not in self.counts

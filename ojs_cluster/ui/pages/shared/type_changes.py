@@ -29,19 +29,20 @@ class SinceMark:
 
     Attributes:
         after: the run times of jobs that surely followed it, by type.
-        removed: those of its own period and of all that followed, which are not before it.
+        not_before: those of the period of the mark and of all that followed.
         unread: number of shards that did not answer.
     """
 
     after: Mapping[str, Sequence[int]]
-    removed: Mapping[str, Sequence[int]]
+    not_before: Mapping[str, Sequence[int]]
     unread: int
 
 
 async def read_since(store: Store, at_s: float, now_s: float) -> SinceMark:
     """Read what followed a mark: by the minute, or by the hour for a mark before the last two.
 
-    The minute or the hour of the mark is on neither side.
+    The minute or the hour of the mark is on neither side. Nor is the minute after a mark that is
+    less than ``FLUSH_S`` before it (see ``begin_after``).
 
     Args:
         store: the store.
@@ -54,6 +55,7 @@ async def read_since(store: Store, at_s: float, now_s: float) -> SinceMark:
     sums, unread = [], 0
     for first in (int(begin_after(at_s, period_s) // period_s), int(at_s // period_s)):
         # The numbers of hours are those of full hours, and those of minutes have the present one.
+        # So nothing has followed yet a mark whose next hour is the present one.
         count = present - first + (not by_hour)
         found: list[TypeStatistics] = []
         if count > 0:
@@ -67,15 +69,20 @@ async def read_since(store: Store, at_s: float, now_s: float) -> SinceMark:
 def change_of(one: TypeStatistics, since: SinceMark) -> dict[str, Any]:
     """Return the run times of a type before and after a mark, as members of JSON.
 
+    Args:
+        one: the numbers of a time span that has the mark in it and ends now.
+        since: what followed the mark.
+
     Returns:
         For ``before`` and ``after`` the number of jobs, and the median and the 95th percentile in
         milliseconds, None without jobs. ``change`` is the change of the median in percent, None if
         one side has fewer than ``MIN_JOBS`` jobs.
     """
     nothing = [0] * len(one.run_counts)
-    removed, after = since.removed.get(one.name, nothing), since.after.get(one.name, nothing)
+    not_before = since.not_before.get(one.name, nothing)
+    after = since.after.get(one.name, nothing)
     # The sums are read one after the other, so a part may be larger than the whole.
-    before = [max(0, a - b) for a, b in zip(one.run_counts, removed, strict=True)]
+    before = [max(0, a - b) for a, b in zip(one.run_counts, not_before, strict=True)]
     old, new = _side(before), _side(after)
     change = None
     if min(old["jobs"], new["jobs"]) >= MIN_JOBS and old["p50_ms"]:

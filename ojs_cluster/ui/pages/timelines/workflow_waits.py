@@ -86,7 +86,8 @@ class Queues:
     Attributes:
         stats: their numbers; without the queues that were not read.
         limits: how those at a limit are at it, in words; empty for those below their limits, and
-            ``0`` for those whose limit lets no job start.
+            ``0`` for those whose limit lets no job start. Without the queues whose limits are not
+            known.
         hidden: those that the API key of the user may not access.
     """
 
@@ -115,8 +116,8 @@ async def read_queues(visit: Visit, found: WorkflowRecord) -> Queues:
     queues = dict.fromkeys(
         _queue_of(node, job) for node, job in pairs if job.state in ("pending", "waiting")
     )
-    fetched = {_queue_of(node, job) for node, job in pairs if _is_available(job.waiting)}
-    return await _read(visit, queues, fetched)
+    limited = {_queue_of(node, job) for node, job in pairs if _is_available(job.waiting)}
+    return await _read(visit, queues, limited)
 
 
 async def wait_of_job(visit: Visit, job_id: str, job_type: str) -> Wait | None:
@@ -209,13 +210,13 @@ async def without_hidden_keys(
     return found
 
 
-async def _read(visit: Visit, queues: Iterable[str], fetched: Collection[str]) -> Queues:
+async def _read(visit: Visit, queues: Collection[str], limited: Collection[str]) -> Queues:
     """Return what is known of queues.
 
     Args:
         visit: the request.
         queues: their names, the most important first.
-        fetched: those that have an available job, so that their limits matter.
+        limited: those that have an available job, so that their limits matter.
     """
     stats: dict[str, QueueStats] = {}
     limits: dict[str, str] = {}
@@ -233,7 +234,9 @@ async def _read(visit: Visit, queues: Iterable[str], fetched: Collection[str]) -
 
     async def read_all() -> None:
         await run_concurrently(shown[:_MAX_QUEUES], read)
-        open_ones = [name for name, each in stats.items() if name in fetched and not each.paused]
+        open_ones = [
+            name for name in shown if name in limited and name in stats and not stats[name].paused
+        ]
         await run_concurrently(open_ones[:_MAX_LIMITED], read_limits)
 
     if shown:
@@ -261,6 +264,7 @@ def wait_of(
         What it waits for; None if it runs or has ended.
     """
     job = found.jobs[node.job]
+    # A node status and no job state: a ``waiting`` step has no job yet, a ``pending`` one may have.
     if job.state == "waiting":
         before = [steps[place] for place in sorted(steps[node.job].deps)]
         return _for_steps(_trigger_of(found, node), before)
