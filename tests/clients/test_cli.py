@@ -1,4 +1,7 @@
-"""The bytes of ojs-cli, and what its structs can decode."""
+"""The bytes of ojs-cli, and what its structs can decode.
+
+``tests.clients.sources`` reads the comments that name lines of ojs-cli, at the commit in README.md.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ CRON = {
 
 # ojs-cli, internal/client/client.go:56: the headers of every request, sorted by net/http.
 async def call(wire: Wire, method: str, path: str, body: Any = None) -> Any:
-    """Send a request as the client does, and return the body of a successful response."""
+    """Send a request as the client does, and return the body of a successful response.
+
+    ``Request.from_cli`` recognises the client by these headers.
+    """
     headers = {
         "User-Agent": "Go-http-client/1.1",
         "Accept": _TYPE,
@@ -149,7 +155,7 @@ async def test_failures_show_the_message_of_the_last_error(wire: Wire) -> None:
 
 
 # ojs-cli, cmd/ojs/commands/stats.go:131 (statsHistory): it reads data_points.
-async def test_the_history_has_data_points(wire: Wire) -> None:
+async def test_the_history_has_a_list_of_data_points(wire: Wire) -> None:
     await call(wire, "POST", "/jobs", {"type": "t", "args": []})
     found = await call(wire, "GET", "/admin/stats/history?period=1h&since=24h")
     assert (found["period"], found["data_points"]) == ("1h", [])

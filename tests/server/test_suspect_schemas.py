@@ -1,4 +1,8 @@
-"""A validation that is slower than its estimate costs one process once."""
+"""A validation that is slower than its estimate costs one process once.
+
+``lying_main`` estimates that each validation is cheap. So the first one blocks its process until
+the watchdog (5 s) ends it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from tests.support.servers import observer, wait_until
 
 ENDED = "ended while it validated args"
 LATER = 8
-"""Number of hostile requests after the first."""
+"""Number of hostile requests after the first, so that both processes get some."""
 
 
 def numbers(first: int) -> dict[str, object]:
@@ -43,6 +47,7 @@ def test_an_estimate_that_is_wrong_costs_one_process_once(standalone: Embedded) 
             assert "too large to be validated" in reply.json()["warnings"][0]
         assert running.output.count(ENDED) == 1
 
+        # The dashboard reads from the report of a process which schemas are suspect.
         with observer(standalone) as db:
             key = "ojs:{meta}:processes"
             wait_until(lambda: "poison@1" in str(db.hvals(key)), timeout_s=120)

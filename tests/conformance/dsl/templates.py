@@ -1,10 +1,11 @@
 """References to earlier answers: `{{steps.ID.response.body.PATH}}` and captures.
 
-A capture is read as `{{name}}`, `${name}` or `$ref.name`; the suites use all
-three. A string that is one reference becomes the value itself, whatever its
-type; inside a longer string the value is written as text. A reference that
-cannot be resolved is an `UnresolvedTemplate`: sending it on as literal text,
-as the published runner does, turns the rest of the test into noise.
+A capture is read as `{{name}}`, `${name}` or, where it is the whole string,
+`$ref.name`; the suites use all three. A string that is one reference becomes
+the value itself, whatever its type; inside a longer string the value is
+written as text. A reference of these forms that cannot be resolved is an
+`UnresolvedTemplate`: sending it on as literal text, as the published runner
+does, turns the rest of the test into noise.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class Scope:
     """What the steps run so far have produced."""
 
     bodies: dict[str, Any] = field(default_factory=dict)
+    """The answers by the ids of their steps; without a step whose answer is no JSON."""
     captures: dict[str, Any] = field(default_factory=dict)
+    """The captured values by their names."""
 
     def document(self) -> Mapping[str, Any]:
         """The document that `$.steps.ID.response.body...` paths address."""

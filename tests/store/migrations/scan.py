@@ -19,14 +19,15 @@ async def scan_keys(
     """Return a page of keys, and the position of the next page; None after the last one.
 
     A position of SCAN is valid on the server that made it. After a failover, or after the slot has
-    moved, the scan starts again, so that it misses no key. It returns every key that exists all the
-    time, and may return a key several times.
+    moved, the scan starts again, so that it misses no key, unless that happens between the two
+    calls of the last page. It returns every key that exists all the time, and may return a key
+    several times, or a page without keys before the last one.
 
     Args:
         store: the store.
         slot: the slot of the tag.
         pattern: glob pattern of the keys, with the hash tag of ``slot``.
-        cursor: the position, ``b""`` for the first page.
+        cursor: the position, ``<run id> <cursor of SCAN>``, ``b""`` for the first page.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
