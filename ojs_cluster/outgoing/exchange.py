@@ -5,7 +5,8 @@ retries, decompression. h11, which hypercorn uses too, reads the response. (Reje
 httpcore. They resolve the name themselves, so the connection may go to an unchecked address. They
 would also be two more dependencies of the image.)
 
-The caller limits the time. A response takes at most ``max_body`` bytes and a bounded head.
+The caller limits the time by a cancel scope, whose deadline ``exchange`` reads. A response takes at
+most ``max_body`` bytes and a bounded head.
 """
 
 from __future__ import annotations
@@ -46,21 +47,24 @@ async def exchange(
 ) -> tuple[h11.Response, bytes]:
     """Send a request; return the head of the response and the beginning of its body.
 
-    A body that is cut short is returned as far as it was received.
+    A body that is cut short, by a limit or by the server, is returned as far as it was received. A
+    body of ``max_body`` bytes may have gone on: a caller that must know asks for one byte more.
 
     Args:
         url: the URL.
         addresses: the addresses of its host, the first one that accepts a connection is used.
         method: the method.
         headers: the headers without ``Host``, ``Connection`` and ``Content-Length``.
-        body: the body of the request.
+        body: the body of the request; empty for GET.
         max_body: maximum number of bytes of the response's body that are read.
         body_s: maximum time to read the response's body, in seconds.
 
     Raises:
-        OSError: no connection, or TLS has failed.
-        trio.BrokenResourceError: the connection broke before the head of the response.
+        OSError: no connection.
+        trio.BrokenResourceError: TLS has failed, or the connection broke before the head of the
+            response.
         h11.RemoteProtocolError: the response is not HTTP/1.1.
+        h11.LocalProtocolError: a header is not allowed, or a GET has a body.
     """
     connection = await OutgoingConnection.open(url, addresses)
     try:
@@ -169,11 +173,11 @@ async def _connect(addresses: Sequence[str], port: int) -> trio.SocketStream:
 def _connect_s(further: int) -> float:
     """Return how long a connection may take, in seconds.
 
-    Otherwise a first address that does not answer would use all the time of the caller.
+    The addresses and the response share the time of the caller. Without that, a first address that
+    does not answer would use all of it.
 
     Args:
-        further: the number of addresses that are tried afterwards. They and the response share the
-            time that the caller has left.
+        further: the number of addresses that are tried afterwards.
     """
     if not further:
         return _CONNECT_S

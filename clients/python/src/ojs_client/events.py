@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _PATH: Final = "/events/stream"
 _MAX_PAUSE_S: Final = 5.0
 """Longest pause in seconds before a stream is opened again."""
+_SUCCESS_S: Final = 5.0
+"""Time in seconds for which a stream without events must stay open to count as a success."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,11 @@ class _Position:
     """Where a stream is.
 
     Attributes:
-        last_id: the id of the last event.
-        failed_since: since when no connection could be made; None if the last one was made.
+        last_id: the id of the last block, which the server also sends without an event: first of
+            all, and as a heartbeat. So a connection that breaks before its first event loses none.
+        failed_since: when the first failure after the last open connection was, in seconds of
+            anyio's clock; None if there was none.
+        backoff: the pauses between two connections.
     """
 
     last_id: str
@@ -125,8 +130,9 @@ async def subscribe(
     failed: list[OJSError] = []
 
     async def deliver(event: Event) -> None:
-        # A cancellation should reach the generators of httpx2, which leave it to the garbage
-        # collector otherwise to close them.
+        # ``send_nowait`` is no checkpoint, so a cancellation arrives in ``lines`` and closes its
+        # generators. httpx2 would leave that to the garbage collector. A full buffer is the
+        # exception.
         try:
             send.send_nowait(event)
         except anyio.WouldBlock:
@@ -157,7 +163,7 @@ async def _read_once(
     transport: Transport,
     params: Mapping[str, str],
     position: _Position,
-    deliver: Any,
+    deliver: Callable[[Event], Awaitable[None]],
     opened: anyio.Event,
 ) -> bool:
     """Read a stream until it ends; return whether to connect again.
@@ -187,7 +193,7 @@ async def _read_once(
                     position.last_id = event_id or position.last_id
                     is_event = bool(data) and name != "server.shutdown"
                     # A stream that ends at once is no success.
-                    if is_event or anyio.current_time() > opened_at + _MAX_PAUSE_S:
+                    if is_event or anyio.current_time() > opened_at + _SUCCESS_S:
                         position.backoff.reset()
                     if is_event:
                         await deliver(Event(position.last_id, name, json.loads(data)))

@@ -31,10 +31,16 @@ _RETRY_DELAY: Final = "_ojs_retry_delay_ms"
 _DETAILS: Final = "_ojs_details"
 """The attribute of an exception with more members for the details of its error."""
 _MAX_FRAMES: Final = 50
+"""Number of the innermost frames that an error has."""
 _MAX_CAUSES: Final = 8
+"""Number of the causes that an error has."""
 _CALLERS: Final = frozenset({"ojs_client", "anyio", "asyncio", "trio", "outcome", "concurrent"})
-"""Folders with the code that calls a handler."""
+"""Folders with the code that calls a handler.
+
+A folder of the user may have such a name, too. Then its outermost frames are left out.
+"""
 _MAX_MESSAGE: Final = 4096
+"""Number of characters of an error's message."""
 SNOOZE: Final = "SNOOZE"
 """The action of an error that is none: the handler wants to run later."""
 _ENDS_PROCESS: Final = (KeyboardInterrupt, GeneratorExit)
@@ -118,7 +124,8 @@ def failure_of(
             future or task that was cancelled, so the attempt has failed.
 
     Raises:
-        BaseException: ``raised``, if it must end the process, such as ``KeyboardInterrupt``.
+        BaseException: ``raised``, if it is a group with an exception that must end the process,
+            such as ``KeyboardInterrupt``. The caller does not catch one that is in no group.
     """
     if isinstance(raised, BaseExceptionGroup):
         if raised.subgroup(_ENDS_PROCESS) is not None:

@@ -32,7 +32,10 @@ _LIMIT_LEASES: Final = 10
 
 
 class LoopWatch:
-    """Watches the event loop of a worker.
+    """Watches the event loop of a worker, and keeps its leases while the loop stands still.
+
+    A thread of its own sends heartbeats then. It shares ``_alive_at``, a number that each side only
+    replaces, and the held jobs, of which it iterates over a copy: the loop may go on at any time.
 
     Args:
         heartbeats: the heartbeats of the worker.
@@ -49,12 +52,16 @@ class LoopWatch:
         self._heartbeats = heartbeats
         self._new_transport = new_transport
         self._view = view
-        # A lease lasts for two intervals at least, so the thread has an interval left.
+        # The thread notices within an interval that the loop stands still. A lease lasts for two
+        # intervals at least. So one of exactly two may end while the heartbeat is under way.
         self._patience_s = heartbeats.interval_s / 2
         self._alive_at = 0.0
 
     async def watch(self) -> None:
-        """Log that the event loop has stood still, until the task is cancelled."""
+        """Log that the event loop has stood still, until the task is cancelled.
+
+        Meanwhile the thread runs, and ``view`` gets the delays.
+        """
         ended = threading.Event()
         if self._new_transport is not None:
             run, args = self._extend_leases, (ended, self._new_transport)
@@ -85,7 +92,7 @@ class LoopWatch:
         self, ended: threading.Event, new_transport: Callable[[], Transport]
     ) -> None:
         """Send heartbeats while the event loop stands still, until ``ended`` is set."""
-        self._alive_at = time.monotonic()
+        self._alive_at = time.monotonic()  # the loop may not have set it yet
         limit_s = _LIMIT_LEASES * self._heartbeats.held.lease_s
         while not ended.wait(self._patience_s):
             blocked_s = time.monotonic() - self._alive_at

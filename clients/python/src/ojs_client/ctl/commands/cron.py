@@ -19,6 +19,7 @@ from ojs_client.ctl.words import Verbs
 
 _PATH = f"{V1}/cron"
 _MOST_HISTORY: Final = 100
+"""Number of occurrences that the server keeps of a cron job (``HISTORY_KEPT``)."""
 
 
 @click.group(cls=Verbs)
@@ -170,6 +171,7 @@ def _switch(session: Session, name: str, verb: str, done: str) -> None:
 
 
 def _subject(row: Row) -> Any:
+    """Return the job or the error of an occurrence; the server names at most one of the three."""
     return row.get("job_id") or row.get("active_job_id") or row.get("error")
 
 

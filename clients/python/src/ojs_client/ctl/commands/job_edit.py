@@ -1,4 +1,4 @@
-"""``ojsctl job edit``, and why there is no ``job move``."""
+"""``ojsctl job edit``, and why there is no ``job move``. ``job.py`` adds both to its group."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from ojs_client.ctl.api import V1
-from ojs_client.ctl.selection import job_id
+from ojs_client.ctl.selection import job_id as job_id_argument
 from ojs_client.ctl.session import Examples, Leaf, Session
 from ojs_client.ctl.times import DURATION, LATER
 from ojs_client.ctl.urls import url_path
@@ -15,6 +15,7 @@ from ojs_client.ctl.values import json_or_text, pairs
 from ojs_client.options import milliseconds
 
 _REMOVABLE: Final = {"run-timeout": "timeout_ms", "expires": "expires_at", "tags": "tags"}
+"""Words of ``--remove``, and the members of the API that the server can remove."""
 
 
 @click.command(
@@ -25,7 +26,7 @@ _REMOVABLE: Final = {"run-timeout": "timeout_ms", "expires": "expires_at", "tags
     job edit 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f --at 2h --remove expires
     """,
 )
-@job_id
+@job_id_argument
 @click.option("--priority", type=int, help="Higher runs earlier.")
 @click.option("--arg", "args", multiple=True, metavar="JSON", help="All args; may be repeated.")
 @click.option("--meta", multiple=True, metavar="NAME=VALUE", help="All meta; may be repeated.")
@@ -67,6 +68,7 @@ def edit(
         "expires_at": expires,
     }
     body = {name: value for name, value in given.items() if value is not None}
+    # An option and the removal of its member: the removal holds.
     body |= {_REMOVABLE[name]: None for name in remove}
     if not body:
         raise click.UsageError("Name what to change, such as --priority 10.")

@@ -76,8 +76,8 @@ def get(session: Session, name: str) -> None:
     """
     found = session.api.get(f"{_PATH}/{url_path(name)}")["pool"]
     stats = session.api.get(f"{ADMIN}/scheduling/stats")["stats"]["pools"]
-    counts: Row = next((each for each in stats if each["name"] == name), {})
-    queues = {each["name"]: each for each in counts.get("queues", ())}
+    dispatches: Row = next((each for each in stats if each["name"] == name), {})
+    by_queue = {each["name"]: each for each in dispatches.get("queues", ())}
     weights = found.get("weights") or {}
     weighted = found["strategy"] == "weighted"
     parts = [
@@ -85,19 +85,21 @@ def get(session: Session, name: str) -> None:
             "name": queue,
             "weight": weights.get(queue, 1) if weighted else None,
             "dispatch_count": 0,
-            **queues.get(queue, {}),
+            **by_queue.get(queue, {}),
         }
         for queue in found["queues"]
     ]
-    record = {**found, "dispatches": counts} if counts else found
-    session.output.record(record, _fields(found, counts), name="name", parts=parts, columns=PARTS)
+    record = {**found, "dispatches": dispatches} if dispatches else found
+    session.output.record(
+        record, _fields(found, dispatches), name="name", parts=parts, columns=PARTS
+    )
 
 
-def _fields(found: Row, counts: Row) -> Iterator[tuple[str, Any]]:
+def _fields(found: Row, dispatches: Row) -> Iterator[tuple[str, Any]]:
     yield "Name", found["name"]
     yield "Strategy", found["strategy"]
     yield "Updated", clock(found["updated_at"])
-    yield "Fetches", counts.get("fetches")
+    yield "Fetches", dispatches.get("fetches")
 
 
 @pool.command(

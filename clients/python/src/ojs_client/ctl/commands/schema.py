@@ -18,6 +18,7 @@ from ojs_client.ctl.words import Verbs
 
 _PATH = f"{V1}/admin/schemas"
 _MODES = ("strict", "warn", "off", "default")
+"""Modes. The API spells the default ``""``: the mode of the server."""
 _COMPATIBILITIES = ("backward", "forward", "full", "none")
 
 
