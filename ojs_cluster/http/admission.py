@@ -10,8 +10,8 @@ import msgspec
 
 from ojs_cluster.core.access.scopes import ANONYMOUS, Keyring, Principal
 from ojs_cluster.core.errors import HeaderTooLarge, OJSError, Unsupported
-from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.access.browsers import check_host, check_sender, must_declare_json
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.access.tenants import check_route, find_tenant
 from ojs_cluster.http.app import App
 from ojs_cluster.http.common_headers import OJS_VERSION

@@ -14,7 +14,7 @@ import trio
 from ojs_cluster.core.config.variable import ShownVariable
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.http.access.audit import Audit
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.blocking import BlockedRequests
 from ojs_cluster.http.exposition import ClusterExposition
 from ojs_cluster.http.maintenance import MaintenanceFlag

@@ -18,7 +18,7 @@ import trio
 from ojs_cluster.core.access.key_file import KeyFileError
 from ojs_cluster.core.access.scopes import Keyring, changed_names
 from ojs_cluster.http.access.audit import Audit
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.server.config.settings import AccessSettings
 from ojs_cluster.server.read_api_keys import read_keys
 from ojs_cluster.server.tls import file_version

@@ -11,7 +11,7 @@ import pytest
 
 from ojs_client import Client, RunningJob, Worker, new_job
 from ojs_client.testing import FakeServer
-from ojs_client.worker import waiting_jobs
+from ojs_client.worker import prefetch as module
 from tests.client_library.conftest import Server
 from tests.client_library.faults import Watched
 from tests.client_library.workers import QUEUE, job_in, new_worker, serving_jobs, until
@@ -220,8 +220,8 @@ def test_a_worker_without_a_free_handler_does_not_fetch() -> None:
 async def test_short_handlers_share_fetches_unless_prefetch_is_zero(
     server: Server, monkeypatch: pytest.MonkeyPatch, prefetch: int | None, least: int, most: int
 ) -> None:
-    monkeypatch.setattr(waiting_jobs, "_SHORT_S", 600.0)  # also on a busy machine
-    monkeypatch.setattr(waiting_jobs, "_MAX_WAIT_S", 600.0)
+    monkeypatch.setattr(module, "_SHORT_S", 600.0)  # also on a busy machine
+    monkeypatch.setattr(module, "_MAX_WAIT_S", 600.0)
     wire = Watched()
 
     async def scenario(client: Client) -> None:
@@ -246,7 +246,7 @@ async def test_short_handlers_share_fetches_unless_prefetch_is_zero(
 async def test_a_job_that_would_wait_for_a_long_handler_goes_back(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting_jobs, "_SHORT_IN_A_ROW", 0)
+    monkeypatch.setattr(module, "_SHORT_IN_A_ROW", 0)
 
     async def scenario(client: Client) -> None:
         worker = new_worker(client, concurrency=1)

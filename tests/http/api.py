@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from ojs_cluster.http.access.audit import Audit
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.admission import passes_api_key_check
 from ojs_cluster.http.app import App
 from ojs_cluster.http.dispatch import prepare, run

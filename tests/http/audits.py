@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from ojs_cluster.core.access.scopes import Keyring, Principal, QueuePatterns, Scope, digest
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.app import App
 from ojs_cluster.store.operators.operations import audit
 from ojs_cluster.store.operators.operations.audit import AuditFilter

@@ -12,7 +12,7 @@ import pytest
 
 from ojs_cluster.core.access.scopes import PRESETS, Keyring, Principal, digest
 from ojs_cluster.core.jobs.ids import new_job_id
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
 from ojs_cluster.store.ground.settings import StoreSettings

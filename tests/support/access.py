@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ojs_cluster.core.access.scopes import Keyring, principals_from_variables
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 
 
 def accepts(keys: Iterable[str], *, allow_insecure: bool = False) -> AccessControl:

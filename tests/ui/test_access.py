@@ -16,7 +16,7 @@ import trio
 
 from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.core.access.scopes import PRESETS, Keyring, Principal, digest
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.hypercorn.quart_app import create_quart_app
 from ojs_cluster.http.messages import Request
 from ojs_cluster.server.embedded.servers import Embedded

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import h2.settings
 import trio
 
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.hypercorn.quart_app import create_quart_app
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.ui.quart_views import add_dashboard

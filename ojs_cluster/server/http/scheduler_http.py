@@ -15,8 +15,8 @@ import trio
 from ojs_cluster.core.errors import NotFound, OJSError
 from ojs_cluster.http import exposition, metric_families
 from ojs_cluster.http.access.audit import Audit
-from ojs_cluster.http.access.authentication import AccessControl
 from ojs_cluster.http.access.browsers import check_host
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.common_headers import add_common_headers
 from ojs_cluster.http.cors import is_preflight, preflight_response
 from ojs_cluster.http.errors import error_response

@@ -10,7 +10,7 @@ import pytest
 from ojs_cluster.core.access.scopes import Keyring, Principal, QueuePatterns, digest
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.ids import new_job_id
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.authorization.queue_scope import hide_existing
 from ojs_cluster.http.messages import Request
 from ojs_cluster.server.embedded.servers import Embedded

@@ -19,7 +19,7 @@ from ojs_cluster.core.access.scopes import (
     Scope,
     digest,
 )
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.routing.router import QueueAccess
 from ojs_cluster.server.embedded.servers import Embedded
@@ -141,7 +141,7 @@ async def test_too_many_requests_are_refused_with_retry_after(keyed: Api) -> Non
 
 
 def test_a_rate_lets_so_many_requests_through_and_refills() -> None:
-    from ojs_cluster.http.access.authentication import _TokenBucket
+    from ojs_cluster.http.access.keys_and_scopes import _TokenBucket
 
     bucket = _TokenBucket(4)
     began = time.monotonic()

@@ -12,7 +12,7 @@ import trio
 
 from ojs_cluster.core.access.scopes import Keyring, Principal, digest
 from ojs_cluster.core.jobs.tenant import MAX_TENANT_LENGTH
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.routing.router import _TENANT_ACCESS, Route, TenantAccess
 from ojs_cluster.server.embedded.servers import Embedded

@@ -23,7 +23,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from ojs_cluster.core.access.scopes import ALL_SCOPES, Keyring, Principal, digest
 from ojs_cluster.http import dispatch
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.fast_lane import connection as lane_connection
 from ojs_cluster.http.fast_lane import driver
 from ojs_cluster.http.fast_lane.idle_connections import IdleConnections

@@ -21,7 +21,7 @@ from ojs_cluster.core.access.scopes import (
 )
 from ojs_cluster.core.jobs.ids import OrderedIds, new_job_id
 from ojs_cluster.http import request_ids
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.admission import admit
 from ojs_cluster.http.app import App
 from ojs_cluster.http.dispatch import prepare, run

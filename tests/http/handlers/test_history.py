@@ -10,7 +10,7 @@ import pytest
 from ojs_cluster.core.access.scopes import Keyring, Principal, QueuePatterns, Scope, digest
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.workflow_request import parse_workflow
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.handlers.history.workflow_graph import WorkflowGraph
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.ground.settings import StoreSettings

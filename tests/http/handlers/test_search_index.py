@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.access.scopes import Keyring, Principal, QueuePatterns, Scope, digest
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.ground.settings import StoreSettings
 from tests.http.api import Api, open_app

@@ -9,7 +9,7 @@ import pytest
 
 from ojs_cluster.core.access.scopes import Keyring, Principal, QueuePatterns, digest
 from ojs_cluster.core.jobs.ids import new_job_id
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.redis import Client
 from ojs_cluster.redis import Reply as RedisReply
 from ojs_cluster.server.embedded.servers import Embedded

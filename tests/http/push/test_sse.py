@@ -16,7 +16,7 @@ from ojs_cluster.core.access.scopes import (
     Scope,
     digest,
 )
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.push import sse
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app, serving, until

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ojs_cluster.core.access.scopes import ALL_SCOPES, Keyring, Principal, Scope, digest
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.push import sse
 from ojs_cluster.http.websocket import session as ws_session
 from ojs_cluster.server.embedded.servers import Embedded

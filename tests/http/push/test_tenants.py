@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from ojs_cluster.core.access.scopes import Keyring, Principal, digest
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app, serving
 from tests.http.push.reading import events

@@ -12,7 +12,7 @@ import pytest
 from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.core.access.scopes import PRESETS, Principal
 from ojs_cluster.core.errors import PermissionDenied, Unauthenticated
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.server.config.load import ConfigError, load
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.ui.settings import UiSettings, header_name

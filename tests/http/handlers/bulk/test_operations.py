@@ -11,7 +11,7 @@ from ojs_cluster.core.access.scopes import Keyring, Principal, QueuePatterns, Sc
 from ojs_cluster.core.bulk.selection import BulkAction, Selection
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.http.access.authentication import AccessControl
+from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.handlers.bulk.operations import audit_text
 from ojs_cluster.keys import Meta
 from ojs_cluster.server.embedded.servers import Embedded

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ojs_client.worker.execution import Runner
 from ojs_client.worker.held_jobs import HeldJob
-from ojs_client.worker.waiting_jobs import WaitingJobs
+from ojs_client.worker.prefetch import WaitingJobs
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from ojs_client.worker.handlers import Lifespan, Middleware
 from ojs_client.worker.heartbeats import Directive, Heartbeats
 from ojs_client.worker.held_jobs import HeldJob, HeldJobs
 from ojs_client.worker.loop_watch import LoopWatch
+from ojs_client.worker.prefetch import WaitingJobs
 from ojs_client.worker.program import log_to_stderr, refusal_in_one_line
 from ojs_client.worker.registering import RegistersHandler, RegistersProcessHandler
 from ojs_client.worker.running import WorkerContext
@@ -32,7 +33,6 @@ from ojs_client.worker.settings import WorkerSettings, queues_of
 from ojs_client.worker.settling import Settler
 from ojs_client.worker.signal import Signal, run_in
 from ojs_client.worker.view import WorkerView
-from ojs_client.worker.waiting_jobs import WaitingJobs
 
 log: Final = logging.getLogger("ojs_client.worker")
 
