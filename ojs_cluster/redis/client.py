@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.connection import IMPATIENT_S, Arg, RedisConnection, pack
+from ojs_cluster.redis.connection import Arg, RedisConnection, pack
 from ojs_cluster.redis.deadline import current_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.redis.durability import Durability, required_durability
@@ -29,6 +29,7 @@ from ojs_cluster.redis.reply_waiters import Answer, Reply, SentCall
 from ojs_cluster.redis.router import SlotRouter
 from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import Address, ClientSettings
+from ojs_cluster.redis.silent_nodes import IMPATIENT_S
 from ojs_cluster.redis.topology import Topology
 
 TIME: Final = pack((b"TIME",))

@@ -37,6 +37,7 @@ from ojs_cluster.redis.reply_waiters import (
     ReplyBatch,
     ReplyWaiter,
 )
+from ojs_cluster.redis.silent_nodes import IMPATIENT_S
 from ojs_cluster.redis.transport import Transport
 
 Arg = bytes | str | int | float
@@ -54,9 +55,6 @@ In one turn of the event loop, every caller that is ready queues its command. Th
 next turn. Without bursts Redis would be idle while callers run, and callers would be idle while
 Redis runs. Smaller bursts would cost Redis more reads (docs/adr/019).
 """
-
-IMPATIENT_S: Final = 0.5
-"""Seconds without a reply of a node after which it is not responsive, and its reads end."""
 
 
 class NodeConnection(Protocol):
@@ -278,9 +276,9 @@ class RedisConnection:
         driver_state.flush()
 
     def check(self, reply_timeout_s: float, call_timeout_s: float) -> None:
-        """End a silent connection, and commands that have waited too long.
+        """End a silent connection, and commands that have waited too long (see ``silent_nodes``).
 
-        The client calls this method periodically.
+        The router calls this method periodically.
         """
         now = self._clock.now
         if self.silent_s > reply_timeout_s:

@@ -17,7 +17,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.acl_errors import AclDenied, explain_acl_error
-from ojs_cluster.redis.connection import IMPATIENT_S, NodeConnection
+from ojs_cluster.redis.connection import NodeConnection
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.errors import (
     AuthenticationFailed,
@@ -29,6 +29,7 @@ from ojs_cluster.redis.group_commit import CommitPlan
 from ojs_cluster.redis.node_link import NodeLink
 from ojs_cluster.redis.reply_waiters import Answer, CoarseClock
 from ojs_cluster.redis.settings import Address, ClientSettings
+from ojs_cluster.redis.silent_nodes import IMPATIENT_S, SUSPECT_AFTER_S
 from ojs_cluster.redis.topology import (
     CLUSTER_SLOTS,
     NO_MASTERS,
@@ -54,8 +55,6 @@ TOPOLOGY_TIMEOUT_S = 1.0
 """How long a node may take to report the topology."""
 WATCH_DELAYED_S = 0.5
 """If two checks are further apart, this process was paused, and no command is late."""
-SUSPECT_AFTER_S = 1.0
-"""If a node has not answered for this long, the topology is fetched from another node."""
 RETIRED_LINK_S = 10.0
 """How long a link stays open when no slot needs its node."""
 START_RETRY_S = 0.1
@@ -386,7 +385,7 @@ class SlotRouter:
             listener()
 
     async def _watch(self) -> None:
-        """Advance ``clock``, and end silent connections and retired links."""
+        """Advance ``clock``, and end silent connections (``silent_nodes``) and retired links."""
         settings = self.settings
         while True:
             await trio.sleep(WATCH_INTERVAL_S)

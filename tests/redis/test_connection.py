@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ojs_cluster.redis import client
-from ojs_cluster.redis.connection import BURST, IMPATIENT_S, RedisConnection, pack
+from ojs_cluster.redis.connection import BURST, RedisConnection, pack
 from ojs_cluster.redis.errors import (
     CommandNotSent,
     OversizedReply,
@@ -22,6 +22,7 @@ from ojs_cluster.redis.errors import (
     ReplyLost,
 )
 from ojs_cluster.redis.reply_waiters import Answer, CoarseClock
+from ojs_cluster.redis.silent_nodes import IMPATIENT_S
 
 
 class MemoryTransport:

@@ -1,4 +1,4 @@
-"""Authenticate requests by API key or client certificate, and authorize them for their routes."""
+"""Check the API key or client certificate of a request, its scope for the route, and its rate."""
 
 from __future__ import annotations
 

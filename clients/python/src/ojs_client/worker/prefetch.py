@@ -1,4 +1,4 @@
-"""Fetched jobs that wait for a free handler."""
+"""How many jobs a worker fetches, and the fetched jobs that wait for a free handler."""
 
 from __future__ import annotations
 
