@@ -33,7 +33,7 @@ from ojs_cluster.http.fast_lane.replies import encode
 from ojs_cluster.http.fast_lane.routes import is_fast
 from ojs_cluster.http.fast_lane.transport import (
     Disconnected,
-    PlainLaneTransport,
+    SocketLaneTransport,
     TlsStream,
     transport_for,
 )
@@ -97,7 +97,7 @@ class LaneConnection:
         # the descriptor, which belongs to ``stream``.
         self._transport = transport_for(stream)
         self._driver: Driver | None = None
-        if isinstance(self._transport, PlainLaneTransport):
+        if isinstance(self._transport, SocketLaneTransport):
             self._driver = Driver(self, self._transport.socket, lane.idle_connections, lane.verbs)
 
     @property
@@ -186,7 +186,7 @@ class LaneConnection:
             The head; None if the client closed its side between two requests, or a drain has begun.
 
         Raises:
-            UnsupportedRequest: hypercorn has to read the request, because it is not plain, it does
+            UnsupportedRequest: hypercorn has to read the request, because it is not simple, it does
                 not fit into the body memory budget, or the stream ended in the middle of the head.
         """
         while True:

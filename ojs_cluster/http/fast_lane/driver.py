@@ -5,12 +5,17 @@ serves requests. ``on_readable`` reads the bytes that arrive and starts the coro
 request, which runs until it waits for a reply of Redis. ``_resume`` continues the coroutine with
 the reply. The response is sent by ``flush`` at the end of the turn, or by ``_answer`` at once.
 
+The most frequent requests of jobs without options need no coroutine (``plain/``, docs/adr/065): the
+verb of the request sends the command, and ``on_answer`` renders the response from the reply. If the
+reply is anything but plain, ``on_answer`` creates the coroutine, which goes on from the reply.
+
 In all other cases the driver wakes the task with a ``TaskHandoff``, which describes the state of
 the request. These cases are: a request that needs trio, an incomplete body, a full socket buffer, a
 disconnected client, a drain, and a bug.
 
-``on_readable`` and ``_resume`` run in tasks that serve all connections. So these methods catch
-every exception and pass it on to the task of this connection, which raises it.
+``on_readable``, ``on_epoll_closed``, ``on_answer``, ``_resume`` and ``flush`` run in tasks that
+serve all connections. So these methods raise nothing: they pass every exception on to the task of
+this connection, which raises it.
 """
 
 from __future__ import annotations
@@ -53,7 +58,8 @@ _MAX_CONSECUTIVE: Final = 8
 class TaskHandoff(msgspec.Struct, frozen=True):
     """The work that a driver leaves to the task of its connection.
 
-    If no attribute is set, the task reads the next request itself.
+    If no attribute is set, the task reads the next request itself. ``coroutine`` and ``response``
+    exclude each other.
 
     Attributes:
         coroutine: the coroutine of a request in progress, which the task runs to its end.
@@ -62,7 +68,8 @@ class TaskHandoff(msgspec.Struct, frozen=True):
         response: the response to the request.
         data: the response as bytes, if some of these bytes are sent already.
         sent: the number of bytes of ``data`` that are sent.
-        error: the exception that the task raises, which ends the connection.
+        error: the exception that the task raises, which ends the connection. If there is a
+            coroutine or a response too, the task first completes and undoes it.
         yields: whether the task only lets other connections run, and calls the driver again.
         ends: whether the task only closes the connection, as the client has asked.
     """
@@ -122,7 +129,11 @@ class DrivenConnection(Protocol):
 
 
 class Driver:
-    """Drives the requests of one connection over a plain socket."""
+    """Drives the requests of one connection over a socket without TLS.
+
+    A request in progress waits for Redis while ``_coroutine`` or ``_call`` is set. At most one of
+    them is, and no further request begins before both are None.
+    """
 
     def __init__(
         self,
@@ -135,7 +146,7 @@ class Driver:
         self._connection = connection
         self._verbs = verbs
         self._call: PlainCall | None = None
-        """The plain request that waits for a reply of Redis; None if none waits."""
+        """The request without a coroutine that waits for a reply of Redis; None if none waits."""
         self._sock = sock
         self._peer = PeerWatch(sock)
         self._idle = idle
@@ -148,7 +159,10 @@ class Driver:
         self._coroutine: Coroutine[Any, Any, Response] | None = None
         """The coroutine of the request that waits for a reply of Redis; None if none waits."""
         self._unsent: tuple[Response | PlainCall, bytes] | None = None
-        """The response that ``flush`` sends, also as bytes; None if there is none."""
+        """The response that ``flush`` sends, also as bytes; None if there is none.
+
+        It is set only while no byte of a further request is read, and not beyond the turn.
+        """
         self._driven = DrivenCoroutine(self._resume)
 
     @property
@@ -175,8 +189,8 @@ class Driver:
             self._read()  # the first request has usually arrived
             driver_state.flush()
         # A connection with a request in progress registers after the response, if it stays open.
-        is_waiting = self._coroutine is None and self._call is None
-        if self._handoff is None and not self._registered and is_waiting:
+        is_idle = self._coroutine is None and self._call is None
+        if self._handoff is None and not self._registered and is_idle:
             self._register()
         if self._handoff is None:
             self._owner = current_task()
@@ -215,9 +229,10 @@ class Driver:
                 driver_state.flush()
             data: bytes | None = None
             if not self._connection.stopping:
+                # ``int`` finds that a stored number is damaged. Then the coroutine reports it.
                 try:  # noqa: SIM105 - ``suppress`` takes a twentieth of a request's time
                     data = call.verb.page(call)
-                except ValueError:  # a stored number is damaged
+                except ValueError:
                     pass
             if data is None:
                 self._coroutine = self._resumed(call)
@@ -405,6 +420,11 @@ class Driver:
             self._hand_over(TaskHandoff(response=_response_of(response), error=error))
 
     def _send(self, response: Response | PlainCall, data: bytes) -> bool:
+        """Send a response, unless it can be undone and the client has gone; end the request.
+
+        Returns:
+            As ``_answer``. Otherwise the task has got what is left to do.
+        """
         connection = self._connection
         if response.undo is not None and not connection.data and self._peer.has_closed():
             self._hand_over(TaskHandoff(response=_response_of(response)))
@@ -420,7 +440,9 @@ class Driver:
         if self.closes:
             self._hand_over(_END)
             return False
-        return self._registered or bool(connection.data) or self._register()
+        if self._registered or connection.data:
+            return True
+        return self._register()
 
     # -- epoll registration and handoff ---------------------------------------------------------
 

@@ -1,6 +1,6 @@
-"""Parse plain HTTP/1.1 requests, which every parser reads in the same way.
+"""Parse simple HTTP/1.1 requests, which every parser reads in the same way.
 
-This module does no I/O: it turns bytes into a ``RequestHead``. A request is plain if it has:
+This module does no I/O: it turns bytes into a ``RequestHead``. A request is simple if it has:
 
 * GET or POST, a target that begins with "/", and HTTP/1.1;
 * lines of printable ASCII that end in CRLF, none of them folded;
@@ -9,7 +9,7 @@ This module does no I/O: it turns bytes into a ``RequestHead``. A request is pla
 * no Transfer-Encoding, Expect or Upgrade.
 
 Every other request raises ``UnsupportedRequest``, and hypercorn parses the same bytes. So only
-hypercorn rejects requests as malformed. Both parsers agree on where a plain request ends, which
+hypercorn rejects requests as malformed. Both parsers agree on where a simple request ends, which
 prevents request smuggling.
 
 llhttp (httptools) parses the lines of the head. It gets one head at a time and no body, because its
@@ -40,10 +40,10 @@ Each piece that arrives causes another check of the whole head, so the size limi
 costs. Larger heads are rare.
 """
 
-_PLAIN: Final = re.compile(
+_SIMPLE: Final = re.compile(
     rb"(GET|POST) (/[!-~]*) HTTP/1\.1\r\n(?:[!-~][ -~]*\r\n)+\r\n",
 )
-_PLAIN_PREFIX: Final = re.compile(rb"(?:[ -~]|\r\n)*\r?")
+_SIMPLE_PREFIX: Final = re.compile(rb"(?:[ -~]|\r\n)*\r?")
 _BEGINNINGS: Final = (b"GET /", b"POST /")
 _LONGEST_BEGINNING: Final = max(map(len, _BEGINNINGS))
 _CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,15}")
@@ -55,11 +55,11 @@ _SINGLE_HEADERS: Final = frozenset({"host", "content-length", "connection"})
 
 
 class UnsupportedRequest(Exception):
-    """The request is not plain: hypercorn has to read its bytes."""
+    """The request is not simple, or does not fit: hypercorn has to read its bytes."""
 
 
 class RequestHead(msgspec.Struct):
-    """A plain request without its body.
+    """The head of a simple request.
 
     Attributes:
         method: GET or POST.
@@ -72,7 +72,8 @@ class RequestHead(msgspec.Struct):
         repeats: whether a header occurs more than once, so that ``headers`` has joined values.
         admission: the dispatcher's decision about an earlier request with this head; None if there
             is no decision that can be reused.
-        plain: serves plain requests with this head, as ``admission`` allows; None if none does.
+        plain: serves plain requests (``plain/verb.py``) with this head, as ``admission`` allows;
+            None if none does.
         page: the page at the path, if an earlier request with this head has found one. Only this
             attribute, ``admission`` and ``plain`` change.
     """
@@ -111,11 +112,11 @@ def read_head(data: bytes) -> RequestHead | None:
     """Return the head of the request that ``data`` begins with; None while it is incomplete.
 
     Raises:
-        UnsupportedRequest: the request is not plain. This may be known before its head is complete.
+        UnsupportedRequest: it is not simple. This may be known before its head is complete.
     """
-    match = _PLAIN.match(data)
+    match = _SIMPLE.match(data)
     if match is None:
-        if _may_become_plain(data):
+        if _may_become_simple(data):
             return None
         raise UnsupportedRequest
     collector = _HeaderCollector()
@@ -157,7 +158,7 @@ class HeadCache:
 
     def read(self, data: bytes) -> RequestHead | None:
         """Return what ``read_head`` returns, from the cache if possible."""
-        # A plain head ends at its first empty line. So ``raw`` is the whole head, if it is not too
+        # A simple head ends at its first empty line. So ``raw`` is the whole head, if it is not too
         # long for the cache.
         raw = data[: data.find(_HEAD_END, 0, _MAX_CACHED_BYTES) + len(_HEAD_END)]
         head = self._heads.get(raw)
@@ -170,13 +171,13 @@ class HeadCache:
         return head
 
 
-def _may_become_plain(data: bytes) -> bool:
+def _may_become_simple(data: bytes) -> bool:
     if len(data) > MAX_INCOMPLETE_HEAD or _HEAD_END in data:
         return False
     start = data[:_LONGEST_BEGINNING]
     if not any(start.startswith(word) or word.startswith(start) for word in _BEGINNINGS):
         return False
-    return _PLAIN_PREFIX.fullmatch(data) is not None
+    return _SIMPLE_PREFIX.fullmatch(data) is not None
 
 
 def _repeats(pairs: Iterable[tuple[str, str]]) -> bool:

@@ -1,9 +1,9 @@
 """The fast lane: the entry point that serves the hot routes over HTTP/1.1.
 
 The fast lane serves the first requests of every HTTP/1.1 connection. It serves a request if the
-request is plain (see ``parser``) and its route is marked ``fast`` in the route table. The request
+request is simple (see ``parser``) and its route is marked ``fast`` in the route table. The request
 passes through the same ``prepare`` and ``run`` as in the hypercorn entry, and its response has the
-same bytes. The fast lane also serves plain GET requests for pages of the dashboard, by the same
+same bytes. The fast lane also serves simple GET requests for pages of the dashboard, by the same
 views. At the first request that the fast lane does not serve, ``FastLane.serve`` returns the bytes
 that it has read. From then on hypercorn serves the connection. So the fast lane needs no code for
 chunks, upgrades and HTTP/2, and rejects no request as malformed.

@@ -1,6 +1,6 @@
 """Read and write the bytes of a connection in the fast lane, with or without TLS.
 
-``PlainLaneTransport`` uses the socket itself, because the checks, locks and checkpoints of a trio
+``SocketLaneTransport`` uses the socket itself, because the checks, locks and checkpoints of a trio
 stream cost time in each call. ``TlsLaneTransport`` uses trio's ``SSLStream``, because hypercorn may
 have to continue with that stream. Both raise ``Disconnected`` when the client has disconnected.
 """
@@ -74,13 +74,13 @@ class LaneTransport(Protocol):
 def transport_for(stream: trio.SocketStream | TlsStream) -> LaneTransport:
     """Return the transport for a stream, which still owns its descriptor."""
     return (
-        PlainLaneTransport(stream)
+        SocketLaneTransport(stream)
         if isinstance(stream, trio.SocketStream)
         else TlsLaneTransport(stream)
     )
 
 
-class PlainLaneTransport:
+class SocketLaneTransport:
     """A socket without TLS."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
@@ -226,7 +226,7 @@ class TlsLaneTransport:
 
 
 class PeerWatch:
-    """Tells whether the client of a plain socket has closed its side.
+    """Tells whether the client of a socket without TLS has closed its side.
 
     Reading the next byte of a silent socket raises an exception, which takes twice as long as
     asking whether anything has arrived.

@@ -2,7 +2,7 @@
 
 The process accepts connections as soon as the store is open. If that takes longer than
 ``_OPENING_S``, the process accepts connections anyway, because liveness must not depend on Redis.
-Until the store is open, ``Gate`` answers liveness probes and refuses all other requests. (Refused:
+Until the store is open, ``Gate`` answers liveness probes and refuses all other requests. (Rejected:
 to accept connections at once. Another process may serve the same sockets already, so clients would
 be refused for no reason.)
 """

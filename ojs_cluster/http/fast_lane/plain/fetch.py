@@ -97,14 +97,8 @@ class PlainFetch(PlainVerb):
         packed_worker = b"$%d\r\n%b\r\n" % (len(raw_worker), raw_worker)
         payload = command.fill((prefix, packed_worker) if worker else (prefix,))
         wait_ms = min(wait_ms, settings.max_wait_ms)
-        values = (
-            shard,
-            prefix,
-            worker,
-            wait_ms,
-            self._app.waiters.position(queues, wait_ms),
-            answer,
-        )
+        since = self._app.waiters.position(queues, wait_ms)  # as in ``SentFetch``
+        values = shard, prefix, worker, wait_ms, since, answer
         return self._send(
             PlainCall(shard.slot, script, payload, self, body, values, idempotent=False)
         )

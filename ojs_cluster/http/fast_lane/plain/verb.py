@@ -1,4 +1,9 @@
-"""One plain request, and what the verbs share."""
+"""One plain request, and what the verbs share.
+
+A plain request is an enqueue, a fetch or an ack that a script of the fast path may answer alone.
+``begin`` sends the command; with the reply, ``page`` renders the response. If either returns None,
+the readable path serves the request: from its beginning, or from the reply (``resume``).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +38,7 @@ class PlainCall(SentScript):
         verb: the verb.
         driver: gets the answer; None if a task waits for it instead.
         body: the body of the request.
-        values: what ``verb`` needs to know of the request.
+        values: what ``verb`` needs to know of the request; each verb has its own.
         request_id: the id of the request, once it is answered.
         began: when the request began, in seconds of ``perf_counter``.
     """
@@ -87,6 +92,8 @@ class PlainCall(SentScript):
 
 class PlainVerb:
     """One verb, for all requests with the same head.
+
+    All responses that ``page`` returns have the same status, so they share one head.
 
     Attributes:
         admission: the admission of the head.
