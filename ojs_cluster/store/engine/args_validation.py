@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -40,7 +39,12 @@ _PAUSE_S: Final = 0.01
 
 
 class Effort:
-    """What the validations of one request have taken."""
+    """What the validations of one request have taken.
+
+    Attributes:
+        explained: number of jobs whose problems are named.
+        unfinished: number of validations that the child process has not finished in time.
+    """
 
     def __init__(self) -> None:
         """Begin with the first job of a request."""
@@ -82,8 +86,11 @@ async def check_members(
     Args:
         store: the store.
         job_type: the type of the job.
-        body: the members of the job, as ``NewJob.body``.
+        body: the members of the job, ``args`` among them, as ``NewJob.body``.
         effort: what earlier jobs of the request have taken; None for a single job.
+
+    Raises:
+        ArgsRefused, ValidationBusy: as ``check_args``.
     """
     schemas = store.schemas.validated.get(job_type)
     if schemas is None:
@@ -118,7 +125,7 @@ async def _problems(
     """
     table = store.schemas
     explain = effort.explained < MAX_EXPLAINED
-    problems: list[Problem] | None = None
+    problems: list[Problem] | None = None  # None: they may take too long in this process
     if table.validates_here and schema.digest not in table.suspects:
         table.suspects.begin(schema.digest)
         try:
@@ -135,7 +142,8 @@ async def _problems(
             )
         effort.unfinished += 1
         outcome = await table.process.check(schema.document, args, explain=explain)
-        effort.unfinished -= outcome.in_time
+        if outcome.in_time:
+            effort.unfinished -= 1
         problems = outcome.problems
     effort.explained += bool(problems)
     return problems
@@ -154,16 +162,18 @@ async def check_each(
         store: the store.
         jobs: the jobs, or the errors of invalid ones.
         name: the member of the request that holds the jobs.
-        numbers: the number of each job in the request; None if these are all of its jobs.
+        numbers: the number of each job in the request, or in the plan of a workflow; None if these
+            are all of its jobs.
 
     Returns:
         The jobs, with an error in place of each job that is refused or cannot be validated now, and
-        the warnings.
+        the first ``MAX_WARNINGS`` warnings.
     """
     checked, warnings = list(jobs), list[str]()
     validated = store.schemas.validated
     effort = Effort()
-    for index, (number, job) in enumerate(zip(numbers or count(), jobs, strict=False)):
+    numbers = range(len(jobs)) if numbers is None else numbers
+    for index, (number, job) in enumerate(zip(numbers, jobs, strict=True)):
         if isinstance(job, OJSError) or not (job.warnings or job.type in validated):
             continue
         await effort.give_turn()
@@ -180,7 +190,7 @@ async def check_each(
 
 
 async def check_workflow(store: Store, new: NewWorkflow) -> list[str]:
-    """Validate the args of all jobs of a workflow, callbacks included; return all warnings.
+    """Validate the args of all jobs of a workflow, callbacks included; return the warnings.
 
     The args are those of the request. The schemas may change before a later step is enqueued. The
     step is then enqueued all the same, because the workflow could not end otherwise.

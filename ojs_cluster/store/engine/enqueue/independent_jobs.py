@@ -31,13 +31,16 @@ async def enqueue_each(
         For each job its record, or the error that prevented it.
 
     Raises:
-        BackendUnavailable: Redis did not answer in time, and no job is known to be stored.
+        BackendUnavailable: of no job it is known whether it is refused or stored. If some may be
+            stored, the ``outcome`` is not ``not_applied``.
+        UnderMaintenance: maintenance mode is on.
     """
     admitted: Admitted = {}
     try:
         return list(await enqueue_many(store, jobs, fields, admitted))
     except OJSError as error:
-        if "outcome" in error.details:  # Redis did not do it; jobs may be stored
+        # Such an error is of Redis or of maintenance mode, and not of a job. Jobs may be stored.
+        if "outcome" in error.details:
             raise
     outcomes: dict[int, JobRecord | OJSError] = {}
     by_queue: dict[str, list[int]] = {}
@@ -48,6 +51,7 @@ async def enqueue_each(
         for index in by_queue[queue]:
             try:
                 job = jobs[index]
+                # A copy: what a tenant admits for one job is not admitted for the next.
                 outcomes[index] = await enqueue(store, job, fields=fields, admitted=dict(admitted))
             except OJSError as error:
                 outcomes[index] = error

@@ -19,9 +19,9 @@ class OccurrenceDecision:
     """The decision about an occurrence.
 
     Args:
-        fire: whether a job is stored.
+        fire: whether a job is stored; not read when there is a refusal.
         job_id: id of the job to store, or the id of the unfinished run because of which the
-            occurrence is skipped.
+            occurrence is skipped; '' with a refusal.
         refusal: why no job can be made; '' when a job can be made.
         occurrence_ms: Unix time of the occurrence in ms; None for a manual run, which keeps the
             next occurrence.
@@ -52,7 +52,7 @@ class DueCrons:
         names: names of the cron jobs.
         now_ms: Unix time in ms of Redis's clock when the names were read.
         next_ms: Unix time in ms when the next cron job is due; None for never.
-        small: those cron jobs whose fields are small.
+        small: those cron jobs whose fields are small: they need no call to load them.
     """
 
     names: Sequence[str]
@@ -62,7 +62,10 @@ class DueCrons:
 
 
 class CronStore(Protocol):
-    """The functions of the store that firing calls."""
+    """The functions of the store that firing calls.
+
+    Each that calls Redis raises ``BackendUnavailable`` if Redis does not answer in time.
+    """
 
     async def due(self, limit: int) -> DueCrons:
         """Return the cron jobs to check now."""
@@ -73,7 +76,7 @@ class CronStore(Protocol):
         ...
 
     async def claim(self, cron: CronRecord, decision: OccurrenceDecision) -> CronRecord | None:
-        """Write a decision.
+        """Write a decision: to fire, to skip or to refuse an occurrence.
 
         Returns:
             The cron job afterwards; None when nothing was written, because the cron job differs
@@ -84,7 +87,10 @@ class CronStore(Protocol):
     async def claim_each(
         self, decisions: Sequence[tuple[CronRecord, OccurrenceDecision]]
     ) -> list[CronRecord | None]:
-        """Write several decisions, each as ``claim``."""
+        """Write several decisions, each as ``claim``; return the results in their order.
+
+        If it raises, some are written. The next check finds the firings of these.
+        """
         ...
 
     async def record_outcome(
@@ -121,7 +127,7 @@ class CronStore(Protocol):
         ...
 
     async def state(self, job_id: str) -> State | None:
-        """Return a job's state, None when there is no such job."""
+        """Return a job's state, None when there is no such job or when it is malformed."""
         ...
 
     async def ended_runs(self, job_ids: Sequence[str]) -> set[str]:
