@@ -35,7 +35,7 @@ def limiter(standalone: Embedded) -> Iterator[Run]:
                 local function make() return {expression} end
                 local limiter = make()
                 local began = limiter.free()
-                local _, text = limiter.count_starts(began)
+                local _, text = limiter.count(began)
                 local opens_at = limiter.opens_at()
                 saved, now = text, opens_at - 1
                 local before = make().free()
@@ -78,7 +78,7 @@ def test_starts_that_share_an_entry_count_until_the_latest_is_over(standalone: E
         local text
         for _, at in ipairs({{0, 90}}) do
             now = ARGV[1] + at
-            _, text = rate_limiter(2, 6400, text, 'starts').count_starts(1)
+            _, text = rate_limiter(2, 6400, text, 'starts').count(1)
         end
         now = ARGV[1] + 6400 + 10
         return rate_limiter(2, 6400, text, 'starts').free()"""
@@ -104,9 +104,9 @@ def test_a_rate_takes_back_a_start_that_it_has_counted(
         local now, text = 0, ''
         {LIMITERS}
         local function make() return rate_limiter(9, 6400, text, 'starts') end
-        for i = 2, #ARGV do now = tonumber(ARGV[i]); local _; _, text = make().count_starts(1) end
+        for i = 2, #ARGV do now = tonumber(ARGV[i]); local _; _, text = make().count(1) end
         local limiter = make()
-        limiter.uncount_start(tonumber(ARGV[1]))
+        limiter.uncount(tonumber(ARGV[1]))
         return {{limiter.saved()}}"""
     with observer(standalone) as client:
         name, text = cast(

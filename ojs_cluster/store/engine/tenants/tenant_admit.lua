@@ -78,7 +78,7 @@ if not reply and limit then
     if limiter.free() < waiting then
         local opens_at = limiter.free() < 1 and limiter.opens_at() or now + period / 64
         reply = {'full', 'max_enqueue_rate', limit - limiter.free(), limit, math.ceil(opens_at - now)}
-    else write[#write + 1], write[#write + 2] = limiter.count_starts(waiting) end
+    else write[#write + 1], write[#write + 2] = limiter.count(waiting) end
 end
 if not reply then
     set('admitted', state.admitted + waiting)

@@ -13,7 +13,7 @@ local function tokens_free_at(limit, count_all)
     local limiters, hold_until = limiters_of(limit), tonumber(limit.fields.hold_until or 0)
     local starts = count_all and limit.uncounted + limit.reserved or 0
     if starts > 0 then count_starts(limiters, starts) end
-    local at = opens_at(limiters)
+    local at = all_open_at(limiters)
     if hold_until > now then at = math.max(at or 0, hold_until) end
     local override_ends_at = limit.fields.override_until
     if override_is_active(limit) and override_ends_at ~= '' then

@@ -32,7 +32,7 @@ end
 local function count_starts(limiters, n)
     local fields = {}
     for _, limiter in ipairs(limiters) do
-        local name, value = limiter.count_starts(n)
+        local name, value = limiter.count(n)
         if name then table.insert(fields, name) table.insert(fields, value) end
     end
     return fields
@@ -43,7 +43,7 @@ end
 local function uncount_starts(limiters, started, limited_at)
     local fields = {}
     for _, limiter in ipairs(limiters) do
-        for _, at in ipairs(started) do if at > limited_at then limiter.uncount_start(at) end end
+        for _, at in ipairs(started) do if at > limited_at then limiter.uncount(at) end end
         local name, value = limiter.saved()
         if name then table.insert(fields, name) table.insert(fields, value) end
     end
@@ -52,7 +52,7 @@ end
 
 -- Returns the ms from which on the limits over time allow a start, or nil if they do now. Concurrency limits are left
 -- out: they open when a job ends.
-local function opens_at(limiters)
+local function all_open_at(limiters)
     local at
     for _, limiter in ipairs(limiters) do
         local limiter_opens_at = limiter.free() <= 0 and limiter.opens_at()

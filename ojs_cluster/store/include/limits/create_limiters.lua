@@ -1,7 +1,7 @@
 -- Limiters: one object for each limit, with these functions:
 --   free()          returns how many more jobs may start now.
---   count_starts(n) counts `n` starts, and returns the name and value of the hash field to write.
---   uncount_start(started_at) takes back one start that it counted at this ms. Changes nothing where it cannot do
+--   count(n)        counts `n` starts, and returns the name and value of the hash field to write.
+--   uncount(started_at) takes back one start that it counted at this ms. Changes nothing where it cannot do
 --     that exactly.
 --   saved()         returns the name and value of the hash field to write.
 --   opens_at()      returns the time in ms from which on a start is allowed, nil if a job must end first.
@@ -20,14 +20,14 @@ local function throttle_limiter(limit, period, text, field)
     local limiter = {name = 'throttle', limit = limit, timed = true}
     -- 1e-9 makes up for the rounding of the division.
     function limiter.free() return math.floor((now + burst - math.max(at, now)) / gap + 1e-9) + 1 end
-    function limiter.count_starts(n)
+    function limiter.count(n)
         at = math.max(at, now) + n * gap
         return limiter.saved()
     end
     function limiter.saved() return field, string.format('%.3f', at) end
     -- Exact only if this start was the last one, and did not follow others in a burst. 0.01 makes up for the
     -- rounding of `at`.
-    function limiter.uncount_start(started_at)
+    function limiter.uncount(started_at)
         if math.abs(at - gap - started_at) < 0.01 then at = started_at end
     end
     function limiter.opens_at() return math.ceil(at - burst) end
@@ -37,8 +37,8 @@ end
 local function concurrency_limiter(limit, active)
     local limiter = {name = 'concurrency', limit = limit}
     function limiter.free() return limit - active end
-    function limiter.count_starts(n) active = active + n end
-    function limiter.uncount_start() end -- a job that has left its worker does not count any more
+    function limiter.count(n) active = active + n end
+    function limiter.uncount() end -- a job that has left its worker does not count any more
     function limiter.saved() end
     function limiter.opens_at() end
     return limiter

@@ -19,7 +19,7 @@ local function rate_limiter(limit, period, text, field)
         for i, entry in ipairs(log) do entries[i] = string.format('%.0f:%.0f', entry[1], entry[2]) end
         return field, table.concat(entries, ' ')
     end
-    function limiter.count_starts(n)
+    function limiter.count(n)
         local last = log[#log]
         if last and math.floor(last[1] / slice_ms) == math.floor(now / slice_ms) then
             last[1], last[2] = now, last[2] + n
@@ -31,7 +31,7 @@ local function rate_limiter(limit, period, text, field)
     end
     -- The first entry from that time on has the start, unless the entry has left the window. The entry keeps the
     -- time of its latest start, even if that is the one taken back: no window holds too many starts.
-    function limiter.uncount_start(started_at)
+    function limiter.uncount(started_at)
         for i, entry in ipairs(log) do
             if entry[1] >= started_at then
                 if math.floor(entry[1] / slice_ms) ~= math.floor(started_at / slice_ms) then return end

@@ -49,6 +49,6 @@ local function count_queue_starts(key, queue, limits, n)
     local fields = count_starts(limits.limiters, n)
     for _, value in ipairs(declaration_fields(limits)) do fields[#fields + 1] = value end
     if #fields > 0 then redis.call('HSET', key, unpack(fields)) end
-    local at = opens_at(limits.limiters)
+    local at = all_open_at(limits.limiters)
     if at then set_deadline(EXHAUSTED_QUEUES, queue, at) end
 end
