@@ -192,41 +192,44 @@ class Shard:
         # The generated method would hash all Redis keys at each look-up in a dictionary of shards.
         return self.slot
 
+    # Letters that several kinds of keys begin with: h (held) for blocked jobs and their tokens, l
+    # for rate limits, t for tenants and for times and types, w for workers and workflows.
+
     def job(self, job_id: str) -> bytes:
         """Return the key of the hash of a job, or of the alias for a client's id."""
-        return b"%bj:%b" % (self.prefix, job_id.encode())
+        return self.prefix + b"j:" + job_id.encode()
 
     def checkpoint(self, job_id: str) -> bytes:
         """Return the key of the hash of a job's checkpoint."""
-        return b"%bcp:%b" % (self.prefix, job_id.encode())
+        return self.prefix + b"cp:" + job_id.encode()
 
     def indexed_value(self, digest: str) -> bytes:
         """Return the key of a sorted set: the newest jobs with a value, by creation time (ms)."""
-        return b"%biv:%b" % (self.prefix, digest.encode())
+        return self.prefix + b"iv:" + digest.encode()
 
     def queue_available(self, queue: str) -> bytes:
         """Return the key of a sorted set: a queue's available jobs, by priority, then FIFO."""
-        return b"%bq:%b" % (self.prefix, queue.encode())
+        return self.prefix + b"q:" + queue.encode()
 
     def tenant_queue(self, queue: str, tenant: str) -> bytes:
         """Return the key of a sorted set: a tenant's available jobs in a queue, by their score."""
-        return b"%btq:%b:%b" % (self.prefix, queue.encode(), tenant.encode())
+        return self.prefix + b"tq:%b:%b" % (queue.encode(), tenant.encode())
 
     def tenant_turns(self, queue: str) -> bytes:
         """Return the key of a sorted set: tenants of a queue with a fair share by next turn."""
-        return b"%btt:%b" % (self.prefix, queue.encode())
+        return self.prefix + b"tt:" + queue.encode()
 
     def tenant_counters(self, tenant: str) -> bytes:
         """Return the key of a hash: numbers of a tenant's jobs in this shard."""
-        return b"%btc:%b" % (self.prefix, tenant.encode())
+        return self.prefix + b"tc:" + tenant.encode()
 
     def tenant_admission(self, tenant: str) -> bytes:
         """Return the key of a hash: how many new jobs of a tenant with limits were admitted."""
-        return b"%bta:%b" % (self.prefix, tenant.encode())
+        return self.prefix + b"ta:" + tenant.encode()
 
     def queue_blocked(self, queue: str) -> bytes:
         """Return the key of a sorted set: a queue's blocked jobs by their score in the queue."""
-        return b"%bh:%b" % (self.prefix, queue.encode())
+        return self.prefix + b"h:" + queue.encode()
 
     def parked_jobs(self, queue: str, job_type: str = "", tenant: str = "") -> bytes:
         """Return the key of a sorted set: parked jobs by their score in the queue.
@@ -236,121 +239,121 @@ class Shard:
             job_type: the type of the jobs, '' for all.
             tenant: the tenant of the jobs, '' for all.
         """
-        parts = (self.prefix, queue.encode(), job_type.encode(), tenant.encode())
-        return b"%bpj:%b:%b:%b" % parts
+        parts = queue.encode(), job_type.encode(), tenant.encode()
+        return self.prefix + b"pj:%b:%b:%b" % parts
 
     def token_demand(self, queue: str) -> bytes:
         """Return the key of a sorted set: rate limit keys by their first job's score."""
-        return b"%bhq:%b" % (self.prefix, queue.encode())
+        return self.prefix + b"hq:" + queue.encode()
 
     def token_unrequested(self, queue: str, key: str) -> bytes:
         """Return the key of a sorted set: blocked jobs of ``key`` without a token request."""
-        return b"%bhk:%b:%b" % (self.prefix, queue.encode(), key.encode())
+        return self.prefix + b"hk:%b:%b" % (queue.encode(), key.encode())
 
     def token_requested(self, queue: str, key: str) -> bytes:
         """Return the key of a sorted set: blocked jobs of ``key`` with a token request."""
-        return b"%bha:%b:%b" % (self.prefix, queue.encode(), key.encode())
+        return self.prefix + b"ha:%b:%b" % (queue.encode(), key.encode())
 
     def rate_limit(self, key: str) -> bytes:
         """Return the key of the hash of a rate limit key: its limits and counted starts."""
-        return b"%bl:%b" % (self.prefix, key.encode())
+        return self.prefix + b"l:" + key.encode()
 
     def token_holders(self, key: str) -> bytes:
         """Return the key of a sorted set: granted tokens of ``key``; score 1 if the job started."""
-        return b"%blh:%b" % (self.prefix, key.encode())
+        return self.prefix + b"lh:" + key.encode()
 
     def token_requesters(self, key: str) -> bytes:
         """Return the key of a sorted set: open token requests of ``key``, oldest first."""
-        return b"%bla:%b" % (self.prefix, key.encode())
+        return self.prefix + b"la:" + key.encode()
 
     def queue_counters(self, queue: str) -> bytes:
         """Return the key of the hash of a queue: counters, FIFO sequence, limits, pause flag."""
-        return b"%bc:%b" % (self.prefix, queue.encode())
+        return self.prefix + b"c:" + queue.encode()
 
     def queue_minutes(self, queue: str) -> bytes:
         """Return the key of a hash: a queue's totals at the start of each of 60 minutes."""
-        return b"%bm:%b" % (self.prefix, queue.encode())
+        return self.prefix + b"m:" + queue.encode()
 
     def queue_history(self, queue: str) -> bytes:
         """Return the key of a hash: a queue's last sample, and its growth in each minute."""
-        return b"%bs:%b" % (self.prefix, queue.encode())
+        return self.prefix + b"s:" + queue.encode()
 
     def queue_times(self, queue: str) -> bytes:
         """Return the key of a hash: how long a queue's jobs waited and ran, in buckets.
 
         It lies in the shard of the queue's first partition.
         """
-        return b"%bt:%b" % (self.prefix, queue.encode())
+        return self.prefix + b"t:" + queue.encode()
 
     def queue_types(self, queue: str) -> bytes:
         """Return the key of a hash: a queue's jobs by type. It lies beside ``queue_times``."""
-        return b"%bty:%b" % (self.prefix, queue.encode())
+        return self.prefix + b"ty:" + queue.encode()
 
     def type_history(self, job_type: str) -> bytes:
         """Return the key of a hash: the numbers of a job type in each of 120 minutes.
 
         It lies in the shard of a queue of the same name.
         """
-        return b"%bth:%b" % (self.prefix, job_type.encode())
+        return self.prefix + b"th:" + job_type.encode()
 
     def type_hour_history(self, job_type: str) -> bytes:
         """Return the key of a hash: the numbers of a job type in each of 73 hours.
 
         It lies beside ``type_history``.
         """
-        return b"%bthh:%b" % (self.prefix, job_type.encode())
+        return self.prefix + b"thh:" + job_type.encode()
 
     def queue_dead(self, queue: str) -> bytes:
         """Return the key of a sorted set: dead letters by the ms they were discarded."""
-        return b"%bd:%b" % (self.prefix, queue.encode())
+        return self.prefix + b"d:" + queue.encode()
 
     def worker(self, worker_id: str) -> bytes:
         """Return the key of the hash of a worker."""
-        return b"%bw:%b" % (self.prefix, worker_id.encode())
+        return self.prefix + b"w:" + worker_id.encode()
 
     def workflow(self, workflow_id: str) -> bytes:
         """Return the key of the hash of a workflow: its plan, its state, its node statuses."""
-        return b"%bwf:%b" % (self.prefix, workflow_id.encode())
+        return self.prefix + b"wf:" + workflow_id.encode()
 
     def workflow_definitions(self, workflow_id: str) -> bytes:
         """Return the key of the hash of a workflow's jobs as the client sent them, by number."""
-        return b"%bwd:%b" % (self.prefix, workflow_id.encode())
+        return self.prefix + b"wd:" + workflow_id.encode()
 
     def lock(self, fingerprint: str) -> bytes:
         """Return the key of the hash of a unique lock: which job holds the fingerprint."""
-        return b"%bu:%b" % (self.prefix, fingerprint.encode())
+        return self.prefix + b"u:" + fingerprint.encode()
 
     def idempotency_key(self, name: str) -> bytes:
         """Return the key of the hash of an idempotency key: its request, seed and response."""
-        return b"%bik:%b" % (self.prefix, name.encode())
+        return self.prefix + b"ik:" + name.encode()
 
     def outbox_waiting(self, shard: int) -> bytes:
         """Return the key of a sorted set: outbox entries that wait for ``shard`` or ``META``."""
-        return b"%bout:%d" % (self.prefix, shard)
+        return self.prefix + b"out:%d" % shard
 
     def webhook_pending(self, subscription: str) -> bytes:
         """Return the key of a sorted set: pending deliveries by the ms of the next attempt."""
-        return b"%bwebhook_pending:%b" % (self.prefix, subscription.encode())
+        return self.prefix + b"webhook_pending:" + subscription.encode()
 
     def transaction(self, transaction_id: str) -> bytes:
         """Return the key of the hash of a committed or aborted cross-shard transaction."""
-        return b"%btx:%b" % (self.prefix, transaction_id.encode())
+        return self.prefix + b"tx:" + transaction_id.encode()
 
     def workflow_results(self, workflow_id: str) -> bytes:
         """Return the key of the hash of the results of a workflow's jobs, by number."""
-        return b"%bwr:%b" % (self.prefix, workflow_id.encode())
+        return self.prefix + b"wr:" + workflow_id.encode()
 
     def leader(self, group: str) -> bytes:
         """Return the key of a scheduler group's lock: the leader's identity and fencing token."""
-        return b"%bleader:%b" % (self.prefix, group.encode())
+        return self.prefix + b"leader:" + group.encode()
 
     def fencing_counter(self, group: str) -> bytes:
         """Return the key of the counter of a scheduler group's fencing tokens."""
-        return b"%bfencing_counter:%b" % (self.prefix, group.encode())
+        return self.prefix + b"fencing_counter:" + group.encode()
 
     def candidates(self, group: str) -> bytes:
         """Return the key of a sorted set: processes of a group by last call of ``lead`` (ms)."""
-        return b"%bcandidates:%b" % (self.prefix, group.encode())
+        return self.prefix + b"candidates:" + group.encode()
 
 
 SHARD_KEYS = (
