@@ -125,7 +125,7 @@ HOLD: Final = b"ho"
 """Set while the agent is paused: ``w`` if the job may still be in a queue, or wait, or run, and
 ``h`` if it was taken out of its queue and is pending."""
 PARKED: Final = b"pk"
-"""Set while the job is parked (``store/include/queues/parked_jobs.lua``)."""
+"""Set while the job is parked (``store/include/queues/leave_parked.lua``)."""
 KEEP: Final = b"kp"
 """Retention by the defaults of the job's queue: ``completed:discarded:cancelled`` in milliseconds.
 

@@ -77,7 +77,7 @@ for i, name in ipairs(names) do
 end
 
 -- 3. Write the jobs.
-local reply, dues = {'ok', now, effects}, {} -- dues: position of a job -> ms
+local reply, dues = {'ok', now, effects}, {} -- dues: position of a job -> ms, nil for none
 local released = {} -- ids that are not reserved any more
 local declared = {} -- rate limit key with its limits -> true
 local at = 11 + queue_count -- index of the argument before the eight, and the fields, of the next job
@@ -139,7 +139,7 @@ for i = 1, job_count do
     else
         index_job(id, job, state, due)
     end
-    dues[i] = due
+    if due then dues[i] = due end
     reply[#reply + 1] = state
     reply[#reply + 1] = due or ''
     reply[#reply + 1] = expires or ''

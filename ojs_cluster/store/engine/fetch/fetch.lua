@@ -139,11 +139,12 @@ local with_depth = ARGV[7] == '1'
 if not (found or with_depth) then return now end
 local reply = {now, 0, 0, with_depth and redis.call('ZCARD', KEYS[6]) or 0} -- of the first queue
 if not found then return reply end
+local PER_JOB = 5 -- values of a job in the reply. The head has one less, so the id of job n is at PER_JOB * n.
+local ATTEMPT = 2 -- place of the attempt after the id
 local requested_ms, lease_prefix, tenants = ARGV[6] or '', string.sub(first_lease_id, 1, -2), {}
 for n, job in ipairs(found) do
     local lease_ms = requested_ms ~= '' and requested_ms or job[F.visibility] or default_ms
     local deadline, attempt = now + lease_ms, (job[F.attempt] or 0) + 1
-    job.new_attempt = attempt
     -- A zero says that ack.lua cannot complete the job: see lease_ids.py.
     local lease_id = lease_prefix .. ((job[F.workflow] or job[F.keep]) and '0' or '') .. n
     redis.call('HSET', job.key, F.state, 'active', F.attempt, attempt, F.worker, worker, F.lease, lease_id,
@@ -153,9 +154,9 @@ for n, job in ipairs(found) do
     if job[F.expires] then remove_member(EXPIRING, job.id) end
     if job[F.token] then use_token(job.id, job) end
     if job[F.tenant] then tenants[#tenants + 1] = job end
-    local place = 5 * n -- after the four values of the head
+    local place = PER_JOB * n
     reply[place], reply[place + 1] = job.id, job.field_list
-    reply[place + 2], reply[place + 3], reply[place + 4] = attempt, deadline, lease_ms + 0
+    reply[place + ATTEMPT], reply[place + 3], reply[place + 4] = attempt, deadline, lease_ms + 0
 end
 if effects[1] then reply[2] = effects end
 
@@ -164,12 +165,12 @@ if effects[1] then reply[2] = effects end
 if #found > 1 or tenants[1] then
     begin_events(events_kept)
     batch_events()
-    for _, job in ipairs(found) do emit('job.started', job.id, job, 'a', job.new_attempt, 'w', worker) end
+    for n, job in ipairs(found) do emit('job.started', job.id, job, 'a', reply[PER_JOB * n + ATTEMPT], 'w', worker) end
     flush_events()
 elseif events_kept ~= '0' then
     local job = found[1]
     redis.call('XADD', events, 'MAXLEN', '~', events_kept, '*', 't', 'job.started', 'j', job.id,
-        'y', job[F.type], 'q', job[F.queue], 'a', job.new_attempt, 'w', worker)
+        'y', job[F.type], 'q', job[F.queue], 'a', reply[PER_JOB + ATTEMPT], 'w', worker)
 end
 for _, queue in ipairs(taken) do redis.call('HSET', queue.counters, 'active', queue.active) end
 if tenants[1] then

@@ -41,8 +41,8 @@ if worker ~= '' then
 end
 
 -- 1. Read, before the first write: due jobs, the limits of the queues, the jobs that may start, and blocked jobs.
--- Due jobs of one fetch: a few, for the time of the script. `deliver_event` exists if the shard has webhooks; then each
--- job may have 100 deliveries. Malformed ones stay in `due` for promote.lua.
+-- A fetch promotes a few due jobs only, so that it does not block its node; promote.lua does the rest, malformed ones
+-- included. `deliver_event` of append_event.lua exists if there are webhooks: then each job may have 100 deliveries.
 local MAX_DUE = 16
 local MAX_DUE_WITH_WEBHOOKS = 4
 local due, _, due_bytes = load_due_jobs(deliver_event and MAX_DUE_WITH_WEBHOOKS or MAX_DUE, true) -- all of their fields
@@ -63,7 +63,8 @@ preflight_key(PENDING) -- for hold_job
 --                     entries: id -> what parking.load_entry returned
 --                     budget: how many tokens it may request (request_budget), if the queue was visited
 --   select_jobs.lua   visited: whether it was scanned. last: score of the last job read, if the scan found enough
---                     rows_in_order: its sets of available and parked jobs, for merge.next_row; nil without parked ones
+--                     rows_in_order: its sets of available and parked jobs, for merge.next_row; nil without parked
+--                     ones, unless tenant_turns.lua sets it
 --                     merged_shown: id -> true, if merge.rows has returned it
 --   park_jobs.lua     has_parked: whether this fetch has parked a job
 --   lowest_turns.lua  lowest: tenant -> its index, of tenants with the lowest turn; for a fetch of one tenant

@@ -1,4 +1,4 @@
--- Transition: active -> retryable | discarded | available, for jobs of one shard, each independently of
+-- Transition: active -> retryable | discarded | available | cancelled, for jobs of one shard, each independently of
 --             the others.
 -- Pre:  as nack.lua, for each job.
 -- Post: as nack.lua, for each job; a job whose attempt cannot be ended does not affect the others. The second

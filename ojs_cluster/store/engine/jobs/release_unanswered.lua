@@ -1,8 +1,8 @@
--- Transition: active -> available, for jobs that were leased by a fetch whose reply was lost. The result is
---             the same as if they had not been fetched.
+-- Transition: active -> available | cancelled (after a cancel request), for jobs that were leased by a fetch whose
+--             reply was lost. The result is the same as if they had not been fetched.
 -- Pre:  the job's lease id begins with one of the given prefixes.
--- Post: none of the walked jobs has such a lease. Each released job is at the front of its queue, and the
---       attempt does not count.
+-- Post: none of the walked jobs has such a lease. Each available one is at the front of its queue, and the attempt
+--       does not count.
 -- Memory: allow-oom; per job 300 bytes.
 -- KEYS: 1 active, 2 execution_deadlines, 3 expiring, 4 finished, 5 events, 6 due.
 -- ARGV: 1 events kept, 2 cursor ('' to begin), 3 maximum number of active jobs to walk, 4.. prefixes of lease

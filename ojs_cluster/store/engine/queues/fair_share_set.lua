@@ -1,5 +1,5 @@
 -- Switches the fair share between tenants on or off in one partition of a queue.
--- Post: it holds for all fetches from now on. Fetches search the waiting jobs for tenants, SEARCHED_JOBS at a time
+-- Post: it holds for all fetches from now on. Fetches search the waiting jobs for tenants, 100 in a call
 --       (see tenant_turns.lua). The name of a new queue is sent to the registry of queue names.
 -- Memory: allow-oom; adds 600 bytes per queue.
 -- KEYS: 1 queue_counters, 2 tenant_turns.

@@ -1,5 +1,5 @@
--- Transition: scheduled | retryable -> available, for up to `limit` due jobs of one shard; fewer if they have many
---       different fields, or many bytes and have expired.
+-- Transition: scheduled | retryable -> available | discarded (expired), for up to `limit` due jobs of one shard; fewer
+--       if they have many different fields, or many bytes and have expired.
 -- Post: each such job is in its queue, or discarded if it has expired. A malformed job is checked again later.
 -- Memory: allow-oom; per job 1 KiB.
 -- KEYS: 1 due, 2 expiring, 3 finished, 4 events.

@@ -4,7 +4,8 @@
 --       the same of each further queue.
 -- ARGV: 1 number of queues, the first ones of KEYS, whose partition 0 is here. Only these count as paused.
 -- Returns: {now, creation of the oldest queue in ms or 0, jobs by state: available, then the order of COUNTED;
---          completed jobs, dead letters, paused queues; of the last 60 minutes: completed jobs, failed attempts, their run times and waits in ms}
+--          completed jobs, dead letters, paused queues; of the last 60 minutes: completed jobs, failed attempts,
+--          their run times and waits in ms}
 --@include now
 local COUNTED = {'scheduled', 'pending', 'active', 'retryable', 'completed', 'cancelled', 'discarded'}
 local TOTALS = {'acked', 'failed', 'run_ms', 'wait_ms'}

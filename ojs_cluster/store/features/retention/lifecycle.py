@@ -64,7 +64,7 @@ async def delete_queue(store: Store, queue: str) -> None:
 
     If Redis does not answer, the drain is ended if that is possible. Each step may be repeated
     after a crash, which may leave the queue draining. Then the janitor ends the drain and restores
-    the defaults (``queue_deletion/unfinished.py``), and a resume does so, too. If partition 0 is
+    the defaults (``queue_drains/unfinished.py``), and a resume does so, too. If partition 0 is
     deleted already, only the number of partitions may be left. Then the next call resets it.
 
     Raises:

@@ -2,15 +2,17 @@
 -- each queue that has changed gets a record with this growth and the numbers of jobs.
 -- Pre:  none. A queue that does not exist, or has not changed, is left out. So is a queue whose keys have a wrong
 --       type.
--- Post: each queue's history has this sample in the field `last`, so a repetition adds nothing.
--- Memory: allow-oom; adds 300 bytes per queue and minute, for 120 minutes.
+-- Post: each queue's history has this sample in the field `last`, so a repetition adds nothing. A queue that has not
+--       changed keeps its older records, so a reader compares the minute in a record.
+-- Memory: allow-oom; adds 300 bytes per queue and minute, for ARGV[2] minutes.
 -- KEYS: 1 history_totals, then per queue: queue_counters, queue_available, queue_blocked, queue_history,
 --       queue_times.
 -- ARGV: 1 the minute at whose start the samples are taken, in Unix minutes, 2 minutes kept per queue.
--- Returns: {totals of the shard, numbers of jobs of these queues by state, positions from 1 of the queues with a
---          key of a wrong type}, the numbers in the order of sample_queue.lua
+-- Returns: {totals and times of the shard, numbers of jobs of these queues by state, positions from 1 of the queues
+--          with a key of a wrong type}, the numbers in the order of sample_queue.lua
 --@include sample_queue
 local minute, kept = tonumber(ARGV[1]), tonumber(ARGV[2])
+-- totals: those of TOTALS, then those of TIMES. depths: of COUNTED_STATES, then of the available and blocked jobs.
 local totals, depths, samples, damaged = read_totals(KEYS[1]), {0, 0, 0, 0, 0}, {}, {}
 
 -- Returns the sample of the queue whose keys begin at KEYS[i], and its last sample.

@@ -6,8 +6,8 @@
 -- KEYS: 1 active, 2 execution_deadlines, 3 expiring, 4 due, 5 finished, 6 dead, 7 events.
 -- ARGV: 1 events kept, 2 cursor ('' for the first call), 3 maximum number of active jobs to read, 4 errors kept
 --       per job, 5 retention of discarded jobs (ms), 6 retention of dead letters (ms), 7 maximum number of dead
---       letters per queue, 8 the server's on_exhaustion, 9 entries of history kept, then per dead worker: id, time of its
---       death by the clock of its record's master (ms), time since its death (ms), or '' when unknown.
+--       letters per queue, 8 the server's on_exhaustion, 9 entries of history kept, then per dead worker: id, time of
+--       its death by the clock of its record's master (ms), time since its death (ms), or '' when unknown.
 -- Returns: {next cursor ('' at the end), effects, then per recovered job the id of its worker}
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error

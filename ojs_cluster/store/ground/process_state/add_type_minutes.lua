@@ -1,6 +1,7 @@
 -- Adds what a process has counted about jobs of some types to the records of the present minute.
 -- Post: job_types has at most ARGV[3] types and the last one, all with jobs in the last ARGV[2] minutes. Jobs
---       of a further type are counted under the last type, whose key is KEYS[#KEYS]. Each history expires ARGV[2] minutes from now.
+--       of a further type are counted under the last type, whose key is KEYS[#KEYS]. Each history expires ARGV[2]
+--       minutes from now.
 -- Memory: allow-oom; adds 150 bytes per type and minute, for 120 minutes and 33 types.
 -- KEYS: 1 job_types (scored by the ms of the last jobs), then type_history of each type.
 -- ARGV: 1 number of numbers of a record, 2 minutes kept, 3 maximum number of types, then per type: type, numbers to

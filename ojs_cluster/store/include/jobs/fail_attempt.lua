@@ -1,6 +1,7 @@
 -- Ends a failed attempt: the error is recorded, and the job is retried later, discarded or dead-lettered.
 -- The script has called preflight_failures (cap_dead_letters.lua) with the same decisions before its first write. At
--- its end it calls flush_error_groups, flush_counters, flush_events and, with remove_many, flush_removals.
+-- its end it calls flush_error_groups, flush_counters, with remove_many flush_removals, and after batch_events
+-- flush_events.
 -- error: a JSON object without its closing brace. Attempt and time are stored in front of the error, and
 -- store/engine/jobs/record.py appends them to the object. So no script decodes the user's JSON.
 -- group: type and message of the error's group (see error_groups.lua).
