@@ -21,6 +21,7 @@ ALLOWED_BY = {
     "ojs_client.django": {*ALLOWED, "django"},  # only projects with Django import it
     "ojs_client.pytest_plugin": {*ALLOWED, "pytest"},
     "ojs_client.testing.schedules": {*ALLOWED, "croniter"},  # the extra ``testing``
+    "ojs_client.outbox": {*ALLOWED, "psycopg", "sqlalchemy"},  # the extra, or the application
 }
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from anyio.lowlevel import current_token
 
@@ -16,6 +16,9 @@ from ojs_client.options import JSON
 from ojs_client.sync import SyncClient
 from ojs_client.transport import Repeat, Transport, segment
 from ojs_client.worker.held_jobs import HeldJob, HeldJobs, Loss
+
+if TYPE_CHECKING:
+    from ojs_client.outbox.statements import ExecutesAsync, SyncConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,19 @@ class JobInfo:
     def cancelled(self) -> bool:
         """Whether a client has cancelled the job. Then ``lease_lost`` is True, too."""
         return self._held.lost == "cancelled"
+
+    @overload
+    def once(self, connection: ExecutesAsync) -> Coroutine[Any, Any, bool]: ...
+    @overload
+    def once(self, connection: SyncConnection) -> bool: ...
+    def once(self, connection: SyncConnection | ExecutesAsync) -> bool | Coroutine[Any, Any, bool]:
+        """Return whether no committed transaction has called this for the job.
+
+        See ``ojs_client.outbox.once``: effects in the same transaction happen once.
+        """
+        from ojs_client.outbox.statements import once
+
+        return once(connection, self.id)
 
     def _loss(self, reason: str = "") -> LeaseLost:
         """Return the error of a handler whose job is lost."""

@@ -1,0 +1,1 @@
+"""The outbox, on PostgreSQL and against a real server."""
