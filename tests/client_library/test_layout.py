@@ -18,6 +18,7 @@ CTL = "ojs_client.ctl"
 """The command line, which needs the packages of the extra ``ctl``."""
 ALLOWED_BY = {
     CTL: {*ALLOWED, "click", "rich"},
+    "ojs_client.django.management.commands.ojs_outbox": {*ALLOWED, "django", "psycopg"},
     "ojs_client.django": {*ALLOWED, "django"},  # only projects with Django import it
     "ojs_client.pytest_plugin": {*ALLOWED, "pytest"},
     "ojs_client.testing.schedules": {*ALLOWED, "croniter"},  # the extra ``testing``

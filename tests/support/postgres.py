@@ -94,6 +94,7 @@ class Postgres:
     def kill(self) -> None:
         """Kill the server and all of its processes by SIGKILL."""
         assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)  # or it may start one that is not in the list
         children = children_of(self._process.pid)
         self._process.kill()
         self._process.wait()

@@ -9,7 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from ojs_client.outbox import SCHEMA, command, enqueue
+from ojs_client import outbox_command as command
+from ojs_client.outbox import enqueue
 from tests.client_library.outbox.conftest import waiting
 
 PROGRAM = str(Path(sys.executable).with_name("ojs-outbox"))
@@ -21,16 +22,6 @@ def test_the_printed_sql_creates_the_tables(database: str) -> None:
         connection.execute(done.stdout.encode())
         enqueue(connection, "t.outbox")
     assert len(waiting(database)) == 1
-
-
-@pytest.mark.parametrize("form", ["django", "alembic"])
-def test_migrations_are_python_with_the_same_sql(
-    form: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command.main(["schema", "--as", form]) == 0
-    printed = capsys.readouterr().out
-    compile(printed, "0001_outbox.py", "exec")
-    assert SCHEMA in printed
 
 
 def test_missing_tables_are_explained(database: str, capsys: pytest.CaptureFixture[str]) -> None:

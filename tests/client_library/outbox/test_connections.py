@@ -162,7 +162,11 @@ with transaction.atomic():
     enqueue(connection, "order.kept", 1)
     abandoned(2)
     enqueue(connection, new_job("order.kept", 2))
-print(json.dumps([once(connection, "a"), once(connection, "a")]))
+try:
+    once(connection, "a")
+except RuntimeError:
+    with transaction.atomic():
+        print(json.dumps([once(connection, "a"), once(connection, "a")]))
 """
 
 
@@ -246,3 +250,11 @@ def test_once_is_free_again_after_a_rollback(tables: str) -> None:
         assert once(connection, "a")
         connection.rollback()
         assert once(connection, "a")
+
+
+def test_once_is_refused_where_it_would_be_committed_at_once(tables: str) -> None:
+    with psycopg.connect(tables, autocommit=True) as connection:
+        with pytest.raises(RuntimeError, match="without a transaction"):
+            once(connection, "a")
+        with connection.transaction():
+            assert once(connection, "a")

@@ -9,11 +9,14 @@ from functools import partial
 from typing import Any
 
 import anyio
+import httpx2
 import psycopg
 import pytest
 
 from ojs_client import BlockingJob, Client, NotFound, RunningJob, Unique, Worker, new_job_id
-from ojs_client.outbox import command, enqueue, once, relay
+from ojs_client import outbox_command as command
+from ojs_client.outbox import enqueue, once, relay
+from ojs_client.outbox import relaying as relaying_module
 from ojs_client.outbox.rows import OutboxRows
 from tests.client_library.conftest import Server
 from tests.client_library.outbox.conftest import waiting
@@ -107,7 +110,7 @@ async def test_a_refused_job_is_kept_with_its_error_and_stops_no_other(
             for job_id in (before, after):
                 assert (await client.get(job_id)).state == "available"
             (refused,) = (await status()).examples
-            assert (refused.job_id, refused.queue) == (wrong, "q")
+            assert (refused.job_id, refused.queue, refused.attempts) == (wrong, "q", 1)
             assert "400" in refused.error
 
             assert rows.retry([wrong]) == 1
@@ -116,7 +119,9 @@ async def test_a_refused_job_is_kept_with_its_error_and_stops_no_other(
 
     await server.run(scenario)
     assert command.main(["status", "--database", tables]) == 0
-    assert "0 waiting\n1 refused\n" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "0 waiting\n1 refused\n" in shown
+    assert "q  is refused after 1 attempts: 400" in shown
     assert command.main(["status", "--json", "--database", tables]) == 0
     assert json.loads(capsys.readouterr().out)["examples"][0]["queue"] == "q"
     assert command.main(["remove", "--database", tables]) == 1
@@ -182,7 +187,9 @@ async def test_another_job_with_a_used_id_is_refused(
     await server.run(scenario)
 
 
-async def test_a_full_queue_keeps_its_order_and_stops_no_other(server: Server, tables: str) -> None:
+async def test_a_full_queue_keeps_its_order_and_stops_no_other(
+    server: Server, tables: str, rows: OutboxRows
+) -> None:
     async def scenario(client: Client) -> None:
         config = {"name": "full", "config": {"max_size": 2}}
         await client._transport.request("POST", "/queues", config)
@@ -199,6 +206,12 @@ async def test_a_full_queue_keeps_its_order_and_stops_no_other(server: Server, t
 
         async with relaying(tables, client):
             await until(is_there)
+
+            async def is_shown() -> bool:
+                (found,) = (await anyio.to_thread.run_sync(rows.status, 10)).examples
+                return found.refused_at is None and "429" in found.error and found.attempts > 1
+
+            await until(is_shown)
             taken = await fetched(client, "full", 2)
             while len(taken) < 5:
                 taken += await fetched(client, "full", 2)
@@ -207,6 +220,69 @@ async def test_a_full_queue_keeps_its_order_and_stops_no_other(server: Server, t
             await until_sent(tables)
 
     await server.run(scenario)
+
+
+class Broken(httpx2.AsyncBaseTransport):
+    """A server that fails at each request with a job of one type, as one with a defect does."""
+
+    def __init__(self) -> None:
+        self.stored: list[str] = []
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        body = json.loads(await request.aread())
+        types = [job["type"] for job in body.get("jobs", [body])]
+        if "t.broken" in types:
+            return httpx2.Response(500, json={"error": {"code": "internal", "message": "a defect"}})
+        self.stored += types
+        return httpx2.Response(201, json={})
+
+
+async def test_a_job_at_which_the_server_always_fails_stops_its_queue_for_some_attempts_only(
+    tables: str, rows: OutboxRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relaying_module, "_MAX_PAUSE_S", 0.01)
+    with psycopg.connect(tables) as connection:
+        enqueue(connection, "t.broken")
+        enqueue(connection, "t.after")
+    broken = Broken()
+    with anyio.fail_after(PATIENCE_S):
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(relay, tables, poll=0.01, transport=broken))
+            while not broken.stored:  # noqa: ASYNC110 - the transport sets no event
+                await anyio.sleep(0.01)
+            await until_only_refused(rows)
+            group.cancel_scope.cancel()
+    (failed,) = rows.status(10).examples
+    assert (failed.attempts, failed.error) == (10, "500 internal: a defect")
+    assert broken.stored == ["t.after"]
+
+
+async def until_only_refused(rows: OutboxRows) -> None:
+    async def is_done() -> bool:
+        return (await anyio.to_thread.run_sync(rows.status, 1)).waiting == 0
+
+    await until(is_done)
+
+
+async def test_refused_jobs_are_deleted_after_a_time(
+    server: Server, tables: str, rows: OutboxRows, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(client: Client) -> None:
+        with psycopg.connect(tables) as connection:
+            for age in (1, 3):
+                job_id = enqueue(connection, "No Type")
+                connection.execute(
+                    "UPDATE ojs_outbox SET error = '400', refused_at = now() - %s * interval '1 d'"
+                    " WHERE job_id = %s",
+                    (age, job_id),
+                )
+            enqueue(connection, "t.outbox")
+        async with relaying(tables, client, keep_refused="48h"):
+            await until_only_refused(rows)
+        assert len(waiting(tables)) == 1
+
+    await server.run(scenario)
+    assert "1 jobs are deleted" in caplog.text
 
 
 async def test_several_relays_share_the_rows(server: Server, tables: str) -> None:

@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any, Final, ParamSpec, TypeVar, Unpack, cast
 
 from django.core.checks import CheckMessage, Error
-from django.db import transaction
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.tasks import (
     DEFAULT_TASK_QUEUE_NAME,
     Task,
@@ -21,12 +21,14 @@ from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
 from django.utils import timezone
 from django.utils.asyncio import async_unsafe
+from django.utils.connection import ConnectionDoesNotExist
 
 from ojs_client.client import Client
 from ojs_client.django.discovery import find_task
 from ojs_client.django.results import project_time, result_of, starts_of
 from ojs_client.errors import NotFound
 from ojs_client.options import JobOptions, NewJob, is_job_type, is_queue, new_job_id
+from ojs_client.outbox import enqueue as write_in_outbox
 from ojs_client.tasks.producer import Producer
 
 P = ParamSpec("P")
@@ -34,7 +36,7 @@ R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS: Final = ("url", "api_key", "timeout_s", "retry_for_s", "headers", "transport")
-"""Arguments of the client that ``OPTIONS`` may have, beside ``on_commit`` and ``job``."""
+"""Arguments of the client that ``OPTIONS`` may have, beside those of the backend."""
 
 _ATTRIBUTE: Final = "_ojs_job"
 """The attribute of a function with options of its jobs."""
@@ -61,7 +63,8 @@ class Backend(BaseTaskBackend):
 
     Its ``OPTIONS`` are arguments of ``Client``, and these: ``job`` has options of all jobs.
     ``on_commit`` is the database whose transactions delay an enqueue until they are committed: True
-    for the default database, or its alias; False for none.
+    for the default database, or its alias; False for none. ``outbox`` is the database in whose
+    tables an enqueue writes the job instead: True for the default database, or its alias.
     """
 
     supports_defer = True
@@ -73,7 +76,8 @@ class Backend(BaseTaskBackend):
         super().__init__(alias, params)
         self.queue_names: tuple[str, ...] = tuple(params.get("QUEUES", [DEFAULT_TASK_QUEUE_NAME]))
         self._job = self.options.get("job", {})
-        self._on_commit = self.options.get("on_commit", True)
+        self._on_commit = _database(self.options.get("on_commit", True))
+        self.outbox: str | None = _database(self.options.get("outbox", False))
         self.server: dict[str, Any] = {
             name: self.options[name] for name in _OPTIONS if name in self.options
         }
@@ -99,7 +103,7 @@ class Backend(BaseTaskBackend):
     def enqueue(
         self, task: Task[P, R], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> TaskResult[P, R]:
-        """Enqueue a call, in a transaction when it is committed."""
+        """Enqueue a call, in a transaction when it is committed, or write it into the outbox."""
         self.validate_task(task)
         result: TaskResult[P, R] = TaskResult(
             task=task,
@@ -115,13 +119,16 @@ class Backend(BaseTaskBackend):
             errors=[],
             worker_ids=[],
         )
-        send = partial(self._send, result)
-        using = None if self._on_commit is True else self._on_commit
-        if self._on_commit and transaction.get_connection(using).in_atomic_block:
+        finish = partial(self._send, result)
+        if self.outbox is not None:
+            write_in_outbox(connections[self.outbox], self._job_of(result))
+            finish = partial(self._tell, result)
+        using = self.outbox or self._on_commit
+        if using is not None and connections[using].in_atomic_block:
             # Django would leave out all later hooks after one that raises: jobs would be lost.
-            transaction.on_commit(send, using=using, robust=True)
+            transaction.on_commit(finish, using=using, robust=True)
         else:
-            send()
+            finish()
         return result
 
     def get_result(self, result_id: str) -> TaskResult[..., Any]:
@@ -147,12 +154,14 @@ class Backend(BaseTaskBackend):
 
     def check(self, **kwargs: Any) -> list[CheckMessage]:
         """Return what is wrong in the settings."""
-        unknown = self.options.keys() - {*_OPTIONS, "job", "on_commit"}
+        unknown = self.options.keys() - {*_OPTIONS, "job", "on_commit", "outbox"}
         wrong = [f"OPTIONS has no '{name}'" for name in sorted(unknown)]
         try:
             self.producer.new_client()
             NewJob("check", (), cast("JobOptions", self._job)).json(trace=False)
-        except (TypeError, ValueError) as error:
+            if self.outbox is not None and connections[self.outbox].vendor != "postgresql":
+                wrong.append(f"the outbox needs PostgreSQL, which '{self.outbox}' is not")
+        except (TypeError, ValueError, ConnectionDoesNotExist) as error:
             wrong.append(str(error))
         wrong += [f"'{name}' is no queue name" for name in self.queue_names if not is_queue(name)]
         hint = "See docs/guide/frameworks.md."
@@ -169,18 +178,28 @@ class Backend(BaseTaskBackend):
         job.json(trace=False)  # refuses a wrong option now
         return job
 
-    def _send(self, result: TaskResult[..., Any]) -> None:
+    def _job_of(self, result: TaskResult[..., Any]) -> NewJob:
         # With an id of its own, a repeated request creates no second job.
-        job = self._new_job(result.task, (result.args, result.kwargs), job_id=result.id)
+        return self._new_job(result.task, (result.args, result.kwargs), job_id=result.id)
+
+    def _send(self, result: TaskResult[..., Any]) -> None:
+        job = self._job_of(result)
         sent = self._call(lambda client: client.enqueue(job))
         object.__setattr__(result, "id", sent.id)  # of an earlier job, if the job is unique
         object.__setattr__(result, "enqueued_at", project_time(sent.members.get("created_at")))
+        self._tell(result)
+
+    def _tell(self, result: TaskResult[..., Any]) -> None:
         # The job exists, so that a receiver which raises must not make the caller repeat it.
         task_enqueued.send_robust(type(self), task_result=result)
 
     @async_unsafe
     def _call(self, function: Callable[[Client], Awaitable[R]]) -> R:
         return self.producer.run_blocking(function)
+
+
+def _database(option: bool | str) -> str | None:
+    return DEFAULT_DB_ALIAS if option is True else option or None
 
 
 def backend_of(alias: str) -> Backend:

@@ -24,6 +24,7 @@ async def relay(
     poll: Duration = 0.25,
     portion: int = 500,
     keep_once: Duration = "720h",
+    keep_refused: Duration = "2160h",
     transport: Any = None,
 ) -> None:
     """Send the jobs of the outbox to the server, until the task is cancelled.
@@ -39,6 +40,7 @@ async def relay(
         poll: pause between two looks at an empty table.
         portion: maximum number of jobs of a request; the server allows 1000 by default.
         keep_once: age at which the rows of ``once`` are deleted.
+        keep_refused: how long refused jobs stay in the table.
         transport: how httpx2 reaches the server, for tests and special networks.
 
     Raises:
@@ -54,5 +56,6 @@ async def relay(
         poll=poll,
         portion=portion,
         keep_once=keep_once,
+        keep_refused=keep_refused,
         transport=transport,
     )

@@ -22,7 +22,7 @@ import psycopg
 from ojs_client.backoff import Backoff
 from ojs_client.errors import ApiError, ConnectionFailed, NotFound
 from ojs_client.options import Duration, seconds
-from ojs_client.outbox.rows import OutboxRows, Row
+from ojs_client.outbox.rows import Failure, OutboxRows, Row
 from ojs_client.transport import Repeat, Transport, segment
 
 log: Final = logging.getLogger("ojs_client.outbox")
@@ -32,6 +32,9 @@ _PURGE_S: Final = 3600.0
 _MAX_PAUSE_S: Final = 30.0
 _ONE_BY_ONE_S: Final = 60.0
 """How long jobs are sent one by one, in seconds: less than a relay may keep its rows."""
+_MAX_ATTEMPTS: Final = 10
+_OF_THE_SERVER: Final = (401, 408, 429, 502, 503, 504)
+"""Statuses that say nothing about the job: it waits for as long as they come."""
 
 
 async def run(
@@ -42,6 +45,7 @@ async def run(
     poll: Duration,
     portion: int,
     keep_once: Duration,
+    keep_refused: Duration,
     transport: Any,
 ) -> None:
     """Send jobs until the task is cancelled; ``outbox.relay`` describes it."""
@@ -50,7 +54,8 @@ async def run(
     rows = OutboxRows(database)
     try:
         async with Transport(url, api_key=api_key, transport=transport) as connected:
-            await _Relay(rows, connected, seconds(poll), portion, seconds(keep_once)).run()
+            keep_s = (seconds(keep_once), seconds(keep_refused))
+            await _Relay(rows, connected, seconds(poll), portion, keep_s).run()
     finally:
         rows.close()
 
@@ -69,7 +74,7 @@ class _Relay:
     transport: Transport
     poll_s: float
     portion: int
-    keep_once_s: float
+    keep_s: tuple[float, float]
     backoff: Backoff = field(default_factory=lambda: Backoff(0.1, 5.0))
     pauses: dict[str, _Pause] = field(default_factory=dict)
     purge_at: float = -math.inf
@@ -94,7 +99,8 @@ class _Relay:
         """Send one portion; return whether a row has left the queue."""
         now = anyio.current_time()
         if now >= self.purge_at:
-            await anyio.to_thread.run_sync(self.rows.forget_once, self.keep_once_s)
+            if lost := await anyio.to_thread.run_sync(self.rows.forget, *self.keep_s):
+                log.warning("%d jobs are deleted: they were refused too long ago", lost)
             self.purge_at = now + _PURGE_S
         paused = [queue for queue, pause in self.pauses.items() if pause.until > now]
         claimed = await anyio.to_thread.run_sync(self.rows.claim, self.portion, paused)
@@ -105,8 +111,8 @@ class _Relay:
             await self._send(portion)
         finally:  # also if it is cancelled or a connection breaks: the server has the first jobs
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self.rows.settle, portion.sent, portion.refused)
-        return bool(portion.sent or portion.refused)
+                await anyio.to_thread.run_sync(self.rows.settle, portion.sent, portion.failed)
+        return bool(portion.sent) or any(each.is_final for each in portion.failed.values())
 
     async def _send(self, portion: _Portion) -> None:
         body = b'{"jobs":[%b]}' % b",".join(row.job for row in portion.rows)
@@ -131,9 +137,10 @@ class _Relay:
         try:
             await self._store(row)
         except ApiError as error:
-            if _is_final(error):
+            failure = Failure(str(error), _is_final(error, row.attempts + 1))
+            portion.failed[row.position] = failure
+            if failure.is_final:
                 log.warning("job %s of queue %s is refused: %s", row.job_id, row.queue, error)
-                portion.refused[row.position] = str(error)
                 return
             pause = self.pauses.setdefault(row.queue, _Pause())
             wait_s = pause.backoff.next_s(error.retry_after_s)
@@ -177,7 +184,7 @@ class _Portion:
 
     rows: list[Row]
     sent: list[int] = field(default_factory=list)
-    refused: dict[int, str] = field(default_factory=dict)
+    failed: dict[int, Failure] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
 
 
@@ -191,14 +198,12 @@ def _of_one_request(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def _is_final(error: ApiError) -> bool:
-    """Return whether the server would refuse the job at any time.
+def _is_final(error: ApiError, attempt: int) -> bool:
+    """Return whether a job is refused, so that it delays its queue no more.
 
     An error without a code comes from a proxy. With another API key, the server may take the job.
     """
-    return (
-        400 <= error.status < 500
-        and error.status not in (401, 408, 429)
-        and not error.retryable
-        and error.code != "http_error"
-    )
+    if error.status in _OF_THE_SERVER:
+        return False
+    is_certain = error.status < 500 and error.status != 403 and error.code != "http_error"
+    return (is_certain and not error.retryable) or attempt >= _MAX_ATTEMPTS

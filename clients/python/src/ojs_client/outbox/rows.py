@@ -14,36 +14,67 @@ _DRIVER: Final = re.compile(r"^postgres(ql)?\+\w+:")
 _LOCK_S: Final = 300
 """How long a relay that stands still keeps its rows, in seconds: longer than its requests take."""
 _CLAIM: Final = """
-    SELECT position, job_id, queue, job FROM ojs_outbox
-    WHERE error IS NULL AND queue <> ALL(%s)
+    SELECT position, job_id, queue, job, attempts FROM ojs_outbox
+    WHERE refused_at IS NULL AND queue <> ALL(%s)
     ORDER BY position LIMIT %s FOR UPDATE SKIP LOCKED"""
-_REFUSE: Final = "UPDATE ojs_outbox SET error = %s WHERE position = %s"
+_FAIL: Final = """
+    UPDATE ojs_outbox SET attempts = attempts + 1, error = %s,
+        refused_at = CASE WHEN %s THEN now() END
+    WHERE position = %s"""
+_FORGET_ONCE: Final = "DELETE FROM ojs_once WHERE done_at < now() - make_interval(secs => %s)"
+_FORGET_REFUSED: Final = """
+    DELETE FROM ojs_outbox WHERE refused_at < now() - make_interval(secs => %s)"""
 _COUNTS: Final = """
-    SELECT count(*) FILTER (WHERE error IS NULL), count(error),
-        extract(epoch FROM now() - min(created_at) FILTER (WHERE error IS NULL))::float8
+    SELECT count(*) FILTER (WHERE refused_at IS NULL), count(refused_at),
+        extract(epoch FROM now() - min(created_at) FILTER (WHERE refused_at IS NULL))::float8
     FROM ojs_outbox"""
+_EXAMPLES: Final = """
+    SELECT job_id, queue, created_at, attempts, error, refused_at FROM ojs_outbox
+    WHERE error IS NOT NULL ORDER BY refused_at IS NULL, position LIMIT %s"""
 
 _Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A job that waits. ``job`` is the JSON of its request."""
+    """A job that waits.
+
+    Args:
+        job: the JSON of its request.
+        attempts: how often the server has not taken it.
+    """
 
     position: int
     job_id: str
     queue: str
     job: bytes
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedJob:
-    """A job that the server has refused."""
+class Failure:
+    """Why the server has not taken a job, and whether the job is refused or waits."""
+
+    error: str
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FailedJob:
+    """A job that the server has not taken.
+
+    Args:
+        attempts: how often it was sent alone since it was written, or since ``retry``.
+        error: the last error.
+        refused_at: when the relay gave up; None for a job that waits.
+    """
 
     job_id: str
     queue: str
     created_at: datetime
+    attempts: int
     error: str
+    refused_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +85,13 @@ class Status:
         waiting: number of jobs that no relay has sent yet.
         refused: number of jobs that the server has refused.
         oldest_s: age of the oldest waiting job in seconds; None without one.
-        examples: the first refused jobs.
+        examples: some jobs with errors: first those that are refused.
     """
 
     waiting: int
     refused: int
     oldest_s: float | None
-    examples: tuple[RefusedJob, ...]
+    examples: tuple[FailedJob, ...]
 
 
 class OutboxRows:
@@ -80,11 +111,14 @@ class OutboxRows:
             # Without limits, a call would never return from a network that drops everything.
             self._open = psycopg.connect(
                 self._database,
+                application_name="ojs-outbox",
                 connect_timeout=10,
                 tcp_user_timeout=30_000,
                 keepalives_idle=30,
                 prepare_threshold=None,  # a pooler may change the server connection
             )
+            # Other levels fail where two relays meet.
+            self._open.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         return self._open
 
     def close(self) -> None:
@@ -108,39 +142,43 @@ class OutboxRows:
             )
         else:
             self._connection.rollback()
-        return [Row(number, job_id, queue, job.encode()) for number, job_id, queue, job in found]
+        return [
+            Row(position, job_id, queue, job.encode(), attempts)
+            for position, job_id, queue, job, attempts in found
+        ]
 
-    def settle(self, sent: Sequence[int], refused: Mapping[int, str]) -> None:
+    def settle(self, sent: Sequence[int], failed: Mapping[int, Failure]) -> None:
         """Delete rows, store the errors of others, and unlock the rest.
 
         Args:
             sent: positions of the jobs that the server has.
-            refused: the errors of jobs that the server has refused, by position.
+            failed: why it has not taken others, by position.
         """
         connection = self._connection
         if sent:
             connection.execute("DELETE FROM ojs_outbox WHERE position = ANY(%s)", (list(sent),))
-        for position, error in refused.items():
-            connection.execute(_REFUSE, (error.replace("\0", "")[:2000], position))
+        for position, failure in failed.items():
+            error = failure.error.replace("\0", "")[:2000]
+            connection.execute(_FAIL, (error, failure.is_final, position))
         connection.commit()
 
-    def forget_once(self, older_s: float) -> None:
-        """Delete the rows of ``once`` of this age in seconds."""
-        self._connection.execute(
-            "DELETE FROM ojs_once WHERE done_at < now() - make_interval(secs => %s)", (older_s,)
-        )
-        self._connection.commit()
+    def forget(self, once_s: float, refused_s: float) -> int:
+        """Delete old rows; return how many refused jobs are among them.
+
+        Args:
+            once_s: the age of rows of ``once`` in seconds.
+            refused_s: how long jobs are refused, in seconds.
+        """
+        with self._connection.transaction():
+            self._connection.execute(_FORGET_ONCE, (once_s,))
+            return self._connection.execute(_FORGET_REFUSED, (refused_s,)).rowcount
 
     def status(self, examples: int | None) -> Status:
-        """Return what is in the outbox, with some refused jobs; None for all of them."""
+        """Return what is in the outbox, with some jobs that have errors; None for all of them."""
         with self._connection.transaction():
             waiting, count, age_s = self._connection.execute(_COUNTS).fetchone() or (0, 0, None)
-            refused = self._connection.execute(
-                "SELECT job_id, queue, created_at, error FROM ojs_outbox"
-                " WHERE error IS NOT NULL ORDER BY position LIMIT %s",
-                (examples,),
-            ).fetchall()
-        return Status(waiting, count, age_s, tuple(RefusedJob(*each) for each in refused))
+            failed = self._connection.execute(_EXAMPLES, (examples,)).fetchall()
+        return Status(waiting, count, age_s, tuple(FailedJob(*each) for each in failed))
 
     def retry(self, job_ids: Sequence[str]) -> int:
         """Let relays send refused jobs again; return how many.
@@ -148,7 +186,7 @@ class OutboxRows:
         Args:
             job_ids: the jobs; empty for all.
         """
-        return self._change("UPDATE ojs_outbox SET error = NULL", job_ids)
+        return self._change("UPDATE ojs_outbox SET refused_at = NULL, attempts = 0", job_ids)
 
     def remove(self, job_ids: Sequence[str]) -> int:
         """Delete refused jobs; return how many.
@@ -161,6 +199,6 @@ class OutboxRows:
     def _change(self, statement: str, job_ids: Sequence[str]) -> int:
         with self._connection.transaction():
             return self._connection.execute(
-                f"{statement} WHERE error IS NOT NULL AND (%(all)s OR job_id = ANY(%(ids)s))",
+                f"{statement} WHERE refused_at IS NOT NULL AND (%(all)s OR job_id = ANY(%(ids)s))",
                 {"all": not job_ids, "ids": list(job_ids)},
             ).rowcount

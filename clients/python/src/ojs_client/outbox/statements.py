@@ -49,6 +49,8 @@ _ENQUEUE: Final = (
 )
 _ONCE: Final = "INSERT INTO ojs_once (job_id) VALUES (%(job_id)s) ON CONFLICT DO NOTHING"
 _PARAMETER: Final = re.compile(r"%\((\w+)\)s")
+_IDLE: Final = 0
+"""The status of a connection of psycopg that is in no transaction."""
 
 
 @overload
@@ -128,7 +130,12 @@ def once(
     Args:
         connection: as for ``enqueue``. With an async one, await the result.
         job_id: the id of the job that runs.
+
+    Raises:
+        RuntimeError: the connection is in no transaction, so this would be committed at once.
     """
+    if _commits_at_once(connection):
+        raise RuntimeError("once() without a transaction would forbid effects that may not happen")
     values = {"job_id": job_id}
     if not _is_async(connection):
         return _execute(connection, _ONCE, values) == 1
@@ -151,6 +158,13 @@ def _with_times(job: NewJob) -> dict[str, JSON]:
 
 def _is_async(connection: Any) -> bool:
     return inspect.iscoroutinefunction(getattr(connection, "execute", None))
+
+
+def _commits_at_once(connection: Any) -> bool:
+    if hasattr(connection, "get_autocommit"):  # of Django
+        return bool(connection.get_autocommit())
+    is_committing = getattr(connection, "autocommit", False)
+    return bool(is_committing) and int(connection.info.transaction_status) == _IDLE
 
 
 def _execute(connection: Any, sql: str, values: Mapping[str, str]) -> int:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ojs_client import RetryPolicy
 
@@ -11,7 +12,7 @@ SECRET_KEY = "secret"
 DEBUG = False
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = f"{APP}.urls"
-INSTALLED_APPS = [APP, "ojs_client.django"]
+INSTALLED_APPS = [APP, "ojs_client.django", "ojs_client.django.outbox"]
 USE_TZ = True
 TIME_ZONE = "UTC"  # Django makes it that of the process, in which other tests run
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -33,3 +34,16 @@ TASKS: dict[str, Any] = {
     },
     "dummy": {"BACKEND": "django.tasks.backends.dummy.DummyBackend", "QUEUES": []},
 }
+if address := os.environ.get("SHOP_POSTGRES"):
+    server = urlsplit(address)
+    DATABASES["orders"] = {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": server.path[1:],
+        "USER": str(server.username),
+        "HOST": str(server.hostname),
+        "PORT": str(server.port),
+    }
+    TASKS["outbox"] = {
+        **TASKS["default"],
+        "OPTIONS": {**TASKS["default"]["OPTIONS"], "outbox": "orders"},
+    }

@@ -1,0 +1,1 @@
+"""The app with the tables of the outbox, in the databases that are PostgreSQL."""
