@@ -87,12 +87,14 @@ def test_failures_tell_class_and_traceback(project: dict[str, str], tasks: Any) 
             error = ended(tasks.fail.enqueue(kind)).errors[-1]
             assert (kind, error.exception_class.__name__) == (kind, name)
             assert f"{name}: " in error.traceback
+        assert ended(tasks.price.enqueue("missing")).attempts == 1
         again = ended(tasks.second.enqueue())
         assert again.return_value == [2, 2, 1, "RUNNING"]
         assert again.errors[0].exception_class is tasks.NotPaid
         told = ended(tasks.signals.enqueue()).return_value
         assert told.count("Backend fail RUNNING") == 9
         assert told.count("Backend fail FAILED") == 5
+        assert told.count("Backend price FAILED") == 1
         assert told.count("Backend second SUCCESSFUL") == 1
 
 

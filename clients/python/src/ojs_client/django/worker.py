@@ -19,9 +19,9 @@ from django.utils.json import normalize_json
 from ojs_client.django.backend import Backend, backend_of
 from ojs_client.django.discovery import all_tasks
 from ojs_client.django.results import Context, Starts, result_of, starts_of
-from ojs_client.errors import Discard, LeaseLost, OJSError, Retry, Snooze
+from ojs_client.errors import LeaseLost, OJSError, Retry, Snooze
 from ojs_client.options import JSON, is_job_type
-from ojs_client.worker.handlers import add_details
+from ojs_client.worker.handlers import add_details, error_of
 from ojs_client.worker.running import BlockingJob
 from ojs_client.worker.worker import Worker
 
@@ -97,13 +97,24 @@ def _run(task: Task[..., Any], job: BlockingJob, backend: Backend) -> JSON:
         trace = lines.encode(errors="replace").decode()  # a message may have lone surrogates
         path = f"{kind.__module__}.{kind.__qualname__}"
         add_details(error, exception_class_path=path, traceback=trace)
-        # After others, the policy of the job decides.
-        if job.attempt >= job.max_attempts or isinstance(error, Discard):
+        if job.attempt >= job.max_attempts or _ends_job(job, error):
             _finish(backend, result, TaskResultStatus.FAILED)
         raise
     object.__setattr__(result, "_return_value", value)
     _finish(backend, result, TaskResultStatus.SUCCESSFUL)
     return value
+
+
+def _ends_job(job: BlockingJob, error: BaseException) -> bool:
+    """Return whether the server tries a job no more after an error, as its policy says."""
+    sent = error_of(error, timezone.now())
+    names = {sent["code"], sent.get("type"), sent.get("details", {}).get("error_class")} - {None}
+    patterns = job.job.members.get("retry", {}).get("non_retryable_errors", ())
+    return not sent["retryable"] or any(
+        name == pattern or (pattern[-2:] == ".*" and name[:-1].startswith(pattern[:-2]))
+        for name in names
+        for pattern in patterns
+    )
 
 
 def _finish(backend: Backend, result: TaskResult[..., Any], status: TaskResultStatus) -> None:

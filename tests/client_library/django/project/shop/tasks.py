@@ -8,7 +8,7 @@ from django.db import connection, connections
 from django.tasks import TaskContext, task
 from django.tasks.signals import task_finished, task_started
 
-from ojs_client import Discard
+from ojs_client import Discard, RetryPolicy
 from ojs_client.django import Context, job_options
 
 from .models import Order
@@ -75,6 +75,13 @@ def fail(context: TaskContext[..., Any], kind: str) -> Any:
         PRICES[kind]
     except KeyError as error:
         raise NotPaid(f"order {kind}") from error
+
+
+@task(queue_name="django")
+@job_options(retry=RetryPolicy(max_attempts=3, non_retryable_errors=["Key.*"]))
+def price(name: str) -> int:
+    """Return a price; a wrong name is not tried again."""
+    return PRICES[name]
 
 
 class NotPaid(Exception):
