@@ -64,12 +64,19 @@ async def store(server: Embedded) -> AsyncIterator[Store]:
         yield opened
 
 
+@pytest.fixture
+async def hasty(server: Embedded) -> AsyncIterator[Store]:
+    """A store whose calls soon fail."""
+    async with open_at(server, call_s=1.0) as opened:
+        yield opened
+
+
 def open_at(
-    server: Embedded, settings: StoreSettings | None = None
+    server: Embedded, settings: StoreSettings | None = None, *, call_s: float = CALL_S
 ) -> AbstractAsyncContextManager[Store]:
     """Open a store as a process of its own."""
     client = ClientSettings.from_url(
-        server.url, call_timeout_s=CALL_S, reply_timeout_s=CALL_S, connect_timeout_s=5.0
+        server.url, call_timeout_s=call_s, reply_timeout_s=call_s, connect_timeout_s=5.0
     )
     return open_store(client, settings, prelude=PRELUDE)
 
@@ -277,6 +284,69 @@ async def test_waiting_for_jobs_of_a_silent_shard_holds_up_no_other_waiter(
         server.resume(node)
         nursery.cancel_scope.cancel()
     assert len(found) == 3
+
+
+async def test_a_long_poll_waits_until_the_master_answers_again(
+    server: Embedded, hasty: Store
+) -> None:
+    slot = hasty.keys.shard_of_queue("q0").slot
+    node = owner(server, hasty, slot)
+    waiters, found = Waiters(), list[JobRecord]()
+
+    async def wait() -> None:
+        found.extend(
+            await fetch_or_wait(
+                hasty, waiters, ["q0"], count=1, worker_id="", wait_ms=int(CALL_S * 2000)
+            )
+        )
+
+    job = await put(hasty, "q0")
+    server.pause(node)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await eventually(lambda: not hasty.redis.is_responsive(slot))
+        await eventually(lambda: len(waiters) == 1)
+        server.resume(node)
+    assert [one.id for one in found] == [job.id]
+
+
+async def test_a_long_poll_ends_with_what_its_last_fetch_knows(
+    server: Embedded, hasty: Store
+) -> None:
+    node = owner(server, hasty, hasty.keys.shard_of_queue("q0").slot)
+    waiters, wait = Waiters(), {"count": 1, "worker_id": "", "wait_ms": 3000}
+    await run_one(hasty, "q0")
+    server.pause(node)
+    with trio.fail_after(SOON_S):
+        began = trio.current_time()
+        with pytest.raises(BackendUnavailable):
+            await fetch_or_wait(hasty, waiters, ["q0"], **wait)
+        assert trio.current_time() - began >= 3
+        with pytest.raises(BackendUnavailable):
+            await fetch_or_wait(hasty, waiters, ["q0"], **{**wait, "wait_ms": 0})
+    server.resume(node)
+    await eventually(lambda: hasty.redis.is_responsive(hasty.keys.shard_of_queue("q0").slot))
+    assert await fetch_or_wait(hasty, waiters, ["q0"], **wait) == []
+
+
+async def test_a_drain_ends_the_wait_for_a_silent_master(server: Embedded, hasty: Store) -> None:
+    node = owner(server, hasty, hasty.keys.shard_of_queue("q0").slot)
+    waiters = Waiters()
+    await run_one(hasty, "q0")
+    server.pause(node)
+    with trio.fail_after(SOON_S):
+        async with trio.open_nursery() as nursery:
+
+            async def drain() -> None:
+                await eventually(lambda: len(waiters) == 1)
+                waiters.drain()
+
+            nursery.start_soon(drain)
+            with pytest.raises(BackendUnavailable):
+                await fetch_or_wait(
+                    hasty, waiters, ["q0"], count=1, worker_id="", wait_ms=int(CALL_S * 1000)
+                )
+    server.resume(node)
 
 
 @pytest.mark.parametrize("victim", ["meta", "another"])

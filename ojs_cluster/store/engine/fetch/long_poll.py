@@ -14,8 +14,9 @@ waiters at once was refused: a thousand waiters would fetch for one job.
 
 from __future__ import annotations
 
+import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -24,7 +25,7 @@ from typing import NamedTuple
 
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, OJSError
+from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
@@ -395,6 +396,8 @@ async def fetch_or_wait(
 ) -> list[JobRecord]:
     """Fetch as ``fetch`` does; when there is no job, wait up to ``wait_ms`` for the first one.
 
+    A wait goes on while shards do not answer, for example during a failover.
+
     Args:
         store: the store.
         waiters: the waiters of this process.
@@ -411,7 +414,7 @@ async def fetch_or_wait(
         sent: the first call of the fetch, if it is sent already.
 
     Raises:
-        BackendUnavailable: as ``fetch``.
+        BackendUnavailable: as ``fetch``; if it waits, then at the end of its wait.
         OJSError: ``check`` has raised it.
     """
     deadline = -inf  # most fetches do not wait, and need no clock
@@ -430,6 +433,10 @@ async def fetch_or_wait(
             else:
                 jobs = await resume(store, queues, count, worker_id, types, sent)
         except FetchIsUnfinished:
+            since = None
+        except BackendUnavailable as error:
+            if wait_ms <= 0 or waiters.draining or isinstance(error, OutOfTime):
+                raise
             since = None
         if jobs or wait_ms <= 0 or waiters.draining:
             return jobs
@@ -464,6 +471,7 @@ async def _wait(
     waiter = waiters.add(queues, *kind, worker_id)
     waiters.tend(store)
     queues_to_wake: set[str] = set()
+    pauses = _pauses()
     try:
         if since is not None and not waiters.has_message(queues, since, kind.types):
             # The first fetch has missed no job whose message this waiter does not get.
@@ -476,11 +484,16 @@ async def _wait(
             check()
             # If the fetch raises, another waiter is woken for these queues.
             queues_to_wake, waiter.woken = waiter.woken, set()
-            is_unfinished = False
+            is_unfinished, look_at = False, deadline
             try:
                 jobs = await fetch_once()
             except FetchIsUnfinished:
                 is_unfinished = True
+            except BackendUnavailable as error:
+                now = trio.current_time()
+                if now >= deadline or waiters.draining or isinstance(error, OutOfTime):
+                    raise
+                look_at = min(deadline, now + next(pauses))
             if jobs:
                 queues_to_wake |= {job.queue for job in jobs}
                 break
@@ -490,12 +503,23 @@ async def _wait(
                 break
             if is_unfinished:
                 continue
-            await _until_woken(waiters, waiter, deadline)
+            await _until_woken(waiters, waiter, look_at)
         return jobs
     finally:
         # Also when cancelled: the queues may have jobs for another waiter.
         waiters.remove(waiter, queues, *kind)
         waiters.wake_next(queues_to_wake | waiter.woken, *kind)
+
+
+def _pauses() -> Iterator[float]:
+    """Yield times in seconds from a fetch that failed to the next one: 1, 2, 4, and then the last.
+
+    They are random by half, because all waiters of a shard fail at once.
+    """
+    pause = 1.0
+    while True:
+        yield pause * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+        pause = min(2 * pause, CHECK_EVERY_S)
 
 
 async def _until_woken(waiters: Waiters, waiter: _Waiter, deadline: float) -> None:
