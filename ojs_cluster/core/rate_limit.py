@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import orjson
 
@@ -31,6 +31,21 @@ _is_packed: Final = re.compile(
 _PERIODS_MS: Final = {"second": 1_000, "minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 
 
+class RateMembers(TypedDict):
+    """A rate in JSON."""
+
+    limit: int
+    period: str
+
+
+class LimitMembers(TypedDict, total=False):
+    """The limits that are set, in JSON."""
+
+    concurrency: int
+    rate: RateMembers
+    throttle: RateMembers
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """At most ``limit`` starts in any ``period_ms`` milliseconds."""
@@ -38,7 +53,7 @@ class Rate:
     limit: int
     period_ms: int
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> RateMembers:
         """Return the JSON form that clients get."""
         return {"limit": self.limit, "period": format_duration(self.period_ms)}
 
@@ -112,9 +127,9 @@ class RateLimits:
         concurrency = "-" if self.concurrency is None else str(self.concurrency)
         return ",".join([concurrency, *pairs])
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> LimitMembers:
         """Return the limits that are set, in the JSON form that clients get."""
-        shown: dict[str, Any] = {}
+        shown: LimitMembers = {}
         if self.concurrency is not None:
             shown["concurrency"] = self.concurrency
         if self.rate is not None:

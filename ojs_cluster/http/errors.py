@@ -17,6 +17,7 @@ import orjson
 
 from ojs_cluster.core import errors
 from ojs_cluster.http.messages import Headers, Response
+from ojs_cluster.http.shapes.common import ItemError
 from ojs_cluster.redis.errors import MalformedKey, ReplyTooLarge
 
 # Errors that only HTTP raises. Those of ``core`` may come from any part of the server.
@@ -341,7 +342,7 @@ def is_retryable(error: errors.OJSError) -> bool:
     return entry_for(error).retryable
 
 
-def item_error(error: errors.OJSError) -> dict[str, Any]:
+def item_error(error: errors.OJSError) -> ItemError:
     """Return the error of one item of a request as members of JSON, without its catalog name."""
     entry = entry_for(error)
     return {

@@ -9,7 +9,7 @@ from ojs_cluster.core.config.parsers import go_duration_ns
 from ojs_cluster.core.durations import format_duration
 from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.jobs.ids import is_job_id
-from ojs_cluster.core.jobs.options import check_queue
+from ojs_cluster.core.jobs.options import MAX_VISIBILITY_TIMEOUT_MS, check_queue
 from ojs_cluster.core.jobs.trace_context import trace_context
 from ojs_cluster.core.timestamps import parse_timestamp
 from ojs_cluster.http.app import App
@@ -19,7 +19,6 @@ MAX_WORKER_ID: Final = 255
 """Maximum number of characters of a worker id."""
 MAX_QUEUES: Final = 256
 """Maximum number of queues that a request may name."""
-MAX_VISIBILITY_TIMEOUT_MS: Final = 30 * 24 * 3600 * 1000
 
 
 def job_id(text: str) -> str:

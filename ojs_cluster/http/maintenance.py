@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import trio
 from prometheus_client.metrics_core import Metric
@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import Metric
 from ojs_cluster.core.errors import BackendUnavailable, UnderMaintenance
 from ojs_cluster.http import replies
 from ojs_cluster.http.metric_families import gauge
+from ojs_cluster.http.shapes.system import MaintenanceMembers
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.maintenance.maintenance import (
@@ -102,17 +103,17 @@ class MaintenanceFlag:
             [(name, float(name in self.refused)) for name in REFUSABLE],
         )
 
-    def members(self) -> dict[str, Any]:
+    def members(self) -> MaintenanceMembers:
         """Return the mode as JSON members, for responses about the server."""
         return maintenance_members(self.current)
 
 
-def maintenance_members(current: Maintenance | None) -> dict[str, Any]:
+def maintenance_members(current: Maintenance | None) -> MaintenanceMembers:
     """Return maintenance mode as JSON members."""
     if current is None:
         return {"enabled": False, "maintenance": False, "refused": []}
     since = replies.iso(current.since_ms)
-    found: dict[str, Any] = {
+    found: MaintenanceMembers = {
         "enabled": True,
         "maintenance": True,
         "refused": sorted(current.refused),
@@ -122,5 +123,5 @@ def maintenance_members(current: Maintenance | None) -> dict[str, Any]:
         "enabled_by": current.principal,
     }
     if current.ends_ms is not None:
-        found |= dict.fromkeys(("ends_at", "estimated_end"), replies.iso(current.ends_ms))
+        found["ends_at"] = found["estimated_end"] = replies.iso(current.ends_ms)
     return found

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import parse_qsl, quote
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.http import replies
 from ojs_cluster.http.cursor_kinds import CursorKind
+from ojs_cluster.http.shapes.common import Pagination
 from ojs_cluster.store.ground import cursor as cursors
 from ojs_cluster.store.ground.listed import Position
 
@@ -180,9 +180,7 @@ def _at_cursor(query: Mapping[str, str], kind: CursorKind | None, limit: int) ->
     raise InvalidRequest("this cursor belongs to another list", field="cursor")
 
 
-def pagination(
-    requested: Page, shown: int, total: int, last: Position | None = None
-) -> dict[str, Any]:
+def pagination(requested: Page, shown: int, total: int, last: Position | None = None) -> Pagination:
     """Return the ``pagination`` object of a page.
 
     Args:

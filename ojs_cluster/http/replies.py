@@ -14,6 +14,7 @@ import orjson
 
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http.messages import Headers, Response
+from ojs_cluster.http.shapes.common import Pagination
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.ground import job_fields as f
 
@@ -22,13 +23,13 @@ dumps: Final = orjson.dumps
 
 def json_response(
     status: int,
-    value: dict[str, Any],
+    value: Mapping[str, object],
     headers: Headers = (),
     *,
     audit_object: str = "",
     audit_old: Mapping[str, Any] | None = None,
 ) -> Response:
-    """Return a response whose body contains no user JSON."""
+    """Return a response whose body contains no user JSON. ``value`` has a type of the shapes."""
     return Response(
         status, orjson.dumps(value), headers, audit_object=audit_object, audit_old=audit_old
     )
@@ -37,6 +38,11 @@ def json_response(
 def iso(ms: int) -> str:
     """Return milliseconds since the epoch as RFC 3339 text in UTC."""
     return format_ms(ms).decode()
+
+
+def encoded(json: bytes) -> Any:
+    """Return JSON as a member that ``json_response`` inserts as it is."""
+    return orjson.Fragment(json)
 
 
 def quoted(text: str) -> bytes:
@@ -121,7 +127,7 @@ def pagination(
     offset: int = 0,
     total: int | None = None,
     cursor: str | None = None,
-) -> dict[str, Any]:
+) -> Pagination:
     """Return the ``pagination`` object, with the keys that the HTTP binding and the admin API name.
 
     Args:
@@ -132,7 +138,7 @@ def pagination(
             has no ``total``.
         cursor: the cursor of the next page; None on the last page.
     """
-    value: dict[str, Any] = {
+    value: Pagination = {
         "limit": limit,
         "offset": offset,
         "page": offset // limit + 1,

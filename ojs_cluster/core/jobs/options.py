@@ -24,6 +24,7 @@ from ojs_cluster.core.timestamps import TimePoint, parse_timestamp
 
 MAX_QUEUE_LENGTH: Final = 128
 MAX_PRIORITY: Final = 100
+MAX_VISIBILITY_TIMEOUT_MS: Final = 30 * 24 * 3600 * 1000
 _is_queue: Final = re.compile(r"[a-z0-9][a-z0-9.\-]*").fullmatch
 _MAX_WARNINGS: Final = 10
 """Maximum number of warnings about one job."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 import msgspec
-import orjson
 
 from ojs_cluster.core.agents.record import (
     MAX_NAME,
@@ -25,6 +24,7 @@ from ojs_cluster.http import fields, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes import agents as shapes
 from ojs_cluster.http.shapes.keywords import between, keywords
 from ojs_cluster.store.features.agents import agents
 
@@ -95,7 +95,9 @@ async def pause(app: App, request: Request, job_id: str) -> Response:
     fields.job_id(job_id)
     body = decode(_pause_decoder, request, app.settings.limits, optional=True)
     await agents.pause(app.store, job_id, _text(body.reason, "reason"))
-    return replies.json_response(200, {"job_id": job_id, "state": "paused", "reason": body.reason})
+    return replies.json_response(
+        200, shapes.AgentPaused(job_id=job_id, state="paused", reason=body.reason)
+    )
 
 
 async def resume(app: App, request: Request, job_id: str) -> Response:
@@ -108,7 +110,7 @@ async def resume(app: App, request: Request, job_id: str) -> Response:
     decision = HumanDecision(body.approved, _text(body.comment, "comment"), metadata)
     await agents.resume(app.store, job_id, decision)
     return replies.json_response(
-        200, {"job_id": job_id, "state": "running", "decision": _decision(decision)}
+        200, shapes.AgentResumed(job_id=job_id, state="running", decision=_decision(decision))
     )
 
 
@@ -121,9 +123,13 @@ async def fork(app: App, request: Request, job_id: str) -> Response:
     body = decode(_fork_decoder, request, app.settings.limits, optional=True)
     name = _text(body.branch_name, "branch_name", MAX_NAME)
     branch = await agents.fork(app.store, job_id, body.at_turn, name)
-    return replies.json_response(
-        200, {**_branch(branch), "parent_id": job_id, "job_id": job_id, "at_turn": body.at_turn}
-    )
+    forked: shapes.AgentForked = {
+        **_branch(branch),
+        "parent_id": job_id,
+        "job_id": job_id,
+        "at_turn": body.at_turn,
+    }
+    return replies.json_response(200, forked)
 
 
 async def merge(app: App, request: Request, job_id: str) -> Response:
@@ -135,15 +141,13 @@ async def merge(app: App, request: Request, job_id: str) -> Response:
     branch, conflicts = await agents.merge(
         app.store, job_id, body.branch_a, body.branch_b, body.strategy
     )
-    return replies.json_response(
-        200,
-        {
-            **_branch(branch),
-            "merged_id": branch.content_id,
-            "conflicts": conflicts,
-            "job_id": job_id,
-        },
-    )
+    merged: shapes.AgentMerged = {
+        **_branch(branch),
+        "merged_id": branch.content_id,
+        "conflicts": conflicts,
+        "job_id": job_id,
+    }
+    return replies.json_response(200, merged)
 
 
 async def tool_retry(app: App, request: Request, job_id: str) -> Response:
@@ -161,13 +165,9 @@ async def tool_retry(app: App, request: Request, job_id: str) -> Response:
     provider, number = await agents.retry_tool(app.store, job_id, call_id, body.use_alternate)
     return replies.json_response(
         200,
-        {
-            "retried": True,
-            "provider": provider,
-            "tool_call_id": call_id,
-            "attempt": number,
-            "job_id": job_id,
-        },
+        shapes.ToolRetried(
+            retried=True, provider=provider, tool_call_id=call_id, attempt=number, job_id=job_id
+        ),
     )
 
 
@@ -176,19 +176,19 @@ async def state(app: App, _request: Request, job_id: str) -> Response:
     job, record = await agents.read(app.store, fields.job_id(job_id))
     return replies.json_response(
         200,
-        {
-            "job_id": job_id,
-            "state": _state(job.state, record),
-            "job_state": str(job.state),
-            "reason": record.reason,
-            "decision": None if record.decision is None else _decision(record.decision),
-            "branches": [_branch(each) for each in record.branches],
-            "tool_retries": record.retries,
-        },
+        shapes.AgentStateAnswer(
+            job_id=job_id,
+            state=_state(job.state, record),
+            job_state=str(job.state),
+            reason=record.reason,
+            decision=None if record.decision is None else _decision(record.decision),
+            branches=[_branch(each) for each in record.branches],
+            tool_retries=record.retries,
+        ),
     )
 
 
-def _state(job_state: State, record: AgentRecord) -> str:
+def _state(job_state: State, record: AgentRecord) -> shapes.AgentState:
     """Return the state by the names of the SDKs. The suites name that of ``pause`` otherwise."""
     if job_state is State.COMPLETED:
         return "completed"
@@ -197,7 +197,7 @@ def _state(job_state: State, record: AgentRecord) -> str:
     return "paused_human" if record.paused else "running"
 
 
-def _branch(branch: Branch) -> dict[str, Any]:
+def _branch(branch: Branch) -> shapes.AgentBranch:
     return {
         "branch_id": branch.id,
         "branch_name": branch.name,
@@ -207,12 +207,12 @@ def _branch(branch: Branch) -> dict[str, Any]:
     }
 
 
-def _decision(decision: HumanDecision) -> dict[str, Any]:
+def _decision(decision: HumanDecision) -> shapes.AgentDecision:
     return {
         "approved": decision.approved,
         "comment": decision.comment,
         # orjson has no integers beyond 64 bits.
-        "metadata": orjson.Fragment(msgspec.json.encode(decision.metadata)),
+        "metadata": replies.encoded(msgspec.json.encode(decision.metadata)),
     }
 
 

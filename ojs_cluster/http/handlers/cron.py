@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import msgspec
 
@@ -19,6 +20,7 @@ from ojs_cluster.http.authorization.queue_scope import check_cron, check_new_job
 from ojs_cluster.http.cursor_kinds import CRONS
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
+from ojs_cluster.http.shapes.crons import CronHistory, CronOccurrence, Outcome
 from ojs_cluster.store.engine.args_validation import check_members
 from ojs_cluster.store.features.cron import cron as store_cron
 from ojs_cluster.store.features.cron.cron_record import CronRecord
@@ -26,13 +28,17 @@ from ojs_cluster.store.features.cron.cron_store import HISTORY_KEPT
 from ojs_cluster.store.features.cron.firing import QUEUE_FULL, TENANT_LIMIT
 from ojs_cluster.store.ground.off_loop import off_loop
 
-_OUTCOMES = {
+_OUTCOMES: Mapping[str, tuple[Outcome, str]] = {
     "fire": ("triggered", "schedule"),
     "manual": ("triggered", "manual"),
     "error": ("failed", "unusable_job"),
 }
 """Outcome and reason in a response, by the stored outcome of an occurrence."""
-_DETAIL_NAMES = {"triggered": "job_id", "skipped": "active_job_id", "failed": "error"}
+_DETAIL_NAMES: Mapping[Outcome, Literal["job_id", "active_job_id", "error"]] = {
+    "triggered": "job_id",
+    "skipped": "active_job_id",
+    "failed": "error",
+}
 """Name of the member with the job id or the error of an occurrence, by its outcome."""
 
 
@@ -191,27 +197,26 @@ async def history(app: App, request: Request, name: str) -> Response:
     (spec: ojs-cron 8)
     """
     limit = query.integer(query.parameters(request.query), "limit", 50, low=1, high=HISTORY_KEPT)
-    items = []
+    items: list[CronOccurrence] = []
     for occurrence in await store_cron.history(app.store, name, limit):
         outcome, cause = _OUTCOMES.get(occurrence.outcome, ("skipped", "overlap_skip"))
         first_word = (occurrence.error or "").partition(":")[0]
         if first_word in (QUEUE_FULL, TENANT_LIMIT):
             cause = first_word
-        items.append(
-            {
-                "outcome": outcome,
-                "reason": cause,
-                "scheduled_time": replies.iso(occurrence.occurrence_ms),
-                "actual_time": replies.iso(occurrence.at_ms),
-                "state": outcome,
-                "scheduled_at": replies.iso(occurrence.occurrence_ms),
-                **({"started_at": replies.iso(occurrence.at_ms)} if outcome == "triggered" else {}),
-                _DETAIL_NAMES[outcome]: occurrence.error or occurrence.job_id,
-            }
-        )
+        shown: CronOccurrence = {
+            "outcome": outcome,
+            "reason": cause,
+            "scheduled_time": replies.iso(occurrence.occurrence_ms),
+            "actual_time": replies.iso(occurrence.at_ms),
+            "state": outcome,
+            "scheduled_at": replies.iso(occurrence.occurrence_ms),
+        }
+        if outcome == "triggered":
+            shown["started_at"] = replies.iso(occurrence.at_ms)
+        shown[_DETAIL_NAMES[outcome]] = occurrence.error or occurrence.job_id
+        items.append(shown)
     return replies.json_response(
-        200,
-        {"name": name, "history": items, "items": items, "executions": items, "count": len(items)},
+        200, CronHistory(name=name, history=items, items=items, executions=items, count=len(items))
     )
 
 

@@ -12,6 +12,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.authorization.queue_scope import check_new_job
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.crons import BackfillError, CronBackfill
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.features.cron import cron as store_cron
 from ojs_cluster.store.features.cron.backfill import MAX_OCCURRENCES, backfill, occurrences
@@ -45,7 +46,7 @@ async def run(app: App, request: Request, name: str) -> Response:
     if request.queues is not None:
         check_new_job(request.queues, parse_job(cron.job, limits=app.settings.limits))
     times = await occurrences(cron, from_ms, to_ms, app.store.clock.now_ms())
-    members = {
+    members: CronBackfill = {
         "name": cron.name,
         "from": replies.iso(from_ms),
         "to": replies.iso(to_ms),
@@ -57,7 +58,7 @@ async def run(app: App, request: Request, name: str) -> Response:
     }
     if body.confirm:
         done = await backfill(app.store, cron, times)
-        failed = [
+        failed: list[BackfillError] = [
             {"scheduled_time": replies.iso(ms), "message": text} for ms, text in done.errors.items()
         ]
         members |= {"enqueued": done.enqueued, "existing": done.existing, "failed": len(failed)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
@@ -12,6 +10,8 @@ from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.cursor_kinds import DEAD_LETTERS
 from ojs_cluster.http.handlers.jobs import list_matching
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.shapes.common import Deleted
+from ojs_cluster.http.shapes.queues import DeadLetterCounts
 from ojs_cluster.store.engine.jobs.listing import JobFilter
 from ojs_cluster.store.features.dead_letters import dead_letters as store_dead
 
@@ -61,15 +61,16 @@ async def stats(app: App, request: Request) -> Response:
     (spec: ojs-dead-letter 10.1)
     """
     totals = await store_dead.get_stats(app.store, request.queues)
-    value: dict[str, Any] = {
+    value: DeadLetterCounts = {
         "total": totals.total,
         "by_queue": dict(totals.by_queue),
         "by_type": dict(totals.by_type),
         "by_type_counted": sum(totals.by_type.values()),
     }
-    for name, time_ms in (("oldest", totals.oldest_ms), ("newest", totals.newest_ms)):
-        if time_ms is not None:
-            value[name] = replies.iso(time_ms)
+    if totals.oldest_ms is not None:
+        value["oldest"] = replies.iso(totals.oldest_ms)
+    if totals.newest_ms is not None:
+        value["newest"] = replies.iso(totals.newest_ms)
     return replies.json_response(200, value)
 
 
@@ -97,4 +98,4 @@ async def delete(app: App, _request: Request, job_id: str) -> Response:
     (spec: ojs-http-binding 12.3)
     """
     await store_dead.delete(app.store, fields.job_id(job_id))
-    return replies.json_response(200, {"deleted": True, "job_id": job_id})
+    return replies.json_response(200, Deleted(deleted=True, job_id=job_id))

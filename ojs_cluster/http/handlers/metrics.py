@@ -8,6 +8,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import exposition, metric_families, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.shapes.system import MetricsSummary
 
 
 async def scrape(app: App, request: Request) -> Response:
@@ -32,17 +33,17 @@ async def summary(app: App, request: Request) -> Response:
     stats = found.stats
     return replies.json_response(
         200,
-        {
-            "uptime_seconds": int(time.monotonic() - app.started),
-            "jobs_enqueued_total": sum(queue.enqueued for queue in queues),
-            "jobs_completed_total": sum(queue.completed for queue in queues),
-            "jobs_failed_total": sum(queue.discarded for queue in queues),
-            "jobs_active": stats.counts[State.ACTIVE],
-            "jobs_available": stats.counts[State.AVAILABLE],
-            "queues_active": found.counted - found.paused,
-            "workers_active": found.workers - found.worker_states.get("stale", 0),
-            "avg_latency_ms": stats.avg_wait_ms,
-            "avg_duration_ms": stats.avg_duration_ms,
-            "throughput_per_second": round(stats.completed_per_minute / 60, 3),
-        },
+        MetricsSummary(
+            uptime_seconds=int(time.monotonic() - app.started),
+            jobs_enqueued_total=sum(queue.enqueued for queue in queues),
+            jobs_completed_total=sum(queue.completed for queue in queues),
+            jobs_failed_total=sum(queue.discarded for queue in queues),
+            jobs_active=stats.counts[State.ACTIVE],
+            jobs_available=stats.counts[State.AVAILABLE],
+            queues_active=found.counted - found.paused,
+            workers_active=found.workers - found.worker_states.get("stale", 0),
+            avg_latency_ms=stats.avg_wait_ms,
+            avg_duration_ms=stats.avg_duration_ms,
+            throughput_per_second=round(stats.completed_per_minute / 60, 3),
+        ),
     )

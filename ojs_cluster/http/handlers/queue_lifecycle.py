@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 import orjson
@@ -18,6 +18,7 @@ from ojs_cluster.http.handlers.admin.queue_config_changes import QueueConfigBody
 from ojs_cluster.http.handlers.bulk.operations import new_operation_id
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes import queues as shapes
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.engine.queues.queues import get_stats
@@ -120,29 +121,36 @@ async def delete(app: App, request: Request, name: str) -> Response:
     if body.strategy not in ("reject", "discard", "move"):
         raise InvalidRequest("strategy must be 'reject', 'discard' or 'move'", field="strategy")
     if body.strategy == "move":
-        target = check_queue(body.target_queue, field="target_queue")
-        check_queues(request.queues, [target])
+        check_queues(request.queues, [check_queue(body.target_queue, field="target_queue")])
     elif body.target_queue is not None:
         raise InvalidRequest("only the strategy 'move' has a target", field="target_queue")
-    members: dict[str, Any] = {"queue": name, "name": name, "strategy": body.strategy}
     operation = None
     if body.strategy == "reject":
         await lifecycle.delete_queue(app.store, name)
     else:
         operation = await _delete_with_jobs(app, request, name, body.target_queue or "")
+    target: shapes.MoveTarget = {}
     if body.target_queue is not None:
-        members["target_queue"] = body.target_queue
-    members["jobs_affected"] = 0 if operation is None else operation.succeeded
+        target["target_queue"] = body.target_queue
+    members: shapes.QueueDeletion = {
+        "queue": name,
+        "name": name,
+        "strategy": body.strategy,
+        **target,
+        "jobs_affected": 0 if operation is None else operation.succeeded,
+    }
     if operation is not None:
         members["operation_id"] = operation.id
         if operation.ended and operation.state is not BulkState.COMPLETED:
             raise Conflict(f"queue '{name}' was not deleted: {operation.reason}", **members)
     deleted = operation is None or operation.ended
-    members |= {"state": "deleted" if deleted else "draining", "deleted": deleted}
+    answer = shapes.QueueDeleted(
+        **members, state="deleted" if deleted else "draining", deleted=deleted
+    )
     audit_object = name if operation is None else f"{name} {body.strategy}"
     if body.target_queue is not None:
         audit_object += f" {body.target_queue}"
-    return replies.json_response(200 if deleted else 202, members, audit_object=audit_object)
+    return replies.json_response(200 if deleted else 202, answer, audit_object=audit_object)
 
 
 async def _delete_with_jobs(
@@ -190,7 +198,7 @@ async def _response(app: App, request: Request, name: str, status: int) -> Respo
     """Return the state and the configuration of a queue."""
     stats = await get_stats(app.store, name)
     config = orjson.loads((await queue_config.get(app, request, name)).body)["config"]
-    members = {
+    members: shapes.CreatedQueue = {
         "name": name,
         "state": stats.status,
         "status": stats.status,
@@ -200,7 +208,7 @@ async def _response(app: App, request: Request, name: str, status: int) -> Respo
     }
     return replies.json_response(
         status,
-        {"queue": members, **members},
+        shapes.QueueCreated({"queue": members, **members}),
         (("Location", f"/ojs/v1/queues/{name}"),) if status == 201 else (),
         audit_object=name,
     )

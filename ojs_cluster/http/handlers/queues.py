@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Literal, TypeAlias, cast
 
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.options import check_queue
@@ -12,6 +13,7 @@ from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.cursor_kinds import QUEUES
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.shapes import queues as shapes
 from ojs_cluster.store.engine.queues import pauses
 from ojs_cluster.store.engine.queues import queues as store_queues
 from ojs_cluster.store.engine.queues.pauses import QueueAction
@@ -19,13 +21,7 @@ from ojs_cluster.store.engine.queues.priority_counts import count_by_priority
 from ojs_cluster.store.engine.queues.queues import QueueStats
 from ojs_cluster.store.engine.tenants.tenant_counts import read_queue_counts
 
-_OF_ALL_TENANTS: Final = frozenset(
-    {
-        *("dead", "completed_last_hour", "failed_last_hour", "avg_duration_ms", "avg_wait_ms"),
-        "throughput_per_second",
-    }
-)
-"""The statistics that are known only for all tenants of a queue together."""
+_PauseTime: TypeAlias = Literal["paused_at", "draining_at", "resumed_at"]
 
 
 async def list_queues(app: App, request: Request) -> Response:
@@ -38,14 +34,9 @@ async def list_queues(app: App, request: Request) -> Response:
         app.store, limit=page.limit, offset=page.offset, after=page.after, within=request.queues
     )
     queues = [_summary(queue) for queue in found]
-    return replies.json_response(
-        200,
-        {
-            "queues": queues,
-            "total": total,
-            "pagination": query.pagination(page, len(queues), total, last),
-        },
-    )
+    pages = query.pagination(page, len(queues), total, last)
+    members = shapes.QueueList(queues=queues, total=total, pagination=pages)
+    return replies.json_response(200, members)
 
 
 async def get(app: App, request: Request, name: str) -> Response:
@@ -59,8 +50,9 @@ async def get(app: App, request: Request, name: str) -> Response:
     queue = await _read_stats(app, request, name)
     if queue.deleted:
         raise NotFound("queue", name)
-    summary = {**_summary(queue), "depth": queue.depth, "running": queue.counts[State.ACTIVE]}
-    return replies.json_response(200, {"queue": summary, **summary})
+    running = queue.counts[State.ACTIVE]
+    detail = shapes.QueueDetail({**_summary(queue), "depth": queue.depth, "running": running})
+    return replies.json_response(200, shapes.QueueAnswer({"queue": detail, **detail}))
 
 
 async def stats(app: App, request: Request, name: str) -> Response:
@@ -76,9 +68,9 @@ async def stats(app: App, request: Request, name: str) -> Response:
     """
     members = _stats(await _read_stats(app, request, check_queue(name, field="name")))
     if request.tenant is not None:
-        members["stats"] = {
-            key: value for key, value in members["stats"].items() if key not in _OF_ALL_TENANTS
-        }
+        numbers = members["stats"]
+        del numbers["dead"], numbers["completed_last_hour"], numbers["failed_last_hour"]
+        del numbers["avg_duration_ms"], numbers["avg_wait_ms"], numbers["throughput_per_second"]
         del members["dead_letter"]
     if request.names_version or request.from_cli:
         members["queue"] = name
@@ -95,11 +87,11 @@ async def priority_stats(app: App, _request: Request, name: str) -> Response:
     counts = await count_by_priority(app.store, check_queue(name, field="name"))
     return replies.json_response(
         200,
-        {
-            "queue": name,
-            "distribution": [{"priority": priority, "count": jobs} for priority, jobs in counts],
-            "available": sum(jobs for _, jobs in counts),
-        },
+        shapes.PriorityStatistics(
+            queue=name,
+            distribution=[{"priority": priority, "count": jobs} for priority, jobs in counts],
+            available=sum(jobs for _, jobs in counts),
+        ),
     )
 
 
@@ -141,8 +133,8 @@ async def _read_stats(app: App, request: Request, name: str) -> QueueStats:
     )
 
 
-def _summary(queue: QueueStats) -> dict[str, Any]:
-    summary: dict[str, Any] = {
+def _summary(queue: QueueStats) -> shapes.QueueSummary:
+    summary: shapes.QueueSummary = {
         "name": queue.name,
         "status": queue.status,
         "paused": queue.paused,
@@ -153,33 +145,36 @@ def _summary(queue: QueueStats) -> dict[str, Any]:
     return summary
 
 
-def counts(queue: QueueStats) -> dict[str, int]:
+def counts(queue: QueueStats) -> shapes.StateCounts:
     """Return the number of jobs by state.
 
     "completed" also counts the jobs that were removed when their retention ended.
     """
     by_state = {state.value: queue.counts.get(state, 0) for state in State}
     by_state["completed"] = queue.acked
-    return by_state
+    return state_counts(by_state)
 
 
-async def _change_state(app: App, name: str, action: QueueAction, time_name: str) -> Response:
+def state_counts(by_state: Mapping[str, int]) -> shapes.StateCounts:
+    """Return the numbers of jobs by the names of all states as members of a response."""
+    return cast("shapes.StateCounts", by_state)
+
+
+async def _change_state(
+    app: App, name: str, action: QueueAction, time_name: _PauseTime
+) -> Response:
     """Pause, drain or resume a queue; return its state, and the time under ``time_name``."""
     check_queue(name, field="name")
     at_ms, status = await pauses.pause_or_resume(app.store, name, action)
-    members = {
-        "name": name,
-        "paused": status == "paused",
-        "status": status,
-        time_name: replies.iso(at_ms),
-    }
-    return replies.json_response(200, {"queue": members, **members})
+    members: shapes.PauseMembers = {"name": name, "paused": status == "paused", "status": status}
+    members[time_name] = replies.iso(at_ms)
+    return replies.json_response(200, shapes.PauseAnswer({"queue": members, **members}))
 
 
-def _stats(queue: QueueStats) -> dict[str, Any]:
+def _stats(queue: QueueStats) -> shapes.QueueStatistics:
     jobs = counts(queue)
-    identity = {"name": queue.name, "paused": queue.paused, "status": queue.status}
-    shown: dict[str, Any] = {
+    identity = shapes.QueueIdentity(name=queue.name, paused=queue.paused, status=queue.status)
+    shown: shapes.QueueStatistics = {
         "queue": {**identity, **jobs},
         "stats": {
             "queue": queue.name,

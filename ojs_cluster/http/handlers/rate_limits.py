@@ -18,6 +18,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.cursor_kinds import RATE_LIMITS
 from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes import queues as shapes
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.features.rate_limits import rate_limits as store_limits
 from ojs_cluster.store.features.rate_limits.rate_limits import (
@@ -79,14 +80,9 @@ async def list_keys(app: App, request: Request) -> Response:
         app.store, limit=page.limit, offset=page.offset, after=page.after
     )
     keys = [_key(key) for key in found]
-    return replies.json_response(
-        200,
-        {
-            "rate_limits": keys,
-            "items": keys,
-            "pagination": query.pagination(page, len(keys), total, last),
-        },
-    )
+    pages = query.pagination(page, len(keys), total, last)
+    members = shapes.RateLimitKeys(rate_limits=keys, items=keys, pagination=pages)
+    return replies.json_response(200, members)
 
 
 async def get_key(app: App, _request: Request, key: str) -> Response:
@@ -197,8 +193,8 @@ def _limits(app: App, request: Request) -> RateLimits:
     return parse_limits(msgspec.structs.asdict(body), path="")
 
 
-def _key(key_status: RateLimitKeyStatus) -> dict[str, Any]:
-    members: dict[str, Any] = {
+def _key(key_status: RateLimitKeyStatus) -> shapes.RateLimitKey:
+    members: shapes.RateLimitKey = {
         "key": key_status.key,
         "active": key_status.usage.active,
         **_limit_and_period(key_status.usage.limits),
@@ -221,13 +217,13 @@ def _key(key_status: RateLimitKeyStatus) -> dict[str, Any]:
 def _queue(
     name: str, limits: QueueRateLimits, replaced: Mapping[str, Any] | None = None
 ) -> Response:
-    members: dict[str, Any] = {"queue": name, "name": name, **_usage(limits.usage)}
+    members: shapes.QueueLimits = {"queue": name, "name": name, **_usage(limits.usage)}
     if limits.max_per_second is not None:
         members["max_per_second"] = limits.max_per_second
     return replies.json_response(200, members, audit_old=replaced)
 
 
-def _limit_and_period(limits: RateLimits) -> dict[str, Any]:
+def _limit_and_period(limits: RateLimits) -> shapes.FirstLimit:
     """Return one limit as the admin UI shows it. A concurrency limit has an empty period."""
     rate = limits.rate or limits.throttle
     if rate is not None:
@@ -237,9 +233,9 @@ def _limit_and_period(limits: RateLimits) -> dict[str, Any]:
     return {}
 
 
-def _usage(usage: RateLimitUsage) -> dict[str, Any]:
+def _usage(usage: RateLimitUsage) -> shapes.LimitUsage:
     limits = usage.limits
-    shown: dict[str, Any] = {}
+    shown: shapes.LimitUsage = {}
     if limits.concurrency is not None:
         shown["concurrency"] = {
             "limit": limits.concurrency,
@@ -251,7 +247,7 @@ def _usage(usage: RateLimitUsage) -> dict[str, Any]:
         if usage.resets_ms is not None:
             shown["rate"]["window_resets_at"] = replies.iso(usage.resets_ms)
     if limits.throttle is not None:
-        shown["throttle"] = limits.throttle.json()
+        shown["throttle"] = {**limits.throttle.json()}
         if usage.next_ms:
             shown["throttle"]["next_allowed_at"] = replies.iso(usage.next_ms)
     return shown

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 
 from ojs_cluster.core.durations import format_duration
@@ -12,6 +10,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.shapes.jobs import BackoffPolicy, FailedAttempt, Retries
 from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.ground import job_fields as f
@@ -27,18 +26,18 @@ async def list_retries(app: App, _request: Request, job_id: str) -> Response:
         retries[-1]["started_at"] = replies.iso(job.started_ms)
     return replies.json_response(
         200,
-        {
-            "job_id": job.id,
-            "state": job.state.value,
-            "attempt": job.attempt,
-            "max_attempts": job.max_attempts,
-            "retries": retries,
-            "policy": _policy(job),
-        },
+        Retries(
+            job_id=job.id,
+            state=job.state,
+            attempt=job.attempt,
+            max_attempts=job.max_attempts,
+            retries=retries,
+            policy=_policy(job),
+        ),
     )
 
 
-def _retry(error: bytes) -> dict[str, Any]:
+def _retry(error: bytes) -> FailedAttempt:
     """Return a failed attempt; ``error`` is its message, which the command line client shows."""
     try:
         found = orjson.loads(error)
@@ -55,7 +54,7 @@ def _retry(error: bytes) -> dict[str, Any]:
     }
 
 
-def _policy(job: JobRecord) -> dict[str, Any]:
+def _policy(job: JobRecord) -> BackoffPolicy:
     """Return the retry policy of a job. The scripts also use the default for a malformed policy."""
     strategy, initial_ms, max_ms = (
         DEFAULT_RETRY.strategy,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
 
 from ojs_cluster.core.search_fields import STARTS
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.shapes import system as shapes
 
 HOMEPAGE = "https://openjobspec.org"
 
@@ -44,7 +44,7 @@ CAPABILITIES = {
 
 
 # Extensions of which every MUST is implemented.
-EXTENSIONS = [
+EXTENSIONS: list[shapes.ManifestExtension] = [
     {"name": "admin-api", "uri": "urn:ojs:ext:admin-api", "version": "1.0.0"},
     {"name": "backpressure", "uri": "urn:ojs:ext:backpressure", "version": "1.0.0"},
 ]
@@ -60,36 +60,35 @@ async def manifest(app: App, request: Request) -> Response:
     (spec: ojs-http-binding 21.1)
     """
     settings = app.settings
-    extensions: object = {"official": EXTENSIONS, "experimental": []}
+    extensions: shapes.ManifestExtensions | list[str]
+    extensions = {"official": EXTENSIONS, "experimental": []}
     if request.names_version:
         extensions = [extension["name"] for extension in EXTENSIONS]
-    return replies.json_response(
-        200,
-        {
-            "specversion": "1.0",
-            "ojs_version": "1.0",
-            "implementation": {
-                "name": "ojs-cluster",
-                "version": settings.version,
-                "language": "python",
-                "homepage": HOMEPAGE,
-            },
-            "conformance_level": 4,
-            "conformance_tier": "runtime",
-            "protocols": ["http"],
-            "backend": "redis",
-            "capabilities": CAPABILITIES,
-            "unique_job_strength": "strong",
-            "search_fields": STARTS,
-            "extensions": extensions,
-            "endpoints": {
-                "base_url": "/ojs/v1",
-                "manifest": "/ojs/manifest",
-                "health": "/ojs/v1/health",
-            },
-            **_maintenance(app),
+    members: shapes.Manifest = {
+        "specversion": "1.0",
+        "ojs_version": "1.0",
+        "implementation": {
+            "name": "ojs-cluster",
+            "version": settings.version,
+            "language": "python",
+            "homepage": HOMEPAGE,
         },
-    )
+        "conformance_level": 4,
+        "conformance_tier": "runtime",
+        "protocols": ["http"],
+        "backend": "redis",
+        "capabilities": CAPABILITIES,
+        "unique_job_strength": "strong",
+        "search_fields": STARTS,
+        "extensions": extensions,
+        "endpoints": {
+            "base_url": "/ojs/v1",
+            "manifest": "/ojs/manifest",
+            "health": "/ojs/v1/health",
+        },
+        **_maintenance(app),
+    }
+    return replies.json_response(200, members)
 
 
 async def health(app: App, _request: Request) -> Response:
@@ -114,7 +113,7 @@ async def alive(app: App, _request: Request) -> Response:
 
 async def live(_app: App, _request: Request) -> Response:
     """Return 200 without a call of Redis, for liveness probes."""
-    return replies.json_response(200, {"status": "ok"})
+    return replies.json_response(200, shapes.Alive(status="ok"))
 
 
 async def ready(app: App, _request: Request) -> Response:
@@ -124,18 +123,18 @@ async def ready(app: App, _request: Request) -> Response:
     respond get 503, and all other requests are served.
     """
     if app.draining.is_set():
-        return replies.json_response(503, {"status": "draining"})
+        return replies.json_response(503, shapes.Ready(status="draining"))
     backend, usable = await _backend(app)
-    status = "ready" if usable else "unavailable"
-    return replies.json_response(200 if usable else 503, {"status": status, "backend": backend})
+    found = shapes.Ready(status="ready" if usable else "unavailable", backend=backend)
+    return replies.json_response(200 if usable else 503, found)
 
 
-async def _backend(app: App) -> tuple[dict[str, Any], bool]:
+async def _backend(app: App) -> tuple[shapes.BackendHealth, bool]:
     """Return the member ``backend`` of the responses, and whether a master of Redis responds."""
     redis_health = await app.health.get()
     if redis_health is None:
         return {"type": "redis", "status": "unhealthy"}, False
-    backend = {
+    backend: shapes.BackendHealth = {
         "type": "redis",
         "status": "ok" if redis_health.covered else "degraded",
         # The Go SDK cannot decode a fraction. The number is rounded up, so it is never 0.
@@ -144,17 +143,18 @@ async def _backend(app: App) -> tuple[dict[str, Any], bool]:
     return backend, True
 
 
-def _health(app: App, backend: dict[str, Any], usable: bool, status: int) -> Response:
-    members = {
+def _health(app: App, backend: shapes.BackendHealth, usable: bool, status: int) -> Response:
+    members: shapes.HealthAnswer = {
         "status": "ok" if usable and backend["status"] == "ok" else "degraded",
         "version": app.settings.version,
         "uptime_seconds": int(time.monotonic() - app.started),
         "backend": backend,
+        **_maintenance(app),
     }
-    return replies.json_response(status, members | _maintenance(app))
+    return replies.json_response(status, members)
 
 
-def _maintenance(app: App) -> dict[str, Any]:
+def _maintenance(app: App) -> shapes.InMaintenance:
     """Return the member ``maintenance`` while maintenance mode is on."""
     current = app.maintenance.current
     # The reason is for operators only, and these responses need no API key. So it is left out.

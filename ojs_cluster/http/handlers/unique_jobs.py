@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.cursor_kinds import LOCKS
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.shapes.jobs import UniqueLock, UniqueLocks
 from ojs_cluster.store.engine.unique.list_locks import HeldLock, list_locks
 
 
@@ -20,17 +19,13 @@ async def list_unique_jobs(app: App, request: Request) -> Response:
     found, total, last = await list_locks(
         app.store, limit=page.limit, offset=page.offset, after=page.after
     )
-    return replies.json_response(
-        200,
-        {
-            "items": [_shown(lock) for lock in found],
-            "pagination": query.pagination(page, len(found), total, last),
-        },
-    )
+    pages = query.pagination(page, len(found), total, last)
+    members = UniqueLocks(items=[_shown(lock) for lock in found], pagination=pages)
+    return replies.json_response(200, members)
 
 
-def _shown(lock: HeldLock) -> dict[str, Any]:
-    shown = {
+def _shown(lock: HeldLock) -> UniqueLock:
+    shown: UniqueLock = {
         "key": lock.fingerprint,
         "job_id": lock.job_id,
         "type": lock.type,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from ojs_cluster.core.errors import InvalidRequest, QueueFull
 from ojs_cluster.core.payload_limits import MAX_BATCH_JOBS
@@ -24,6 +24,7 @@ from ojs_cluster.http.authorization.queue_scope import check_new_workflow
 from ojs_cluster.http.cursor_kinds import WORKFLOWS
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
+from ojs_cluster.http.shapes import workflows as shapes
 from ojs_cluster.store.engine.args_validation import check_workflow
 from ojs_cluster.store.features.workflows import read_workflows
 from ojs_cluster.store.features.workflows import workflows as store_workflows
@@ -107,7 +108,7 @@ async def progress(app: App, _request: Request, workflow_id: str) -> Response:
     counts = _counts(workflow)
     total = counts["job_count"]
     ended = counts["completed_count"] + counts["failed_count"]
-    value = {
+    value: shapes.WorkflowProgressAnswer = {
         "workflow_id": workflow.id,
         "id": workflow.id,
         "state": workflow.state,
@@ -289,8 +290,8 @@ def _response(
     return Response(status, body, headers, object_ids=lambda: {"workflow_id": workflow.id})
 
 
-def _summary(workflow: WorkflowRecord) -> dict[str, Any]:
-    times = {"created_at": replies.iso(workflow.created_ms)}
+def _summary(workflow: WorkflowRecord) -> shapes.WorkflowSummary:
+    times: shapes.WorkflowTimes = {"created_at": replies.iso(workflow.created_ms)}
     if workflow.finished_ms is not None:
         finished_at = replies.iso(workflow.finished_ms)
         times["completed_at"] = finished_at
@@ -307,7 +308,7 @@ def _summary(workflow: WorkflowRecord) -> dict[str, Any]:
     }
 
 
-def _steps(workflow: WorkflowRecord) -> dict[str, int]:
+def _steps(workflow: WorkflowRecord) -> shapes.StepCounts:
     """Return the counts of the outermost steps. A nested workflow counts as one step."""
     steps = workflow.plan.steps
     completed = sum(workflow.evaluation.states[number] == COMPLETED for number in steps)
@@ -320,7 +321,7 @@ def _steps(workflow: WorkflowRecord) -> dict[str, int]:
     }
 
 
-def _counts(workflow: WorkflowRecord) -> dict[str, int]:
+def _counts(workflow: WorkflowRecord) -> shapes.WorkflowCounts:
     evaluation, plan = workflow.evaluation, workflow.plan
     return {
         "job_count": len(plan.jobs),
@@ -333,7 +334,7 @@ def _counts(workflow: WorkflowRecord) -> dict[str, int]:
 def _job(node: WorkflowNode, workflow: WorkflowRecord, *, result: bool = True) -> bytes:
     outcome = workflow.jobs[node.job]
     nodes = workflow.plan.nodes
-    value: dict[str, Any] = {
+    value: shapes.WorkflowStep = {
         "index": node.job,
         "id": node.label or f"step-{node.job}",
         "name": node.label or f"step-{node.job}",

@@ -6,6 +6,8 @@ from typing import Any, Literal, TypedDict
 
 from ojs_cluster.http.shapes.common import Count
 
+AgentState = Literal["running", "paused_human", "completed", "failed"]
+
 
 class AgentDecision(TypedDict):
     """What a human decided."""
@@ -71,7 +73,7 @@ class AgentStateAnswer(TypedDict):
     """An agent."""
 
     job_id: str
-    state: Literal["running", "paused_human", "completed", "failed"]
+    state: AgentState
     job_state: str
     reason: str
     decision: AgentDecision | None

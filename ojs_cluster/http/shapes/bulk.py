@@ -26,7 +26,28 @@ class BulkItem(TypedDict):
     error: NotRequired[str | dict[str, str]]
 
 
-class BulkResult(TypedDict):
+Changed = Literal["cancelled", "retried", "deleted", "purged"]
+
+
+class ChangedCounts(TypedDict):
+    """The number of changed jobs under the name of the change."""
+
+    cancelled: NotRequired[Count]
+    retried: NotRequired[Count]
+    deleted: NotRequired[Count]
+    purged: NotRequired[Count]
+
+
+class PurgeCounts(ChangedCounts):
+    """The numbers of jobs that were changed. ``purged_count`` to ``left`` are those of a purge."""
+
+    purged_count: NotRequired[Count]
+    states: NotRequired[list[str]]
+    queue: NotRequired[QueueName]
+    left: NotRequired[Count]
+
+
+class BulkResult(PurgeCounts):
     """The counts of a bulk operation, or of a request with ids.
 
     The scheduler continues the operation while ``has_more`` is true. Of a purge, ``left`` is the
@@ -42,14 +63,6 @@ class BulkResult(TypedDict):
     succeeded: Count
     failed: Count
     skipped: Count
-    cancelled: NotRequired[Count]
-    retried: NotRequired[Count]
-    deleted: NotRequired[Count]
-    purged: NotRequired[Count]
-    purged_count: NotRequired[Count]
-    states: NotRequired[list[str]]
-    queue: NotRequired[QueueName]
-    left: NotRequired[Count]
     errors: list[BulkError]
     items: list[BulkItem]
     has_more: bool
@@ -76,7 +89,7 @@ class ShownBulkFilter(TypedDict, total=False):
     type: str
     priority: int
     dead: bool
-    queues: list[str]
+    queues: tuple[str, ...]
     error: dict[str, str]
     query: str
     since: Moment

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, NotRequired, TypedDict
 
-from ojs_cluster.core.jobs.options import MAX_PRIORITY, MAX_QUEUE_LENGTH
-from ojs_cluster.http.fields import MAX_VISIBILITY_TIMEOUT_MS
+from ojs_cluster.core.jobs.options import MAX_PRIORITY, MAX_QUEUE_LENGTH, MAX_VISIBILITY_TIMEOUT_MS
 from ojs_cluster.http.shapes.keywords import between, keywords
 
 JOB_ID_PATTERN: Final = "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"

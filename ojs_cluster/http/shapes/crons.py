@@ -7,6 +7,8 @@ from typing import Any, Literal, NotRequired, TypedDict
 from ojs_cluster.http.shapes.common import Count, JobId, JobType, Moment, Pagination
 from ojs_cluster.http.shapes.jobs import Job
 
+Outcome = Literal["triggered", "skipped", "failed"]
+
 
 class CronMembers(TypedDict):
     """The members of a cron job except its expression as ``cron``."""
@@ -86,7 +88,7 @@ class CronTriggered(TypedDict):
 class CronOccurrence(TypedDict):
     """An occurrence of a cron job, and what became of it."""
 
-    outcome: Literal["triggered", "skipped", "failed"]
+    outcome: Outcome
     reason: str
     scheduled_time: Moment
     actual_time: Moment

@@ -41,18 +41,23 @@ class HistoryEvent(TypedDict):
     actor: NotRequired[HistoryActor]
 
 
-class JobHistory(TypedDict):
+class HistoryPage(TypedDict):
+    """A page of the history of a job."""
+
+    job_id: JobId
+    total: Count
+    complete: bool
+    next_cursor: NotRequired[str]
+    pagination: Pagination
+
+
+class JobHistory(HistoryPage):
     """A page of the events of a job, oldest first.
 
     ``complete`` is false if the job has had events that it does not keep.
     """
 
-    job_id: JobId
     events: list[HistoryEvent]
-    total: Count
-    complete: bool
-    next_cursor: NotRequired[str]
-    pagination: Pagination
 
 
 class StateEvent(HistoryEvent):
@@ -62,15 +67,10 @@ class StateEvent(HistoryEvent):
     state: str
 
 
-class StateHistory(TypedDict):
+class StateHistory(HistoryPage):
     """A page of the events of a job, as ``JobHistory``, with the members that ojs-cli reads."""
 
-    job_id: JobId
     events: list[StateEvent]
-    total: Count
-    complete: bool
-    next_cursor: NotRequired[str]
-    pagination: Pagination
 
 
 class HistoryDeleted(TypedDict):

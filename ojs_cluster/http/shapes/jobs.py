@@ -302,14 +302,19 @@ class Phase(TypedDict):
     error: str
 
 
-class Trace(TypedDict):
-    """The phases of a job's life, oldest first."""
+class JobLease(TypedDict):
+    """The worker of the last attempt of a job, and the end of the lease of an active job."""
 
     job_id: JobId
+    worker_id: NotRequired[str]
+    lease_expires_at: NotRequired[Moment]
+
+
+class Trace(JobLease):
+    """The phases of a job's life, oldest first."""
+
     state: State
     attempt: Count
     max_attempts: Count
     errors_omitted: Count
     snapshots: list[Phase]
-    worker_id: NotRequired[str]
-    lease_expires_at: NotRequired[Moment]

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NotRequired, TypedDict
 
+from ojs_cluster.core.pools.pool import STRATEGIES
 from ojs_cluster.http.shapes.common import Count, Milliseconds, Moment
-from ojs_cluster.http.shapes.keywords import between
+from ojs_cluster.http.shapes.keywords import between, keywords
 
 Ratio = Annotated[float, between(0, 1)]
 
 
-class WorkerPool(TypedDict):
+class PoolSettings(TypedDict):
+    """The settings of a worker pool. A queue without a weight has the weight 1."""
+
+    strategy: Annotated[str, keywords(enum=list(STRATEGIES))]
+    queues: list[str]
+    weights: NotRequired[dict[str, int]]
+
+
+class WorkerPool(PoolSettings):
     """A worker pool. A queue without a weight has the weight 1."""
 
     name: str
-    strategy: Literal["strict", "round-robin", "weighted", "least-loaded"]
-    queues: list[str]
-    weights: NotRequired[dict[str, int]]
     created_at: Moment
     updated_at: Moment
 
@@ -27,17 +33,21 @@ class PoolAnswer(WorkerPool):
     pool: WorkerPool
 
 
-class ListedPool(WorkerPool):
-    """A worker pool with its workers, under two names, and the active jobs of its queues.
-
-    ``concurrency`` is the number of jobs that these workers run at the same time, as they say.
-    """
+class PoolLoad(TypedDict):
+    """The workers of a pool, under two names, and the active jobs of its queues."""
 
     id: str
     workers: Count
     active_workers: Count
     active_jobs: Count
     concurrency: Count
+
+
+class ListedPool(WorkerPool, PoolLoad):
+    """A worker pool with its workers, under two names, and the active jobs of its queues.
+
+    ``concurrency`` is the number of jobs that these workers run at the same time, as they say.
+    """
 
 
 class PoolList(TypedDict):
@@ -63,19 +73,28 @@ class QueueDispatches(TypedDict):
     dispatch_ratio: Ratio
 
 
-class QueueNow(QueueDispatches):
-    """A queue of pools. ``starved`` tells that it had available jobs, and none started.
-
-    ``weight`` is that of the first pool that gives it one. ``avg_wait_ms`` covers the last hour.
-    """
+class QueueShare(QueueDispatches):
+    """The jobs of a queue of pools, and the weight that the first pool with one gives it."""
 
     dispatched: Count
     weight: NotRequired[Count]
+
+
+class QueueLoad(TypedDict):
+    """What a queue of pools does now."""
+
     dispatch_count_1m: Count
     dispatch_ratio_1m: Ratio
     avg_wait_ms: Milliseconds
     active_jobs: Count
     starved: bool
+
+
+class QueueNow(QueueShare, QueueLoad):
+    """A queue of pools. ``starved`` tells that it had available jobs, and none started.
+
+    ``weight`` is that of the first pool that gives it one. ``avg_wait_ms`` covers the last hour.
+    """
 
 
 class PoolQueueDispatches(QueueDispatches):

@@ -213,18 +213,23 @@ class DepthBound(TypedDict):
     warning_threshold: Annotated[float, between(0, 1)]
 
 
-class QueueSettings(TypedDict):
-    """The settings of a queue that hold now, its own or those of the server."""
+class ShownDefaults(TypedDict):
+    """The settings of a queue that are defaults of its jobs."""
 
-    partitions: Annotated[int, keywords(minimum=1)]
-    on_exhaustion: Literal["discard", "dead_letter"]
-    backpressure: NotRequired[DepthBound]
-    concurrency: NotRequired[Annotated[int, keywords(minimum=1)]]
-    rate_limit: NotRequired[ShownRate]
     default_retry: NotRequired[dict[str, Any]]
     default_timeout: NotRequired[Annotated[int, keywords(minimum=1)]]
     visibility_timeout: NotRequired[Annotated[int, keywords(minimum=1)]]
     retention: NotRequired[ShownRetention]
+
+
+class QueueSettings(ShownDefaults):
+    """The settings of a queue that hold now, its own or those of the server."""
+
+    partitions: Annotated[int, keywords(minimum=1)]
+    on_exhaustion: Annotated[str, keywords(enum=["discard", "dead_letter"])]
+    backpressure: NotRequired[DepthBound]
+    concurrency: NotRequired[Annotated[int, keywords(minimum=1)]]
+    rate_limit: NotRequired[ShownRate]
     fair_share: NotRequired[bool]
 
 
@@ -250,18 +255,28 @@ class QueueCreated(CreatedQueue):
     queue: CreatedQueue
 
 
-class QueueDeleted(TypedDict):
+class MoveTarget(TypedDict):
+    """The queue to which the jobs of a deleted queue are moved."""
+
+    target_queue: NotRequired[QueueName]
+
+
+class QueueDeletion(MoveTarget):
+    """The deletion of a queue, and what has become of its jobs."""
+
+    queue: QueueName
+    name: QueueName
+    strategy: Annotated[str, keywords(enum=["reject", "discard", "move"])]
+    jobs_affected: Count
+    operation_id: NotRequired[JobId]
+
+
+class QueueDeleted(QueueDeletion):
     """A queue that was deleted, or drains until the bulk operation deletes it.
 
     ``jobs_affected`` is the number of jobs that were discarded or moved so far.
     """
 
-    queue: QueueName
-    name: QueueName
-    strategy: Literal["reject", "discard", "move"]
-    target_queue: NotRequired[QueueName]
-    jobs_affected: Count
-    operation_id: NotRequired[JobId]
     state: Literal["deleted", "draining"]
     deleted: bool
 
@@ -314,24 +329,27 @@ class LimitUsage(TypedDict):
     throttle: NotRequired[ThrottleUsage]
 
 
-class ShownOverride(TypedDict):
-    """Limits that override those that jobs carry."""
+class FirstLimit(TypedDict):
+    """One of the limits that are set. A limit on active jobs has an empty period."""
 
     limit: NotRequired[Count]
     period: NotRequired[str]
+
+
+class ShownOverride(FirstLimit):
+    """Limits that override those that jobs carry."""
+
     concurrency: NotRequired[Count]
     rate: NotRequired[ShownRate]
     throttle: NotRequired[ShownRate]
     expires_at: NotRequired[Moment]
 
 
-class RateLimitKey(LimitUsage):
+class RateLimitKey(FirstLimit, LimitUsage):
     """A rate limit key, its limits and their usage."""
 
     key: str
     active: Count
-    limit: NotRequired[Count]
-    period: NotRequired[str]
     waiting: Count
     waiting_count: Count
     override: NotRequired[ShownOverride]
@@ -412,12 +430,17 @@ class TimeHistogram(TypedDict):
     counts: list[Count]
 
 
-class StatsHistory(TypedDict):
-    """A series of periods, oldest first."""
+class SeriesSubject(TypedDict):
+    """What a series is about, and the length of its periods."""
 
-    period: Literal["1m", "5m", "1h", "1d"]
+    period: Annotated[str, keywords(enum=["1m", "5m", "1h", "1d"])]
     queue: NotRequired[QueueName]
     type: NotRequired[str]
+
+
+class StatsHistory(SeriesSubject):
+    """A series of periods, oldest first."""
+
     data: list[SeriesPoint]
     data_points: list[SeriesPoint]
     waits: TimeHistogram

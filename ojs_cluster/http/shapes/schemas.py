@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from ojs_cluster.http.shapes.common import Count, JobType, Moment, Pagination
+from ojs_cluster.http.shapes.keywords import keywords
 
-Mode = Literal["strict", "warn", "off"]
+Mode = Annotated[str, keywords(enum=["strict", "warn", "off"])]
 SchemaCompatibility = Literal["backward", "forward", "full", "none"]
 
 
@@ -47,11 +48,15 @@ class AdminJobSchema(JobSchemaMembers):
     version: str | int
 
 
-class LatestJobSchema(AdminJobSchema):
-    """The latest schema of a type, and how the type is validated."""
+class ShownPolicy(TypedDict):
+    """How a type is validated."""
 
     mode: Mode
     compatibility: SchemaCompatibility
+
+
+class LatestJobSchema(AdminJobSchema, ShownPolicy):
+    """The latest schema of a type, and how the type is validated."""
 
 
 class JobSchemaType(LatestJobSchema):
@@ -78,21 +83,17 @@ class JobSchemaVersion(TypedDict):
     is_latest: bool
 
 
-class JobSchemaVersionList(TypedDict):
+class JobSchemaVersionList(ShownPolicy):
     """The versions of a type, newest first."""
 
     type: JobType
     versions: list[JobSchemaVersion]
-    mode: Mode
-    compatibility: SchemaCompatibility
 
 
-class JobSchemaPolicy(TypedDict):
+class JobSchemaPolicy(ShownPolicy):
     """How a type is validated."""
 
     type: JobType
-    mode: Mode
-    compatibility: SchemaCompatibility
 
 
 class JobSchemaDeleted(TypedDict):

@@ -40,7 +40,13 @@ class RefusedClasses(TypedDict):
     refused: list[str]
 
 
-class Manifest(TypedDict):
+class InMaintenance(TypedDict):
+    """The member ``maintenance``, which is there while maintenance mode is on."""
+
+    maintenance: NotRequired[RefusedClasses]
+
+
+class Manifest(InMaintenance):
     """What the server can do. ``extensions`` is a list of names for clients that are SDKs.
 
     ``search_fields`` is how each term of a search may start, such as ``queue:`` and ``meta.``.
@@ -55,10 +61,9 @@ class Manifest(TypedDict):
     backend: str
     capabilities: dict[str, bool]
     unique_job_strength: str
-    search_fields: list[str]
+    search_fields: tuple[str, ...]
     extensions: ManifestExtensions | list[str]
     endpoints: dict[str, str]
-    maintenance: NotRequired[RefusedClasses]
 
 
 class BackendHealth(TypedDict):
@@ -69,14 +74,13 @@ class BackendHealth(TypedDict):
     latency_ms: NotRequired[Count]
 
 
-class HealthAnswer(TypedDict):
+class HealthAnswer(InMaintenance):
     """The health of the process and of Redis."""
 
     status: Literal["ok", "degraded"]
     version: str
     uptime_seconds: Count
     backend: BackendHealth
-    maintenance: NotRequired[RefusedClasses]
 
 
 class Alive(TypedDict):
@@ -165,21 +169,26 @@ class ConfigurationAnswer(TypedDict):
     items: list[ConfigurationItem]
 
 
-class ClusterStats(TypedDict):
+class CountedQueues(TypedDict):
+    """The number of queues, and of the workers that serve them."""
+
+    queues: Count | dict[str, Count] | list[QueueDurations]
+    queues_counted: Count
+    as_of: NotRequired[Moment]
+    workers: NotRequired[Count | dict[str, Count]]
+
+
+class ClusterStats(CountedQueues):
     """The statistics of all queues together, or of one queue.
 
     ``queues`` and ``workers`` are numbers, unless the request asks for details or comes from the
     command line client.
     """
 
-    queues: Count | dict[str, Count] | list[QueueDurations]
-    queues_counted: Count
-    workers: NotRequired[Count | dict[str, Count]]
     jobs: StateCounts
     dead_letters: Count
     throughput: QueueThroughput
     uptime_seconds: Count
-    as_of: NotRequired[Moment]
     maintenance: MaintenanceMembers
 
 

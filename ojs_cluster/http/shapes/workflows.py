@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from ojs_cluster.http.shapes.common import Count, JobId, Moment, Pagination, QueueName
-from ojs_cluster.http.shapes.keywords import between
+from ojs_cluster.http.shapes.keywords import between, keywords
 
 
 class StepCounts(TypedDict):
@@ -27,24 +27,25 @@ class WorkflowCounts(TypedDict):
     cancelled_count: Count
 
 
-class WorkflowMetadata(WorkflowCounts):
-    """The times and the counts of a workflow."""
+class WorkflowTimes(TypedDict):
+    """The times of a workflow."""
 
     created_at: Moment
     completed_at: NotRequired[Moment]
     cancelled_at: NotRequired[Moment]
 
 
-class WorkflowSummary(StepCounts):
+class WorkflowMetadata(WorkflowCounts, WorkflowTimes):
+    """The times and the counts of a workflow."""
+
+
+class WorkflowSummary(StepCounts, WorkflowTimes):
     """A workflow without its steps."""
 
     id: JobId
-    type: Literal["chain", "group", "batch", "dag"]
+    type: Annotated[str, keywords(enum=["chain", "group", "batch", "dag"])]
     name: str
     state: str
-    created_at: Moment
-    completed_at: NotRequired[Moment]
-    cancelled_at: NotRequired[Moment]
     metadata: WorkflowMetadata
 
 

@@ -7,7 +7,6 @@ created if that is shorter (spec: ojs-admin-api 6 and 10).
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.options import check_queue
@@ -16,17 +15,28 @@ from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.cursor_kinds import QUEUES
+from ojs_cluster.http.handlers.admin.queue_config import shown_defaults
 from ojs_cluster.http.handlers.queues import counts
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.shapes.queues import (
+    AdminQueue,
+    AdminQueueDetail,
+    AdminQueueList,
+    QueueConfiguration,
+    QueueDurations,
+    QueueThroughput,
+)
+from ojs_cluster.http.shapes.system import ClusterStats, CountedQueues
 from ojs_cluster.store.engine.queues import queues as store_queues
 from ojs_cluster.store.engine.queues.partition_maintenance import get_partitions
+from ojs_cluster.store.engine.queues.queue_sums import QueueSums
 from ojs_cluster.store.engine.queues.queues import QueueStats
 from ojs_cluster.store.features.rate_limits import rate_limits as store_limits
 from ojs_cluster.store.features.statistics.series import Periods, queue_series
 from ojs_cluster.store.ground.process_state.job_counts import WAIT_BUCKETS
 from ojs_cluster.store.ground.process_state.queue_defaults import get_defaults
 from ojs_cluster.store.operators.operations.metrics import oldest_available_ms
-from ojs_cluster.store.operators.operations.overview import sum_within
+from ojs_cluster.store.operators.operations.overview import Overview, sum_within
 
 _MAX_COMPARED = 200
 """Maximum number of queues that are compared to find the slowest queues."""
@@ -49,56 +59,52 @@ async def stats(app: App, request: Request) -> Response:
     """
     given = query.parameters(request.query)
     name = given.get("queue")
-    workers: dict[str, Any] = {}
+    sums: Overview | QueueSums
     if request.queues is None:
-        overview = await app.overview.get()
-        totals, queues, counted, paused = (
-            overview.stats,
-            overview.queues,
-            overview.counted,
-            overview.paused,
-        )
-        workers = {"workers": overview.workers}
-        if request.from_cli:
-            workers = {"workers": {"total": overview.workers, **overview.worker_states}}
+        sums = overview = await app.overview.get()
     elif not name:
         sums = await sum_within(app.store, request.queues)
-        totals, queues, counted, paused = sums.stats, sums.queues, sums.counted, sums.paused
     if name:
         check_queues(request.queues, [name])
         totals = await _existing(app, name)
         queues = counted = 1
         paused = int(totals.paused)
-    queues_member: Any = queues
+    else:
+        totals, queues, counted, paused = sums.stats, sums.queues, sums.counted, sums.paused
+    counted_queues: CountedQueues = {"queues": queues, "queues_counted": counted}
     if query.boolean(given, "detail"):
         limit = query.integer(given, "limit", 10, low=1, high=100)
-        queues_member = [_durations(totals)] if name else await _slowest(app, request, limit)
+        counted_queues["queues"] = (
+            [_durations(totals)] if name else await _slowest(app, request, limit)
+        )
     elif request.from_cli:
-        queues_member = {"total": queues, "active": counted - paused, "paused": paused}
-    return replies.json_response(
-        200,
-        {
-            "queues": queues_member,
-            "queues_counted": counted,
-            **({"as_of": replies.iso(totals.now_ms)} if totals.now_ms else {}),
-            **workers,
-            "jobs": counts(totals),
-            "dead_letters": totals.dead,
-            "throughput": _throughput(totals),
-            "uptime_seconds": int(time.monotonic() - app.started),
-            "maintenance": app.maintenance.members(),
-        },
-    )
+        counted_queues["queues"] = {"total": queues, "active": counted - paused, "paused": paused}
+    if totals.now_ms:
+        counted_queues["as_of"] = replies.iso(totals.now_ms)
+    if request.queues is None:
+        counted_queues["workers"] = overview.workers
+        if request.from_cli:
+            total = {"total": overview.workers}
+            counted_queues["workers"] = total | {**overview.worker_states}
+    members: ClusterStats = {
+        **counted_queues,
+        "jobs": counts(totals),
+        "dead_letters": totals.dead,
+        "throughput": _throughput(totals),
+        "uptime_seconds": int(time.monotonic() - app.started),
+        "maintenance": app.maintenance.members(),
+    }
+    return replies.json_response(200, members)
 
 
-async def _slowest(app: App, request: Request, limit: int) -> list[dict[str, Any]]:
+async def _slowest(app: App, request: Request, limit: int) -> list[QueueDurations]:
     """Return the queues whose jobs ran longest, among the first ``_MAX_COMPARED`` by name."""
     listed = await store_queues.list_queues(app.store, limit=_MAX_COMPARED, within=request.queues)
     queues = sorted(listed.entries, key=lambda queue: queue.avg_duration_ms, reverse=True)
     return [_durations(queue) for queue in queues[:limit]]
 
 
-def _durations(queue: QueueStats) -> dict[str, Any]:
+def _durations(queue: QueueStats) -> QueueDurations:
     ended = queue.failed_last_hour + queue.completed_last_hour
     return {
         "name": queue.name,
@@ -117,13 +123,9 @@ async def list_queues(app: App, request: Request) -> Response:
     queues, total, last = await store_queues.list_queues(
         app.store, limit=page.limit, offset=page.offset, after=page.after, within=request.queues
     )
-    return replies.json_response(
-        200,
-        {
-            "items": [_queue(queue) for queue in queues],
-            "pagination": query.pagination(page, len(queues), total, last),
-        },
-    )
+    pages = query.pagination(page, len(queues), total, last)
+    members = AdminQueueList(items=[_queue(queue) for queue in queues], pagination=pages)
+    return replies.json_response(200, members)
 
 
 async def get_queue(app: App, _request: Request, name: str) -> Response:
@@ -133,14 +135,15 @@ async def get_queue(app: App, _request: Request, name: str) -> Response:
     """
     queue = await _existing(app, name)
     limits = (await store_limits.get_queue_limits(app.store, name)).usage.limits.json()
-    if "rate" in limits:
-        limits["rate_limit"] = limits["rate"]  # the name in the admin document
     partitions = (await get_partitions(app.store, name)).count
-    configuration: dict[str, Any] = {"partitions": partitions, **limits}
+    configuration: QueueConfiguration = {"partitions": partitions, **limits}
+    if "rate" in limits:
+        configuration["rate_limit"] = limits["rate"]  # the name in the admin document
     own, policy = await get_defaults(app.store, name), await get_defaults(app.store, POLICY)
-    if retention := layered(own, policy).retention:
-        configuration["retention"] = retention
-    shown = {**_queue(queue), "configuration": configuration}
+    defaults = shown_defaults(layered(own, policy))
+    if "retention" in defaults:
+        configuration["retention"] = defaults["retention"]
+    shown: AdminQueueDetail = {**_queue(queue), "configuration": configuration}
     last_hour = Periods(queue.now_ms // 60_000 - 60, 60, 1)
     for point in await queue_series(app.store, name, last_hour):
         if any(point.times[WAIT_BUCKETS]):
@@ -162,8 +165,8 @@ async def _existing(app: App, name: str) -> QueueStats:
     return await store_queues.get_stats(app.store, name)
 
 
-def _queue(queue: QueueStats) -> dict[str, Any]:
-    shown: dict[str, Any] = {
+def _queue(queue: QueueStats) -> AdminQueue:
+    shown: AdminQueue = {
         "name": queue.name,
         "state": queue.status,
         "paused": queue.paused,
@@ -174,13 +177,14 @@ def _queue(queue: QueueStats) -> dict[str, Any]:
         "avg_wait_ms": queue.avg_wait_ms,
         "avg_duration_ms": queue.avg_duration_ms,
     }
-    for name, time_ms in (("created_at", queue.created_ms), ("paused_at", queue.paused_ms)):
-        if time_ms is not None:
-            shown[name] = replies.iso(time_ms)
+    if queue.created_ms is not None:
+        shown["created_at"] = replies.iso(queue.created_ms)
+    if queue.paused_ms is not None:
+        shown["paused_at"] = replies.iso(queue.paused_ms)
     return shown
 
 
-def _throughput(queue: QueueStats) -> dict[str, float]:
+def _throughput(queue: QueueStats) -> QueueThroughput:
     """Return the throughput, also in the whole numbers that the command line client reads."""
     return {
         "completed_per_min": round(queue.completed_per_minute),

@@ -6,7 +6,7 @@ Spec: ojs-admin-api 6, ojs-queue-config, ojs-backpressure 6.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -27,6 +27,7 @@ from ojs_cluster.http.handlers.admin.queue_config_changes import (
 )
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes import queues as shapes
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.limits import depth_bounds
 from ojs_cluster.store.engine.limits.depth_bounds import DepthBound
@@ -142,7 +143,7 @@ def _config(
         defaults: the queue's own defaults of jobs.
         fair: whether tenants take turns.
     """
-    config: dict[str, Any] = {
+    config: shapes.QueueSettings = {
         "partitions": layout.count,
         "on_exhaustion": on_exhaustion or app.store.settings.on_exhaustion,
     }
@@ -160,9 +161,18 @@ def _config(
             "strategy": bound.strategy,
             "warning_threshold": bound.threshold,
         }
-    config.update(defaults.shown())
+    config |= shown_defaults(defaults)
     # Producers do not use these partitions any more. Workers empty them.
     draining = layout.open_count - layout.count
-    return replies.json_response(
-        200, {"queue": name, "config": config, **config, "draining": draining}
-    )
+    answer: shapes.QueueConfigAnswer = {
+        "queue": name,
+        "config": config,
+        **config,
+        "draining": draining,
+    }
+    return replies.json_response(200, answer)
+
+
+def shown_defaults(defaults: QueueDefaults) -> shapes.ShownDefaults:
+    """Return the members of a queue's configuration that are defaults of its jobs."""
+    return cast("shapes.ShownDefaults", defaults.shown())
