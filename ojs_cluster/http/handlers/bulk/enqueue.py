@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -27,6 +27,8 @@ from ojs_cluster.http.errors import is_retryable, item_error
 from ojs_cluster.http.hooks import validate_if_marked
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import require_json
+from ojs_cluster.http.shapes.common import ItemError
+from ojs_cluster.http.shapes.jobs import BulkEnqueuedJob, BulkEnqueueItem, BulkEnqueueResult
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.engine.args_validation import check_each
 from ojs_cluster.store.engine.enqueue import idempotency
@@ -40,7 +42,7 @@ from ojs_cluster.store.ground.partial_failures import after_first_write
 _RUN_S: Final = 10.0
 """Time in seconds that storing the jobs one by one may take, in addition to the usual time."""
 _MAX_KEY: Final = 256  # characters
-_NOT_ENQUEUED: Final = {
+_NOT_ENQUEUED: Final[ItemError] = {
     "code": "not_applied",
     "message": "another job of the request failed, so none was enqueued",
     "retryable": True,
@@ -199,7 +201,7 @@ def _response(results: Sequence[Result]) -> Response:
     items = [_item(index, result) for index, result in enumerate(results)]
     stored = [result for result in results if isinstance(result, JobRecord)]
     failed = len(results) - len(stored)
-    members = {
+    members: BulkEnqueueResult = {
         "total": len(results),
         "succeeded": len(stored),
         "failed": failed,
@@ -215,15 +217,12 @@ def _size_header(count: int) -> tuple[tuple[str, str], ...]:
     return (("X-OJS-Batch-Size", str(count)),)
 
 
-def _item(index: int, result: Result) -> dict[str, Any]:
+def _item(index: int, result: Result) -> BulkEnqueueItem:
     if isinstance(result, JobRecord):
-        job = {
-            "id": result.id,
-            "type": result.type,
-            "queue": result.queue,
-            "state": result.state.value,
-        }
-        status = "duplicate" if result.deduplicated else "created"
-        return {"index": index, "status": status, "job": job}
+        job = BulkEnqueuedJob(
+            id=result.id, type=result.type, queue=result.queue, state=result.state
+        )
+        is_old = result.deduplicated
+        return {"index": index, "status": "duplicate" if is_old else "created", "job": job}
     error = _NOT_ENQUEUED if result is None else item_error(result)
     return {"index": index, "status": "failed", "error": error}

@@ -31,6 +31,7 @@ from ojs_cluster.http.handlers.bulk.bodies import (
 )
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes import bulk as shapes
 from ojs_cluster.http.shapes.common import JobId
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.features.bulk_records import operations as store_bulk
@@ -112,6 +113,7 @@ async def create(app: App, request: Request) -> Response:
 async def get(app: App, request: Request, operation_id: str) -> Response:
     """Return a bulk operation."""
     operation = await _visible(app, request, operation_id)
+    shown: shapes.ShownBulkOperation
     (shown,) = await _with_followers(app, [operation])
     return replies.json_response(200, shown)
 
@@ -129,7 +131,7 @@ async def list_operations(app: App, request: Request) -> Response:
     )
     shown = await _with_followers(app, found)
     pages = query.pagination(page, len(found), total)
-    return replies.json_response(200, {"items": shown, "pagination": pages})
+    return replies.json_response(200, shapes.BulkOperationList(items=shown, pagination=pages))
 
 
 async def stop(app: App, request: Request, operation_id: str) -> Response:
@@ -138,7 +140,9 @@ async def stop(app: App, request: Request, operation_id: str) -> Response:
     return replies.json_response(200, members(await store_bulk.stop(app.store, operation_id)))
 
 
-async def _with_followers(app: App, found: Sequence[BulkOperation]) -> list[dict[str, Any]]:
+async def _with_followers(
+    app: App, found: Sequence[BulkOperation]
+) -> list[shapes.ShownBulkOperation]:
     """Return operations as JSON members, with the states of the operations that follow dry runs.
 
     A follower has the same selection, so everybody who may see the dry run may see it.
@@ -218,7 +222,7 @@ def action_of(text: str) -> BulkAction:
 
 def members(
     operation: BulkOperation, states: Mapping[str, BulkState] = MappingProxyType({})
-) -> dict[str, Any]:
+) -> shapes.ShownBulkOperation:
     """Return an operation as JSON members.
 
     Args:
@@ -226,9 +230,9 @@ def members(
         states: states of operations that follow dry runs, by their ids. An operation that was
             removed has none.
     """
-    shown: dict[str, Any] = {
+    shown: shapes.ShownBulkOperation = {
         "id": operation.id,
-        "action": operation.action.value,
+        "action": operation.action,
         "state": operation.state.value,
         "dry_run": operation.dry_run,
         "filter": _filter_members(operation.selection),
@@ -258,29 +262,32 @@ def members(
     return shown
 
 
-def _filter_members(selection: Selection) -> dict[str, Any]:
-    times = {
-        "since": selection.since_ms,
-        "until": selection.until_ms,
-        "older_than": selection.older_than_ms,
-    }
-    shown: dict[str, Any] = {
-        "states": [state.value for state in selection.states],
-        "queue": selection.queue,
-        "type": selection.type,
-        "priority": selection.priority,
-        "dead": selection.dead or None,
-        "queues": selection.within,
-        "error": _error_members(selection),
-        "query": selection.query,
-        **{name: None if ms is None else replies.iso(ms) for name, ms in times.items()},
-    }
-    return {name: value for name, value in shown.items() if value is not None}
+def _filter_members(selection: Selection) -> shapes.ShownBulkFilter:
+    shown: shapes.ShownBulkFilter = {"states": [state.value for state in selection.states]}
+    if selection.queue is not None:
+        shown["queue"] = selection.queue
+    if selection.type is not None:
+        shown["type"] = selection.type
+    if selection.priority is not None:
+        shown["priority"] = selection.priority
+    if selection.dead:
+        shown["dead"] = True
+    if selection.within is not None:
+        shown["queues"] = selection.within
+    if selection.names_error:
+        shown["error"] = _error_members(selection)
+    if selection.query is not None:
+        shown["query"] = selection.query
+    if selection.since_ms is not None:
+        shown["since"] = replies.iso(selection.since_ms)
+    if selection.until_ms is not None:
+        shown["until"] = replies.iso(selection.until_ms)
+    if selection.older_than_ms is not None:
+        shown["older_than"] = replies.iso(selection.older_than_ms)
+    return shown
 
 
-def _error_members(selection: Selection) -> dict[str, str] | None:
-    if not selection.names_error:
-        return None
+def _error_members(selection: Selection) -> dict[str, str]:
     since = selection.error_since_ms
     members = {
         "type": selection.error_type,

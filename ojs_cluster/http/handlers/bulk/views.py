@@ -10,7 +10,7 @@ The responses have the members of both documents: ojs-bulk-operations and ojs-ad
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Final
 
@@ -37,6 +37,7 @@ from ojs_cluster.http.handlers.bulk.bodies import (
 from ojs_cluster.http.handlers.bulk.operations import audit_text, new_operation_id
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.bulk import BulkItem, BulkResult, Changed, ChangedCounts, PurgeCounts
 from ojs_cluster.http.shapes.common import JobId, QueueName
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.redis.deadline import extend_deadline
@@ -49,7 +50,7 @@ from ojs_cluster.store.ground.partial_failures import after_first_write
 
 _RUN_S: Final = 10.0
 """Time in seconds after which a request leaves the rest of its operation to the scheduler."""
-_CHANGED: Final = {
+_CHANGED: Final[Mapping[BulkAction, Changed]] = {
     BulkAction.CANCEL: "cancelled",
     BulkAction.RETRY: "retried",
     BulkAction.DELETE: "deleted",
@@ -158,7 +159,7 @@ async def purge_queue_without_confirmation(app: App, request: Request, name: str
         check_queue(name, field="name")
         purged, left = await purges.purge(app.store, name)
         counts = _counts(BulkAction.PURGE, purged, purged, 0, has_more=left > 0)
-        members = {**counts, **_purged(name, [State.AVAILABLE], purged, left)}
+        members = BulkResult(**counts, **_purged(name, [State.AVAILABLE], purged, left))
         return replies.json_response(200, members)
     return await _purge(app, request, name, body)
 
@@ -176,7 +177,7 @@ async def _purge(app: App, request: Request, name: str, body: PurgeBody) -> Resp
     return _response(app, request, operation, shown)
 
 
-def _purged(name: str, states: Sequence[str], purged: int, left: int) -> dict[str, Any]:
+def _purged(name: str, states: Sequence[str], purged: int, left: int) -> PurgeCounts:
     return {
         "queue": name,
         "states": list(states),
@@ -269,18 +270,16 @@ async def _run_operation(
         return await run_for(app.store, operation, _RUN_S)
 
 
-def _response(
-    app: App, request: Request, operation: BulkOperation, more: dict[str, Any]
-) -> Response:
+def _response(app: App, request: Request, operation: BulkOperation, more: PurgeCounts) -> Response:
     """Return the counts of an operation, with status 202 if the scheduler continues it.
 
     The response has a ``Location`` only if the API key may read the operation.
     """
-    items = [
+    items: list[BulkItem] = [
         {"index": index, "job_id": job_id, "status": "failed", "error": why, "reason": why}
         for index, (job_id, why) in enumerate(operation.failures)
     ]
-    members = {
+    members: BulkResult = {
         **_counts(
             operation.action,
             operation.matched,
@@ -306,19 +305,25 @@ def _response(
 
 def _counts(
     action: BulkAction, matched: int, succeeded: int, failed: int, *, has_more: bool
-) -> dict[str, Any]:
+) -> BulkResult:
     return {
-        "action": action.value,
+        "action": action,
         "matched": matched,
         "total_matched": matched,
         "succeeded": succeeded,
         "failed": failed,
         "skipped": 0,
-        _CHANGED[action]: succeeded,
+        **_changed(action, succeeded),
         "errors": [],
         "items": [],
         "has_more": has_more,
     }
+
+
+def _changed(action: BulkAction, count: int) -> ChangedCounts:
+    counts: ChangedCounts = {}
+    counts[_CHANGED[action]] = count
+    return counts
 
 
 async def _change_ids(
@@ -332,21 +337,21 @@ async def _change_ids(
         **errors,
         **await change_jobs(app.store, action, accessible, cause_of(app, request)),
     }
-    items: list[dict[str, Any]] = []
-    for index, job_id in enumerate(ids):
-        error = outcomes.get(job_id, NotFound("job", job_id))
-        items.append(_item(index, job_id, _CHANGED[action], error))
+    items = [
+        _item(index, job_id, _CHANGED[action], outcomes.get(job_id, NotFound("job", job_id)))
+        for index, job_id in enumerate(ids)
+    ]
     changed = sum(item["status"] == _CHANGED[action] for item in items)
     skipped = sum(item["status"] == "skipped" for item in items)
-    members = {
-        "action": action.value,
+    members: BulkResult = {
+        "action": action,
         "total": len(ids),
         "matched": len(ids),
         "total_matched": len(ids),
         "succeeded": changed,
         "failed": len(ids) - changed,
         "skipped": skipped,
-        _CHANGED[action]: changed,
+        **_changed(action, changed),
         "errors": [
             {"job_id": item["job_id"], "error": item["reason"]}
             for item in items
@@ -361,7 +366,7 @@ async def _change_ids(
     return replies.json_response(status, members, headers, audit_object=audit_object)
 
 
-def _item(index: int, job_id: str, changed: str, error: OJSError | None) -> dict[str, Any]:
+def _item(index: int, job_id: str, changed: str, error: OJSError | None) -> BulkItem:
     if error is None:
         return {"index": index, "job_id": job_id, "status": changed}
     # The specification's word for a job whose state does not allow the change.
