@@ -7,14 +7,14 @@ overwrote them. So the history of a job that completes at its first attempt cost
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.history.timeline import history_of
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.shapes.history import HistoryEvent
+from ojs_cluster.http.shapes import history as shapes
 from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
 from ojs_cluster.store.features.history import clear_history
 
@@ -42,29 +42,29 @@ async def get(app: App, request: Request, job_id: str) -> Response:
 async def get_states(app: App, request: Request, job_id: str) -> Response:
     """Return the history of a job as ojs-cli reads it: events have ``type`` and ``state``."""
     history = await _page(app, request, job_id)
-    history["events"] = [
+    events: list[shapes.StateEvent] = [
         {**event, "type": event["event_type"], "state": _state_after(event)}
         for event in history["events"]
     ]
-    return replies.json_response(200, history)
+    return replies.json_response(200, shapes.StateHistory({**history, "events": events}))
 
 
-def _state_after(event: HistoryEvent) -> str:
+def _state_after(event: shapes.HistoryEvent) -> str:
     if event["event_type"] == "job.state_changed":
         return str(event["data"]["to"])
     return _STATES.get(event["event_type"], "")
 
 
-async def _page(app: App, request: Request, job_id: str) -> dict[str, Any]:
+async def _page(app: App, request: Request, job_id: str) -> shapes.JobHistory:
     # The cursor contains an offset: new events come last, and an event has no key that is unique.
     page = query.page(query.parameters(request.query))
     job = await store_jobs.get(app.store, fields.job_id(job_id))
     found = history_of(job)
     shown = found.events[page.offset : page.offset + page.limit]
     pages = query.pagination(page, len(shown), len(found.events))
-    history: dict[str, Any] = {
+    history: shapes.JobHistory = {
         "job_id": job.id,
-        "events": shown,
+        "events": list(shown),
         "total": len(found.events),
         "complete": found.complete,
         "pagination": pages,
@@ -83,4 +83,4 @@ async def delete(app: App, _request: Request, job_id: str) -> Response:
     (spec: ojs-execution-history 7.3)
     """
     deleted = await clear_history.clear_history(app.store, fields.job_id(job_id))
-    return replies.json_response(200, {"deleted": True, "events_deleted": deleted})
+    return replies.json_response(200, shapes.HistoryDeleted(deleted=True, events_deleted=deleted))

@@ -41,11 +41,11 @@ async def get(app: App, request: Request, job_id: str) -> Response:
     if workflow_id is not None:
         with suppress(NotFound, MalformedRecord):  # it has been removed, or is damaged
             workflow = await read_workflows.get(app.store, workflow_id, jobs=False)
-    lineage = _without_workflow(job.id, workflow_id)
+    lineage: JobLineage = _without_workflow(job.id, workflow_id)
     if workflow is not None:
         follow = partial(_lineage, job.id, workflow, request.queues)
         lineage = await off_loop(follow, len(workflow.plan.nodes), large=_SMALL)
-    return replies.json_response(200, dict(lineage))
+    return replies.json_response(200, lineage)
 
 
 def _without_workflow(job_id: str, workflow_id: str | None) -> JobLineage:

@@ -15,6 +15,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.cursor_kinds import SCHEMAS
 from ojs_cluster.http.handlers.schemas import views
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.shapes import schemas as shapes
 from ojs_cluster.store.features.schemas import registry
 from ojs_cluster.store.ground.listed import Position
 from ojs_cluster.store.ground.process_state.schema_table import StoredSchema
@@ -29,18 +30,13 @@ async def list_schemas(app: App, request: Request) -> Response:
     found = [each for each in app.store.schemas.all() if wanted in (None, "", each.record.type)]
     start = page.offset if page.after is None else _index_after(found, page.after)
     part = found[start : start + page.limit]
-    shown = [views.members(each, text_version=True) for each in part]
+    shown = [views.text_members(each) for each in part]
     last = (
         (part[-1].record.type, part[-1].version.text) if start + page.limit < len(found) else None
     )
-    return replies.json_response(
-        200,
-        {
-            "schemas": shown,
-            "total": len(found),
-            "pagination": query.pagination(page, len(shown), len(found), last),
-        },
-    )
+    pages = query.pagination(page, len(shown), len(found), last)
+    members = shapes.JobSchemaList(schemas=shown, total=len(found), pagination=pages)
+    return replies.json_response(200, members)
 
 
 def _index_after(found: Sequence[StoredSchema], position: Position) -> int:
@@ -65,7 +61,7 @@ async def register(app: App, request: Request) -> Response:
     (spec: ojs-schema-registry 4.1)
     """
     made = await views.register(app, request, None)
-    value = {"schema": views.members(made, text_version=True)}
+    value = shapes.JobSchemaAnswer(schema=views.text_members(made))
     return replies.json_response(201, value, audit_object=made.name)
 
 
@@ -79,8 +75,7 @@ async def get(app: App, _request: Request, name: str) -> Response:
     found = table.types[name].schemas[0] if name in table.types else table.with_uri(name)
     if found is None:
         raise NotFound("schema", name[:300])
-    value = {"schema": views.members(found, text_version=True)}
-    return replies.json_response(200, value)
+    return replies.json_response(200, shapes.JobSchemaAnswer(schema=views.text_members(found)))
 
 
 async def drop(app: App, _request: Request, uri: str) -> Response:
@@ -91,7 +86,9 @@ async def drop(app: App, _request: Request, uri: str) -> Response:
     await app.store.schemas.try_read(app.store)
     return replies.json_response(
         200,
-        {"deleted": True, "uri": record.uri, "type": record.type, "version": record.version},
+        shapes.JobSchemaDeleted(
+            deleted=True, uri=record.uri, type=record.type, version=record.version
+        ),
         audit_object=f"{record.type}@{record.version}",
     )
 
@@ -108,7 +105,7 @@ async def list_versions(app: App, _request: Request, job_type: str) -> Response:
 async def get_version(app: App, _request: Request, job_type: str, version: str) -> Response:
     """Return one version."""
     found = await views.read_version(app, job_type, version)
-    return replies.json_response(200, {"schema": views.members(found, text_version=True)})
+    return replies.json_response(200, shapes.JobSchemaAnswer(schema=views.text_members(found)))
 
 
 async def drop_version(app: App, _request: Request, job_type: str, version: str) -> Response:
@@ -119,6 +116,6 @@ async def drop_version(app: App, _request: Request, job_type: str, version: str)
     record = await views.delete_version(app, job_type, version)
     return replies.json_response(
         200,
-        {"deleted": True, "type": record.type, "version": record.version},
+        shapes.JobSchemaDeleted(deleted=True, type=record.type, version=record.version),
         audit_object=f"{record.type}@{record.version}",
     )

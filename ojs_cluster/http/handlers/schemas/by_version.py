@@ -14,6 +14,7 @@ from ojs_cluster.http.cursor_kinds import SCHEMA_TYPES
 from ojs_cluster.http.handlers.schemas import views
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes import schemas as shapes
 from ojs_cluster.store.features.schemas import registry
 from ojs_cluster.store.ground import listed
 from ojs_cluster.store.ground.process_state.schema_index import TypePolicy
@@ -44,7 +45,7 @@ async def list_schemas(app: App, request: Request) -> Response:
         offset=page.offset,
         after=page.after,
     )
-    shown = [
+    shown: list[shapes.JobSchemaType] = [
         {
             **views.members(schemas.schemas[0]),
             **views.policy(app, schemas),
@@ -53,15 +54,11 @@ async def list_schemas(app: App, request: Request) -> Response:
         for _, schemas in part
     ]
     last = (part[-1][0],) if follows else None
-    return replies.json_response(
-        200,
-        {
-            "schemas": shown,
-            "items": shown,
-            "total": len(found),
-            "pagination": query.pagination(page, len(shown), len(found), last),
-        },
+    pages = query.pagination(page, len(shown), len(found), last)
+    members = shapes.JobSchemaTypeList(
+        schemas=shown, items=shown, total=len(found), pagination=pages
     )
+    return replies.json_response(200, members)
 
 
 async def register(app: App, request: Request, job_type: str, version: str) -> Response:
@@ -76,9 +73,8 @@ async def register(app: App, request: Request, job_type: str, version: str) -> R
 async def get_latest(app: App, _request: Request, job_type: str) -> Response:
     """Return the latest schema of a type."""
     found = await views.read_type(app, job_type)
-    return replies.json_response(
-        200, {**views.members(found.schemas[0]), **views.policy(app, found)}
-    )
+    latest = shapes.LatestJobSchema(**views.members(found.schemas[0]), **views.policy(app, found))
+    return replies.json_response(200, latest)
 
 
 async def list_versions(app: App, _request: Request, job_type: str) -> Response:
@@ -100,7 +96,7 @@ async def drop(app: App, _request: Request, job_type: str, version: str) -> Resp
     shown = record.parsed_version.shown
     return replies.json_response(
         200,
-        {"deleted": True, "type": record.type, "version": shown},
+        shapes.JobSchemaDeleted(deleted=True, type=record.type, version=shown),
         audit_object=f"{record.type}@{record.version}",
     )
 
@@ -127,7 +123,7 @@ async def set_policy(app: App, request: Request, job_type: str) -> Response:
     found = await views.read_type(app, job_type)
     return replies.json_response(
         200,
-        {"type": job_type, **views.policy(app, found)},
+        shapes.JobSchemaPolicy(type=job_type, **views.policy(app, found)),
         audit_object=job_type,
         audit_old={name: replaced[name] for name in replaced if getattr(body, name) is not None},
     )

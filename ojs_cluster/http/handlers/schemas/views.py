@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-import orjson
 
 from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.jobs.envelope import is_type
@@ -15,6 +14,7 @@ from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes import schemas as shapes
 from ojs_cluster.store.features.schemas import registry
 from ojs_cluster.store.features.schemas.registry import NewSchema
 from ojs_cluster.store.ground.process_state.schema_index import SchemaIndex, SchemaRecord, field_of
@@ -137,27 +137,27 @@ async def delete_version(app: App, job_type: str, version: str) -> SchemaRecord:
     return record
 
 
-def members(schema: StoredSchema, *, text_version: bool = False) -> dict[str, Any]:
-    """Return the members of a schema under the names that all documents use.
+def text_members(schema: StoredSchema) -> shapes.JobSchema:
+    """Return the members of a schema; ``version`` is always a text, as the SDKs decode it."""
+    return {**members(schema), "version": schema.record.version}
 
-    Args:
-        schema: the schema.
-        text_version: whether ``version`` is always a text, as the SDKs decode it.
-    """
+
+def members(schema: StoredSchema) -> shapes.AdminJobSchema:
+    """Return the members of a schema under the names that all documents use."""
     record = schema.record
     created_at = replies.iso(record.created_ms)
     return {
         "type": record.type,
         "job_type": record.type,
-        "version": record.version if text_version else schema.version.shown,
+        "version": schema.version.shown,
         "uri": record.uri,
-        "schema": orjson.Fragment(schema.document),
+        "schema": replies.encoded(schema.document),
         "created_at": created_at,
         "updated_at": created_at,  # a schema is never changed
     }
 
 
-def versions(app: App, found: TypeSchemas, *, text_version: bool) -> dict[str, Any]:
+def versions(app: App, found: TypeSchemas, *, text_version: bool) -> shapes.JobSchemaVersionList:
     """Return the versions of a type, newest first, and how the type is validated."""
     return {
         "type": found.schemas[0].record.type,
@@ -174,7 +174,7 @@ def versions(app: App, found: TypeSchemas, *, text_version: bool) -> dict[str, A
     }
 
 
-def policy(app: App, found: TypeSchemas) -> dict[str, Any]:
+def policy(app: App, found: TypeSchemas) -> shapes.ShownPolicy:
     """Return how a type is validated."""
     return {
         "mode": found.policy.mode or app.store.settings.schema_mode,

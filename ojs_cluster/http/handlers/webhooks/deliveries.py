@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.shapes import events as shapes
 from ojs_cluster.store.features.webhooks import deliveries
 from ojs_cluster.store.features.webhooks.deliveries import STATES, Delivery
 
@@ -29,7 +28,7 @@ async def list_newest(app: App, request: Request) -> Response:
         subscription_id=given.get("subscription_id") or None,
     )
     shown = [_members(each) for each in found]
-    value: dict[str, Any] = {"deliveries": shown, "items": shown}
+    value: shapes.DeliveryList = {"deliveries": shown, "items": shown}
     if found.truncated:
         value["truncated"] = True
     return replies.json_response(200, value)
@@ -52,11 +51,11 @@ async def retry(app: App, _request: Request, delivery_id: str) -> Response:
     """
     found = await deliveries.retry(app.store, delivery_id)
     members = _members(found)
-    return replies.json_response(200, {**members, "delivery": members})
+    return replies.json_response(200, shapes.DeliveryRetried({**members, "delivery": members}))
 
 
-def _members(delivery: Delivery) -> dict[str, Any]:
-    members: dict[str, Any] = {
+def _members(delivery: Delivery) -> shapes.DeliveryMembers:
+    members: shapes.DeliveryMembers = {
         "id": delivery.id,
         "subscription_id": delivery.subscription_id,
         "event_type": delivery.kind,

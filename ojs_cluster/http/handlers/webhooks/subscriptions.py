@@ -17,6 +17,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.cursor_kinds import SUBSCRIPTIONS
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes import events as shapes
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.features.webhooks.counts import DeliveryCounts, read_counts
 from ojs_cluster.store.ground import listed
@@ -89,8 +90,8 @@ async def create(app: App, request: Request) -> Response:
     made = await subscriptions.create(app.store, make)
     await app.store.webhooks.try_read(app.store)
     headers = (("Location", f"/ojs/v1/webhooks/subscriptions/{made.id}"),)
-    members = {**_members(made), **_counted(None), "secret": secret}
-    value = {**members, "subscription": members}
+    members = shapes.SecretSubscription({**_counted(made, None), "secret": secret})
+    value = shapes.SubscriptionCreated({**members, "subscription": members})
     return replies.json_response(201, value, headers, audit_object=made.id)
 
 
@@ -111,17 +112,13 @@ async def list_subscriptions(app: App, request: Request) -> Response:
         offset=page.offset,
         after=page.after,
     )
-    shown = [{**_members(each), **_counted(counts.get(each.id))} for each in part]
+    shown = [_counted(each, counts.get(each.id)) for each in part]
     last = (part[-1].created_ms, part[-1].id) if follows else None
-    return replies.json_response(
-        200,
-        {
-            "subscriptions": shown,
-            "items": shown,
-            "total": len(found),
-            "pagination": query.pagination(page, len(shown), len(found), last),
-        },
+    pages = query.pagination(page, len(shown), len(found), last)
+    members = shapes.SubscriptionList(
+        subscriptions=shown, items=shown, total=len(found), pagination=pages
     )
+    return replies.json_response(200, members)
 
 
 async def get(app: App, _request: Request, subscription_id: str) -> Response:
@@ -131,7 +128,10 @@ async def get(app: App, _request: Request, subscription_id: str) -> Response:
     """
     found = await subscriptions.get(app.store, subscription_id)
     counts = await read_counts(app.store)
-    return _response({**_members(found), **_counted(counts.get(found.id))})
+    members = _counted(found, counts.get(found.id))
+    return replies.json_response(
+        200, shapes.SubscriptionAnswer({**members, "subscription": members})
+    )
 
 
 async def change(app: App, request: Request, subscription_id: str) -> Response:
@@ -148,7 +148,10 @@ async def change(app: App, request: Request, subscription_id: str) -> Response:
         app.store, subscription_id, lambda old: _changed(app, old, body)
     )
     await app.store.webhooks.try_read(app.store)
-    return _response(_members(changed))
+    members = _members(changed)
+    return replies.json_response(
+        200, shapes.SubscriptionChanged({**members, "subscription": members})
+    )
 
 
 async def drop(app: App, _request: Request, subscription_id: str) -> Response:
@@ -158,7 +161,7 @@ async def drop(app: App, _request: Request, subscription_id: str) -> Response:
     """
     await subscriptions.delete(app.store, subscription_id)
     await app.store.webhooks.try_read(app.store)
-    return replies.json_response(200, {"deleted": True, "id": subscription_id})
+    return replies.json_response(200, shapes.SubscriptionDeleted(deleted=True, id=subscription_id))
 
 
 async def rotate_secret(app: App, request: Request, subscription_id: str) -> Response:
@@ -172,16 +175,14 @@ async def rotate_secret(app: App, request: Request, subscription_id: str) -> Res
     await app.store.webhooks.try_read(app.store)
     members = _members(rotated)
     old = [each for each in rotated.secrets[1:] if each.until_ms is not None]
-    return replies.json_response(
-        200,
-        {
-            **members,
-            "subscription": members,
-            "secret": secret,
-            "new_secret": secret,
-            "previous_secret_expires_at": replies.iso(old[0].until_ms or 0) if old else None,
-        },
-    )
+    value: shapes.SecretRotated = {
+        **members,
+        "subscription": members,
+        "secret": secret,
+        "new_secret": secret,
+        "previous_secret_expires_at": replies.iso(old[0].until_ms or 0) if old else None,
+    }
+    return replies.json_response(200, value)
 
 
 async def test(app: App, _request: Request, subscription_id: str) -> Response:
@@ -221,7 +222,7 @@ async def test(app: App, _request: Request, subscription_id: str) -> Response:
     async with app.webhook_tests:
         timeout_s = min(_TEST_S, settings.timeout_s)
         result = await app.webhook_client.post(url, headers, body, timeout_s=timeout_s)
-    value: dict[str, Any] = {
+    value: shapes.DeliveryTested = {
         "success": result.delivered,
         "status_code": result.status,
         "status": result.status,
@@ -268,34 +269,34 @@ def _metadata(raw: msgspec.Raw) -> msgspec.Raw:
     return msgspec.Raw(text)
 
 
-def _response(members: dict[str, Any]) -> Response:
-    return replies.json_response(200, {**members, "subscription": members})
-
-
-def _members(subscription: Subscription) -> dict[str, Any]:
+def _members(subscription: Subscription) -> shapes.SubscriptionMembers:
     """Return the members of a subscription that every response has. There is no secret."""
-    members: dict[str, Any] = {
+    members: shapes.SubscriptionMembers = {
         "id": subscription.id,
         "url": subscription.url,
         "events": list(subscription.events),
         "active": subscription.active,
-        "metadata": orjson.Fragment(bytes(subscription.metadata) or b"{}"),
+        "metadata": replies.encoded(bytes(subscription.metadata) or b"{}"),
         "created_at": replies.iso(subscription.created_ms),
         "updated_at": replies.iso(subscription.updated_ms),
     }
     queues, job_types = core.filters(subscription)
-    chosen = {"queues": list(queues), "job_types": list(job_types)}
-    if queues or job_types:
-        members["filter"] = {name: names for name, names in chosen.items() if names}
+    if queues:
+        members["filter"] = {"queues": list(queues)}
+    if job_types:
+        members["filter"] = {**members.get("filter", {}), "job_types": list(job_types)}
     if subscription.disabled_reason:
         members["disabled_reason"] = subscription.disabled_reason
     return members
 
 
-def _counted(counts: DeliveryCounts | None) -> dict[str, Any]:
-    """Return the numbers of a subscription's deliveries by outcome, and the last delivery."""
+def _counted(
+    subscription: Subscription, counts: DeliveryCounts | None
+) -> shapes.CountedSubscription:
+    """Return a subscription, the numbers of its deliveries by outcome, and the last delivery."""
     counts = counts or DeliveryCounts()
-    members: dict[str, Any] = {
+    members: shapes.CountedSubscription = {
+        **_members(subscription),
         "success_count": counts.numbers["delivered"],
         "failure_count": counts.failed,
         "dead_count": counts.numbers["dead"],

@@ -25,6 +25,7 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.common import QueueName, VisibilityTimeout
 from ojs_cluster.http.shapes.keywords import between, keywords
+from ojs_cluster.http.shapes.workers import HeartbeatAnswer, WorkerRemoved
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.engine.jobs.listing import JobFilter
@@ -135,15 +136,15 @@ async def receive(app: App, request: Request) -> Response:
         state = await find_test_directive(app.store, worker_id, job_ids) or state
     return replies.json_response(
         200,
-        {
-            "acknowledged": True,
-            "state": state,
-            "directive": "" if state == "running" else state,
-            "jobs_extended": reply.extended,
-            "jobs_cancelled": reply.cancelled,
-            "waited": waited,
-            "server_time": replies.iso(reply.now_ms),
-        },
+        HeartbeatAnswer(
+            acknowledged=True,
+            state=state,
+            directive="" if state == "running" else state,
+            jobs_extended=reply.extended,
+            jobs_cancelled=reply.cancelled,
+            waited=waited,
+            server_time=replies.iso(reply.now_ms),
+        ),
     )
 
 
@@ -214,7 +215,7 @@ async def deregister(app: App, _request: Request, worker_id: str) -> Response:
     checked_id = fields.worker_id(worker_id) or worker_id
     await deregister_terminated(app.store, checked_id)
     return replies.json_response(
-        200, {"id": checked_id, "worker_id": checked_id, "deregistered": True}
+        200, WorkerRemoved(id=checked_id, worker_id=checked_id, deregistered=True)
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
 
@@ -32,6 +32,7 @@ from ojs_cluster.http.handlers.workers.settle import (
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode_error, decode_large
 from ojs_cluster.http.shapes.keywords import keywords
+from ojs_cluster.http.shapes.workers import SettleResult, SettleResults
 from ojs_cluster.store.engine.jobs import ack as store_ack
 from ojs_cluster.store.engine.jobs import nack as store_nack
 from ojs_cluster.store.engine.jobs.by_ids import JobOutcome
@@ -206,18 +207,19 @@ def _response(items: Sequence[_SettleItem[Report]], outcomes: Sequence[JobOutcom
         outcomes: the outcomes of the valid items, in the order of the items.
     """
     remaining: Iterator[JobOutcome] = iter(outcomes)
-    results: list[dict[str, Any]] = []
+    results: list[SettleResult] = []
     for item in items:
         outcome = item.report if isinstance(item.report, OJSError) else next(remaining)
         if isinstance(outcome, OJSError):
             results.append(_error_result(item.job_id, outcome))
         else:
-            results.append({"job_id": item.job_id, "status": 200, "state": outcome.value})
+            results.append({"job_id": item.job_id, "status": 200, "state": outcome})
     succeeded = sum(result["status"] == 200 for result in results)
+    failed = len(results) - succeeded
     return replies.json_response(
-        200, {"results": results, "succeeded": succeeded, "failed": len(results) - succeeded}
+        200, SettleResults(results=results, succeeded=succeeded, failed=failed)
     )
 
 
-def _error_result(job_id: str | None, error: OJSError) -> dict[str, Any]:
+def _error_result(job_id: str | None, error: OJSError) -> SettleResult:
     return {"job_id": job_id, "status": entry_for(error).status, "error": item_error(error)}
