@@ -6,7 +6,6 @@ from typing import Final
 
 import msgspec
 
-from ojs_cluster.core.durations import format_duration
 from ojs_cluster.core.jobs.tenant import is_tenant
 
 MAX_LIMIT: Final = 10**9
@@ -34,10 +33,6 @@ class EnqueueRate(msgspec.Struct, frozen=True):
     limit: int
     period_ms: int
 
-    def to_json(self) -> dict[str, int | str]:
-        """Return the members of the rate as clients send them."""
-        return {"limit": self.limit, "period": format_duration(self.period_ms)}
-
 
 class TenantLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The limits of a tenant, over all queues. None stands for no limit.
@@ -55,16 +50,6 @@ class TenantLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     def __bool__(self) -> bool:
         """Return whether the tenant has a limit."""
         return self != NO_LIMITS
-
-    def to_json(self) -> dict[str, object]:
-        """Return the limits that are set, as clients send them."""
-        rate = self.max_enqueue_rate
-        shown = {
-            QUEUE_DEPTH: self.max_queue_depth,
-            SCHEDULED: self.max_scheduled,
-            ENQUEUE_RATE: None if rate is None else rate.to_json(),
-        }
-        return {name: value for name, value in shown.items() if value is not None}
 
 
 NO_LIMITS: Final = TenantLimits()

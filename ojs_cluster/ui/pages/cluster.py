@@ -36,7 +36,7 @@ async def show(visit: Visit) -> Answer:
                 problems_of_cluster(status, group), key=lambda problem: not problem.severe
             ),
             "nodes": _api_nodes(status["processes"] or {}, visit.clock.now_ms()),
-            "layout": visit.app.store.layout.record.shown(),
+            "layout": visit.app.store.layout.record,
             "process": {
                 "host": socket.gethostname(),
                 "python": platform.python_version(),

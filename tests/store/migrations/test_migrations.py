@@ -151,18 +151,18 @@ async def test_a_scan_starts_again_on_another_server(store: Store, db: Any) -> N
 
 
 async def test_operators_see_how_far_it_is(store: Store, db: Any) -> None:
-    assert store.layout.record.shown() == {"version": 1, "oldest": 1, "migration": None}
+    assert store.layout.record.started_ms is None
     await fill(store, db, 8)
     new = of_version(store, MIGRATES)
     await migrate(new, grace_ms=0)
     for _ in range(5):
         await migrate(new)
     await report(store)
-    running = store.layout.record.shown()["migration"]
-    assert running["state"] == "running"
-    assert 0 < running["progress"] < 1
+    running = store.layout.record
+    assert running.is_migrating
+    assert 0 < running.progress < 1
     await migrate_all(new)
     await report(store)
-    ended = store.layout.record.shown()["migration"]
-    assert (ended["state"], ended["progress"], ended["changed"]) == ("completed", 1.0, 8)
-    assert ended["started_at"] <= ended["finished_at"]
+    ended = store.layout.record
+    assert (ended.is_migrating, ended.progress, ended.changed) == (False, 1.0, 8)
+    assert (ended.started_ms or 0) <= (ended.finished_ms or 0)

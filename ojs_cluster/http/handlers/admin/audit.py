@@ -5,6 +5,7 @@ from __future__ import annotations
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.shapes.bulk import AuditList
 from ojs_cluster.store.operators.operations import audit as store_audit
 from ojs_cluster.store.operators.operations.audit import AuditFilter
 
@@ -27,4 +28,4 @@ async def list_entries(app: App, request: Request) -> Response:
         app.store, wanted, limit=limit, cursor=given.get("cursor") or None
     )
     pages = replies.pagination(limit=limit, shown=len(page.entries), cursor=page.cursor)
-    return replies.json_response(200, {"entries": page.entries, "pagination": pages})
+    return replies.json_response(200, AuditList(entries=page.entries, pagination=pages))

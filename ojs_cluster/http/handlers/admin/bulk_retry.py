@@ -22,6 +22,7 @@ from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.handlers.jobs import state_of
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.bulk import RetriedJobs
 from ojs_cluster.http.shapes.common import Moment, QueueName
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.engine.jobs.listing import JobFilter
@@ -81,7 +82,7 @@ async def _retry(app: App, request: Request, *, dead: bool) -> Response:
         wanted = replace(wanted, within=request.queues)
     wanted = replace(wanted, tenant=request.tenant)
     done = await retry_matching(app.store, wanted, body.cursor or None, cause_of(app, request))
-    response_members: dict[str, Any] = {
+    response_members: RetriedJobs = {
         "action": "retry",
         "matched": done.matched,
         "retried": done.retried,

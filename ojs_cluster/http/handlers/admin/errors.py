@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
@@ -11,6 +9,7 @@ from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.cursor_kinds import ERRORS
 from ojs_cluster.http.handlers.bulk.bodies import older_than_ms
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.shapes.queues import ErrorGroups, ShownErrorGroup
 from ojs_cluster.store.features.error_groups import error_groups
 from ojs_cluster.store.features.error_groups.error_groups import ErrorGroup
 from ojs_cluster.store.ground import listed
@@ -44,17 +43,14 @@ async def list_errors(app: App, request: Request) -> Response:
         after=None if after is None else (-int(after[0]), *after[1:]),
     )
     last = (shown[-1].last_ms, shown[-1].job_id) if follows else None
-    return replies.json_response(
-        200,
-        {
-            "items": [_shown(group) for group in shown],
-            "total": len(found),
-            "pagination": query.pagination(page, len(shown), len(found), last),
-        },
+    pages = query.pagination(page, len(shown), len(found), last)
+    members = ErrorGroups(
+        items=[_shown(group) for group in shown], total=len(found), pagination=pages
     )
+    return replies.json_response(200, members)
 
 
-def _shown(group: ErrorGroup) -> dict[str, Any]:
+def _shown(group: ErrorGroup) -> ShownErrorGroup:
     queues = sorted(group.queues.items(), key=lambda item: (-item[1], item[0]))
     return {
         "type": group.type,

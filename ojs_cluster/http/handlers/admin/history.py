@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS
@@ -15,6 +15,7 @@ from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.shapes.queues import SeriesPoint, SeriesSubject, StatsHistory, TimeHistogram
 from ojs_cluster.store.engine.queues import queues as store_queues
 from ojs_cluster.store.features.statistics.series import (
     Periods,
@@ -69,24 +70,22 @@ async def get(app: App, request: Request) -> Response:
     else:
         raise NotFound("queue", name)
     data = [_point(point) for point in points]
-    subject = {"queue": name, "type": job_type}
-    named = {member: value for member, value in subject.items() if value is not None}
-    return replies.json_response(
-        200,
-        {
-            "period": period,
-            **named,
-            "data": data,
-            "data_points": data,
-            "waits": _histogram(points, WAIT_BUCKETS, WAIT_BOUNDS_MS),
-            "run_times": _histogram(points, RUN_BUCKETS, RUN_BOUNDS_MS),
-        },
-    )
+    subject: SeriesSubject = {"period": period}
+    if name is not None:
+        subject["queue"] = name
+    if job_type is not None:
+        subject["type"] = job_type
+    members: StatsHistory = {
+        **subject,
+        "data": data,
+        "data_points": data,
+        "waits": _histogram(points, WAIT_BUCKETS, WAIT_BOUNDS_MS),
+        "run_times": _histogram(points, RUN_BUCKETS, RUN_BOUNDS_MS),
+    }
+    return replies.json_response(200, members)
 
 
-def _histogram(
-    points: Sequence[Point], buckets: slice, bounds_ms: Sequence[int]
-) -> dict[str, list[int]]:
+def _histogram(points: Sequence[Point], buckets: slice, bounds_ms: Sequence[int]) -> TimeHistogram:
     """Return how many jobs of a series took up to each bound, and how many took longer."""
     counts = [0] * (len(bounds_ms) + 1)
     for point in points:
@@ -134,7 +133,7 @@ def _time(given: Mapping[str, str], name: str, default_ms: int, now_ms: int) -> 
         raise InvalidRequest(f"{name} {error}; or an age such as '24h'", field=name) from None
 
 
-def _point(point: Point) -> dict[str, Any]:
+def _point(point: Point) -> SeriesPoint:
     totals = point.totals
     return {
         "timestamp": replies.iso(point.start_ms),

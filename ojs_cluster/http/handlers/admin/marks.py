@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -14,6 +14,7 @@ from ojs_cluster.http.authorization.principals import principal_of
 from ojs_cluster.http.handlers.bulk.bodies import older_than_ms
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes import dashboard as shapes
 from ojs_cluster.http.shapes.common import Moment
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.operators.dashboard.marks import (
@@ -50,7 +51,7 @@ async def list_marks(app: App, request: Request) -> Response:
     since_ms = older_than_ms(given.get("since") or None, now_ms, field="since")
     until_ms = older_than_ms(given.get("until") or None, now_ms, field="until")
     shown = [_members(mark) for mark in await read_marks(app.store, since_ms, until_ms)]
-    return replies.json_response(200, {"items": shown, "total": len(shown)})
+    return replies.json_response(200, shapes.MarkList(items=shown, total=len(shown)))
 
 
 async def add(app: App, request: Request) -> Response:
@@ -72,7 +73,8 @@ async def add(app: App, request: Request) -> Response:
 async def drop(app: App, _request: Request, mark_id: str) -> Response:
     """Delete a mark."""
     mark = await remove_mark(app.store, mark_id)
-    return replies.json_response(200, {"deleted": True, "id": mark_id}, audit_object=mark.label)
+    deleted = shapes.MarkDeleted(deleted=True, id=mark_id)
+    return replies.json_response(200, deleted, audit_object=mark.label)
 
 
 def _at_ms(text: str | None, now_ms: int) -> int:
@@ -89,7 +91,7 @@ def _at_ms(text: str | None, now_ms: int) -> int:
     return at_ms
 
 
-def _members(mark: Mark) -> dict[str, Any]:
+def _members(mark: Mark) -> shapes.Mark:
     return {
         "id": mark.id,
         "label": mark.label,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -12,6 +12,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.keywords import keywords
+from ojs_cluster.http.shapes.system import OutboxList, OutboxRetried, ShownOutboxEntry
 from ojs_cluster.store.engine.outbox import outbox_dead_letters
 from ojs_cluster.store.engine.outbox.outbox_dead_letters import MAX_RETRIED, OutboxDeadLetter
 
@@ -41,7 +42,8 @@ async def list_dead_letters(app: App, request: Request) -> Response:
     pages = replies.pagination(limit=limit, shown=len(dead_letters), total=total, cursor=cursor)
     pages["has_more"] = cursor is not None
     entries = [_entry(dead_letter) for dead_letter in dead_letters]
-    return replies.json_response(200, {"entries": entries, "total": total, "pagination": pages})
+    members = OutboxList(entries=entries, total=total, pagination=pages)
+    return replies.json_response(200, members)
 
 
 async def retry(app: App, request: Request) -> Response:
@@ -55,18 +57,18 @@ async def retry(app: App, request: Request) -> Response:
     if body.ids is None:
         retried, remaining = await outbox_dead_letters.retry_all(app.store)
         return replies.json_response(
-            200, {"retried": retried, "left": remaining}, audit_object="all"
+            200, OutboxRetried(retried=retried, left=remaining), audit_object="all"
         )
     if len(body.ids) > MAX_RETRIED:
         raise InvalidRequest(f"at most {MAX_RETRIED} entries at once", field="ids")
     retried, unknown = await outbox_dead_letters.retry(app.store, body.ids)
     audit_object = " ".join(body.ids[:_MAX_AUDITED_IDS])
     return replies.json_response(
-        200, {"retried": retried, "not_found": unknown}, audit_object=audit_object
+        200, OutboxRetried(retried=retried, not_found=unknown), audit_object=audit_object
     )
 
 
-def _entry(dead_letter: OutboxDeadLetter) -> dict[str, Any]:
+def _entry(dead_letter: OutboxDeadLetter) -> ShownOutboxEntry:
     entry = dead_letter.entry
     return {
         "id": dead_letter.id,

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.pools.pool import Pool
 from ojs_cluster.http.app import App
+from ojs_cluster.http.shapes.pools import PoolLoad, QueueLoad
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.queues.queues import QueueStats, get_stats
 from ojs_cluster.store.features.statistics.recent_minutes import LastMinute, last_minute
 from ojs_cluster.store.features.workers.lists import list_workers
 from ojs_cluster.store.ground.fanout import run_concurrently
 
-WINDOW: Final = "PT1M"
+WINDOW: Final[Literal["PT1M"]] = "PT1M"
 """The time of the numbers whose names end in ``_1m`` (spec: ojs-fair-scheduling 10.2)."""
 _MAX_WORKERS: Final = 1000
 """Maximum number of workers that are read, those that were seen last."""
@@ -39,7 +40,7 @@ class _Described:
         return bool(self.queues) and self.queues.issubset(pool.queues)
 
 
-async def loads_of(app: App, pools: Sequence[Pool]) -> list[dict[str, Any]]:
+async def loads_of(app: App, pools: Sequence[Pool]) -> list[PoolLoad]:
     """Return the workers of pools, and the active jobs of their queues.
 
     Workers that missed three heartbeats do not count.
@@ -52,7 +53,7 @@ async def loads_of(app: App, pools: Sequence[Pool]) -> list[dict[str, Any]]:
         _described(worker.info) for worker in listed.entries if not worker.stale(app.store, now_ms)
     ]
     queues = await _read_queues(app.store, pools)
-    loads = []
+    loads: list[PoolLoad] = []
     for pool in pools:
         serving = [worker for worker in workers if worker.serves(pool)]
         loads.append(
@@ -67,7 +68,7 @@ async def loads_of(app: App, pools: Sequence[Pool]) -> list[dict[str, Any]]:
     return loads
 
 
-async def queues_now(app: App, pools: Sequence[Pool]) -> dict[str, dict[str, Any]]:
+async def queues_now(app: App, pools: Sequence[Pool]) -> dict[str, QueueLoad]:
     """Return what the queues of pools do now, by queue.
 
     A starved queue has had available jobs since the last minute ended, in which none started.

@@ -29,6 +29,7 @@ from ojs_cluster.http.authorization.queue_scope import check_queues
 from ojs_cluster.http.handlers.admin import pool_numbers
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes import pools as shapes
 from ojs_cluster.http.shapes.common import QueueName
 from ojs_cluster.http.shapes.keywords import between, keywords
 from ojs_cluster.store.ground.process_state import pools as store_pools
@@ -82,8 +83,12 @@ async def list_pools(app: App, request: Request) -> Response:
     """
     pools = await _accessible(app, request.queues)
     loads = await pool_numbers.loads_of(app, pools)
-    shown = [{**_members_of(pool), **load} for pool, load in zip(pools, loads, strict=True)]
-    return replies.json_response(200, {"pools": shown, "items": shown, "total": len(shown)})
+    shown = [
+        shapes.ListedPool(**_members_of(pool), **load)
+        for pool, load in zip(pools, loads, strict=True)
+    ]
+    listed = shapes.PoolList(pools=shown, items=shown, total=len(shown))
+    return replies.json_response(200, listed)
 
 
 async def get(app: App, request: Request, name: str) -> Response:
@@ -148,7 +153,7 @@ async def drop(app: App, request: Request, name: str) -> Response:
 
     await store_pools.delete_pool(app.store, check_pool_name(name), check)
     await app.store.pools.try_read(app.store)
-    return replies.json_response(200, {"deleted": True, "name": name})
+    return replies.json_response(200, shapes.PoolDeleted(deleted=True, name=name))
 
 
 async def stats(app: App, request: Request) -> Response:
@@ -175,34 +180,34 @@ async def stats(app: App, request: Request) -> Response:
         for queue in pool.queues:
             by_queue[queue] = by_queue.get(queue, 0) + counted.get(queue, 0)
     total = sum(by_queue.values())
-    queues = [
-        {
+    queues: list[shapes.QueueNow] = []
+    for queue, number in by_queue.items():
+        share: shapes.QueueShare = {
             "name": queue,
             "dispatch_count": number,
             "dispatch_ratio": _ratio(number, total),
             "dispatched": number,
-            **({"weight": weights[queue]} if queue in weights else {}),
-            **now[queue],
         }
-        for queue, number in by_queue.items()
-    ]
-    values = {
+        if queue in weights:
+            share["weight"] = weights[queue]
+        queues.append({**share, **now[queue]})
+    values: shapes.SchedulingStats = {
         "window": pool_numbers.WINDOW,
         "strategy": pool_numbers.strategy_of(pools),
         "pools": shown,
         "queues": queues,
         "dispatch_count": total,
     }
-    return replies.json_response(200, {"stats": values, **values})
+    return replies.json_response(200, shapes.SchedulingStatsAnswer({"stats": values, **values}))
 
 
-def _pool_stats(pool: Pool, counted: dict[str, int]) -> dict[str, Any]:
+def _pool_stats(pool: Pool, counted: dict[str, int]) -> shapes.PoolDispatches:
     total = sum(counted.get(queue, 0) for queue in pool.queues)
     all_shares = sum(pool.shares.values())
     queues = []
     for queue in pool.queues:
         number = counted.get(queue, 0)
-        members: dict[str, Any] = {
+        members: shapes.PoolQueueDispatches = {
             "name": queue,
             "dispatch_count": number,
             "dispatch_ratio": _ratio(number, total),
@@ -255,12 +260,14 @@ def _check_members(given: dict[str, Any]) -> None:
             )
 
 
-def _settings_of(pool: Pool) -> dict[str, Any]:
-    settings: dict[str, Any] = {"strategy": pool.strategy, "queues": list(pool.queues)}
-    return settings | ({"weights": pool.weights} if pool.weights else {})
+def _settings_of(pool: Pool) -> shapes.PoolSettings:
+    settings: shapes.PoolSettings = {"strategy": pool.strategy, "queues": list(pool.queues)}
+    if pool.weights:
+        settings["weights"] = pool.weights
+    return settings
 
 
-def _members_of(pool: Pool) -> dict[str, Any]:
+def _members_of(pool: Pool) -> shapes.WorkerPool:
     return {
         "name": pool.name,
         **_settings_of(pool),
@@ -271,4 +278,6 @@ def _members_of(pool: Pool) -> dict[str, Any]:
 
 def _response(status: int, pool: Pool, replaced: Mapping[str, Any] | None = None) -> Response:
     members = _members_of(pool)
-    return replies.json_response(status, {"pool": members, **members}, audit_old=replaced)
+    return replies.json_response(
+        status, shapes.PoolAnswer({"pool": members, **members}), audit_old=replaced
+    )

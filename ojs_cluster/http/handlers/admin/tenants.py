@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from ojs_cluster.core.durations import parse_duration_ms
+from ojs_cluster.core.durations import format_duration, parse_duration_ms
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound, Unsupported
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.jobs.tenant import check_tenant
@@ -32,13 +32,14 @@ from ojs_cluster.http.cursor_kinds import TENANTS
 from ojs_cluster.http.handlers.admin.jobs import listed
 from ojs_cluster.http.handlers.job_order import with_order
 from ojs_cluster.http.handlers.jobs import filter_of
+from ojs_cluster.http.handlers.queues import state_counts
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes import tenants as shapes
 from ojs_cluster.http.shapes.common import Duration
 from ojs_cluster.http.shapes.keywords import between, keywords
 from ojs_cluster.store.engine.tenants.admission import WAITING
 from ojs_cluster.store.engine.tenants.tenant_counts import (
-    TOTALS,
     count_queues,
     read_counts,
     read_states,
@@ -107,7 +108,7 @@ async def list_tenants(app: App, request: Request) -> Response:
     settings = (await store_tenants.read_all(app.store)).records
     counts = await read_states(app.store, list(seen))
     stats = await _stats_of(app, counts)
-    items = [
+    items: list[shapes.Tenant] = [
         {
             **_members_of(tenant, settings.get(tenant), counts[tenant], seen[tenant]),
             "stats": stats[tenant],
@@ -115,9 +116,8 @@ async def list_tenants(app: App, request: Request) -> Response:
         for tenant in seen
     ]
     pagination = query.pagination(page, len(items), total, last)
-    return replies.json_response(
-        200, {"tenants": items, "items": items, "total": total, "pagination": pagination}
-    )
+    listed = shapes.TenantList(tenants=items, items=items, total=total, pagination=pagination)
+    return replies.json_response(200, listed)
 
 
 async def get(app: App, request: Request, tenant: str) -> Response:
@@ -134,7 +134,7 @@ async def get(app: App, request: Request, tenant: str) -> Response:
     members = _members_of(tenant, settings, counts, seen_ms)
     if request.tenant is None:
         members["stats"] = (await _stats_of(app, {tenant: counts}))[tenant]
-    return replies.json_response(200, {"tenant": members, **members})
+    return replies.json_response(200, shapes.TenantAnswer({"tenant": members, **members}))
 
 
 async def put(app: App, request: Request, tenant: str) -> Response:
@@ -163,7 +163,7 @@ async def put(app: App, request: Request, tenant: str) -> Response:
     def changed(old: TenantSettings | None) -> TenantSettings:
         replaced.clear()  # a conflict calls this again
         if old is not None:
-            replaced["limits"] = old.limits.to_json()
+            replaced["limits"] = _limits_of(old)
             if old.fairness_weight != NO_WEIGHT:
                 replaced["fairness_weight"] = old.fairness_weight
         return wanted
@@ -189,7 +189,7 @@ async def put_limits(app: App, request: Request, tenant: str) -> Response:
     def changed(old: TenantSettings | None) -> TenantSettings:
         replaced.clear()  # a conflict calls this again
         if old is not None:
-            before = {**old.limits.to_json(), "fairness_weight": old.fairness_weight}
+            before = {**_limits_of(old), "fairness_weight": old.fairness_weight}
             replaced.update({name: before[name] for name in given if name in before})
         limits = _changed(NO_LIMITS if old is None else old.limits, body)
         weight = _weight(NO_WEIGHT if old is None else old.fairness_weight, body.fairness_weight)
@@ -221,7 +221,7 @@ async def drop(app: App, _request: Request, tenant: str) -> Response:
     await changes.delete(app.store, tenant)
     app.store.tenants.forget(tenant)
     await app.store.tenants.try_read(app.store)
-    return replies.json_response(200, {"deleted": True, "tenant_id": tenant})
+    return replies.json_response(200, shapes.TenantDeleted(deleted=True, tenant_id=tenant))
 
 
 async def stats(app: App, request: Request, tenant: str) -> Response:
@@ -237,27 +237,31 @@ async def stats(app: App, request: Request, tenant: str) -> Response:
     numbers = await read_counts(app.store, tenant)
     settings = (await store_tenants.read_all(app.store)).records.get(tenant)
     by_state = {state.value: numbers[state.value] for state in State}
-    limits = {} if settings is None else settings.limits.to_json()
-    current = {QUEUE_DEPTH: sum(by_state[state] for state in WAITING)}
-    current[SCHEDULED] = by_state["scheduled"]
+    uses: shapes.LimitUses = {}
+    limits = _limits_of(settings)
+    if "max_queue_depth" in limits:
+        waiting = sum(by_state[state] for state in WAITING)
+        uses["max_queue_depth"] = {"limit": limits["max_queue_depth"], "current": waiting}
+    if "max_scheduled" in limits:
+        scheduled = by_state["scheduled"]
+        uses["max_scheduled"] = {"limit": limits["max_scheduled"], "current": scheduled}
     return replies.json_response(
         200,
-        {
-            "tenant_id": tenant,
-            "total_jobs": sum(by_state.values()),
-            "jobs": by_state,
-            "totals": {_NAMES.get(name, name): numbers[name] for name in TOTALS},
-            "limits": {
-                name: {"limit": limits[name], "current": current[name]}
-                for name in (QUEUE_DEPTH, SCHEDULED)
-                if name in limits
+        shapes.TenantStats(
+            tenant_id=tenant,
+            total_jobs=sum(by_state.values()),
+            jobs=state_counts(by_state),
+            totals={
+                "enqueued": numbers["enqueued"],
+                "completed": numbers["acked"],
+                "failed": numbers["failed"],
+                "retried": numbers["retried_total"],
+                "discarded": numbers["discarded_total"],
             },
-            "fairness": {"weight": NO_WEIGHT if settings is None else settings.fairness_weight},
-        },
+            limits=uses,
+            fairness={"weight": NO_WEIGHT if settings is None else settings.fairness_weight},
+        ),
     )
-
-
-_NAMES = {"acked": "completed", "retried_total": "retried", "discarded_total": "discarded"}
 
 
 async def list_jobs(app: App, request: Request, tenant: str) -> Response:
@@ -354,15 +358,30 @@ def _rate(body: TenantRateBody) -> EnqueueRate:
     return EnqueueRate(body.limit, period_ms)
 
 
-async def _stats_of(app: App, counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
+async def _stats_of(
+    app: App, counts: Mapping[str, Mapping[str, int]]
+) -> dict[str, shapes.TenantNumbers]:
     """Return the numbers that the admin UI shows of tenants, by tenant."""
     queues = await count_queues(app.store, list(counts))
     states, known = await count_by_status(app.store)
     workers = known - states["stale"]
     return {
-        tenant: {"queues": queues[tenant], "jobs": jobs, "workers": workers}
+        tenant: {"queues": queues[tenant], "jobs": state_counts(jobs), "workers": workers}
         for tenant, jobs in counts.items()
     }
+
+
+def _limits_of(settings: TenantSettings | None) -> shapes.TenantLimits:
+    limits = NO_LIMITS if settings is None else settings.limits
+    shown: shapes.TenantLimits = {}
+    if limits.max_queue_depth is not None:
+        shown["max_queue_depth"] = limits.max_queue_depth
+    if limits.max_scheduled is not None:
+        shown["max_scheduled"] = limits.max_scheduled
+    if (rate := limits.max_enqueue_rate) is not None:
+        period = format_duration(rate.period_ms)
+        shown["max_enqueue_rate"] = {"limit": rate.limit, "period": period}
+    return shown
 
 
 def _members_of(
@@ -370,14 +389,14 @@ def _members_of(
     settings: TenantSettings | None,
     counts: Mapping[str, int],
     seen_ms: int | None,
-) -> dict[str, Any]:
-    members: dict[str, Any] = {
+) -> shapes.Tenant:
+    members: shapes.Tenant = {
         "id": tenant,
         "name": tenant,
         "tenant_id": tenant,
         "total_jobs": sum(counts.values()),
-        "jobs": counts,
-        "limits": {} if settings is None else settings.limits.to_json(),
+        "jobs": state_counts(counts),
+        "limits": _limits_of(settings),
         "fairness_weight": NO_WEIGHT if settings is None else settings.fairness_weight,
     }
     if settings is not None:
@@ -397,4 +416,5 @@ async def _changed_response(
     tenant = settings.tenant_id
     counts = (await read_states(app.store, [tenant]))[tenant]
     members = _members_of(tenant, settings, counts, None)
-    return replies.json_response(status, {"tenant": members, **members}, audit_old=replaced)
+    answer = shapes.TenantAnswer({"tenant": members, **members})
+    return replies.json_response(status, answer, audit_old=replaced)

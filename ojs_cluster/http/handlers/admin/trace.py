@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
@@ -14,6 +14,7 @@ from ojs_cluster.core.timestamps import parse_timestamp
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.shapes.jobs import JobLease, Phase, Trace
 from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.ground import job_fields as f
@@ -51,22 +52,20 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
     phases = sorted(_phases(job, errors), key=lambda phase: phase.at_ms)
     ends = [phase.at_ms for phase in phases[1:]] + [app.store.clock.now_ms()]
     lease_ends_ms = int(job.fields.get(f.DEADLINE) or 0) if job.state is State.ACTIVE else 0
-    lease = {"lease_expires_at": replies.iso(lease_ends_ms)} if lease_ends_ms else {}
-    return replies.json_response(
-        200,
-        {
-            "job_id": job.id,
-            **({"worker_id": job.worker_id} if job.worker_id else {}),
-            **lease,
-            "state": job.state.value,
-            "attempt": job.attempt,
-            "max_attempts": job.max_attempts,
-            "errors_omitted": max(0, int(job.fields.get(f.ERRORS, 0)) - len(errors)),
-            "snapshots": [
-                _snapshot(phase, end_ms) for phase, end_ms in zip(phases, ends, strict=True)
-            ],
-        },
-    )
+    lease: JobLease = {"job_id": job.id}
+    if job.worker_id:
+        lease["worker_id"] = job.worker_id
+    if lease_ends_ms:
+        lease["lease_expires_at"] = replies.iso(lease_ends_ms)
+    members: Trace = {
+        **lease,
+        "state": job.state,
+        "attempt": job.attempt,
+        "max_attempts": job.max_attempts,
+        "errors_omitted": max(0, int(job.fields.get(f.ERRORS, 0)) - len(errors)),
+        "snapshots": [_snapshot(phase, end_ms) for phase, end_ms in zip(phases, ends, strict=True)],
+    }
+    return replies.json_response(200, members)
 
 
 def _phases(job: JobRecord, errors: list[_Failure]) -> Iterator[_Phase]:
@@ -114,11 +113,11 @@ def _failure(error: bytes) -> _Failure | None:
         return None
 
 
-def _snapshot(phase: _Phase, end_ms: int) -> dict[str, Any]:
+def _snapshot(phase: _Phase, end_ms: int) -> Phase:
     took_ms = 0 if phase.state in TERMINAL else max(0, end_ms - phase.at_ms)
     return {
         "phase": phase.name,
-        "state": phase.state.value,
+        "state": phase.state,
         "at": replies.iso(phase.at_ms),
         "duration": f"{took_ms / 1000:.3f}s",
         "duration_ms": took_ms,

@@ -16,6 +16,7 @@ from ojs_cluster.http.handlers.workers.list_workers import worker_json
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
 from ojs_cluster.http.shapes.keywords import keywords
+from ojs_cluster.http.shapes.workers import DirectiveAnswer, WorkerDirective, WorkerRemoved
 from ojs_cluster.store.engine.jobs.listing import JobFilter
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.features.search import lists
@@ -112,7 +113,7 @@ async def quiet(app: App, _request: Request, worker_id: str) -> Response:
     checked_id = _name(worker_id)
     state = await store_workers.send_directive(app.store, checked_id, "quiet")
     return replies.json_response(
-        200, {"id": checked_id, "worker_id": checked_id, "state": state, "directive": "quiet"}
+        200, WorkerDirective(id=checked_id, worker_id=checked_id, state=state, directive="quiet")
     )
 
 
@@ -124,7 +125,7 @@ async def deregister(app: App, _request: Request, worker_id: str) -> Response:
     checked_id = _name(worker_id)
     await store_deregister(app.store, checked_id)
     return replies.json_response(
-        200, {"id": checked_id, "worker_id": checked_id, "deregistered": True}
+        200, WorkerRemoved(id=checked_id, worker_id=checked_id, deregistered=True)
     )
 
 
@@ -149,7 +150,10 @@ async def direct(app: App, request: Request) -> Response:
                 field="confirm",
             )
         affected, not_reached = await store_workers.send_directive_to_all(app.store, directive)
-        return _directive_response(body.directive, "all workers", affected, left=not_reached)
+        sent = DirectiveAnswer(
+            directive=body.directive, affected_workers=affected, left=not_reached
+        )
+        return replies.json_response(200, sent, audit_object=f"{body.directive}: all workers")
     if len(body.worker_ids) > _MAX_NAMED:
         raise InvalidRequest(f"name at most {_MAX_NAMED} workers", field="worker_ids")
     unknown: list[str] = []
@@ -164,12 +168,8 @@ async def direct(app: App, request: Request) -> Response:
     await run_concurrently(names, send)
     audited = " ".join(islice(names, _MAX_AUDITED_NAMES))
     affected = len(names) - len(unknown)
-    return _directive_response(body.directive, audited, affected, not_found=unknown)
-
-
-def _directive_response(directive: str, workers: str, affected: int, **more: Any) -> Response:
-    value = {"directive": directive, "affected_workers": affected, **more}
-    return replies.json_response(200, value, audit_object=f"{directive}: {workers}")
+    sent = DirectiveAnswer(directive=body.directive, affected_workers=affected, not_found=unknown)
+    return replies.json_response(200, sent, audit_object=f"{body.directive}: {audited}")
 
 
 def _name(worker_id: str) -> str:

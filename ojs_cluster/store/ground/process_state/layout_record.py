@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from ojs_cluster.core.timestamps import format_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +59,10 @@ class LayoutRecord:
         """Whether a migration runs."""
         return self.oldest < self.version
 
-    def shown(self) -> dict[str, Any]:
-        """Return what ``GET /ojs/v1/admin/system/config`` shows."""
-        migration: dict[str, Any] | None = None
-        if self.started_ms is not None:
-            steps = self.shards + 2
-            migration = {
-                "state": "running" if self.is_migrating else "completed",
-                "layout": self.version,
-                "changed": self.changed,
-                "progress": self.position / steps if self.is_migrating else 1.0,
-                "started_at": _shown(self.started_ms),
-                "finished_at": _shown(self.finished_ms),
-            }
-        return {"version": self.version, "oldest": self.oldest, "migration": migration}
-
-
-def _shown(time_ms: int | None) -> str | None:
-    return None if time_ms is None else format_ms(time_ms).decode()
+    @property
+    def progress(self) -> float:
+        """How much of the last migration is done, from 0 to 1."""
+        return self.position / (self.shards + 2) if self.is_migrating else 1.0
 
 
 def _number(fields: Mapping[bytes, bytes], name: bytes) -> int | None:
