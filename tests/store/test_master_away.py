@@ -314,19 +314,19 @@ async def test_a_long_poll_ends_with_what_its_last_fetch_knows(
     server: Embedded, hasty: Store
 ) -> None:
     node = owner(server, hasty, hasty.keys.shard_of_queue("q0").slot)
-    waiters, wait = Waiters(), {"count": 1, "worker_id": "", "wait_ms": 3000}
+    wait = partial(fetch_or_wait, hasty, Waiters(), ["q0"], count=1, worker_id="", wait_ms=3000)
     await run_one(hasty, "q0")
     server.pause(node)
     with trio.fail_after(SOON_S):
         began = trio.current_time()
         with pytest.raises(BackendUnavailable):
-            await fetch_or_wait(hasty, waiters, ["q0"], **wait)
+            await wait()
         assert trio.current_time() - began >= 3
         with pytest.raises(BackendUnavailable):
-            await fetch_or_wait(hasty, waiters, ["q0"], **{**wait, "wait_ms": 0})
+            await wait(wait_ms=0)
     server.resume(node)
     await eventually(lambda: hasty.redis.is_responsive(hasty.keys.shard_of_queue("q0").slot))
-    assert await fetch_or_wait(hasty, waiters, ["q0"], **wait) == []
+    assert await wait() == []
 
 
 async def test_a_drain_ends_the_wait_for_a_silent_master(server: Embedded, hasty: Store) -> None:
