@@ -219,10 +219,25 @@ def test_jobs_are_chosen_in_one_way(ctl: Ctl, words: list[str]) -> None:
     assert "one way" in ctl.run(*words, "--all", "--query", "type:a", code=2).stderr
 
 
-@pytest.mark.parametrize("words", [["job", "cancel"], ["dead", "rm"], ["job", "rm"]])
-def test_an_unset_variable_of_a_shell_widens_no_filter(ctl: Ctl, words: list[str]) -> None:
-    given = ["--queue", "", "--older-than", "7d", "--yes"]
-    assert "--queue is empty" in ctl.run(*words, *given, code=2).stderr
+@pytest.mark.parametrize(
+    "line",
+    [
+        "job cancel --queue= --older-than 7d --yes",
+        "dead rm --queue= --older-than 7d --yes",
+        "job rm --queue= --older-than 7d --yes",
+        "queue purge q.unset --older-than= --yes",
+        "queue purge q.unset --state= --yes",
+        "error retry g --queue= --yes",
+        "error delete g --since= --yes",
+        "limit set k --concurrency 1 --until=",
+        "job ls --state=",
+    ],
+)
+def test_an_unset_variable_of_a_shell_widens_nothing(ctl: Ctl, line: str) -> None:
+    words = line.split()
+    (empty,) = (word.rstrip("=") for word in words if word.endswith("="))
+    said = ctl.run(*words, code=2).stderr
+    assert f"{empty} is empty" in said or f"Invalid value for '{empty}'" in said
 
 
 def test_a_queue_is_paused_limited_spread_and_purged(ctl: Ctl) -> None:

@@ -124,9 +124,6 @@ def selection_of(given: dict[str, Any], **members: Any) -> Selection:
         "query": given.pop("query"),
         **members,
     }
-    for name, value in chosen.items():
-        if value == "" and name != "query":  # an unset variable of a shell must not widen a filter
-            raise click.UsageError(f"--{name.replace('_', '-')} is empty")
     filtered = {name: value for name, value in chosen.items() if value}
     return Selection(given.pop("ids"), filtered, given.pop("everything"))
 

@@ -154,6 +154,11 @@ class Leaf(Examples):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, once or until it is interrupted."""
+        for option in self.params:
+            value = ctx.params.get(option.name or "")
+            if option.name not in _MAY_BE_EMPTY and (value == "" or value == ("",)):
+                # An unset variable of a shell must not choose more jobs than were meant.
+                raise click.UsageError(f"{option.opts[-1]} is empty", ctx)
         given = {name: ctx.params.pop(f"_{name}", None) for name in (*_OWN, *_ROOT)}
         session = root_session(ctx)
         as_json = given["json"] or session.as_json
@@ -204,6 +209,7 @@ class Leaf(Examples):
 
 
 _OWN: Final = ("output", "json", "watch", "since", "until")
+_MAY_BE_EMPTY: Final = ("query",)
 _ROOT: Final = ("url", "profile_name", "timeout_s")
 
 

@@ -43,8 +43,8 @@ def _count(state: str) -> Column:
 
 
 _RANKS = {
-    **{"available": 0, "active": 1, "scheduled": 5, "retryable": 4, "pending": 9},
-    **{"discarded": 3, "completed": 6, "cancelled": 8},
+    **{"available": 0, "active": 1, "scheduled": 5, "retryable": 4},
+    **{"discarded": 3, "completed": 6},
 }
 
 
@@ -255,6 +255,6 @@ def rm(
 
 
 def _delete(session: Session, name: str, body: dict[str, Any] | None) -> None:
-    reply = session.api.request("DELETE", f"{V1}/queues/{url_path(name)}", body, timeout_s=30.0)
+    reply = session.api.request("DELETE", f"{V1}/queues/{url_path(name)}", body)
     what = "deleted" if reply.get("deleted", True) else "drains until it is deleted"
     session.output.changed(reply, f"queue {name} {what}", name=name)
