@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 
 from ojs_client import App, Client, Conflict, ResultPending
 from ojs_client.testing import Clock, FakeServer
-from tests.client_library.conftest import Server, server
+from tests.client_library.conftest import LIMIT_S, Server, server
 from tests.client_library.tasks import shop
 
 __all__ = ["server"]
@@ -154,3 +156,30 @@ def test_a_program_without_an_event_loop_gets_results() -> None:
     assert born.get(job) == born.get(job.id, wait="1m") == date(2030, 1, 7)
     anyio.run(in_loop)
     app._producer.close()
+
+
+def test_a_client_is_closed_after_the_calls_that_use_it() -> None:
+    fake = FakeServer()
+    app = App(fake.url, client={"transport": fake.transport})
+    producer = app._producer
+    started = threading.Event()
+
+    async def enqueue(client: Client) -> str:
+        started.set()
+        while producer._blocking is not None:  # noqa: ASYNC110 - the other thread has no event loop
+            await anyio.sleep(0.01)
+        await anyio.sleep(0.2)  # a close that does not wait has closed it then
+        return (await client.enqueue("t.late")).id
+
+    def close() -> None:
+        started.wait(LIMIT_S)
+        producer.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        closed = pool.submit(close)
+        opened = pool.submit(producer.run_blocking, enqueue)
+        job_id = opened.result(LIMIT_S)
+        closed.result(LIMIT_S)
+    assert [job.id for job in fake.jobs()] == [job_id]
+    producer.run_blocking(lambda client: client.get(job_id))  # it opens another one
+    producer.close()

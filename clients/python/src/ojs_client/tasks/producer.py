@@ -6,7 +6,8 @@ import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from threading import Lock
+from dataclasses import dataclass
+from threading import Condition
 from typing import Any, TypeAlias, TypeVar
 
 from anyio.lowlevel import EventLoopToken, current_token
@@ -45,9 +46,8 @@ class Producer:
         self.opened: Client | None = None
         self._current: ContextVar[tuple[Client | SyncClient, EventLoopToken | None] | None]
         self._current = ContextVar("ojs_client", default=None)
-        self._blocking: SyncClient | None = None
-        self._process = 0
-        self._opening = Lock()
+        self._blocking: _Shared | None = None
+        self._changed = Condition()
 
     def new_client(self) -> Client:
         """Return a client of the app's server."""
@@ -101,32 +101,55 @@ class Producer:
             raise RuntimeError("it would block the event loop: await enqueue() or result()")
         client, loop = self._current.get() or (None, None)
         if client is None:
-            client = self._process_client()
-        elif isinstance(client, Client):
+            with self._process_client() as shared:
+                return shared.run(function)
+        if isinstance(client, Client):
             if loop is None:
                 raise RuntimeError("the client of the app belongs to no event loop")
             client = SyncClient.over(client, loop)
         return client.run(function)
 
     def close(self) -> None:
-        """Close the client of this process, if there is one. A later call opens another."""
-        with self._opening:
-            client, self._blocking = self._blocking, None
-        if client is not None:
-            client.__exit__(None, None, None)
+        """Close the client of this process after the calls that use it; a later one opens another.
 
-    def _process_client(self) -> SyncClient:
-        with self._opening:
-            if self._blocking is None or self._process != os.getpid():
-                self._blocking = SyncClient(**self._arguments).__enter__()
-                self._process = os.getpid()
-            return self._blocking
+        A call must not close the client that it uses.
+        """
+        with self._changed:
+            shared, self._blocking = self._blocking, None
+            if shared is None or shared.process != os.getpid():
+                return
+            self._changed.wait_for(lambda: not shared.calls)
+        shared.client.__exit__(None, None, None)
+
+    @contextmanager
+    def _process_client(self) -> Iterator[SyncClient]:
+        with self._changed:
+            shared = self._blocking
+            if shared is None or shared.process != os.getpid():
+                client = SyncClient(**self._arguments).__enter__()
+                self._blocking = shared = _Shared(client, os.getpid())
+            shared.calls += 1
+        try:
+            yield shared.client
+        finally:
+            with self._changed:
+                shared.calls -= 1
+                self._changed.notify_all()
 
     async def _enqueue_with(self, client: Client, job: NewJob) -> Job:
         send: NextEnqueue = client.enqueue
         for function in reversed(self._middleware):
             send = _around(function, send)
         return await send(job)
+
+
+@dataclass(slots=True)
+class _Shared:
+    """The client of a process, and how many calls use it."""
+
+    client: SyncClient
+    process: int
+    calls: int = 0
 
 
 def _around(function: ProducerMiddleware, inner: NextEnqueue) -> NextEnqueue:
