@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Final
 
 import pytest
 
+from ojs_client import pytest_plugin
 from tests.client_library.test_layout import ROOT as LIBRARY
 from tests.server.programs import ROOT
 
@@ -145,6 +148,31 @@ def test_a_server_that_does_not_start_is_an_error_with_its_log(project: pytest.P
     done = project.runpytest_subprocess(*OTHERS)
     done.assert_outcomes(errors=1)
     done.stdout.fnmatch_lines(["*RuntimeError: ojs-cluster dev does not answer:*"])
+
+
+def test_the_server_of_another_program_at_its_port_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+    monkeypatch.setattr(pytest_plugin, "_START_S", 1.0)
+    log = tmp_path / "log"
+    log.touch()
+    waiting = [sys.executable, "-c", "input()"]
+    with (
+        HTTPServer(("127.0.0.1", 0), Healthy) as other,
+        subprocess.Popen(waiting, stdin=subprocess.PIPE) as process,
+    ):
+        Thread(target=other.serve_forever).start()
+        try:
+            with pytest.raises(RuntimeError, match="does not answer"):
+                pytest_plugin._wait(process, other.server_port, log)
+        finally:
+            other.shutdown()
+            process.kill()
 
 
 def test_the_plugin_imports_nothing_else_of_the_library(project: pytest.Pytester) -> None:
