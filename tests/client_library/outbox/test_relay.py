@@ -13,7 +13,7 @@ import httpx2
 import psycopg
 import pytest
 
-from ojs_client import BlockingJob, Client, NotFound, RunningJob, Unique, Worker, new_job_id
+from ojs_client import App, BlockingJob, Client, NotFound, RunningJob, Unique, Worker, new_job_id
 from ojs_client import outbox_command as command
 from ojs_client.outbox import enqueue, once, relay
 from ojs_client.outbox import relaying as relaying_module
@@ -294,6 +294,31 @@ async def test_several_relays_share_the_rows(server: Server, tables: str) -> Non
             await until_sent(tables)
         found = await fetched(client, "shared", 100)
         assert sorted(found) == [[number] for number in range(60)]
+
+    await server.run(scenario)
+
+
+async def test_a_worker_runs_a_relay_as_its_lifespan(server: Server, tables: str) -> None:
+    async def scenario(client: Client) -> None:
+        @asynccontextmanager
+        async def lifespan() -> AsyncIterator[None]:
+            async with relaying(tables, client):
+                yield
+
+        app = App(client.url, lifespan=lifespan)
+
+        @app.task
+        async def double(number: int) -> int:
+            return 2 * number
+
+        with psycopg.connect(tables) as connection:
+            job_id = enqueue(connection, double.new_job(4))
+        worker = app.worker(poll=1)
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.serve)
+            await until_sent(tables)
+            assert await client.result(job_id, wait=PATIENCE_S) == 8
+            worker.stop()
 
     await server.run(scenario)
 
