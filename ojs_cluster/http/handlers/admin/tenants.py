@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from ojs_cluster.core.durations import format_duration, parse_duration_ms
+from ojs_cluster.core.durations import parse_duration_ms
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound, Unsupported
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.jobs.tenant import check_tenant
@@ -29,6 +29,7 @@ from ojs_cluster.core.tenants.settings import (
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.cursor_kinds import TENANTS
+from ojs_cluster.http.handlers.admin import tenant_views
 from ojs_cluster.http.handlers.admin.jobs import listed
 from ojs_cluster.http.handlers.job_order import with_order
 from ojs_cluster.http.handlers.jobs import filter_of
@@ -40,12 +41,10 @@ from ojs_cluster.http.shapes.common import Duration
 from ojs_cluster.http.shapes.keywords import between, keywords
 from ojs_cluster.store.engine.tenants.admission import WAITING
 from ojs_cluster.store.engine.tenants.tenant_counts import (
-    count_queues,
     read_counts,
     read_states,
 )
 from ojs_cluster.store.features.tenants import changes
-from ojs_cluster.store.features.workers.workers import count_by_status
 from ojs_cluster.store.ground.process_state import tenants as store_tenants
 
 _Limit = Annotated[int, between(0, MAX_LIMIT)]
@@ -107,10 +106,10 @@ async def list_tenants(app: App, request: Request) -> Response:
     seen = dict(found)
     settings = (await store_tenants.read_all(app.store)).records
     counts = await read_states(app.store, list(seen))
-    stats = await _stats_of(app, counts)
+    stats = await tenant_views.stats_of(app, counts)
     items: list[shapes.Tenant] = [
         {
-            **_members_of(tenant, settings.get(tenant), counts[tenant], seen[tenant]),
+            **tenant_views.members_of(tenant, settings.get(tenant), counts[tenant], seen[tenant]),
             "stats": stats[tenant],
         }
         for tenant in seen
@@ -131,9 +130,9 @@ async def get(app: App, request: Request, tenant: str) -> Response:
     counts = (await read_states(app.store, [tenant]))[tenant]
     if settings is None and seen_ms is None and not any(counts.values()):
         raise NotFound("tenant", tenant)
-    members = _members_of(tenant, settings, counts, seen_ms)
+    members = tenant_views.members_of(tenant, settings, counts, seen_ms)
     if request.tenant is None:
-        members["stats"] = (await _stats_of(app, {tenant: counts}))[tenant]
+        members["stats"] = (await tenant_views.stats_of(app, {tenant: counts}))[tenant]
     return replies.json_response(200, shapes.TenantAnswer({"tenant": members, **members}))
 
 
@@ -163,7 +162,7 @@ async def put(app: App, request: Request, tenant: str) -> Response:
     def changed(old: TenantSettings | None) -> TenantSettings:
         replaced.clear()  # a conflict calls this again
         if old is not None:
-            replaced["limits"] = _limits_of(old)
+            replaced["limits"] = tenant_views.limits_of(old)
             if old.fairness_weight != NO_WEIGHT:
                 replaced["fairness_weight"] = old.fairness_weight
         return wanted
@@ -189,7 +188,7 @@ async def put_limits(app: App, request: Request, tenant: str) -> Response:
     def changed(old: TenantSettings | None) -> TenantSettings:
         replaced.clear()  # a conflict calls this again
         if old is not None:
-            before = {**_limits_of(old), "fairness_weight": old.fairness_weight}
+            before = {**tenant_views.limits_of(old), "fairness_weight": old.fairness_weight}
             replaced.update({name: before[name] for name in given if name in before})
         limits = _changed(NO_LIMITS if old is None else old.limits, body)
         weight = _weight(NO_WEIGHT if old is None else old.fairness_weight, body.fairness_weight)
@@ -238,7 +237,7 @@ async def stats(app: App, request: Request, tenant: str) -> Response:
     settings = (await store_tenants.read_all(app.store)).records.get(tenant)
     by_state = {state.value: numbers[state.value] for state in State}
     uses: shapes.LimitUses = {}
-    limits = _limits_of(settings)
+    limits = tenant_views.limits_of(settings)
     if "max_queue_depth" in limits:
         waiting = sum(by_state[state] for state in WAITING)
         uses["max_queue_depth"] = {"limit": limits["max_queue_depth"], "current": waiting}
@@ -358,63 +357,12 @@ def _rate(body: TenantRateBody) -> EnqueueRate:
     return EnqueueRate(body.limit, period_ms)
 
 
-async def _stats_of(
-    app: App, counts: Mapping[str, Mapping[str, int]]
-) -> dict[str, shapes.TenantNumbers]:
-    """Return the numbers that the admin UI shows of tenants, by tenant."""
-    queues = await count_queues(app.store, list(counts))
-    states, known = await count_by_status(app.store)
-    workers = known - states["stale"]
-    return {
-        tenant: {"queues": queues[tenant], "jobs": state_counts(jobs), "workers": workers}
-        for tenant, jobs in counts.items()
-    }
-
-
-def _limits_of(settings: TenantSettings | None) -> shapes.TenantLimits:
-    limits = NO_LIMITS if settings is None else settings.limits
-    shown: shapes.TenantLimits = {}
-    if limits.max_queue_depth is not None:
-        shown["max_queue_depth"] = limits.max_queue_depth
-    if limits.max_scheduled is not None:
-        shown["max_scheduled"] = limits.max_scheduled
-    if (rate := limits.max_enqueue_rate) is not None:
-        period = format_duration(rate.period_ms)
-        shown["max_enqueue_rate"] = {"limit": rate.limit, "period": period}
-    return shown
-
-
-def _members_of(
-    tenant: str,
-    settings: TenantSettings | None,
-    counts: Mapping[str, int],
-    seen_ms: int | None,
-) -> shapes.Tenant:
-    members: shapes.Tenant = {
-        "id": tenant,
-        "name": tenant,
-        "tenant_id": tenant,
-        "total_jobs": sum(counts.values()),
-        "jobs": state_counts(counts),
-        "limits": _limits_of(settings),
-        "fairness_weight": NO_WEIGHT if settings is None else settings.fairness_weight,
-    }
-    if settings is not None:
-        members["created_at"] = replies.iso(settings.created_ms)
-        members["updated_at"] = replies.iso(settings.updated_ms)
-        if settings.reason:
-            members["reason"] = settings.reason
-    if seen_ms is not None:
-        members["last_seen_at"] = replies.iso(seen_ms)
-    return members
-
-
 async def _changed_response(
     app: App, status: int, settings: TenantSettings, replaced: Mapping[str, Any]
 ) -> Response:
     await app.store.tenants.try_read(app.store)
     tenant = settings.tenant_id
     counts = (await read_states(app.store, [tenant]))[tenant]
-    members = _members_of(tenant, settings, counts, None)
+    members = tenant_views.members_of(tenant, settings, counts, None)
     answer = shapes.TenantAnswer({"tenant": members, **members})
     return replies.json_response(status, answer, audit_old=replaced)
