@@ -18,7 +18,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.cursor_kinds import RATE_LIMITS
 from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.request_body.decode import decode
-from ojs_cluster.http.shapes import queues as shapes
+from ojs_cluster.http.shapes import rate_limits as shapes
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.features.rate_limits import rate_limits as store_limits
 from ojs_cluster.store.features.rate_limits.rate_limits import (

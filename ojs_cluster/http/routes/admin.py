@@ -30,6 +30,7 @@ from ojs_cluster.http.routing.router import Route, table
 from ojs_cluster.http.shapes import bulk as bulk_shapes
 from ojs_cluster.http.shapes import jobs as job_shapes
 from ojs_cluster.http.shapes import queues as queue_shapes
+from ojs_cluster.http.shapes import rate_limits as limit_shapes
 from ojs_cluster.http.shapes import system as system_shapes
 from ojs_cluster.http.shapes import workers as worker_shapes
 from ojs_cluster.http.shapes.bulk import AuditList
@@ -246,13 +247,13 @@ ROUTES: Final = table(
         "GET /ojs/v1/admin/queues/{name}/rate-limit",
         rate_limits.get_queue,
         a.ADMIN_READ_QUEUE,
-        {200: queue_shapes.QueueLimits},
+        {200: limit_shapes.QueueLimits},
     ),
     Route(
         "PUT /ojs/v1/admin/queues/{name}/rate-limit",
         rate_limits.set_queue,
         a.ADMIN_WRITE_QUEUE,
-        {200: queue_shapes.QueueLimits},
+        {200: limit_shapes.QueueLimits},
         body=rate_limits.LimitsBody,
         action="queue.limit",
     ),
@@ -260,7 +261,7 @@ ROUTES: Final = table(
         "DELETE /ojs/v1/admin/queues/{name}/rate-limit",
         rate_limits.drop_queue,
         a.ADMIN_WRITE_QUEUE,
-        {200: queue_shapes.QueueLimits},
+        {200: limit_shapes.QueueLimits},
         action="queue.end_limit",
     ),
     Route(

@@ -19,6 +19,7 @@ from ojs_cluster.http.routing import access as a
 from ojs_cluster.http.routing.router import Route, table
 from ojs_cluster.http.shapes import bulk as bulk_shapes
 from ojs_cluster.http.shapes import queues as shapes
+from ojs_cluster.http.shapes import rate_limits as limit_shapes
 from ojs_cluster.http.shapes.common import Deleted
 from ojs_cluster.http.shapes.jobs import JobAnswer
 
@@ -173,20 +174,20 @@ ROUTES: Final = table(
         "GET /ojs/v1/rate-limits",
         rate_limits.list_keys,
         a.ADMIN_READ,
-        {200: shapes.RateLimitKeys},
+        {200: limit_shapes.RateLimitKeys},
         parameters=p.numbered_page(50, 200),
     ),
     Route(
         "GET /ojs/v1/rate-limits/{key}",
         rate_limits.get_key,
         a.ADMIN_READ,
-        {200: shapes.RateLimitKey},
+        {200: limit_shapes.RateLimitKey},
     ),
     Route(
         "PUT /ojs/v1/rate-limits/{key}",
         rate_limits.override_key,
         a.ADMIN_WRITE,
-        {200: shapes.RateLimitKey},
+        {200: limit_shapes.RateLimitKey},
         body=rate_limits.OverrideBody,
         action="rate_limit.override",
         aliases=("PUT /ojs/v1/rate-limits/{key}/override",),
@@ -195,7 +196,7 @@ ROUTES: Final = table(
         "DELETE /ojs/v1/rate-limits/{key}/override",
         rate_limits.drop_override,
         a.ADMIN_WRITE,
-        {200: shapes.RateLimitKey},
+        {200: limit_shapes.RateLimitKey},
         action="rate_limit.end_override",
     ),
 )
