@@ -18,6 +18,7 @@ import ojs_client
 PROGRAM = Path(__file__).with_name("typing_mistakes.txt").read_text()
 MISTAKES = {n for n, line in enumerate(PROGRAM.splitlines(), 1) if "  # error: " in line}
 SOURCES = Path(ojs_client.__file__).parents[1]
+PYRIGHT = (sys.executable, "-m", "pyright")
 
 
 @pytest.fixture
@@ -39,10 +40,7 @@ def run(folder: Path, *command: str) -> str:
 @cache
 def has_pyright() -> bool:
     """Whether it is installed, and could get the program that it runs."""
-    try:
-        return "pyright 1" in run(Path(), "pyright", "--version")
-    except OSError:
-        return False
+    return "pyright 1" in run(Path(), *PYRIGHT, "--version")
 
 
 def test_mypy_finds_each_mistake(program: Path) -> None:
@@ -56,7 +54,7 @@ def test_pyright_finds_each_mistake(program: Path) -> None:
         pytest.skip("pyright is not installed")
     settings = {"typeCheckingMode": "strict", "extraPaths": [str(SOURCES)]}
     program.with_name("pyrightconfig.json").write_text(json.dumps(settings))
-    output = run(program.parent, "pyright", "--outputjson", "--pythonpath", sys.executable)
+    output = run(program.parent, *PYRIGHT, "--outputjson")
     reports = json.loads(output)["generalDiagnostics"]
     assert {each["range"]["start"]["line"] + 1 for each in reports} == MISTAKES, output
 
@@ -65,5 +63,5 @@ def test_each_public_name_has_a_type(tmp_path: Path) -> None:
     if not has_pyright():
         pytest.skip("pyright is not installed")
     options = ["--ignoreexternal", "--verifytypes", "ojs_client"]
-    output = run(tmp_path, "pyright", "--pythonpath", sys.executable, *options)
+    output = run(tmp_path, *PYRIGHT, *options)
     assert "Type completeness score: 100%" in output, output
