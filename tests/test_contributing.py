@@ -92,7 +92,7 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.raw_json import Raw, object_members
 from ojs_client import new_job
-from ojs_client.ctl.commands.job import _fields
+from ojs_client.ctl.commands.job import fields_of
 from ojs_client.ctl.commands.job_enqueue import enqueue
 from ojs_client.testing.fake_jobs import FakeJob
 from ojs_client.transport import encode
@@ -113,7 +113,7 @@ for wrong in (b'{"options":{"group_id":7},', b'{"group_id":7,'):
     else:
         raise AssertionError
 assert FakeJob.from_request(sent, 0).json()["group_id"] == "g1"
-assert dict(_fields({"group_id": "g1"}))["Group"] == "g1"
+assert dict(fields_of({"group_id": "g1"}))["Group"] == "g1"
 assert "--group-id" in {name for option in enqueue.params for name in option.opts}
 assert "group_id" in job._SETTINGS and "group_id" in Job.__annotations__
 given = form._given({**members, "type": Raw(b'"t.a"'), "id": Raw(b'"1"')})

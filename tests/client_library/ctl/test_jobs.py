@@ -173,8 +173,10 @@ def test_jobs_are_cancelled_by_ids_by_a_search_and_by_filters(ctl: Ctl) -> None:
 
 def test_dead_letters_are_retried_and_removed(ctl: Ctl) -> None:
     ids = dead(ctl, "q.dead", 5)
+    assert ctl.run("dead", "get", ids[0]).stdout == ctl.run("job", "get", ids[0]).stdout
     assert ctl.run("dead", "retry", ids[0]).stdout == f"job {ids[0]} is available\n"
     assert ctl.run("dead", "retry", ids[0], code=3).stdout == ""
+    assert "does not exist" in ctl.run("dead", "get", ids[0], code=3).stderr
     query = ["--query", f"queue:q.dead id:{ids[1]}"]
     assert ctl.run("dead", "retry", *query, "--yes").stdout == "1 dead letter retried\n"
     purge = ["dead", "rm", "--queue", "q.dead", "--dry-run"]

@@ -29,6 +29,7 @@ QUEUE = ("--queue", "seed.mail")
         ("get queues -o name", "queue ls -o name"),
         ("dlq list --queue seed.mail -o name", "dead ls --queue seed.mail -o name"),
         ("dead-letters ls --queue seed.mail -o name", "dead ls --queue seed.mail -o name"),
+        ("dlq show {dead} --json", "dead get {dead} -o json"),
         ("dlq purge --queue seed.mail --dry-run", "dead rm --queue seed.mail --dry-run"),
         ("errors show -o name", "error ls -o name"),
         ("get errors -o name", "error ls -o name"),

@@ -1,4 +1,4 @@
-"""``ojsctl dead``: list, retry and remove dead letters."""
+"""``ojsctl dead``: list, read, retry and remove dead letters."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 import click
 
 from ojs_client.ctl.api import ADMIN, V1
-from ojs_client.ctl.commands.job import error_text
+from ojs_client.ctl.commands.job import error_text, fields_of
 from ojs_client.ctl.output import Column, Row, member, note
 from ojs_client.ctl.selection import (
     change_each,
     count_ids,
+    job_id,
     query_option,
     run_operation,
     selection_of,
@@ -27,7 +28,7 @@ _LIST = f"{ADMIN}/dead-letter"
 
 @click.group(cls=Verbs)
 def dead() -> None:
-    """List, retry and remove dead letters."""
+    """List, read, retry and remove dead letters."""
 
 
 def _ended(row: Row) -> str:
@@ -84,6 +85,15 @@ def ls(
     count = session.output.rows(found, COLUMNS, name="id", empty="no dead letters match")
     if count == limit and not everything:
         note(f"These are the first {limit}: --limit or --all lists more.")
+
+
+@dead.command(cls=Leaf, watch=True, examples="dead get 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f")
+@job_id
+@click.pass_obj
+def get(session: Session, job_id: str) -> None:
+    """Show the job of a dead letter with its arguments and its errors."""
+    found = session.api.get(f"{V1}/dead-letter/{url_path(job_id)}")["job"]
+    session.output.record(found, fields_of(found), name="id")
 
 
 @dead.command(

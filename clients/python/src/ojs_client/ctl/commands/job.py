@@ -145,10 +145,11 @@ def _quoted(text: str) -> str:
 def get(session: Session, job_id: str) -> None:
     """Show a job with its arguments, its result and its errors."""
     found = session.api.get(f"{V1}/jobs/{url_path(job_id)}")["job"]
-    session.output.record(found, _fields(found), name="id")
+    session.output.record(found, fields_of(found), name="id")
 
 
-def _fields(found: Row) -> Iterator[tuple[str, Any]]:
+def fields_of(found: Row) -> Iterator[tuple[str, Any]]:
+    """Yield the titles and values that describe a job."""
     for title, name in (("Id", "id"), ("Type", "type"), ("Queue", "queue"), ("State", "state")):
         yield title, found.get(name)
     yield "Attempt", f"{found.get('attempt', 0)} of {found.get('max_attempts', '?')}"
