@@ -32,7 +32,7 @@ def problem(telemetry: TelemetrySettings) -> str | None:
         return None
     return (
         "OJS_OTEL_ENABLED, OJS_OTEL_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT asks for traces, and "
-        "OpenTelemetry is not installed: run pip install '.[otel]' in the checkout of ojs-cluster"
+        "OpenTelemetry is not installed: run pip install 'ojs-cluster[otel]'"
     )
 
 

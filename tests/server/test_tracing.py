@@ -212,7 +212,7 @@ def test_a_missing_package_is_named(command: str) -> None:
     run = f"{WITHOUT} sys.argv = ['ojs-cluster', {command!r}]; sys.exit(main())"
     with program(["-c", run], env={**OPEN, "OJS_OTEL_ENABLED": "true"}) as running:
         assert running.wait_exit() == 2
-        assert "pip install '.[otel]'" in running.output
+        assert "pip install 'ojs-cluster[otel]'" in running.output
         assert "Traceback" not in running.output
 
 

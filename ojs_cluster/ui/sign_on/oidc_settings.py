@@ -224,6 +224,4 @@ def contradictions(oidc: OidcSettings, ui: UiSettings, *, has_keys: bool) -> Ite
     if ui.base and oidc.redirect_url and urlsplit(oidc.redirect_url).path != ui.base + CALLBACK:
         yield f"OJS_UI_OIDC_REDIRECT_URL: its path must be {ui.base}{CALLBACK}, with OJS_UI_BASE"
     if find_spec("jwt") is None or find_spec("cryptography") is None:
-        yield (
-            f"{name}: needs more packages: run pip install '.[oidc]' in the checkout of ojs-cluster"
-        )
+        yield f"{name}: needs more packages: run pip install 'ojs-cluster[oidc]'"
