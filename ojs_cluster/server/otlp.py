@@ -29,6 +29,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from ojs_cluster import __version__
 from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.http.tracing.request_spans import OtelTracing
+from ojs_cluster.http.tracing.traced_jobs import OPERATIONS, STABLE_OPERATIONS
 from ojs_cluster.server.config.settings import ListenSettings, TelemetrySettings
 
 log = logging.getLogger("ojs.traces")
@@ -75,7 +76,9 @@ class TraceExport:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         tracer = self._provider.get_tracer("ojs-cluster", __version__)
         scheme = "https" if listen.tls_cert else "http"
-        self.tracing = OtelTracing(tracer, scheme, TrustedProxies(listen.trusted_proxies))
+        operations = STABLE_OPERATIONS if telemetry.follows_semconv else OPERATIONS
+        proxies = TrustedProxies(listen.trusted_proxies)
+        self.tracing = OtelTracing(tracer, scheme, proxies, operations)
 
     def close(self) -> None:
         """Send the remaining spans and stop the thread.

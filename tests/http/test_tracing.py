@@ -18,7 +18,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.request_body.limits import BodyLimits
 from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.tracing.request_spans import OtelTracing
-from ojs_cluster.http.tracing.traced_jobs import OPERATIONS
+from ojs_cluster.http.tracing.traced_jobs import OPERATIONS, STABLE_OPERATIONS
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app, serving, until
 from tests.http.test_entry_points import exchange, raw, request
@@ -57,7 +57,7 @@ async def traced(standalone: Embedded, seen: Seen) -> AsyncIterator[Api]:
                 app.store,
                 app.settings,
                 app.access,
-                tracing=OtelTracing(provider.get_tracer("test"), "http", PROXIES),
+                tracing=OtelTracing(provider.get_tracer("test"), "http", PROXIES, OPERATIONS),
             )
         )
 
@@ -86,6 +86,16 @@ async def test_a_span_has_the_scheme_that_the_client_used(
     headers = KEY if forwarded is None else {**KEY, "X-Forwarded-Proto": forwarded}
     assert (await traced.call("GET", "/ojs/v1/queues", headers=headers, peer=peer)).status == 200
     assert seen.one("GET /ojs/v1/queues")[1]["url.scheme"] == scheme
+
+
+def test_an_enqueue_sends_by_the_conventions_of_opentelemetry() -> None:
+    changed = {
+        by_ojs.type: by_otel.type
+        for by_ojs, by_otel in zip(OPERATIONS.values(), STABLE_OPERATIONS.values(), strict=True)
+        if by_ojs != by_otel
+    }
+    assert changed == {"publish": "send"}
+    assert OPERATIONS.keys() == STABLE_OPERATIONS.keys()
 
 
 async def test_a_refused_request_has_a_span_with_its_status(traced: Api, seen: Seen) -> None:

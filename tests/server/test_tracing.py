@@ -32,11 +32,16 @@ def receiver(request: pytest.FixtureRequest) -> Iterator[Collector]:
         yield running
 
 
-@pytest.mark.parametrize("lane", ["0", "1"], ids=["hypercorn", "lane"])
+@pytest.mark.parametrize(
+    ("lane", "opted_in", "enqueues"),
+    [("0", "", "publish"), ("1", "http, messaging", "send")],
+    ids=["hypercorn", "lane"],
+)
 def test_a_jobs_way_is_seen_by_a_collector(
-    standalone: Embedded, receiver: Collector, lane: str
+    standalone: Embedded, receiver: Collector, lane: str, opted_in: str, enqueues: str
 ) -> None:
-    with serve(standalone.url, **receiver.env, **SOON, OJS_FAST_LANE=lane) as (running, port):
+    chosen = {"OJS_FAST_LANE": lane, "OTEL_SEMCONV_STABILITY_OPT_IN": opted_in}
+    with serve(standalone.url, **receiver.env, **SOON, **chosen) as (running, port):
         running.wait_line("ready to serve")
         headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-Id": "mine"}
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as api:
@@ -87,7 +92,7 @@ def test_a_jobs_way_is_seen_by_a_collector(
     assert told == {
         "messaging.system": "ojs",
         "messaging.operation.name": "enqueue",
-        "messaging.operation.type": "publish",
+        "messaging.operation.type": enqueues,
         "messaging.destination.name": "q1",
         "messaging.message.id": job["id"],
         "ojs.job.id": job["id"],

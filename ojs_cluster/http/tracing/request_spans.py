@@ -11,6 +11,7 @@ the bodies a second time costs time only when traces are sent.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from opentelemetry import trace
@@ -21,7 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.routing.router import Route
-from ojs_cluster.http.tracing.traced_jobs import OPERATIONS, Operation, describe_jobs
+from ojs_cluster.http.tracing.traced_jobs import Operation, describe_jobs
 from ojs_cluster.wall_clock import wall_ns
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -34,14 +35,22 @@ _PROPAGATOR: Final = TraceContextTextMapPropagator()
 class OtelTracing:
     """Begins the spans of requests; see ``app.Tracing``."""
 
-    def __init__(self, tracer: trace.Tracer, scheme: str, proxies: TrustedProxies) -> None:
+    def __init__(
+        self,
+        tracer: trace.Tracer,
+        scheme: str,
+        proxies: TrustedProxies,
+        operations: Mapping[tuple[str, str], Operation],
+    ) -> None:
         """Create spans.
 
         Args:
             tracer: decides which spans are sampled and where they are sent.
             scheme: ``https`` if this server serves TLS, otherwise ``http``.
             proxies: the proxies whose ``X-Forwarded-Proto`` names the scheme that clients use.
+            operations: the operations on jobs by method and template of their route.
         """
+        self._operations = operations
         self._tracer = tracer
         self._scheme = scheme
         self._proxies = proxies
@@ -65,7 +74,7 @@ class OtelTracing:
         if route is not None:
             name = f"{name} {route.template}"
             attributes["http.route"] = route.template
-            operation = OPERATIONS.get((route.method, route.template))
+            operation = self._operations.get((route.method, route.template))
         parent = _PROPAGATOR.extract(request.headers, context=_NO_CONTEXT)
         span = self._tracer.start_span(
             name, context=parent, kind=SpanKind.SERVER, attributes=attributes

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -62,6 +62,11 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("POST", f"{V1}/workers/nack/batch"): Operation("nack", "settle", SpanKind.INTERNAL, many=True),
 }
 """The operations by method and template of their route."""
+STABLE_OPERATIONS: Final = {
+    route: replace(operation, type="send") if operation.type == "publish" else operation
+    for route, operation in OPERATIONS.items()
+}
+"""The same by OpenTelemetry's conventions, which have ``send`` for OJS's ``publish``."""
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from ojs_cluster.core.config.parsers import (
     non_empty,
     one_of,
     seconds,
+    words,
 )
 from ojs_cluster.core.config.variable import variable
 from ojs_cluster.server.config import parsers
@@ -310,11 +311,23 @@ class TelemetrySettings:
         "Protocol of the traces. Collectors usually receive grpc on port 4317 and http/protobuf on "
         "port 4318.",
     )
+    opted_in: tuple[str, ...] = variable(
+        "OTEL_SEMCONV_STABILITY_OPT_IN",
+        words,
+        "",
+        "With `messaging` among its words, spans of enqueues have the operation type `send` of "
+        "OpenTelemetry's conventions instead of `publish`, which OpenJobSpec asks for.",
+    )
 
     @property
     def endpoint(self) -> str:
         """URL to which traces are sent; empty for OpenTelemetry's own default."""
         return self.ojs_endpoint or self.otlp_endpoint
+
+    @property
+    def follows_semconv(self) -> bool:
+        """Whether OpenTelemetry's conventions for messages precede those of OpenJobSpec."""
+        return "messaging" in self.opted_in
 
     @property
     def enabled(self) -> bool:
