@@ -49,7 +49,7 @@ _TYPES = {
         b"j cp tc ta l c m s t ty th thh w wf wd wr u ik tx outbox error_groups history_totals "
         b"webhook_deliveries webhook_counts webhooks tenant_weights tenants schema partitions "
         b"history_minutes history_hours maintenance searches pools pool_counts queue_defaults bulk "
-        b"job_schemas job_schema_documents processes cron"
+        b"job_schemas job_schema_documents processes cron problems problem_mutes"
     ),
     b"stream": b"events audit",
     b"string": b"last_worker_check wal_probe leader fencing_counter ui_secret",
@@ -449,6 +449,10 @@ class Meta:
     """Hash: maintenance mode while it is on: the refused classes of requests, reason, times."""
     marks: bytes = b"ojs:{meta}:marks"
     """Sorted set: marks on the charts of the dashboard, as JSON, by their time (ms)."""
+    problems: bytes = b"ojs:{meta}:problems"
+    """Hash: the present problems by id, and the process that looks for them."""
+    problem_mutes: bytes = b"ojs:{meta}:problem_mutes"
+    """Hash: by the id of a problem, until when it is muted and why, as JSON."""
     searches: bytes = b"ojs:{meta}:searches"
     """Hash: the saved searches of an earlier version. It expires; nothing reads it."""
     pools: bytes = b"ojs:{meta}:pools"

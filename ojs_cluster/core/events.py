@@ -23,6 +23,9 @@ JOB_SCHEDULED: Final = "job.scheduled"
 JOB_EXPIRED: Final = "job.expired"
 JOB_HELD: Final = "job.held"
 """The job of a paused agent waits for its resumption. No event of the specification says so."""
+PROBLEM_BEGAN: Final = "problem.began"
+PROBLEM_ENDED: Final = "problem.ended"
+"""What operators see as a problem. No events of the specification say so."""
 WORKFLOW_STARTED: Final = "workflow.started"
 WORKFLOW_STEP_COMPLETED: Final = "workflow.step_completed"
 WORKFLOW_COMPLETED: Final = "workflow.completed"
@@ -59,6 +62,8 @@ NAMES: Final = frozenset(
         JOB_SCHEDULED,
         JOB_EXPIRED,
         JOB_HELD,
+        PROBLEM_BEGAN,
+        PROBLEM_ENDED,
         WORKFLOW_STARTED,
         WORKFLOW_STEP_COMPLETED,
         WORKFLOW_COMPLETED,

@@ -19,7 +19,7 @@ from ojs_cluster.http.blocking import BlockedRequests
 from ojs_cluster.http.exposition import ClusterExposition
 from ojs_cluster.http.maintenance import MaintenanceFlag
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.problems import Problem
+from ojs_cluster.http.problems import Found
 from ojs_cluster.http.push_state import PushState
 from ojs_cluster.http.request_body.memory import BodyMemoryBudget
 from ojs_cluster.http.routing.router import Route
@@ -90,8 +90,8 @@ class App:
     """The variables of the server, for operators."""
     tracing: Tracing | None = None
     """None if no traces are sent. The process then does not load OpenTelemetry."""
-    find_problems: Callable[[App], Awaitable[list[Problem]]] | None = None
-    """Finds the problems of the cluster, severe ones first: ``ui.problems.for_api``."""
+    find_problems: Callable[[App], Awaitable[Found]] | None = None
+    """Finds the problems of the cluster: ``ui.problems.for_api``."""
     cached_metrics: CachedMetrics = field(init=False)
     cluster_exposition: ClusterExposition = field(init=False)
     brief_metrics: CachedMetrics = field(init=False)

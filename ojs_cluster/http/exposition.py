@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -13,11 +14,13 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 
-from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.errors import BackendUnavailable, OJSError
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.metric_families import (
     Families,
+    Problems,
     Tenants,
+    problem_families,
     queue_families,
     status_families,
     store_families,
@@ -26,7 +29,11 @@ from ojs_cluster.http.metric_families import (
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.redis.errors import MalformedKey
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.ground.cached import Cached
+from ojs_cluster.store.operators.dashboard.problem_records import count_problems
 from ojs_cluster.store.operators.operations.metrics import (
+    CACHED_S,
+    PATIENCE_S,
     CachedMetrics,
     ClusterMetrics,
 )
@@ -98,6 +105,7 @@ class ClusterExposition:
         self._store = store
         self._cached = cached
         self._timeout_s = timeout_s
+        self._problems = Cached(lambda: _read_problems(store), lambda _value, _took_s: CACHED_S)
         self._building = trio.Lock()
         self._numbers: ClusterMetrics | None = None
         self._tenants: Tenants = _NO_TENANTS
@@ -120,10 +128,12 @@ class ClusterExposition:
         """
         numbers: ClusterMetrics | None = None
         tenants = _NO_TENANTS
+        problems: Problems | None = None
         await ensure_task()
         with trio.move_on_after(self._timeout_s):
             try:
                 numbers = await self._cached.get()
+                problems = await self._problems.get()
                 if not numbers.unreachable:
                     tenants = await self._cached.tenants.get()
             except MalformedKey:
@@ -133,6 +143,7 @@ class ClusterExposition:
         status = status_families(self._store, is_up=numbers is not None)
         if numbers is None:
             return status, b""
+        status += problem_families(problems)
         async with self._building:
             if numbers is not self._numbers or tenants is not self._tenants:
                 self._numbers, self._tenants, self._texts = numbers, tenants, {}
@@ -143,6 +154,13 @@ class ClusterExposition:
                 build = partial(_encoded_numbers, encode, numbers, tenants)
                 text = self._texts[content_type] = await trio.to_thread.run_sync(build)
         return status, text
+
+
+async def _read_problems(store: Store) -> Problems | None:
+    """Return the numbers of problems; None while the master of the meta tag does not answer."""
+    with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable):
+        return await count_problems(store)
+    return None
 
 
 def _encoded_numbers(

@@ -26,6 +26,8 @@ from ojs_cluster.store.operators.operations.metrics import (
 
 Families = list[Metric]
 Tenants = Mapping[str, Mapping[str, int]]
+Problems = Mapping[tuple[str, str, str], int]
+"""The numbers of problems by rule, severity and state."""
 
 
 def status_families(store: Store, *, is_up: bool) -> Families:
@@ -219,6 +221,20 @@ _TENANT_COUNTERS: Final = (
     ("processed", "completed", "acked"),
     ("failed", "discarded", "discarded_total"),
 )
+
+
+def problem_families(problems: Problems | None) -> Families:
+    """Return the metric of the recorded problems; none if they are unknown."""
+    if problems is None:
+        return []
+    family = GaugeMetricFamily(
+        "ojs_problem",
+        "Number of problems that the overview of the dashboard shows, by what has found them",
+        labels=["rule", "severity", "state"],
+    )
+    for labels, count in sorted(problems.items()):
+        family.add_metric(labels, count)
+    return [family]
 
 
 def _time_families(numbers: ClusterMetrics) -> Families:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.store.operators.dashboard.problem_records import Mute, State
 
 Rule: TypeAlias = Literal[
     "maintenance",
@@ -55,7 +58,8 @@ class Problem:
         severe: whether jobs are not processed because of it.
         query: the parameters of the page.
         subject: what it is about, if the rule can find several problems at a time.
-        since_ms: when it began, in Unix milliseconds; None if the rule does not know.
+        since_ms: when it began, in Unix milliseconds; None if it is unknown.
+        mute: set while operators have muted it.
     """
 
     rule: Rule
@@ -66,8 +70,37 @@ class Problem:
     query: Mapping[str, str] | None = None
     subject: str = ""
     since_ms: int | None = None
+    mute: Mute | None = None
 
     @property
     def id(self) -> str:
         """The name of the problem, which stays the same while it lasts."""
         return f"{self.rule}:{self.subject}" if self.subject else self.rule
+
+    @property
+    def since(self) -> str:
+        """When it began, as text; empty if it is unknown."""
+        return "" if self.since_ms is None else format_ms(self.since_ms).decode()
+
+    @property
+    def state(self) -> State:
+        """Whether it is open, or muted by operators."""
+        return "open" if self.mute is None else self.mute.state
+
+    @property
+    def severity(self) -> Literal["critical", "warning"]:
+        """The severity, as the API names it."""
+        return "critical" if self.severe else "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The problems of the cluster.
+
+    Attributes:
+        problems: the problems, open ones first, and severe ones first among them.
+        is_complete: whether all of the cluster could be read. Otherwise there may be others.
+    """
+
+    problems: Sequence[Problem]
+    is_complete: bool

@@ -107,14 +107,14 @@ class _Described(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Described)
 
 
-async def read_incidents(visit: Visit) -> Incidents:
+async def read_incidents(visit: Visit) -> Incidents | None:
     """Return what has gone wrong of late, which viewers share.
 
     Returns:
-        The incidents; none for a key for some queues, and while Redis does not answer.
+        The incidents; None for a key for some queues, and while Redis does not answer.
     """
     if not visit.sees_cluster:
-        return Incidents()
+        return None
     neutral = visit.as_any_viewer()
     try:
         raw = await await_while_healthy(
@@ -122,8 +122,8 @@ async def read_incidents(visit: Visit) -> Incidents:
             lambda: visit.snapshots.get("incidents", lambda: _find(neutral), _KEPT_S),
         )
     except OJSError:
-        return Incidents()
-    return Incidents() if raw is None else msgspec.json.decode(raw, type=Incidents)
+        return None
+    return None if raw is None else msgspec.json.decode(raw, type=Incidents)
 
 
 async def _find(visit: Visit) -> bytes:

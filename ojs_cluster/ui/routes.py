@@ -34,7 +34,7 @@ from ojs_cluster.ui.pages.crons import lists as crons
 from ojs_cluster.ui.pages.crons import preview as cron_preview
 from ojs_cluster.ui.pages.queues import changes as queue_changes
 from ojs_cluster.ui.pages.queues import lists as queues
-from ojs_cluster.ui.pages.shared import language, marks, times
+from ojs_cluster.ui.pages.shared import language, marks, problems, times
 from ojs_cluster.ui.visit import Answer
 
 Handler = Callable[..., Awaitable[Answer]]
@@ -68,6 +68,8 @@ PAGES: Final = (
     PageRoute("POST", "/language", language.choose, (), is_own=True),
     PageRoute("POST", "/marks", marks.add, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/marks/<mark_id>/delete", marks.delete, (Scope.ADMIN_WRITE,)),
+    PageRoute("POST", "/problems/mute", problems.mute, (Scope.ADMIN_WRITE,)),
+    PageRoute("POST", "/problems/unmute", problems.unmute, (Scope.ADMIN_WRITE,)),
     PageRoute("GET", "/queues", queues.show_all),
     PageRoute("GET", "/queues/<name>", queues.show_one),
     PageRoute("POST", "/queues/<name>/pause", queues.pause, (Scope.ADMIN_WRITE,)),

@@ -97,7 +97,7 @@ def test_alerts_select_this_release_and_describe_what_to_do(production: Renderin
         series = OURS.findall(alert["expr"])
         ours = alert["expr"].count('namespace="work",job=~"jobs-ojs-cluster(-scheduler)?"')
         assert ours == len(series), alert["expr"]
-        assert alert["labels"]["severity"] in ("critical", "warning")
+        assert alert["labels"]["severity"] in ("critical", "warning", "{{ $labels.severity }}")
         assert set(alert["annotations"]) == {"summary", "description"}
         assert alert["for"]
     assert rules(production)[-1]["record"] == "jobs:available"

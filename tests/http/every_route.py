@@ -45,6 +45,7 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
         "/ojs/v1/workers/beat": {"worker_id": "w1", "state": "running", "active_jobs": 0},
         "/ojs/v1/admin/workers/directive": {"directive": "quiet"},
         "/ojs/v1/admin/marks": {"label": "v1"},
+        "/ojs/v1/admin/problems/{id}/mute": {},
     }
     if route.template.endswith("/admin/bulk"):
         return {"action": "cancel", "filter": {}, "confirm": True}
@@ -96,6 +97,8 @@ def path_of(route: Route, ids: dict[str, str]) -> str:
         template, kind = route.template, match[1]
         if kind == "id" and "workflows" in template:
             return ids["flow"]
+        if kind == "id" and "problems" in template:
+            return "queue_paused"
         if kind == "id" and "deliveries" in template:
             return "del_1-0"
         if kind == "id":

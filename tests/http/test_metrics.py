@@ -21,6 +21,10 @@ from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.http.scheduler_http import scheduler_families
 from ojs_cluster.store.engine.outbox.outbox import ATTEMPTS
 from ojs_cluster.store.features.webhooks import deliveries
+from ojs_cluster.store.operators.dashboard.problem_records import (
+    ProblemDescription,
+    record_problems,
+)
 from ojs_cluster.store.operators.operations import metrics
 from ojs_scheduler.stats import Stats
 from tests.http.api import Api, Reply, open_app
@@ -333,6 +337,8 @@ async def test_the_document_lists_what_is_served_with_its_labels(counted: Api) -
     await counted.enqueue()
     await counted.call("PUT", "/ojs/v1/admin/tenants/acme", {})
     await counted.app.store.job_counts.flush(counted.app.store)
+    problem = ProblemDescription("old_jobs", "critical", "Old jobs")
+    await record_problems(counted.app.store, "x", {"old_jobs": (1, problem)}, is_complete=True)
     await counted.get("/ojs/v1/queues")
     text = (await counted.get("/metrics")).body.decode()
     stats = Stats()

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from ojs_cluster.core.access.scopes import Keyring, digest
+from ojs_cluster.http.problem_watch import look
 from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.ui.pages import audit, webhooks
@@ -119,6 +120,44 @@ def test_a_mark_is_set_on_the_charts_and_deleted(running: Running, admin: httpx.
     newest = [path for path in forms if "marks/" in path][-1]
     assert "The mark is deleted" in act(admin, f"/ui/queues/{newest}")
     wait_until(lambda: "v7 rollout" not in page(admin, "/ui/"), what="the mark is gone")
+
+
+def test_a_problem_is_muted_on_the_overview(running: Running, admin: httpx.Client) -> None:
+    with running.api() as api:
+        api.post("/ojs/v1/queues/media/pause").raise_for_status()
+
+        def listed() -> dict[str, Any]:
+            items = api.get("/ojs/v1/admin/problems").json()["items"]
+            return next((each for each in items if each["id"] == "queue_paused"), {})
+
+        wait_until(lambda: bool(listed()), what="the problem")
+        running.run(lambda: look(running.app, "test"))
+
+        def line(client: httpx.Client) -> str:
+            lines = page(client, "/ui/").split("<li ")
+            [found] = [parse(each).text for each in lines if listed()["text"] in each]
+            return found
+
+        wait_until(lambda: "began" in line(admin), what="since when it is there")
+        form = {"id": "queue_paused"}
+        assert "muted until it ends" in send(admin, "/ui/problems/mute", form)
+        wait_until(lambda: "acknowledged by boss" in line(admin), what="it is acknowledged")
+        assert "Unmute" in line(admin)
+        send(admin, "/ui/problems/mute", {**form, "hours": "8"})
+        wait_until(lambda: "muted by boss until" in line(admin), what="it is muted")
+        assert listed()["state"] == "muted"
+        assert "Muted" in page(admin, "/ui/")
+        with running.browser("viewer-key") as client:
+            for refresh in ({}, {"HX-Request": "true"}):
+                shown = client.get("/ui/", headers=refresh).text
+                assert "muted by boss" in shown
+                assert "problems/" not in shown, "a viewer cannot mute"
+            assert client.post("/ui/problems/mute", data=form).status_code == 403
+        send(admin, "/ui/problems/unmute", form)
+        wait_until(lambda: "Acknowledge" in line(admin), what="it is open again")
+        assert "does not exist" in send(admin, "/ui/problems/mute", {"id": "x"})
+        assert "duration" in send(admin, "/ui/problems/mute", {**form, "hours": "x"})
+        api.post("/ojs/v1/queues/media/resume").raise_for_status()
 
 
 def test_outbox_dead_letters_are_shown_and_delivered_again(

@@ -13,6 +13,7 @@ from ojs_cluster.http.fields import MAX_WORKER_ID
 from ojs_cluster.http.query import MAX_OFFSET
 from ojs_cluster.http.routing.described import Parameter
 from ojs_cluster.http.shapes.common import JOB_ID_PATTERN, QUEUE_PATTERN
+from ojs_cluster.store.operators.dashboard.problem_records import MAX_ID
 
 _QUEUE: Final = {"type": "string", "pattern": QUEUE_PATTERN, "maxLength": MAX_QUEUE_LENGTH}
 _JOB_ID: Final = {"type": "string", "pattern": JOB_ID_PATTERN}
@@ -139,6 +140,9 @@ _PATH: Final = {
     ("schemas", "version"): Parameter("version", "A version, such as `2` or `2.0.1`.", _TEXT),
     ("pools", "name"): Parameter("name", "The name of a worker pool.", _QUEUE),
     ("marks", "id"): Parameter("id", "The id of a mark.", _TEXT),
+    ("problems", "id"): Parameter(
+        "id", "The id of a problem, percent-encoded.", {**_TEXT, "maxLength": MAX_ID}
+    ),
     ("bulk", "id"): Parameter("id", "The id of a bulk operation.", _TEXT),
 }
 """Parameters of paths, by the segment before the parameter and its name."""

@@ -16,7 +16,6 @@ from ojs_cluster.http.handlers.admin import history as admin_history
 from ojs_cluster.http.handlers.admin import jobs as admin_jobs
 from ojs_cluster.http.handlers.admin import maintenance as admin_maintenance
 from ojs_cluster.http.handlers.admin import overview as admin_overview
-from ojs_cluster.http.handlers.admin import problems as admin_problems
 from ojs_cluster.http.handlers.admin import test_hooks as admin_test_hooks
 from ojs_cluster.http.handlers.admin import trace as admin_trace
 from ojs_cluster.http.handlers.admin import workers as admin_workers
@@ -48,12 +47,6 @@ ROUTES: Final = table(
             p.limit(10, 100),
         ),
         errors=(404,),
-    ),
-    Route(
-        "GET /ojs/v1/admin/problems",
-        admin_problems.list_problems,
-        a.ADMIN_READ,
-        {200: system_shapes.ProblemList},
     ),
     Route(
         "GET /ojs/v1/admin/stats/history",

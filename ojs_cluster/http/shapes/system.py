@@ -192,26 +192,52 @@ class ClusterStats(CountedQueues):
     maintenance: MaintenanceMembers
 
 
+class ShownMute(TypedDict):
+    """Why a problem is muted. Without ``ends_at`` the mute ends with the problem."""
+
+    ends_at: NotRequired[Moment]
+    reason: str
+    muted_by: str
+
+
 class ShownProblem(TypedDict):
     """A problem of the cluster.
 
     ``id`` stays the same while the problem lasts: the rule, and what the problem is about if the
     rule can find several at a time. A ``critical`` problem keeps jobs from running. ``since`` is
-    there if the rule knows the time, and ``link`` if a page of the dashboard shows more; it is
-    relative to the address of the server.
+    there once the problem is recorded, and before if the rule knows the time. ``link`` is there if
+    a page of the dashboard shows more; it is relative to the address of the server. A problem that
+    is not ``open`` has a ``mute``.
     """
 
     id: str
     rule: Rule
     severity: Literal["critical", "warning"]
+    state: Literal["open", "acknowledged", "muted"]
     since: NotRequired[Moment]
     text: str
     action: str
     link: NotRequired[str]
+    mute: NotRequired[ShownMute]
+
+
+class MutedProblem(TypedDict):
+    """A problem that is muted now."""
+
+    id: str
+    state: Literal["acknowledged", "muted"]
+    mute: ShownMute
+
+
+class UnmutedProblem(TypedDict):
+    """A problem that is not muted any more."""
+
+    id: str
+    state: Literal["open"]
 
 
 class ProblemList(TypedDict):
-    """The problems of the cluster, critical ones first."""
+    """The problems of the cluster: open ones first, and critical ones first among them."""
 
     items: list[ShownProblem]
     total: Count

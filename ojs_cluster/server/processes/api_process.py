@@ -28,7 +28,8 @@ from ojs_cluster.http.app import App, body_memory_budget_for
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.hypercorn.asgi import read_head, send_response
 from ojs_cluster.http.hypercorn.quart_app import create_quart_app
-from ojs_cluster.http.problems import Problem
+from ojs_cluster.http.problem_watch import watch_problems
+from ojs_cluster.http.problems import Found
 from ojs_cluster.http.routes.all_routes import ROUTES
 from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.http.starting import starting_response
@@ -160,6 +161,7 @@ class _ApiProcess:
                 nursery.start_soon(app.maintenance.run, store)
                 nursery.start_soon(self._drain_when_outdated, store)
                 nursery.start_soon(report_process, store, describe_process(store, "api"))
+                nursery.start_soon(watch_problems, app)
                 child.ready()
                 await self._drained.wait()
                 await self._audit.finish(store)
@@ -246,13 +248,13 @@ class _ApiProcess:
         return app
 
 
-async def _find_problems(app: App) -> list[Problem]:
+async def _find_problems(app: App) -> Found:
     return await _problems_for_api().find(app)
 
 
 @cache
 def _problems_for_api() -> ProblemsForApi:
-    # Imported here, because few processes are asked for problems.
+    # Imported here, because most processes look for no problems.
     from ojs_cluster.ui.problems.for_api import ProblemsForApi
 
     return ProblemsForApi()

@@ -59,6 +59,8 @@ ACTIONS: Final = {
     "keys.reload": later("Reload the API keys"),
     "mark.add": later("Set a mark on the charts"),
     "mark.delete": later("Delete a mark on the charts"),
+    "problem.mute": later("Mute a problem"),
+    "problem.unmute": later("End the mute of a problem"),
     "outbox.retry": later("Deliver outbox dead letters again"),
     "pool.delete": later("Delete a worker pool"),
     "pool.set": later("Set up a worker pool"),

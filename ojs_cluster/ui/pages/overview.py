@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -13,6 +12,7 @@ from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.store.operators.operations.overview import QUEUES_TO_WAIT_FOR
 from ojs_cluster.ui.languages.translate import later
 from ojs_cluster.ui.pages.shared.marks import may_mark, read_marks
+from ojs_cluster.ui.pages.shared.problems import MUTE_HOURS, may_mute
 from ojs_cluster.ui.problems.find import Condition, find_problems, read_condition
 from ojs_cluster.ui.snapshots import Aged
 from ojs_cluster.ui.visit import Answer, Page, Visit
@@ -48,15 +48,22 @@ async def show(visit: Visit) -> Answer:
     chosen = visit.query.get("range", "1h")
     chosen = chosen if chosen in RANGES else "1h"
     if not (visit.is_refresh and visit.sees_cluster):
-        return await _read(visit, chosen)
+        return await _read(visit, chosen, may_mute(visit))
     visit.app.access.count_request(visit.principal)
     shared = visit.as_any_viewer()
-    name = f"overview {chosen} {visit.language.code}"
-    return await visit.pages.get(name, lambda: _read(shared, chosen), _SHARED_S)
+    mutes = may_mute(visit)
+    name = f"overview {chosen} {mutes} {visit.language.code}"
+    return await visit.pages.get(name, lambda: _read(shared, chosen, mutes), _SHARED_S)
 
 
-async def _read(visit: Visit, chosen: str) -> Page:
-    """Read what the page shows, with the history of the time span ``chosen``."""
+async def _read(visit: Visit, chosen: str, mutes: bool) -> Page:
+    """Read what the page shows.
+
+    Args:
+        visit: the request.
+        chosen: the time span of the history.
+        mutes: whether the user may mute problems.
+    """
     known: Aged[bytes] | None = None
     condition: Condition | None = None
     points: list[dict[str, Any]] | None = None
@@ -79,7 +86,6 @@ async def _read(visit: Visit, chosen: str) -> Page:
     await run_concurrently([read_stats, read_problems, read_history], lambda read: read())
     stats = None if known is None else orjson.loads(known.value)
     problems = find_problems(visit, stats, condition)
-    shown = [replace(problem, since_ms=None) for problem in problems]  # the page does not tell it
     age_ms = 0 if known is None else known.age_s * 1000
     as_of = ""
     if stats is not None:
@@ -95,13 +101,16 @@ async def _read(visit: Visit, chosen: str) -> Page:
             "age_ms": age_ms,
             "tiles": [state.value for state in TILES],
             "problems": problems,
+            "may_mute": mutes,
+            "mute_hours": MUTE_HOURS,
             "ranges": RANGES,
             "range": chosen,
             "points": points,
             "marks": marks,
             "may_mark": may_mark(visit),
         },
-        shows=orjson.dumps([stats, as_of, age_ms, shown, chosen]) if points is None else None,
+        # It shows how long ago a problem began.
+        shows=None if problems or points else orjson.dumps([stats, as_of, age_ms, chosen]),
     )
 
 

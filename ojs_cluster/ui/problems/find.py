@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.http.problems import Problem
 from ojs_cluster.store.ground.fanout import run_concurrently
+from ojs_cluster.store.operators.dashboard.problem_records import Records, read_records
 from ojs_cluster.store.operators.operations.health import Health
 from ojs_cluster.store.operators.operations.metrics import ClusterMetrics
 from ojs_cluster.ui.cluster_status import cluster_status, scheduler_group
@@ -44,6 +46,7 @@ class Condition:
         unserved: queues whose jobs wait because no worker fetches them; empty if none is known.
         parked: types whose jobs wait because no worker runs them; empty if none is known.
         incidents: what has gone wrong of late.
+        records: since when problems are there, and which ones are muted.
     """
 
     health: Health | None = None
@@ -52,7 +55,21 @@ class Condition:
     silent: Sequence[str] = ()
     unserved: Sequence[str] = ()
     parked: Sequence[ParkedType] = ()
-    incidents: Incidents = field(default_factory=Incidents)
+    incidents: Incidents | None = None
+    records: Records | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of the cluster could be read, so that no problem is overlooked."""
+        return (
+            self.health is not None
+            and self.health.covered
+            and self.metrics is not None
+            and not self.metrics.unreachable
+            and self.status is not None
+            and all(master["answers"] for master in self.status["masters"])
+            and self.incidents is not None
+        )
 
 
 async def read_condition(visit: Visit) -> Condition | None:
@@ -89,8 +106,12 @@ async def read_condition(visit: Visit) -> Condition | None:
     async def find_incidents() -> None:
         condition.incidents = await read_incidents(visit)
 
+    async def read_recorded() -> None:
+        with suppress(OJSError):
+            condition.records = await await_while_healthy(app, lambda: read_records(app.store))
+
     reads = [read_health, read_status, read_metrics, find_silent, find_unserved, find_parked]
-    reads.append(find_incidents)
+    reads += [find_incidents, read_recorded]
     await run_concurrently(reads, lambda read: read())
     return condition
 
@@ -98,7 +119,7 @@ async def read_condition(visit: Visit) -> Condition | None:
 def find_problems(
     visit: Visit, stats: Mapping[str, Any] | None, condition: Condition | None
 ) -> list[Problem]:
-    """Return all problems.
+    """Return all problems, open ones first, and severe ones first among them.
 
     A user who may see some queues only gets the problems of these queues.
 
@@ -125,7 +146,14 @@ def find_problems(
         )
     if stats is not None:
         found += problems_of_stats(stats)
-    return sorted(found, key=lambda problem: not problem.severe)
+    if condition is not None and condition.records is not None:
+        found = [_with_record(problem, condition.records) for problem in found]
+    return sorted(found, key=lambda problem: (problem.mute is not None, not problem.severe))
+
+
+def _with_record(problem: Problem, records: Records) -> Problem:
+    began_ms = records.began_ms.get(problem.id, problem.since_ms)
+    return replace(problem, since_ms=began_ms, mute=records.mutes.get(problem.id))
 
 
 def _of_condition(condition: Condition, group: str, now_ms: int) -> list[Problem]:
@@ -145,7 +173,7 @@ def _of_condition(condition: Condition, group: str, now_ms: int) -> list[Problem
                 )
             )
     found += problems_of_workers(condition.silent)
-    found += problems_of_incidents(condition.incidents)
+    found += problems_of_incidents(condition.incidents or Incidents())
     if condition.metrics is not None:
         is_explained = any(problem.severe for problem in found)
         found += problems_of_metrics(

@@ -9,7 +9,7 @@ import orjson
 from ojs_cluster.core.access.scopes import Principal, Scope
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request
-from ojs_cluster.http.problems import Problem
+from ojs_cluster.http.problems import Found
 from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.ui.languages.language import ENGLISH, speak
 from ojs_cluster.ui.problems.find import Condition, find_problems, read_condition
@@ -30,8 +30,8 @@ class ProblemsForApi:
         self._snapshots: Snapshots[bytes] = Snapshots()
         self._workers_by_queue: Snapshots[WorkersByQueue | None] = Snapshots()
 
-    async def find(self, app: App) -> list[Problem]:
-        """Return the problems, severe ones first, also while masters are down."""
+    async def find(self, app: App) -> Found:
+        """Return the problems, also while masters are down."""
         visit = Visit(
             app,
             UiSettings(),
@@ -47,16 +47,19 @@ class ProblemsForApi:
         )
         speak(ENGLISH)  # the connection may have served a page before
         stats: dict[str, Any] | None = None
+        is_current = False
         condition: Condition | None = None
 
         async def read_stats() -> None:
-            nonlocal stats
+            nonlocal stats, is_current
             known = await visit.shared_or_last("admin", "stats")
-            stats = None if known is None else orjson.loads(known.value)
+            if known is not None:
+                stats, is_current = orjson.loads(known.value), not known.age_s
 
         async def read_rest() -> None:
             nonlocal condition
             condition = await read_condition(visit)
 
         await run_concurrently([read_stats, read_rest], lambda read: read())
-        return find_problems(visit, stats, condition)
+        is_complete = is_current and condition is not None and condition.is_complete
+        return Found(find_problems(visit, stats, condition), is_complete)

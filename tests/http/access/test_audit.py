@@ -34,6 +34,7 @@ from ojs_cluster.store.features.retention.lifecycle import create_queue
 from ojs_cluster.store.features.webhooks import deliveries
 from ojs_cluster.store.ground.process_state import subscriptions
 from ojs_cluster.store.operators.dashboard.marks import Mark, add_mark
+from ojs_cluster.store.operators.dashboard.problem_records import Mute, MuteDetails, mute_problem
 from ojs_cluster.store.operators.operations import audit as store_audit
 from ojs_cluster.store.operators.operations.audit import AuditStream
 from tests.http.api import Api, open_app, serving, until
@@ -76,6 +77,7 @@ BODIES: dict[str, Any] = {
     "tenant.set": {"limits": {"max_scheduled": 1}},
     "tenant.set_limits": {"max_scheduled": 1},
     "mark.add": {"label": "v1"},
+    "problem.mute": {"duration": "PT1H"},
     "search.save": {"query": "state:active"},
 }
 ABOUT = {
@@ -123,6 +125,9 @@ async def subject_of(api: Api, route: Route) -> str:
         return "spare"
     if "/queues/" in route.template:
         return "mail"
+    if "/problems/" in route.template:
+        await mute_problem(api.app.store, "queue_paused", Mute(None, MuteDetails()))
+        return "queue_paused"
     if "/marks/" in route.template:
         await add_mark(api.app.store, Mark("m", "v2", time.time_ns() // 1_000_000))
         return "m"

@@ -31,6 +31,7 @@ from ojs_cluster.store.engine.transactions.contents import ManualRetry, Plan, Re
 from ojs_cluster.store.ground import job_fields
 from ojs_cluster.store.ground.process_state.schema_index import SchemaRecord, TypePolicy
 from ojs_cluster.store.operators.dashboard.marks import Mark
+from ojs_cluster.store.operators.dashboard.problem_records import MuteDetails, ProblemDescription
 
 _KEY: Final = re.compile(rb"ojs:\{([^}]*)\}:([^:]*)")
 _PREFIX: Final = re.compile(r'b"(?:%b|ojs:\{meta\}:)([a-z_]+:?)(?:%|")')
@@ -40,6 +41,7 @@ _NAMED_BY_DATA: Final = frozenset(
         *("error_groups", "outbox", "tenant_weights", "ty", "meta:job_schema_documents"),
         *("meta:job_schemas", "meta:partitions", "meta:pool_counts", "meta:pools"),
         *("meta:processes", "meta:queue_defaults", "meta:tenants"),
+        *("meta:problems", "meta:problem_mutes"),
         "meta:webhooks",
     )
 )
@@ -51,7 +53,7 @@ _USER_MEMBERS: Final = frozenset({"limits"})
 _RECORDS: Final[tuple[type[msgspec.Struct], ...]] = (
     *(WorkflowNode, Pool, EnqueueRate, TenantLimits, TenantSettings, SchemaRecord, TypePolicy),
     *(Secret, Subscription, Mark, QueueDefaults, HumanDecision, Branch, AgentRecord),
-    *(Replacement, ManualRetry, Plan, Cause, Entry),
+    *(Replacement, ManualRetry, Plan, Cause, Entry, ProblemDescription, MuteDetails),
 )
 """Records that are stored as JSON or as msgpack."""
 

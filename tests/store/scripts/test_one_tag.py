@@ -85,6 +85,13 @@ from ojs_cluster.store.ground.process_state.type_minutes import add_type_minutes
 from ojs_cluster.store.ground.runtime import Arg
 from ojs_cluster.store.ground.scripts import load_scripts
 from ojs_cluster.store.operators.dashboard.marks import Mark, add_mark, remove_mark
+from ojs_cluster.store.operators.dashboard.problem_records import (
+    Mute,
+    MuteDetails,
+    ProblemDescription,
+    mute_problem,
+    record_problems,
+)
 from ojs_cluster.store.operators.migrations.execution import migrate
 from ojs_cluster.store.operators.migrations.layout import check_layout, raise_copy, report
 from ojs_cluster.store.operators.operations import audit, metrics, rights
@@ -557,6 +564,15 @@ async def bulk_operations(store: Store, db: Any) -> None:
         await set_maintenance(store, refused)
     await add_mark(store, mark := Mark("0" * 16, "v1", 4 * 10**12))
     await remove_mark(store, mark.id)
+    long = ProblemDescription("r", "s", "x" * 1000)
+    found = {f"queue_paused:{'q' * 560}-{number}": (1, long) for number in range(100)}
+    for id in found:
+        await mute_problem(store, id, Mute(1, MuteDetails("x" * 200)))
+    await record_problems(store, "process", found, is_complete=True)
+    for id, _ in zip(db.hkeys(meta.problems), range(60), strict=False):
+        if id != b"@":
+            db.hset(meta.problems, id, b"1 1 {}")
+    await record_problems(store, "process", {}, is_complete=True)
     await add_type_minutes(store, {b"a": [1] * WIDTH})
     await list_types(store, 60, WIDTH)
     await HourRollUp(store, WIDTH).run(0)

@@ -39,6 +39,8 @@ def content_of(at_ms: int, fields: Mapping[bytes, bytes]) -> tuple[bytes, bytes]
         subject, data = fields[b"c"], _cron_data(at_ms, fields)
     elif kind.startswith(b"rate_limit."):
         subject, data = fields[b"k"], _limit_data(fields)
+    elif kind.startswith(b"problem."):
+        subject, data = fields[b"i"], _problem_data(fields)
     elif kind.startswith(b"workflow."):
         subject, data = fields[b"j"], fields[b"D"]
     else:
@@ -82,6 +84,15 @@ def _tenant_data(fields: Mapping[bytes, bytes]) -> bytes:
         data += b",%b" % _text(b"limit")(fields[b"l"])
         data += b',"current":%b,"maximum":%b' % (fields[b"u"], fields[b"m"])
     return data
+
+
+def _problem_data(fields: Mapping[bytes, bytes]) -> bytes:
+    members = {
+        "problem_id": fields[b"i"].decode(),
+        "since": format_ms(int(fields[b"b"])).decode(),
+        **orjson.loads(fields[b"D"]),
+    }
+    return orjson.dumps(members)[1:-1]
 
 
 def _cron_data(fired_ms: int, fields: Mapping[bytes, bytes]) -> bytes:

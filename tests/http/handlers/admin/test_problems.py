@@ -50,6 +50,7 @@ async def test_problems_have_stable_names_times_and_pages(any_api: Api) -> None:
         "id": "maintenance",
         "rule": "maintenance",
         "severity": "critical",
+        "state": "open",
         "text": "Maintenance mode is on: fetch requests are refused",
         "action": "Switch it off when the work is done.",
         "since": started.json["started_at"],
