@@ -435,3 +435,28 @@ def test_completion_without_a_server_is_empty(shared: Shared) -> None:
     }
     assert Ctl("http://127.0.0.1:9", env=env).run().stdout.strip() == ""
     assert "seed.mail" in Ctl(shared.ctl.url, env=env).run().stdout
+
+
+# -- problems
+
+
+def test_a_problem_is_acknowledged_and_muted(ctl: Ctl) -> None:
+    ctl.run("queue", "pause", "q.problem", "--yes")
+    ctl.until(lambda: "queue_paused" in ctl.names("problem", "ls"), "the problem")
+
+    def state() -> str:
+        rows = ctl.json("problem", "ls")
+        return next(str(each["state"]) for each in rows if each["id"] == "queue_paused")
+
+    said = ctl.run("problem", "ack", "queue_paused", "--reason", "known").stdout
+    assert (said, state()) == ("queue_paused is acknowledged\n", "acknowledged")
+    ctl.run("silence", "problem", "queue_paused", "--for", "2h")
+    assert state() == "muted"
+    checks = {each["check"]: each["status"] for each in ctl.json("doctor", code=None)}
+    assert checks["queue_paused"] == "muted"
+    assert ctl.run("problem", "unmute", "queue_paused").stdout == "queue_paused is open again\n"
+    assert state() == "open"
+    ctl.run("problem", "unmute", "queue_paused", code=3)
+    ctl.run("problem", "ack", "no-problem", code=3)
+    ctl.run("problem", "mute", "queue_paused", code=2)
+    ctl.run("queue", "resume", "q.problem", "--yes")

@@ -20,6 +20,7 @@ from ojs_client.ctl.commands.job import job
 from ojs_client.ctl.commands.limit import limit
 from ojs_client.ctl.commands.mark import mark
 from ojs_client.ctl.commands.pool import pool
+from ojs_client.ctl.commands.problem import problem
 from ojs_client.ctl.commands.profiles import profile
 from ojs_client.ctl.commands.queue import queue
 from ojs_client.ctl.commands.schema import schema
@@ -68,6 +69,7 @@ def version() -> None:
 
 for _command in (
     *(job, queue, dead, error, worker, cron, workflow, limit, pool, tenant, bulk, schema),
-    *(events, audit, webhook, mark, top, stats, doctor, profile, completion, export, import_),
+    *(events, audit, webhook, mark, problem, top, stats, doctor),
+    *(profile, completion, export, import_),
 ):
     cli.add_command(_command)

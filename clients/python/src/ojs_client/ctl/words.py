@@ -29,6 +29,8 @@ _VERBS: Final = {
     **dict.fromkeys(("stop", "kill", "abort"), ("terminate", "cancel", "pause")),
     **dict.fromkeys(("logs", "events", "follow"), ("watch",)),
     **dict.fromkeys(("run", "fire"), ("trigger",)),
+    **dict.fromkeys(("acknowledge",), ("ack",)),
+    **dict.fromkeys(("silence",), ("mute",)),
 }
 """Verbs, and what they stand for: the first one that the noun has."""
 _NOUNS: Final = {
@@ -39,7 +41,8 @@ _NOUNS: Final = {
     **dict.fromkeys(("failure",), "error"),
     **dict.fromkeys(("deployment", "deploy"), "mark"),
     **dict.fromkeys(("context",), "profile"),
-    **dict.fromkeys(("problem", "check", "health", "status"), "doctor"),
+    **dict.fromkeys(("check", "health", "status"), "doctor"),
+    **dict.fromkeys(("alert",), "problem"),
     **dict.fromkeys(("log",), "events"),
 }
 """Nouns in the singular, and the names of their commands."""

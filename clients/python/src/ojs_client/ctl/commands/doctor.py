@@ -55,8 +55,8 @@ def doctor(session: Session) -> None:
     """Check the server and your access to it.
 
     It lists every problem that the overview of the dashboard shows. The exit code is 1 if a check
-    fails, and 5 if the server does not answer. The scopes of the key are checked by requests about
-    a job that does not exist.
+    fails or a critical problem is open, and 5 if the server does not answer. The scopes of the key
+    are checked by requests about a job that does not exist.
     """
     checks = list(_connection(session))
     if session.exit_code is Exit.OK:
@@ -153,6 +153,8 @@ def _problems(session: Session) -> Iterator[dict[str, str]]:
     for each in found:
         since = f" (for {ago(each['since'])})" if "since" in each else ""
         status = "error" if each["severity"] == "critical" else "warning"
+        if each.get("state", "open") != "open":
+            status = each["state"]
         detail = f"{each['text']}{since}. {each['action']}"
         yield {**_check(each["id"], status, detail), "link": each.get("link", "")}
 
