@@ -26,6 +26,8 @@ Rule: TypeAlias = Literal[
     "workers_restart",
     "webhook_fails",
     "job_hangs",
+    "cron_skipped",
+    "cron_late",
     "master_silent",
     "slots_uncovered",
     "master_full",

@@ -19,6 +19,7 @@ from ojs_cluster.store.features.webhooks.counts import read_counts
 from ojs_cluster.store.features.workers.lists import list_workers
 from ojs_cluster.store.ground.process_state.job_counts import WIDTH
 from ojs_cluster.store.ground.process_state.type_minutes import TypeStatistics, list_types
+from ojs_cluster.ui.cron_incidents import LateCrons, SkippedCron, find_late, find_skipped
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.redaction.redaction import Value
 from ojs_cluster.ui.visit import Visit
@@ -91,6 +92,8 @@ class Incidents(msgspec.Struct, frozen=True):
         webhooks: the receivers that fail: id of the subscription, host, and the status of the last
             response, 0 for none.
         hung: jobs that hang, the longest running first.
+        skipped: cron jobs that start no jobs.
+        late: cron jobs that should have run.
     """
 
     failing: Sequence[FailingType] = ()
@@ -98,6 +101,8 @@ class Incidents(msgspec.Struct, frozen=True):
     restarting: Sequence[tuple[str, int]] = ()
     webhooks: Sequence[tuple[str, str, int]] = ()
     hung: Sequence[HungJob] = ()
+    skipped: Sequence[SkippedCron] = ()
+    late: LateCrons = LateCrons()
 
 
 class _Described(msgspec.Struct):
@@ -139,6 +144,8 @@ async def _find(visit: Visit) -> bytes:
             await _find_restarting(visit),
             await _find_failing_webhooks(visit),
             await _find_hung(visit, in_hour),
+            await find_skipped(store),
+            await find_late(store),
         )
     )
 

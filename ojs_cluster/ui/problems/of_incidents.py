@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from ojs_cluster.http.problems import Problem
+from ojs_cluster.store.features.cron.firing import QUEUE_FULL, TENANT_LIMIT
+from ojs_cluster.ui.cron_incidents import MAX_LATE, SkippedCron
 from ojs_cluster.ui.formats import duration, number
 from ojs_cluster.ui.incidents import FAILING_MINUTES, RESTART_MINUTES, Incidents
 from ojs_cluster.ui.json_view import readable
@@ -15,7 +17,7 @@ _MAX_NAMED: Final = 3
 
 
 def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
-    """Yield the problems of types that fail, of restarting workers, receivers and hung jobs."""
+    """Yield the problems of types, workers, receivers, hung jobs and cron jobs."""
     for each in incidents.failing[:_MAX_NAMED]:
         yield Problem(
             "type_fails",
@@ -94,3 +96,52 @@ def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
             ("jobs", job.id),
             subject=job.id,
         )
+    for cron in incidents.skipped[:_MAX_NAMED]:
+        yield Problem(
+            "cron_skipped",
+            _words_of_skipped(cron),
+            _("Remove the reason, or run it now. Its history is on its page."),
+            ("cron", cron.name),
+            subject=cron.name,
+            since_ms=cron.since_ms,
+        )
+    if late := incidents.late.names:
+        yield Problem(
+            "cron_late",
+            ngettext(
+                "The cron job %(names)s has not run when it was due",
+                "The cron jobs %(names)s have not run when they were due",
+                len(late),
+                names=", ".join(late[:MAX_LATE]) + (" …" if len(late) > MAX_LATE else ""),
+            ),
+            _("Check whether a scheduler runs, and read its log."),
+            ("cron",),
+            True,
+            since_ms=incidents.late.since_ms,
+        )
+
+
+def _words_of_skipped(cron: SkippedCron) -> str:
+    given = {"name": cron.name, "times": number(cron.count)}
+    if cron.reason == "overlap":
+        return _(
+            "The cron job %(name)s starts no job, because its earlier run has not ended "
+            "(skipped: %(times)s)",
+            **given,
+        )
+    if cron.reason == QUEUE_FULL:
+        return _(
+            "The cron job %(name)s starts no job, because its queue is full (skipped: %(times)s)",
+            **given,
+        )
+    if cron.reason == TENANT_LIMIT:
+        return _(
+            "The cron job %(name)s starts no job, because its tenant has reached a limit "
+            "(skipped: %(times)s)",
+            **given,
+        )
+    return _(
+        "The cron job %(name)s starts no job, because none can be made of its definition "
+        "(skipped: %(times)s)",
+        **given,
+    )

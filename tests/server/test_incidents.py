@@ -1,0 +1,101 @@
+"""Incidents of real processes are on the overview, in the metrics and in doctor until they end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from html import unescape
+from typing import Any
+
+import httpx
+import pytest
+
+from ojs_cluster.server.embedded.servers import Embedded
+from tests.client_library.ctl.conftest import Ctl
+from tests.server.programs import Program, program
+from tests.server.test_metrics import sample
+from tests.server.test_serve import CLI, serve
+from tests.support.servers import wait_until
+
+until = partial(wait_until, timeout_s=180)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server with its dashboard."""
+
+    port: int
+    redis_url: str
+    http: httpx.Client
+    ctl: Ctl
+
+    @contextmanager
+    def scheduler(self) -> Iterator[Program]:
+        """Run a scheduler until the block ends."""
+        with program([*CLI, "scheduler"], env={"REDIS_URL": self.redis_url}) as running:
+            running.wait_line("scheduler started")
+            yield running
+
+    def post(self, path: str, body: Any = None, method: str = "POST") -> Any:
+        reply = self.http.request(method, f"/ojs/v1{path}", json=body)
+        assert reply.status_code < 300, reply.text
+        return reply.json()
+
+    def enqueue(self, job_type: str, **options: Any) -> Any:
+        return self.post("/jobs", {"type": job_type, "args": [], "options": options})["job"]
+
+    def fetch(self, queue: str, **members: Any) -> list[Any]:
+        body = {"queues": [queue], "worker_id": "w1", **members}
+        return list(self.post("/workers/fetch", body)["jobs"])
+
+    def listed(self) -> dict[str, Any]:
+        items = self.http.get("/ojs/v1/admin/problems").json()["items"]
+        return {each["id"]: each for each in items}
+
+    def see(self, problem_id: str) -> dict[str, Any]:
+        """Wait until a problem is everywhere, and return it."""
+        until(lambda: problem_id in self.listed(), what=problem_id)
+        rule = problem_id.partition(":")[0]
+        until(lambda: sample(self.port, "ojs_problem", {"rule": rule}) >= 1, what=f"metric {rule}")
+        found: dict[str, Any] = self.listed()[problem_id]
+        assert problem_id in {each["check"] for each in self.ctl.json("doctor", code=None)}
+        page = " ".join(unescape(self.http.get("/ui/").text).split())
+        assert f'name="id" value="{problem_id}"' in page
+        link = found["link"].partition("?")[0]
+        assert self.http.get(f"/{found['link']}").status_code == 200, link
+        return found
+
+    def see_end(self, problem_id: str) -> None:
+        """Wait until a problem is nowhere."""
+        until(lambda: problem_id not in self.listed(), what=f"end of {problem_id}")
+        rule = problem_id.partition(":")[0]
+        until(lambda: not sample(self.port, "ojs_problem", {"rule": rule}), what=f"end of {rule}")
+        assert problem_id not in {each["check"] for each in self.ctl.json("doctor", code=None)}
+
+
+@pytest.fixture
+def server(standalone: Embedded) -> Iterator[Server]:
+    with (
+        serve(standalone.url, OJS_UI="full") as (running, port),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        running.wait_line("ready to serve")
+        yield Server(port, standalone.url, client, Ctl(str(client.base_url)))
+
+
+def test_cron_jobs_that_do_not_run_are_named_with_the_reason(server: Server) -> None:
+    cron = {"name": "nightly", "expression": "@every 1s", "overlap_policy": "skip"}
+    server.post("/cron", {**cron, "job_template": {"type": "t", "args": []}})
+    with server.scheduler():
+        skipped = server.see("cron_skipped:nightly")
+        assert "because its earlier run has not ended (skipped: " in skipped["text"]
+        assert skipped["link"] == "ui/cron/nightly"
+        server.post("/cron/nightly", {"overlap_policy": "allow"}, "PATCH")
+        server.see_end("cron_skipped:nightly")
+    late = server.see("cron_late")
+    assert late["text"] == "The cron job nightly has not run when it was due"
+    assert late["severity"] == "critical"
+    with server.scheduler():
+        server.see_end("cron_late")
