@@ -28,6 +28,7 @@ Rule: TypeAlias = Literal[
     "job_hangs",
     "cron_skipped",
     "cron_late",
+    "rate_limit_full",
     "master_silent",
     "slots_uncovered",
     "master_full",

@@ -20,6 +20,7 @@ from ojs_cluster.store.features.workers.lists import list_workers
 from ojs_cluster.store.ground.process_state.job_counts import WIDTH
 from ojs_cluster.store.ground.process_state.type_minutes import TypeStatistics, list_types
 from ojs_cluster.ui.cron_incidents import LateCrons, SkippedCron, find_late, find_skipped
+from ojs_cluster.ui.limit_incidents import FullKey, find_full
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.redaction.redaction import Value
 from ojs_cluster.ui.visit import Visit
@@ -94,6 +95,7 @@ class Incidents(msgspec.Struct, frozen=True):
         hung: jobs that hang, the longest running first.
         skipped: cron jobs that start no jobs.
         late: cron jobs that should have run.
+        full: rate limit keys that are full while jobs wait for them.
     """
 
     failing: Sequence[FailingType] = ()
@@ -103,6 +105,7 @@ class Incidents(msgspec.Struct, frozen=True):
     hung: Sequence[HungJob] = ()
     skipped: Sequence[SkippedCron] = ()
     late: LateCrons = LateCrons()
+    full: Sequence[FullKey] = ()
 
 
 class _Described(msgspec.Struct):
@@ -146,6 +149,7 @@ async def _find(visit: Visit) -> bytes:
             await _find_hung(visit, in_hour),
             await find_skipped(store),
             await find_late(store),
+            await find_full(store, await visit.app.brief_metrics.get()),
         )
     )
 

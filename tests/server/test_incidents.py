@@ -99,3 +99,20 @@ def test_cron_jobs_that_do_not_run_are_named_with_the_reason(server: Server) -> 
     assert late["severity"] == "critical"
     with server.scheduler():
         server.see_end("cron_late")
+
+
+def test_a_full_rate_limit_key_is_named_with_who_holds_it(server: Server) -> None:
+    """The oldest job waits for a minute before its queue counts as one that waits."""
+    limit = {"key": "partner:api", "concurrency": 1}
+    for _ in range(3):
+        server.enqueue("call", queue="partner", rate_limit=limit)
+    with server.scheduler():
+        until(lambda: bool(server.fetch("partner")), what="a job")
+        assert server.fetch("partner") == []
+        full = server.see("rate_limit_full:partner:api")
+        assert full["text"] == (
+            "Jobs wait for the rate limit key partner:api, which lets 1 run at a time: those of w1"
+        )
+        assert full["link"] == "ui/limits/partner%3Aapi"
+        server.post("/rate-limits/partner%3Aapi", {"concurrency": 5}, "PUT")
+        server.see_end("rate_limit_full:partner:api")

@@ -173,7 +173,8 @@ def _of_condition(condition: Condition, group: str, now_ms: int) -> list[Problem
                 )
             )
     found += problems_of_workers(condition.silent)
-    found += problems_of_incidents(condition.incidents or Incidents())
+    incidents = condition.incidents or Incidents()
+    found += problems_of_incidents(incidents)
     if condition.metrics is not None:
         is_explained = any(problem.severe for problem in found)
         found += problems_of_metrics(
@@ -182,5 +183,6 @@ def _of_condition(condition: Condition, group: str, now_ms: int) -> list[Problem
             is_explained=is_explained,
             unserved=condition.unserved,
             parked=condition.parked,
+            limited={queue for each in incidents.full for queue in each.queues},
         )
     return found

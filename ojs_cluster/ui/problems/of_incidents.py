@@ -12,6 +12,7 @@ from ojs_cluster.ui.formats import duration, number
 from ojs_cluster.ui.incidents import FAILING_MINUTES, RESTART_MINUTES, Incidents
 from ojs_cluster.ui.json_view import readable
 from ojs_cluster.ui.languages.translate import _, ngettext
+from ojs_cluster.ui.limit_incidents import FullKey
 
 _MAX_NAMED: Final = 3
 
@@ -119,6 +120,32 @@ def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
             True,
             since_ms=incidents.late.since_ms,
         )
+
+    for full in incidents.full:
+        yield Problem(
+            "rate_limit_full",
+            _words_of_full(full),
+            _("Find out why its jobs take long, or override its limit until a time."),
+            ("limits", full.key),
+            subject=full.key,
+        )
+
+
+def _words_of_full(full: FullKey) -> str:
+    given = {"key": readable(full.key), "limit": number(full.limit)}
+    if full.is_rate:
+        return _(
+            "Jobs wait for the rate limit key %(key)s, which lets %(limit)s start per period",
+            **given,
+        )
+    if not full.limit:
+        return _("Jobs wait for the rate limit key %(key)s, which lets no job run", **given)
+    return _(
+        "Jobs wait for the rate limit key %(key)s, which lets %(limit)s run at a time: those of "
+        "%(names)s",
+        names=", ".join(map(readable, full.holders)),
+        **given,
+    )
 
 
 def _words_of_skipped(cron: SkippedCron) -> str:

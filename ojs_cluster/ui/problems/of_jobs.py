@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from ojs_cluster.http.problems import Problem
@@ -92,6 +92,7 @@ def problems_of_metrics(
     is_explained: bool,
     unserved: Sequence[str] = (),
     parked: Sequence[ParkedType] = (),
+    limited: Collection[str] = (),
 ) -> Iterator[Problem]:
     """Yield the problems in the metrics.
 
@@ -102,6 +103,7 @@ def problems_of_metrics(
             shards and late loops are then its consequences.
         unserved: queues whose jobs wait because no worker fetches them, the longest waiting first.
         parked: types whose jobs wait because no worker runs them, most jobs first.
+        limited: queues whose jobs wait for a rate limit key, which is reported.
     """
     if metrics.unreachable and not is_explained:
         yield Problem(
@@ -189,7 +191,7 @@ def problems_of_metrics(
             f"{each.queue}/{each.type}",
             each.since_ms,
         )
-    explained = {*unserved, *(each.queue for each in parked)}
+    explained = {*unserved, *limited, *(each.queue for each in parked)}
     old = {
         name: queue.oldest_ms
         for name, queue in metrics.queues.items()
