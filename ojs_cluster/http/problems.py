@@ -29,6 +29,7 @@ Rule: TypeAlias = Literal[
     "cron_skipped",
     "cron_late",
     "rate_limit_full",
+    "workflow_stuck",
     "master_silent",
     "slots_uncovered",
     "master_full",

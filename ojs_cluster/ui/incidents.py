@@ -23,6 +23,8 @@ from ojs_cluster.ui.cron_incidents import LateCrons, SkippedCron, find_late, fin
 from ojs_cluster.ui.limit_incidents import FullKey, find_full
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.redaction.redaction import Value
+from ojs_cluster.ui.serving import read_parked, read_unserved
+from ojs_cluster.ui.stuck_workflows import StuckWorkflow, find_stuck
 from ojs_cluster.ui.visit import Visit
 
 _KEPT_S: Final = 15.0
@@ -96,6 +98,7 @@ class Incidents(msgspec.Struct, frozen=True):
         skipped: cron jobs that start no jobs.
         late: cron jobs that should have run.
         full: rate limit keys that are full while jobs wait for them.
+        stuck: workflows with a step that no worker runs.
     """
 
     failing: Sequence[FailingType] = ()
@@ -106,6 +109,7 @@ class Incidents(msgspec.Struct, frozen=True):
     skipped: Sequence[SkippedCron] = ()
     late: LateCrons = LateCrons()
     full: Sequence[FullKey] = ()
+    stuck: Sequence[StuckWorkflow] = ()
 
 
 class _Described(msgspec.Struct):
@@ -150,6 +154,7 @@ async def _find(visit: Visit) -> bytes:
             await find_skipped(store),
             await find_late(store),
             await find_full(store, await visit.app.brief_metrics.get()),
+            await find_stuck(store, await read_unserved(visit), await read_parked(visit)),
         )
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -54,9 +54,16 @@ class Server:
         items = self.http.get("/ojs/v1/admin/problems").json()["items"]
         return {each["id"]: each for each in items}
 
-    def see(self, problem_id: str) -> dict[str, Any]:
-        """Wait until a problem is everywhere, and return it."""
-        until(lambda: problem_id in self.listed(), what=problem_id)
+    def see(
+        self, problem_id: str, meanwhile: Callable[[], object] = lambda: None
+    ) -> dict[str, Any]:
+        """Wait until a problem is everywhere, and return it. ``meanwhile`` is called repeatedly."""
+
+        def is_listed() -> bool:
+            meanwhile()
+            return problem_id in self.listed()
+
+        until(is_listed, what=problem_id)
         rule = problem_id.partition(":")[0]
         until(lambda: sample(self.port, "ojs_problem", {"rule": rule}) >= 1, what=f"metric {rule}")
         found: dict[str, Any] = self.listed()[problem_id]
@@ -116,3 +123,32 @@ def test_a_full_rate_limit_key_is_named_with_who_holds_it(server: Server) -> Non
         assert full["link"] == "ui/limits/partner%3Aapi"
         server.post("/rate-limits/partner%3Aapi", {"concurrency": 5}, "PUT")
         server.see_end("rate_limit_full:partner:api")
+
+
+def test_a_stuck_workflow_is_named_with_its_step(server: Server) -> None:
+    steps = [
+        {"name": "charge", "type": "charge", "args": [], "options": {"queue": "money"}},
+        {"name": "send", "type": "send", "args": [], "options": {"queue": "letters"}},
+    ]
+    flow = server.post("/workflows", {"type": "chain", "steps": steps})["workflow"]["id"]
+    workers = [{"worker_id": "w1", "queues": ["money"], "active_jobs": []}]
+
+    def work() -> None:
+        for worker in workers:
+            server.post("/workers/heartbeat", worker)
+
+    with server.scheduler():
+        work()
+        [job] = server.fetch("money")
+        server.post("/workers/ack", {"job_id": job["id"], "lease_id": job["lease_id"]})
+        stuck = server.see(f"workflow_stuck:{flow}", work)
+        where = f"The workflow {flow} is stuck in step 2 (send): no worker "
+        assert stuck["text"] == f"{where}fetches from the queue letters"
+        assert stuck["link"] == f"ui/workflows/{flow}"
+
+        workers.append({"worker_id": "w2", "queues": ["letters"], "types": ["other"]})
+        work()
+        assert server.fetch("letters", worker_id="w2", types=["other"]) == []
+        until(lambda: "type send in" in server.see(f"workflow_stuck:{flow}", work)["text"])
+        [job] = server.fetch("letters")
+        server.see_end(f"workflow_stuck:{flow}")

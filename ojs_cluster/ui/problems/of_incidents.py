@@ -130,6 +130,32 @@ def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
             subject=full.key,
         )
 
+    for stuck in incidents.stuck:
+        given = {
+            "id": readable(stuck.id),
+            "number": number(stuck.number),
+            "step": readable(stuck.step),
+            "queue": readable(stuck.queue),
+            "type": readable(stuck.type),
+        }
+        yield Problem(
+            "workflow_stuck",
+            _(
+                "The workflow %(id)s is stuck in step %(number)s (%(step)s): no worker runs the "
+                "type %(type)s in the queue %(queue)s",
+                **given,
+            )
+            if stuck.type
+            else _(
+                "The workflow %(id)s is stuck in step %(number)s (%(step)s): no worker fetches "
+                "from the queue %(queue)s",
+                **given,
+            ),
+            _("Start workers for the job of this step, or cancel the workflow."),
+            ("workflows", stuck.id),
+            subject=stuck.id,
+        )
+
 
 def _words_of_full(full: FullKey) -> str:
     given = {"key": readable(full.key), "limit": number(full.limit)}
