@@ -30,6 +30,7 @@ Rule: TypeAlias = Literal[
     "cron_late",
     "rate_limit_full",
     "workflow_stuck",
+    "tenant_starves",
     "master_silent",
     "slots_uncovered",
     "master_full",

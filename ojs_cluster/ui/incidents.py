@@ -25,6 +25,7 @@ from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.redaction.redaction import Value
 from ojs_cluster.ui.serving import read_parked, read_unserved
 from ojs_cluster.ui.stuck_workflows import StuckWorkflow, find_stuck
+from ojs_cluster.ui.tenant_incidents import GreedyTenant, find_greedy
 from ojs_cluster.ui.visit import Visit
 
 _KEPT_S: Final = 15.0
@@ -99,6 +100,7 @@ class Incidents(msgspec.Struct, frozen=True):
         late: cron jobs that should have run.
         full: rate limit keys that are full while jobs wait for them.
         stuck: workflows with a step that no worker runs.
+        greedy: tenants that keep others waiting in a queue.
     """
 
     failing: Sequence[FailingType] = ()
@@ -110,6 +112,7 @@ class Incidents(msgspec.Struct, frozen=True):
     late: LateCrons = LateCrons()
     full: Sequence[FullKey] = ()
     stuck: Sequence[StuckWorkflow] = ()
+    greedy: Sequence[GreedyTenant] = ()
 
 
 class _Described(msgspec.Struct):
@@ -155,6 +158,7 @@ async def _find(visit: Visit) -> bytes:
             await find_late(store),
             await find_full(store, await visit.app.brief_metrics.get()),
             await find_stuck(store, await read_unserved(visit), await read_parked(visit)),
+            await _find_greedy(visit),
         )
     )
 
@@ -202,6 +206,15 @@ async def _find_failing_webhooks(visit: Visit) -> list[tuple[str, str, int]]:
             host = urlsplit(subscription.url).hostname or ""
             found.append((subscription_id, host, counts.last_status))
     return sorted(found)
+
+
+async def _find_greedy(visit: Visit) -> list[GreedyTenant]:
+    """Return tenants that keep others waiting, without those that the operator hides."""
+    unserved = await read_unserved(visit)
+    found = await find_greedy(visit.app.store, await visit.app.brief_metrics.get(), unserved)
+    names = [name for each in found for name in (each.tenant, each.behind)]
+    shown = await visit.redaction.texts(names, ("meta", "tenant_id"))
+    return found if list(shown) == names else []
 
 
 async def _find_hung(visit: Visit, types: Sequence[TypeStatistics]) -> list[HungJob]:

@@ -152,3 +152,26 @@ def test_a_stuck_workflow_is_named_with_its_step(server: Server) -> None:
         until(lambda: "type send in" in server.see(f"workflow_stuck:{flow}", work)["text"])
         [job] = server.fetch("letters")
         server.see_end(f"workflow_stuck:{flow}")
+
+
+def test_a_tenant_that_keeps_others_waiting_is_named(server: Server) -> None:
+    """The oldest job waits for a minute before its queue counts as one that waits."""
+    flood = [
+        {"type": "t", "args": [], "meta": {"tenant_id": tenant}, "options": {"queue": "shared"}}
+        for tenant in ["big"] * 100 + ["small"]
+    ]
+    server.post("/jobs/batch", {"jobs": flood})
+
+    def work() -> None:
+        server.post("/workers/heartbeat", {"worker_id": "w1", "queues": ["shared"]})
+
+    work()
+    [job] = server.fetch("shared")
+    starves = server.see("tenant_starves:shared/big", work)
+    assert starves["text"] == (
+        "The tenant big keeps small waiting in the queue shared: 100 % of the next jobs are its own"
+    )
+    assert starves["link"] == "ui/queues/shared"
+    server.post("/queues/shared/config", {"fair_share": True}, "PUT")
+    server.see_end("tenant_starves:shared/big")
+    assert job["id"]

@@ -156,6 +156,31 @@ def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
             subject=stuck.id,
         )
 
+    for greedy in incidents.greedy:
+        given = {
+            "tenant": readable(greedy.tenant),
+            "queue": readable(greedy.queue),
+            "percent": number(greedy.percent),
+            "behind": readable(greedy.behind),
+        }
+        yield Problem(
+            "tenant_starves",
+            _(
+                "The tenant %(tenant)s keeps %(behind)s waiting in the queue %(queue)s: "
+                "%(percent)s %% of the next jobs are its own",
+                **given,
+            )
+            if greedy.behind
+            else _(
+                "The tenant %(tenant)s keeps others waiting in the queue %(queue)s: %(percent)s %% "
+                "of the next jobs are its own",
+                **given,
+            ),
+            _("Switch on the fair share of the queue, or limit the tenant."),
+            ("queues", greedy.queue),
+            subject=f"{greedy.queue}/{greedy.tenant}",
+        )
+
 
 def _words_of_full(full: FullKey) -> str:
     given = {"key": readable(full.key), "limit": number(full.limit)}
