@@ -90,7 +90,7 @@ async def test_the_transitions_write_every_event_type(store: Store, db: Any) -> 
     await one_of_each(store, db)
     seen = await events(store)
 
-    elsewhere = "workflow.", "cron.", "rate_limit.", "backpressure.", "tenant."
+    elsewhere = "workflow.", "cron.", "rate_limit.", "backpressure.", "tenant.", "problem."
     others = {name for name in NAMES if name.startswith(elsewhere)}
     assert {event["type"] for event in seen} == NAMES - others
     for event in seen:
