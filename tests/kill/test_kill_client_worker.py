@@ -43,7 +43,7 @@ class Worker:
 
     def jobs(self, step: str) -> list[str]:
         """The jobs whose handlers have come to this step."""
-        lines = self.log.read_text().splitlines()
+        lines = self.log.read_text().rpartition("\n")[0].splitlines()  # the last one may be cut
         return [line.split()[1] for line in lines if line.startswith(f"{step} ")]
 
     def await_jobs(self, step: str, count: int) -> None:

@@ -9,7 +9,7 @@ of its own types. It wakes one waiter of each kind with other types.
 
 A fetch for one tenant waits for a message of its own, ``<queue> <tenant>``. When a pause or a limit
 ends, jobs of any tenant may start, so ``<queue> *`` wakes one waiter of each tenant. Waking all
-waiters at once was refused: a thousand waiters would fetch for one job.
+waiters at once was rejected: a thousand waiters would fetch for one job.
 """
 
 from __future__ import annotations
