@@ -149,7 +149,14 @@ def test_a_stuck_workflow_is_named_with_its_step(server: Server) -> None:
         workers.append({"worker_id": "w2", "queues": ["letters"], "types": ["other"]})
         work()
         assert server.fetch("letters", worker_id="w2", types=["other"]) == []
-        until(lambda: "type send in" in server.see(f"workflow_stuck:{flow}", work)["text"])
+
+        def names_the_type() -> bool:
+            work()
+            return "type send in" in server.listed().get(f"workflow_stuck:{flow}", {}).get(
+                "text", ""
+            )
+
+        until(names_the_type, what="no worker runs the type")
         [job] = server.fetch("letters")
         server.see_end(f"workflow_stuck:{flow}")
 

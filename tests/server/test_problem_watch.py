@@ -37,11 +37,17 @@ def _follow_a_problem(redis_url: str, receiver: Receiver) -> None:
     ):
         first.wait_line("ready to serve")
         second.wait_line("ready to serve")
-        _see_everywhere(receiver, (port, other_port))
+        ports = (port, other_port)
+        one, other = (
+            httpx.Client(base_url=f"http://127.0.0.1:{each}", timeout=60) for each in ports
+        )
+        with one, other:
+            _see_everywhere(receiver, ports, (one, other))
 
 
-def _see_everywhere(receiver: Receiver, ports: tuple[int, int]) -> None:
-    clients = [httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) for port in ports]
+def _see_everywhere(
+    receiver: Receiver, ports: tuple[int, int], clients: tuple[httpx.Client, httpx.Client]
+) -> None:
     one, other = clients
     ctl = Ctl(str(one.base_url))
 

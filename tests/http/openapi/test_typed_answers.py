@@ -26,7 +26,6 @@ from ojs_cluster.http.shapes.queues import ShownDefaults, StateCounts
 _UNTYPED: Final = MappingProxyType(
     {
         "admin.test_hooks.reset": "the document has no routes of tests",
-        "admin.problems.list_problems": "its shape is not used yet",
     }
 )
 """Functions that may send a value without a type, with the reasons."""

@@ -34,7 +34,7 @@ from ojs_cluster.store.operators.dashboard.marks import Mark
 from ojs_cluster.store.operators.dashboard.problem_records import MuteDetails, ProblemDescription
 
 _KEY: Final = re.compile(rb"ojs:\{([^}]*)\}:([^:]*)")
-_PREFIX: Final = re.compile(r'b"(?:%b|ojs:\{meta\}:)([a-z_]+:?)(?:%|")')
+_PREFIX: Final = re.compile(r'(?:b"(?:%b|ojs:\{meta\}:)|self\.prefix \+ b")([a-z_]+:?)(?:%|")')
 _DATA: Final = re.compile(r"sub_[0-9a-f-]+|\d+")
 _NAMED_BY_DATA: Final = frozenset(
     (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Final, get_args
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -15,6 +15,7 @@ from ojs_cluster.http.authorization.principals import principal_of
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.problems import Problem, Rule
 from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes import system as shapes
 from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.operators.dashboard.problem_records import (
@@ -48,7 +49,8 @@ async def list_problems(app: App, _request: Request) -> Response:
         raise Unsupported("this process does not look for problems")
     await ensure_task()
     items = [_members(problem) for problem in (await app.find_problems(app)).problems]
-    return replies.json_response(200, {"items": items, "total": len(items)})
+    listed: shapes.ProblemList = {"items": items, "total": len(items)}
+    return replies.json_response(200, listed)
 
 
 async def mute(app: App, request: Request, problem_id: str) -> Response:
@@ -70,15 +72,20 @@ async def mute(app: App, request: Request, problem_id: str) -> Response:
             raise InvalidRequest(f"duration {error}", field="duration") from None
     made = Mute(ends_ms, MuteDetails(reason, principal_of(app, request).name))
     await mute_problem(app.store, problem_id, made)
-    members = {"id": problem_id, "state": made.state, "mute": _members_of_mute(made)}
-    return replies.json_response(200, members)
+    muted: shapes.MutedProblem = {
+        "id": problem_id,
+        "state": made.state,
+        "mute": _members_of_mute(made),
+    }
+    return replies.json_response(200, muted)
 
 
 async def unmute(app: App, _request: Request, problem_id: str) -> Response:
     """End the mute of a problem."""
     _check_id(problem_id)
     await unmute_problem(app.store, problem_id)
-    return replies.json_response(200, {"id": problem_id, "state": "open"})
+    unmuted: shapes.UnmutedProblem = {"id": problem_id, "state": "open"}
+    return replies.json_response(200, unmuted)
 
 
 def _check_id(problem_id: str) -> None:
@@ -92,8 +99,8 @@ def _check_id(problem_id: str) -> None:
         raise NotFound("problem", problem_id[:MAX_ID])
 
 
-def _members(problem: Problem) -> dict[str, Any]:
-    members: dict[str, Any] = {
+def _members(problem: Problem) -> shapes.ShownProblem:
+    members: shapes.ShownProblem = {
         "id": problem.id,
         "rule": problem.rule,
         "severity": problem.severity,
@@ -112,6 +119,11 @@ def _members(problem: Problem) -> dict[str, Any]:
     return members
 
 
-def _members_of_mute(mute: Mute) -> dict[str, Any]:
-    ends = {"ends_at": mute.ends_at} if mute.ends_at else {}
-    return {**ends, "reason": mute.details.reason, "muted_by": mute.details.principal}
+def _members_of_mute(mute: Mute) -> shapes.ShownMute:
+    members: shapes.ShownMute = {
+        "reason": mute.details.reason,
+        "muted_by": mute.details.principal,
+    }
+    if mute.ends_at:
+        members["ends_at"] = mute.ends_at
+    return members

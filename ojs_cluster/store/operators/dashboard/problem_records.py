@@ -81,7 +81,7 @@ class Mute:
         return "" if self.ends_ms is None else format_ms(self.ends_ms).decode()
 
     @property
-    def state(self) -> State:
+    def state(self) -> Literal["acknowledged", "muted"]:
         """The state of the problem: one that is muted until it ends is acknowledged."""
         return "acknowledged" if self.ends_ms is None else "muted"
 

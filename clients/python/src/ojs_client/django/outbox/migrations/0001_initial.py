@@ -1,6 +1,7 @@
 """Create the tables."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from django.db import migrations
 
@@ -18,4 +19,6 @@ def _execute(sql: str) -> Any:
 class Migration(migrations.Migration):
     """The first migration."""
 
-    operations = (migrations.RunPython(_execute(SCHEMA), _execute(REMOVAL)),)
+    operations: ClassVar[Sequence[Any]] = (
+        migrations.RunPython(_execute(SCHEMA), _execute(REMOVAL)),
+    )
