@@ -1,7 +1,7 @@
 -- Records which problems the cluster has. What was not there before begins, and what is missing for a while ends.
--- Post: problems has the given problems, and those that were found less than ARGV[3] ms ago. Mutes whose time has
---       come, or whose problem has ended, are removed. problem.began is appended for each problem that begins and is
---       not muted, problem.ended for each that ends.
+-- Post: problems has the given problems, and those that were found less than ARGV[3] ms ago; with '' up to 100 others.
+--       Mutes whose time has come, or whose problem has ended, are removed. problem.began is appended for each problem
+--       that begins and is not muted, problem.ended for each that ends.
 -- Memory: allow-oom; adds 4 KiB per problem, 200 problems at most.
 -- KEYS: 1 meta problems, 2 meta problem_mutes, 3 meta events.
 -- ARGV: 1 events kept, 2 the process that looks for problems, 3 ms after which a missing problem has ended ('' while not
@@ -10,7 +10,7 @@
 -- Returns: 1
 --@include keys now fields append_event
 begin_events(ARGV[1])
-local LOOKS, NEW_MUTE_MS, KEPT_MS = '@', 60000, 3600000
+local LOOKS, NEW_MUTE_MS, KEPT_MS, MAX_MISSING = '@', 60000, 3600000, 100
 local problems, mutes = KEYS[1], KEYS[2]
 local ended_after_ms, now_text = tonumber(ARGV[3]), string.format('%.0f', now)
 
@@ -37,6 +37,10 @@ for position = 4, #ARGV, 3 do
     present[#present + 1], present[#present + 2] = id, since .. ' ' .. now_text .. ' ' .. description
     is_present[id] = true
 end
+local missing = 0
+for id in pairs(known) do if not is_present[id] then missing = missing + 1 end end
+-- While a master is lost, none is known to have ended, but ids of jobs would become more and more.
+if missing > MAX_MISSING then ended_after_ms = 0 end
 for id, value in pairs(known) do
     local is_over = ended_after_ms and now - value[2] >= ended_after_ms
     if not is_present[id] and is_over then

@@ -193,6 +193,17 @@ async def test_at_most_a_hundred_problems_are_recorded(api: Api) -> None:
     assert {len(each.text) for each in with_text} == {1000}
 
 
+async def test_records_stay_few_while_a_master_is_lost(api: Api) -> None:
+    """No problem is known to end then, and ids of jobs come and go."""
+    store, described = api.app.store, records.ProblemDescription("workflow_stuck", "warning", "x")
+    found: dict[str, tuple[int | None, records.ProblemDescription]] = {}
+    for turn in range(5):
+        found = {f"workflow_stuck:{turn}-{number}": (None, described) for number in range(100)}
+        await records.record_problems(store, "p", found, is_complete=False)
+        assert len((await records.read_records(store)).began_ms) <= 200
+    assert found.keys() <= (await records.read_records(store)).began_ms.keys()
+
+
 async def test_damaged_records_are_left_out(standalone: Embedded) -> None:
     async with open_app(standalone) as app:
         api = Api(app)
