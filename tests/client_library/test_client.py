@@ -267,6 +267,23 @@ async def test_a_result_is_waited_for_as_long_as_asked(server: Server, wait: flo
     assert sum(wire.counts.values()) - 1 <= 2  # the wait, which may be cut off, and a look
 
 
+async def test_a_late_end_of_a_wait_for_a_result_is_one_more_request(server: Server) -> None:
+    async def block_the_loop(path: str, _: Any) -> None:
+        if "result" in path:
+            time.sleep(0.7)  # noqa: ASYNC251 - a busy machine wakes the client late
+
+    wire = Watched(before=block_the_loop)
+
+    async def scenario(_: Client) -> None:
+        async with Client(server.url, transport=wire) as client:
+            job = await client.enqueue("t.a")
+            with pytest.raises(ResultPending):
+                await client.result(job.id, wait=0.5)
+
+    await server.run(scenario)
+    assert sum(wire.counts.values()) - 1 == 2
+
+
 async def test_a_wait_for_a_result_that_ends_early_is_not_repeated_at_once(server: Server) -> None:
     """A server that shuts down ends all waits, and still accepts connections for a while."""
     wire = Watched(instead=lambda path, _: httpx2.Response(408) if "result" in path else None)

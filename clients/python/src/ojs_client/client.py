@@ -294,8 +294,8 @@ class Client:
         backoff = Backoff(max_s=_EARLY_S)
         while True:
             sent_at = anyio.current_time()
-            left_s = deadline - sent_at
-            timeout = math.ceil(min(_WAIT_STEP_S, max(0.0, left_s)) - _INSTANT_S)  # whole seconds
+            left_s = max(0.0, deadline - sent_at)
+            timeout = math.ceil(min(_WAIT_STEP_S, left_s) - _INSTANT_S)  # whole seconds
             reply: Any = None
             try:
                 with anyio.move_on_after(left_s if left_s < timeout - _INSTANT_S else math.inf):
