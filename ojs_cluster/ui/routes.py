@@ -98,6 +98,7 @@ PAGES: Final = (
     ),
     PageRoute("POST", "/jobs/<job_id>/edit", edit_job.save, (Scope.ADMIN_READ, Scope.ADMIN_WRITE)),
     PageRoute("POST", "/jobs/<job_id>/priority", job.change_priority, (Scope.ADMIN_WRITE,)),
+    PageRoute("POST", "/jobs/<job_id>/move", job.move, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/jobs/<job_id>/copy", job.copy, (Scope.ADMIN_READ, Scope.DATA_WRITE)),
     PageRoute("GET", "/dead", dead.show_all),
     PageRoute("POST", "/dead/<job_id>/retry", dead.retry, (Scope.ADMIN_WRITE,)),

@@ -51,6 +51,8 @@ async def test_jobs_are_found_edited_and_retried(server: Server) -> None:
         soon = datetime.now(UTC) + timedelta(days=1)
         edited = await client.jobs.edit(found[0].id, priority=7, scheduled_at=soon, tags=["new"])
         assert (edited.priority, edited.tags) == (7, ["new"])
+        moved = await client.jobs.move(found[0].id, "another")
+        assert (moved.queue, moved.state, moved.tags) == ("another", "scheduled", ["new"])
         with pytest.raises(NotFound):
             await client.jobs.edit("019461a8-1a2b-7000-8e4f-000000000000", priority=1)
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import trio
 
-from ojs_client import NotFound, SyncClient, chain, new_job
+from ojs_client import Conflict, NotFound, SyncClient, chain, new_job
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import open_app, serving
 
@@ -29,6 +29,20 @@ async def test_every_method_blocks_until_its_response(url: str) -> None:
             assert client.enqueue(new_job("t.a", 2)).args == [2]
             assert len(client.enqueue_many(new_job("t.a", n) for n in range(3))) == 3
             assert client.cancel(job.id).state == "cancelled"
+            waiting = client.enqueue("t.a", queue="one", tags=["x"])
+            assert client.jobs.edit(waiting.id, priority=4).priority == 4
+            assert client.jobs.move(waiting.id, "two").queue == "two"
+            assert [found.id for found in client.jobs.find("tag:x", queue="two")] == [waiting.id]
+            assert {event["event_type"] for event in client.jobs.history(waiting.id)} >= {"job.moved"}
+            with pytest.raises(Conflict):
+                client.jobs.retry(waiting.id)
+            client.queues.pause("two")
+            assert client.queues.get("two").paused
+            client.queues.resume("two")
+            assert client.queues.configure("two", concurrency=3)["concurrency"] == 3
+            assert "two" in {queue.name for queue in client.queues.find()}
+            with pytest.raises(Conflict):
+                client.queues.delete("two")
             started = client.start(chain(new_job("t.a"), new_job("t.b")))
             assert client.workflow(started.id).state == "running"
             assert client.cancel_workflow(started.id).state == "cancelled"

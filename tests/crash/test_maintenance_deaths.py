@@ -11,6 +11,7 @@ from tests.crash.bulks import Bulk
 from tests.crash.deletions import Deletion
 from tests.crash.harness import Operation, World, failing_at_every_command
 from tests.crash.maintenance import DeadWorker, History, Removal
+from tests.crash.moves import Moved
 from tests.crash.partitions import (
     Bounded,
     Closing,
@@ -47,6 +48,8 @@ OPERATIONS: dict[str, Operation] = {
     "other settings of a tenant": TenantChange("changed"),
     "no more settings of a tenant": TenantChange("deleted"),
     "a default of a queue": DefaultsChange(),
+    "a move of an available job": Moved("available"),
+    "a move of a scheduled job": Moved("scheduled"),
     "bulk cancel": Bulk(BulkAction.CANCEL),
     "bulk retry": Bulk(BulkAction.RETRY),
     "bulk delete": Bulk(BulkAction.DELETE),

@@ -173,6 +173,7 @@ def bodies(template: str, found: Victims) -> list[Any]:
         each[path] = [{"state": MARK}]
     each["/admin/bulk/{id}/stop"] = [{}]
     each["/jobs/{id}"] = each["/admin/jobs/{id}"] = [{"priority": 9}]
+    each["/admin/jobs/{id}/move"] = [{"queue": OWN}, {"queue": OTHER}]
     each["/admin/queues"] = each["/queues"]
     each["/admin/pools/{name}"] = [{"queues": [OWN, OTHER]}, {"queues": {OTHER: {"weight": 1}}}]
     for action in ("cancel", "retry", "delete"):
@@ -444,6 +445,19 @@ async def test_a_bulk_retry_skips_inaccessible_jobs(clients: tuple[Client, Clien
         assert (await mail.get(f"/jobs/{own}"))["job"]["state"] == "available"
         await mail.post(f"/jobs/{own}/cancel", status=200)
     assert (await root.get(f"/dead-letter/{found.jobs['dead']}"))["job"]["state"] == "discarded"
+
+
+async def test_a_restricted_key_moves_jobs_between_its_queues_only(
+    clients: tuple[Client, Client],
+) -> None:
+    root, mail = clients
+    own = (await mail.post("/jobs", job(OWN), status=201))["job"]["id"]
+    other = (await root.post("/jobs", job(OTHER), status=201))["job"]["id"]
+    assert (await mail.post(f"/admin/jobs/{own}/move", {"queue": "mail-2"}))["queue"] == "mail-2"
+    await mail.post(f"/admin/jobs/{own}/move", {"queue": OTHER}, status=403)
+    await mail.post(f"/admin/jobs/{other}/move", {"queue": OWN}, status=404)
+    assert (await root.get(f"/jobs/{own}"))["job"]["queue"] == "mail-2"
+    assert (await root.get(f"/jobs/{other}"))["job"]["queue"] == OTHER
 
 
 async def test_refusals_name_the_queue_and_hide_its_jobs(

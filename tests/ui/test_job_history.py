@@ -84,8 +84,11 @@ def test_a_page_says_who_has_cancelled_and_changed_a_job(
         }
         job_id = api.post("/ojs/v1/jobs", json=body).json()["job"]["id"]
     admin.post(f"/ui/jobs/{job_id}/priority", data={"priority": "5", "back": f"jobs/{job_id}"})
+    to_queue = {"queue": "lives-moved", "back": f"jobs/{job_id}"}
+    admin.post(f"/ui/jobs/{job_id}/move", data=to_queue)
     act(admin, f"/ui/jobs/{job_id}/cancel", f"jobs/{job_id}")
     shown = page(admin, f"/ui/jobs/{job_id}")
+    assert "Moved from queue lives-waiting to lives-moved by boss" in shown
     assert "Priority changed from 0 to 5 by boss" in shown
     assert "Cancelled by boss" in shown
     assert "<svg" not in shown[shown.index('id="timeline"') : shown.index("</main>")]

@@ -38,6 +38,7 @@ SHOWN: Final[Mapping[str, frozenset[str]]] = {
         "cron.change": _CRON,
         "cron.register": _CRON,
         "job.edit": ("priority", "max_attempts", "timeout_ms", "scheduled_at", "expires_at"),
+        "job.move": ("queue",),
         "mark.add": ("at",),
         "pool.set": ("strategy", "queues", "weights"),
         "queue.configure": (*_QUEUE, "config"),

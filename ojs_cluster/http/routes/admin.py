@@ -167,6 +167,15 @@ ROUTES: Final = table(
         action="job.cancel",
     ),
     Route(
+        "POST /ojs/v1/admin/jobs/{id}/move",
+        admin_jobs.move,
+        a.ADMIN_WRITE_JOB,
+        {200: job_shapes.AdminJob},
+        body=admin_jobs.JobMoveBody,
+        errors=(409,),
+        action="job.move",
+    ),
+    Route(
         "GET /ojs/v1/admin/workers",
         admin_workers.list_workers,
         a.ADMIN_READ,

@@ -54,6 +54,7 @@ ACTIONS: Final = {
     "job.delete_history": later("Delete the history of a job"),
     "job.edit": later("Edit a job"),
     "job.enqueue": later("Enqueue a job"),
+    "job.move": later("Move a job to another queue"),
     "job.retry": later("Retry a job"),
     "job.retry_many": later("Retry jobs"),
     "keys.reload": later("Reload the API keys"),

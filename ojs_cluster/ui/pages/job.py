@@ -96,7 +96,7 @@ async def show(visit: Visit, job_id: str) -> Answer:
         "may_retry": state == "discarded" and may_write,
         "may_cancel": state not in ("completed", "cancelled", "discarded") and may_write,
         "may_activate": state == "pending" and visit.may_change(Scope.DATA_WRITE),
-        "may_prioritize": state in WAITING and may_write,
+        "may_place": state in WAITING and may_write,
         "may_edit": state in WAITING and may_write and not is_large,
         "may_copy": visit.may_change(Scope.DATA_WRITE),
         "may_edit_copy": visit.may_change(Scope.DATA_WRITE) and not sends_hidden and not is_large,
@@ -160,6 +160,13 @@ async def change_priority(visit: Visit, job_id: str) -> Answer:
         return SeeOther(visit.back("").target, why, failed=True)
     await visit.send("PATCH", "admin", "jobs", job_id, body={"priority": int(given)})
     return visit.back(_("The priority is %(priority)s now.", priority=int(given)))
+
+
+async def move(visit: Visit, job_id: str) -> Answer:
+    """Move a waiting job to another queue."""
+    queue = visit.form.get("queue", "").strip()
+    await visit.send("POST", "admin", "jobs", job_id, "move", body={"queue": queue})
+    return visit.back(_("The job is in queue %(queue)s now.", queue=queue))
 
 
 async def copy(visit: Visit, job_id: str) -> Answer:

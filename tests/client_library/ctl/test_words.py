@@ -81,7 +81,6 @@ def test_an_unknown_word_is_refused_with_what_it_may_mean(ctl: Ctl) -> None:
     assert "job enqueue" in ctl.run("enqueue", "t.a", code=2).stderr
     assert "No such command" in ctl.run("nonsense", code=2).stderr
     assert "No such command" in ctl.run("job", "nonsense", code=2).stderr
-    assert "A job stays in its queue" in ctl.run("job", "move", "x", "--queue", "y", code=2).stderr
 
 
 def leaves() -> Iterator[tuple[str, click.Command]]:
@@ -189,6 +188,15 @@ def test_a_waiting_job_is_edited(ctl: Ctl) -> None:
     assert "Name what" in ctl.run("job", "edit", job_id, code=2).stderr
     assert "is no JSON" in ctl.run("job", "edit", job_id, "--arg", "{1}", code=2).stderr
     assert "scheduled" in ctl.run("job", "edit", job_id, "--at", "1h", code=4).stderr
+
+
+def test_a_job_is_moved_to_another_queue(ctl: Ctl) -> None:
+    [job_id] = ctl.enqueue("q.move")
+    assert "no queue 'q.moved'" in ctl.run("job", "move", job_id, "q.moved", code=3).stderr
+    moved = ctl.run("job", "move", job_id, "q.moved", "--yes")
+    assert moved.stdout == f"job {job_id} is in queue q.moved\n"
+    assert ctl.names("job", "move", job_id, "q.moved") == [job_id]
+    assert ctl.names("job", "ls", "--queue", "q.moved") == [job_id]
 
 
 def test_jobs_are_removed(ctl: Ctl) -> None:

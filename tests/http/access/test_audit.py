@@ -62,6 +62,7 @@ BODIES: dict[str, Any] = {
     "outbox.retry": {"all": True},
     "queue.configure": {"partitions": 1},
     "job.edit": {"priority": 7},
+    "job.move": {"queue": "other"},
     "system.maintenance": {"enabled": False},
     "bulk.retry": {"filter": {"queue": "none", "type": "t"}},
     "bulk.delete": {"filter": {"queue": "none"}, "confirm": True},
@@ -164,7 +165,7 @@ async def subject_of(api: Api, route: Route) -> str:
         return await dead_delivery(api)
     if "/webhooks/" in route.template:
         return (await subscriptions.create(api.app.store, subscription)).id
-    if route.action in ("job.cancel", "job.edit"):
+    if route.action in ("job.cancel", "job.edit", "job.move"):
         return str((await api.enqueue())["id"])
     retry = {"max_attempts": 1, "on_exhaustion": "dead_letter"}
     await api.enqueue(options={"queue": "dying", "retry": retry})

@@ -12,6 +12,9 @@ from ojs_client.options import JSON, Duration, State, iso_duration, iso_time
 from ojs_client.paging import entries
 from ojs_client.transport import Repeat, Transport, segment
 
+Sort = Literal["created_at", "scheduled_at", "started_at", "priority"]
+"""The orders of a list of jobs."""
+Order = Literal["asc", "desc"]
 _STATES: Final[tuple[State, ...]] = get_args(State)
 
 
@@ -28,8 +31,8 @@ class Jobs:
         type: str | None = None,
         queue: str | None = None,
         state: State | None = None,
-        sort: Literal["created_at", "scheduled_at", "started_at", "priority"] | None = None,
-        order: Literal["asc", "desc"] | None = None,
+        sort: Sort | None = None,
+        order: Order | None = None,
     ) -> AsyncIterator[Job]:
         """Yield the jobs that match, newest first, page by page.
 
@@ -68,6 +71,18 @@ class Jobs:
         """
         path = f"/admin/jobs/{segment(job_id)}/retry"
         return Job.from_json(await self._transport.request("POST", path))
+
+    async def move(self, job_id: str, queue: str) -> Job:
+        """Move a job that waits to another queue, which need not exist yet.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: the job does not wait or is unique in its queue, or the other queue cannot
+                take it.
+        """
+        path = f"/admin/jobs/{segment(job_id)}/move"
+        body: dict[str, JSON] = {"queue": queue}
+        return Job.from_json(await self._transport.request("POST", path, body, repeat=Repeat.ALWAYS))
 
     async def edit(
         self,

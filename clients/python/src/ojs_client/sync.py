@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 from threading import Thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 import anyio
 
@@ -17,6 +17,7 @@ from ojs_client.client import Client
 from ojs_client.cron import CronJobs, Overlap
 from ojs_client.jobs import Cron, Job, Workflow
 from ojs_client.options import JSON, Duration, JobOptions, NewJob, as_new_job
+from ojs_client.sync_managing import Call, SyncJobs, SyncQueues
 from ojs_client.values import Encodable
 from ojs_client.workflows import NewWorkflow
 
@@ -26,14 +27,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class _Call(Protocol):
-    """Runs an async function and returns its result."""
-
-    def __call__(
-        self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R: ...
 
 
 class SyncClient:
@@ -78,7 +71,12 @@ class SyncClient:
         self._loop: BlockingPortal | None = None
         self._process = 0
         """The id of the process that has the thread."""
+        self._add_parts()
+
+    def _add_parts(self) -> None:
         self.cron: SyncCronJobs = SyncCronJobs(self._client.cron, self._call)
+        self.jobs: SyncJobs = SyncJobs(self._client.jobs, self._call)
+        self.queues: SyncQueues = SyncQueues(self._client.queues, self._call)
 
     @classmethod
     def over(cls, client: Client, loop: EventLoopToken) -> SyncClient:
@@ -91,7 +89,7 @@ class SyncClient:
         blocking = _OfThread.__new__(_OfThread)
         blocking._client = client
         blocking._of = loop
-        blocking.cron = SyncCronJobs(client.cron, blocking._call)
+        blocking._add_parts()
         return blocking
 
     def __enter__(self) -> Self:
@@ -162,7 +160,7 @@ class SyncClient:
     def run(self, function: Callable[[Client], Awaitable[R]]) -> R:
         """Return what an async function returns that gets the ``Client``.
 
-        It reaches what has no method here: ``client.run(lambda c: c.jobs.retry(job_id))``.
+        It reaches what has no method here: ``client.run(lambda c: c.limits.get("bank"))``.
         """
         return self._call(function, self._client)
 
@@ -206,7 +204,7 @@ def _run_loop(opened: Future[BlockingPortal]) -> None:
 class SyncCronJobs:
     """The cron jobs of a server; ``SyncClient.cron`` is one. ``CronJobs`` describes the methods."""
 
-    def __init__(self, crons: CronJobs, call: _Call) -> None:
+    def __init__(self, crons: CronJobs, call: Call) -> None:
         self._crons = crons
         self._call = call
 

@@ -1,4 +1,4 @@
-"""Search, read, retry and cancel jobs as an operator (spec: ojs-admin-api 7).
+"""Search, read, retry, cancel and move jobs as an operator (spec: ojs-admin-api 7).
 
 These responses have the members of a job at the top level, not inside ``job``.
 """
@@ -8,23 +8,31 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
+import msgspec
+
 from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.retry import DEFAULT_RETRY
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import Raw, join, stored_members
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.authorization.principals import cause_of
+from ojs_cluster.http.authorization.queue_scope import check_queues, check_read_job
 from ojs_cluster.http.handlers import jobs
 from ojs_cluster.http.handlers.job_order import with_order
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_body.decode import decode
+from ojs_cluster.http.shapes.common import QueueName
 from ojs_cluster.store.engine.jobs import cancel as store_cancel
 from ojs_cluster.store.engine.jobs import read_jobs as store_jobs
 from ojs_cluster.store.engine.jobs.listing import JobFilter
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.features.dead_letters import dead_letters as store_dead
+from ojs_cluster.store.features.queue_deletion.move_waiting import move as store_move
 from ojs_cluster.store.features.search import lists
 
 _MORE_READS = 9
@@ -37,6 +45,15 @@ _TIMES: Final = (
 _NULL: Final = Raw(b"null")
 _FULL_BYTES = 8 * 1024 * 1024
 """A page whose jobs have this many bytes counts as full."""
+
+
+class JobMoveBody(msgspec.Struct, frozen=True):
+    """The queue that the job gets."""
+
+    queue: QueueName
+
+
+_move_decoder = msgspec.json.Decoder(JobMoveBody)
 
 
 async def list_jobs(app: App, request: Request) -> Response:
@@ -90,6 +107,23 @@ async def cancel(app: App, request: Request, job_id: str) -> Response:
     return _shown(
         await store_cancel.cancel(app.store, fields.job_id(job_id), cause=cause_of(app, request))
     )
+
+
+async def move(app: App, request: Request, job_id: str) -> Response:
+    """Move a job that waits to another queue, where it is behind the jobs of its priority.
+
+    It keeps its id, state, attempts and times. The queue need not exist. A job of another state, or
+    one that is unique in its queue, is refused. So is a queue that drains, one that is full, and
+    one with limits that cannot be divided anew.
+    """
+    body = decode(_move_decoder, request, app.settings.limits)
+    target = check_queue(body.queue, field="queue")
+    check_queues(request.queues, [target])
+    check = partial(check_read_job, request) if request.is_restricted else None
+    job, before = await store_move(
+        app.store, fields.job_id(job_id), target, cause_of(app, request), check
+    )
+    return msgspec.structs.replace(_shown(job), audit_old={"queue": before})
 
 
 def _shown(job: JobRecord) -> Response:

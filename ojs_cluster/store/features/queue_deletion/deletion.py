@@ -18,17 +18,14 @@ from typing import Any, cast
 
 from ojs_cluster.core.bulk.selection import DEFAULT_STATES, BulkAction, Selection
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound, OJSError
-from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.engine.limits import partition_quotas
 from ojs_cluster.store.engine.queues import pauses
-from ojs_cluster.store.engine.queues.copied_settings import ensure_open
 from ojs_cluster.store.engine.queues.queues import get_stats
 from ojs_cluster.store.features.bulk_records import operations
 from ojs_cluster.store.features.bulk_records.operation import BulkOperation, QueueDeletion
+from ojs_cluster.store.features.queue_deletion.target_queue import check_target, open_for_moves
 from ojs_cluster.store.features.queue_drains.drains import begin_drain, end_drain, new_drain_token
-from ojs_cluster.store.features.rate_limits import rate_limits
 from ojs_cluster.store.features.retention import lifecycle
 from ojs_cluster.store.ground.partial_failures import after_first_write
 
@@ -86,7 +83,10 @@ async def begin_deletion(
     if stats is None:
         return None
     if target:
-        await _check_target(store, queue, target)
+        if target == queue:
+            raise InvalidRequest("target_queue must be another queue", field="target_queue")
+        shards = await store.partitions.occupied_shards(store, queue)
+        await check_target(store, queue, target, shards)
         await store.queues.ensure(store, [target])
     now_ms = await _time_of(store, queue)
     deletion = QueueDeletion(queue, new_drain_token(now_ms), target)
@@ -184,51 +184,11 @@ async def try_to_delete(store: Store, deletion: QueueDeletion) -> DeletionStep:
 async def open_target(store: Store, deletion: QueueDeletion) -> None:
     """Make workers search the shards of the queue for jobs of the target.
 
-    The partitions of the target have copies of its settings, before a job is there.
-
     Raises:
         Conflict: the target cannot take the jobs any more.
+        TooManyQueues: the target does not exist, and the registry of queue names is full.
         BackendUnavailable: Redis did not answer in time.
     """
-    queue, target = deletion.queue, deletion.target
-    opens = await _check_target(store, queue, target)
-    for shard in await store.partitions.occupied_shards(store, queue):
-        await ensure_open(store, shard, [target])
-    with after_first_write():
-        if opens:  # limits may have been set meanwhile
-            await _check_limits(store, queue, target, opens=True)
-
-
-async def _check_target(store: Store, queue: str, target: str) -> bool:
-    """Check that the target can take the jobs; return whether it needs further partitions."""
-    if target == queue:
-        raise InvalidRequest("target_queue must be another queue", field="target_queue")
-    if (await get_stats(store, target)).draining_ms is not None:
-        raise Conflict(f"queue '{target}' is draining: it takes no new jobs", queue=target)
-    is_open = set(await store.partitions.open_shards(store, target))
-    opens = not is_open.issuperset(await store.partitions.occupied_shards(store, queue))
-    await _check_limits(store, queue, target, opens=opens)
-    return opens
-
-
-async def _check_limits(store: Store, queue: str, target: str, *, opens: bool) -> None:
-    """Check that no limit would hold for other jobs after the move.
-
-    The limits of a queue are divided among its open partitions, and further partitions would get a
-    part of them. A ``max_per_second`` that jobs have declared holds in partition 0 alone.
-    """
-    if opens and await partition_quotas.get_limits(store, target) != RateLimits():
-        raise Conflict(
-            f"queue '{target}' has limits, and queue '{queue}' lies in other shards: delete the "
-            "limits until the jobs are moved, or discard the jobs",
-            queue=target,
-        )
-    if await store.partitions.occupied_shards(store, queue) == [store.keys.shard_of_queue(target)]:
-        return
-    for name in (queue, target):
-        if (await rate_limits.get_queue_limits(store, name)).max_per_second is not None:
-            raise Conflict(
-                f"jobs of queue '{name}' have declared max_per_second, which holds in one shard "
-                "only: delete the limit, or discard the jobs",
-                queue=name,
-            )
+    queue = deletion.queue
+    shards = await store.partitions.occupied_shards(store, queue)
+    await open_for_moves(store, queue, deletion.target, shards)

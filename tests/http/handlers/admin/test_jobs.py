@@ -274,3 +274,22 @@ async def test_a_list_needs_the_key(standalone: Embedded) -> None:
     async with open_app(standalone, api_keys=("one",)) as app:
         for target in (JOBS, f"{JOBS}/{UNKNOWN_ID}"):
             assert (await Api(app).get(target)).status == 401
+
+
+async def test_a_waiting_job_is_moved_to_another_queue(any_api: Api) -> None:
+    job = await any_api.enqueue(options={"queue": "one"})
+    path = f"{JOBS}/{job['id']}/move"
+    for _ in range(2):  # a repetition changes nothing
+        reply = await any_api.post(path, {"queue": "two"})
+        assert (reply.status, reply.json["queue"], reply.json["state"]) == (200, "two", "available")
+    [moved] = await any_api.fetch("two")
+    assert moved["id"] == job["id"]
+    refused = await any_api.post(path, {"queue": "one"})
+    assert (refused.status, refused.json["error"]["details"]["state"]) == (409, "active")
+    events = (await any_api.get(f"/ojs/v1/jobs/{job['id']}/history")).json["events"]
+    [event] = [each["data"] for each in events if each["event_type"] == "job.moved"]
+    assert (event["from"], event["to"]) == ("one", "two")
+    for body, field in (({}, "queue"), ({"queue": "no queue!"}, "queue"), ({"queue": 7}, "queue")):
+        wrong = await any_api.post(path, body)
+        assert (wrong.status, wrong.json["error"]["details"]["field"]) == (400, field), body
+    assert (await any_api.post(f"{JOBS}/{UNKNOWN_ID}/move", {"queue": "two"})).status == 404

@@ -38,7 +38,7 @@ _states_option = click.option(
 
 @click.group(cls=Verbs)
 def job() -> None:
-    """List, read, enqueue, edit, retry, cancel and remove jobs."""
+    """List, read, enqueue, edit, move, retry, cancel and remove jobs."""
 
 
 for _command in (enqueue, watch, edit, move):

@@ -1,4 +1,4 @@
-"""``ojsctl job edit``, and why there is no ``job move``. ``job.py`` adds both to its group."""
+"""``ojsctl job edit`` and ``job move``. ``job.py`` adds both to its group."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any, Final
 
 import click
 
-from ojs_client.ctl.api import V1
+from ojs_client.ctl.api import ADMIN, V1
+from ojs_client.ctl.queues import ask_if_new, complete_queues
 from ojs_client.ctl.selection import job_id as job_id_argument
-from ojs_client.ctl.session import Examples, Leaf, Session
+from ojs_client.ctl.session import Leaf, Session, yes_option
 from ojs_client.ctl.times import DURATION, LATER
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.values import json_or_text, pairs
@@ -54,7 +55,7 @@ def edit(
 ) -> None:
     """Change a job that waits. What no option names stays.
 
-    Type, queue and id cannot change, and a unique job keeps its args and its meta.
+    Type and id cannot change, job move changes the queue, and a unique job keeps its args and its meta.
     """
     timeout = None if run_timeout is None else milliseconds(run_timeout)
     given: dict[str, Any] = {
@@ -76,16 +77,17 @@ def edit(
     session.output.changed(changed, f"job {job_id} changed: {', '.join(body)}", name=job_id)
 
 
-@click.command(
-    cls=Examples,
-    hidden=True,
-    context_settings={"ignore_unknown_options": True},
-    examples="job move 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f mail",
-)
-@click.argument("_words", nargs=-1, type=click.UNPROCESSED, metavar="ID QUEUE")
-def move(_words: tuple[str, ...]) -> None:
-    """Explain that a job stays in its queue."""
-    raise click.UsageError(
-        "A job stays in its queue. queue rm OLD --move-to NEW moves all waiting jobs of a queue, "
-        "and removes it. For one job, cancel it and enqueue it again with --queue."
-    )
+@click.command(cls=Leaf, examples="job move 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f mail")
+@job_id_argument
+@click.argument("queue", metavar="QUEUE", shell_complete=complete_queues)
+@yes_option
+@click.pass_obj
+def move(session: Session, job_id: str, queue: str, yes: bool) -> None:
+    """Move a job that waits to another queue. It keeps its id, state and times.
+
+    queue rm OLD --move-to NEW moves all waiting jobs of a queue, and removes it.
+    """
+    ask_if_new(session, queue, yes)
+    path = f"{ADMIN}/jobs/{url_path(job_id)}/move"
+    moved = session.api.request("POST", path, {"queue": queue})
+    session.output.changed(moved, f"job {job_id} is in queue {queue}", name=job_id)
