@@ -10,10 +10,12 @@ import anyio
 import pytest
 
 from ojs_client import (
+    ApiError,
     Client,
     Conflict,
     Discard,
     InvalidArguments,
+    JobFailed,
     NewCron,
     NotFound,
     ResultPending,
@@ -78,6 +80,70 @@ async def test_jobs_are_found_edited_and_retried(server: Server) -> None:
         with pytest.raises(KeyError):  # not in a group of errors
             async with client.as_completed([bad], wait=60):
                 raise KeyError
+
+    await server.run(scenario)
+
+
+async def test_all_jobs_that_match_are_changed(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        worker = new_worker(client)
+
+        @worker.handler("t.fails")
+        async def fails(job: RunningJob) -> None:
+            raise Discard("no")
+
+        kept = await client.enqueue("t.kept", queue="bulk")
+        jobs = [await client.enqueue("t.many", n, queue="bulk", tags=["x"]) for n in range(5)]
+        cancelled = await client.jobs.cancel_all("tag:x", queue="bulk", type="t.*")
+        assert (cancelled.matched, cancelled.succeeded, cancelled.failed) == (5, 5, 0)
+        assert cancelled.finished
+        assert (await client.get(kept.id)).state == "available"
+        again = await client.jobs.report(cancelled.operation_id)
+        assert (again.state, again.succeeded) == ("completed", 5)
+
+        with pytest.raises(Conflict, match="available"):
+            await client.jobs.delete(kept.id)
+        await client.jobs.delete(jobs[0].id)
+        for _ in range(2):
+            with pytest.raises(NotFound):
+                await client.jobs.delete(jobs[0].id)
+        later = datetime.now(UTC) + timedelta(days=1)
+        assert (await client.jobs.delete_all(queue="bulk", since=later)).matched == 0
+        assert (await client.jobs.delete_all(queue="bulk", until=later)).succeeded == 4
+
+        async with serving_jobs(worker):
+            failed = await client.enqueue("t.fails", queue=QUEUE)
+            with pytest.raises(JobFailed):
+                await client.result(failed.id, wait=60)
+        assert (await client.jobs.retry_all(queue=QUEUE, states=["discarded"])).succeeded == 1
+        assert (await client.get(failed.id)).state == "available"
+        with pytest.raises(ApiError):  # all jobs would match
+            await client.jobs.cancel_all()
+
+    await server.run(scenario)
+
+
+async def test_queues_are_created_drained_and_purged(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        assert (await client.queues.create("new", concurrency=3))["concurrency"] == 3
+        with pytest.raises(Conflict):
+            await client.queues.create("new")
+        for number in range(3):
+            await client.enqueue("t.a", number, queue="new")
+        await client.queues.drain("new")
+        with pytest.raises(ApiError, match="drain"):
+            await client.enqueue("t.a", queue="new")
+        assert await client.queues.purge("new") == 3
+        await client.queues.resume("new")
+        assert (await client.queues.get("new")).counts["available"] == 0
+
+    await server.run(scenario)
+
+
+async def test_too_many_jobs_name_the_method_for_any_number(server: Server) -> None:
+    async def scenario(client: Client) -> None:
+        with pytest.raises(ApiError, match="enqueue_all"):
+            await client.enqueue_many(new_job("t.a", queue=QUEUE) for _ in range(1001))
 
     await server.run(scenario)
 

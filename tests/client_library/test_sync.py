@@ -43,6 +43,16 @@ async def test_every_method_blocks_until_its_response(url: str) -> None:
             assert "two" in {queue.name for queue in client.queues.find()}
             with pytest.raises(Conflict):
                 client.queues.delete("two")
+            assert client.jobs.cancel_all("tag:x").succeeded == 1
+            assert client.jobs.retry_all(queue="two").matched == 0
+            client.jobs.delete(waiting.id)
+            deleted = client.jobs.delete_all(queue="two")
+            assert client.jobs.report(deleted.operation_id).matched == deleted.matched == 0
+            assert "concurrency" in client.queues.create("three", concurrency=2)
+            client.enqueue("t.a", queue="three")
+            client.queues.drain("three")
+            assert client.queues.purge("three") == 1
+            client.queues.delete("three")
             started = client.start(chain(new_job("t.a"), new_job("t.b")))
             assert client.workflow(started.id).state == "running"
             assert client.cancel_workflow(started.id).state == "cancelled"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ojs_client._version import __version__
 
 if TYPE_CHECKING:
+    from ojs_client.bulk import BulkFailure, BulkReport, JobFilter
     from ojs_client.client import Client
     from ojs_client.cron import CronJobs, NewCron, SyncedCrons
     from ojs_client.errors import (
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     )
     from ojs_client.events import Event, Subscription
     from ojs_client.jobs import Cron, Job, JobError, Workflow, WorkflowStep
-    from ojs_client.managing import DeadLetters, Jobs, Limit, Limits, Queue, Queues
+    from ojs_client.managed_jobs import Jobs
+    from ojs_client.managing import DeadLetters, Limit, Limits, Queue, Queues
     from ojs_client.many import EnqueueReport, FailedPortion
     from ojs_client.options import JobOptions, NewJob, RetryPolicy, Unique, new_job, new_job_id
     from ojs_client.sync import SyncClient, SyncCronJobs
+    from ojs_client.sync_managing import SyncJobs, SyncQueues
     from ojs_client.tasks.app import App, TaskRouter
     from ojs_client.tasks.dependencies import Depends
     from ojs_client.tasks.task import AsyncTask, SyncTask, Task
@@ -45,6 +48,8 @@ __all__ = [
     "App",
     "AsyncTask",
     "BlockingJob",
+    "BulkFailure",
+    "BulkReport",
     "Client",
     "Conflict",
     "ConnectionFailed",
@@ -61,6 +66,7 @@ __all__ = [
     "JobCancelled",
     "JobError",
     "JobFailed",
+    "JobFilter",
     "JobOptions",
     "Jobs",
     "LeaseLost",
@@ -85,6 +91,8 @@ __all__ = [
     "Subscription",
     "SyncClient",
     "SyncCronJobs",
+    "SyncJobs",
+    "SyncQueues",
     "SyncTask",
     "SyncedCrons",
     "Task",
@@ -106,6 +114,7 @@ __all__ = [
 ]
 
 _MODULES: Final = {
+    "bulk": ("BulkFailure", "BulkReport", "JobFilter"),
     "client": ("Client",),
     "cron": ("CronJobs", "NewCron", "SyncedCrons"),
     "errors": (
@@ -127,10 +136,12 @@ _MODULES: Final = {
     ),
     "events": ("Event", "Subscription"),
     "jobs": ("Cron", "Job", "JobError", "Workflow", "WorkflowStep"),
-    "managing": ("DeadLetters", "Jobs", "Limit", "Limits", "Queue", "Queues"),
+    "managed_jobs": ("Jobs",),
+    "managing": ("DeadLetters", "Limit", "Limits", "Queue", "Queues"),
     "many": ("EnqueueReport", "FailedPortion"),
     "options": ("JobOptions", "NewJob", "RetryPolicy", "Unique", "new_job", "new_job_id"),
     "sync": ("SyncClient", "SyncCronJobs"),
+    "sync_managing": ("SyncJobs", "SyncQueues"),
     "tasks.app": ("App", "TaskRouter"),
     "tasks.dependencies": ("Depends",),
     "tasks.task": ("AsyncTask", "SyncTask", "Task"),

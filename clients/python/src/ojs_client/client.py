@@ -24,8 +24,9 @@ from ojs_client.errors import (
 from ojs_client.events import Subscription, subscribe
 from ojs_client.jobs import Job, Workflow
 from ojs_client.joined_enqueues import JoinedEnqueues
-from ojs_client.managing import DeadLetters, Jobs, Limits, Queues
-from ojs_client.many import MAX_JOBS, EnqueueReport, ended_jobs, enqueue_portions
+from ojs_client.managed_jobs import Jobs
+from ojs_client.managing import DeadLetters, Limits, Queues
+from ojs_client.many import MAX_JOBS, EnqueueReport, ended_jobs, enqueue_batch, enqueue_portions
 from ojs_client.options import JSON, Duration, JobOptions, NewJob, as_new_job, seconds
 from ojs_client.transport import Repeat, Transport, encode, segment
 from ojs_client.values import Encodable
@@ -183,21 +184,14 @@ class Client:
     async def enqueue_many(self, jobs: Iterable[NewJob]) -> list[Job]:
         """Enqueue several jobs, all of them or none, and return them in the same order.
 
-        As with ``enqueue``, a result with ``deduplicated`` is an earlier job.
+        As with ``enqueue``, a result with ``deduplicated`` is an earlier job. A server takes 1000
+        jobs in a request by default: ``enqueue_all`` enqueues any number.
 
         Raises:
-            ApiError: the server refused the jobs.
+            ApiError: the server refused the jobs, for example because there are too many.
             ConnectionFailed: the server did not answer.
         """
-        body = {"jobs": [job.json() for job in jobs]}
-        if not body["jobs"]:
-            return []
-        reply = await self._transport.request("POST", "/jobs/batch", body)
-        existing = frozenset(reply.get("deduplicated", ()))
-        return [
-            Job.from_json(job, deduplicated=index in existing)
-            for index, job in enumerate(reply["jobs"])
-        ]
+        return await enqueue_batch(self._transport, jobs)
 
     async def enqueue_all(
         self, jobs: Iterable[NewJob] | AsyncIterable[NewJob], *, portion: int = MAX_JOBS

@@ -1,118 +1,18 @@
-"""What operators do with jobs, queues, dead letters and limits."""
+"""What operators do with queues, dead letters and limits."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 from ojs_client.jobs import Job
 from ojs_client.options import JSON, Duration, State, iso_duration, iso_time
 from ojs_client.paging import entries
 from ojs_client.transport import Repeat, Transport, segment
 
-Sort = Literal["created_at", "scheduled_at", "started_at", "priority"]
-"""The orders of a list of jobs."""
-Order = Literal["asc", "desc"]
 _STATES: Final[tuple[State, ...]] = get_args(State)
-
-
-class Jobs:
-    """The jobs of a server; ``Client.jobs`` is one."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    async def find(
-        self,
-        query: str | None = None,
-        *,
-        type: str | None = None,
-        queue: str | None = None,
-        state: State | None = None,
-        sort: Sort | None = None,
-        order: Order | None = None,
-    ) -> AsyncIterator[Job]:
-        """Yield the jobs that match, newest first, page by page.
-
-        Args:
-            query: a search, such as ``type:email.send error:timeout since:2h``.
-            type: their type; a ``*`` at its end stands for any text.
-            queue: their queue.
-            state: their state.
-            sort: the order.
-            order: the direction of the order.
-
-        Raises:
-            ApiError: the search is not valid.
-        """
-        chosen = {"query": query, "type": type, "queue": queue, "state": state}
-        chosen |= {"sort": sort, "order": order}
-        async for members in entries(self._transport, "/jobs", "jobs", chosen):
-            yield Job.from_json(members)
-
-    async def history(self, job_id: str) -> AsyncIterator[dict[str, JSON]]:
-        """Yield the events of a job, oldest first (spec: ojs-execution-history 7.1).
-
-        Raises:
-            NotFound: there is no such job.
-        """
-        path = f"/jobs/{segment(job_id)}/history"
-        async for event in entries(self._transport, path, "events"):
-            yield event
-
-    async def retry(self, job_id: str) -> Job:
-        """Make a discarded job available again, whether or not it is a dead letter.
-
-        Raises:
-            NotFound: there is no such job.
-            Conflict: the job is not discarded.
-        """
-        path = f"/admin/jobs/{segment(job_id)}/retry"
-        return Job.from_json(await self._transport.request("POST", path))
-
-    async def move(self, job_id: str, queue: str) -> Job:
-        """Move a job that waits to another queue, which need not exist yet.
-
-        Raises:
-            NotFound: there is no such job.
-            Conflict: the job does not wait or is unique in its queue, or the other queue cannot
-                take it.
-        """
-        path = f"/admin/jobs/{segment(job_id)}/move"
-        body: dict[str, JSON] = {"queue": queue}
-        return Job.from_json(await self._transport.request("POST", path, body, repeat=Repeat.ALWAYS))
-
-    async def edit(
-        self,
-        job_id: str,
-        *,
-        args: list[JSON] | None = None,
-        priority: int | None = None,
-        scheduled_at: datetime | None = None,
-        max_attempts: int | None = None,
-        meta: Mapping[str, JSON] | None = None,
-        tags: list[str] | None = None,
-    ) -> Job:
-        """Change a job that waits. None keeps a member as it is.
-
-        Raises:
-            NotFound: there is no such job.
-            Conflict: the job does not wait.
-        """
-        given: dict[str, JSON] = {
-            "args": args,
-            "priority": priority,
-            "scheduled_at": None if scheduled_at is None else iso_time(scheduled_at),
-            "max_attempts": max_attempts,
-            "meta": meta,
-            "tags": tags,
-        }
-        body = {name: value for name, value in given.items() if value is not None}
-        path = f"/jobs/{segment(job_id)}"
-        reply = await self._transport.request("PATCH", path, body, repeat=Repeat.ALWAYS)
-        return Job.from_json(reply["job"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +49,19 @@ class Queues:
         async for members in entries(self._transport, "/queues", "queues"):
             yield Queue.from_json(members)
 
+    async def create(self, name: str, **settings: JSON) -> Mapping[str, JSON]:
+        """Create a queue, which is kept without jobs, and return its settings.
+
+        Args:
+            name: the queue.
+            **settings: its settings, such as ``concurrency``.
+
+        Raises:
+            Conflict: the queue exists.
+        """
+        body = {"name": name, "config": settings}
+        return (await self._transport.request("POST", "/queues", body))["config"]
+
     async def get(self, name: str) -> Queue:
         """Return a queue.
 
@@ -164,6 +77,22 @@ class Queues:
     async def resume(self, name: str) -> None:
         """Give the jobs of a queue to workers again."""
         await self._call("POST", name, "/resume")
+
+    async def drain(self, name: str) -> None:
+        """Refuse new jobs of a queue, and let workers empty it. ``resume`` ends the drain."""
+        await self._call("POST", name, "/drain")
+
+    async def purge(self, name: str) -> int:
+        """Remove the available jobs of a queue, and return their number.
+
+        ``Jobs.delete_all`` removes jobs that have ended, and ``Jobs.cancel_all`` cancels others.
+        """
+        path, purged = f"/queues/{segment(name)}/purge", 0
+        while True:  # the server returns after some seconds
+            reply = await self._transport.request("POST", path, {"confirm": True})
+            purged += reply["purged_count"]
+            if not reply["left"]:
+                return purged
 
     async def configure(self, name: str, **settings: JSON) -> Mapping[str, JSON]:
         """Change settings of a queue, which need not exist yet, and return all of them.

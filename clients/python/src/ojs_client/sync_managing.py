@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar, Unpack
 
+from ojs_client.bulk import BulkReport, JobFilter
 from ojs_client.jobs import Job
-from ojs_client.managing import Jobs, Order, Queue, Queues, Sort
+from ojs_client.managed_jobs import Jobs, Order, Sort
+from ojs_client.managing import Queue, Queues
 from ojs_client.options import JSON, State
 
 P = ParamSpec("P")
@@ -53,6 +55,26 @@ class SyncJobs:
         """Make a discarded job available again, whether or not it is a dead letter."""
         return self._call(self._jobs.retry, job_id)
 
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended."""
+        self._call(self._jobs.delete, job_id)
+
+    def cancel_all(self, query: str | None = None, **chosen: Unpack[JobFilter]) -> BulkReport:
+        """Cancel all jobs that match. A search or a filter is needed."""
+        return self._call(self._jobs.cancel_all, query, **chosen)
+
+    def retry_all(self, query: str | None = None, **chosen: Unpack[JobFilter]) -> BulkReport:
+        """Make all discarded jobs that match available again."""
+        return self._call(self._jobs.retry_all, query, **chosen)
+
+    def delete_all(self, query: str | None = None, **chosen: Unpack[JobFilter]) -> BulkReport:
+        """Delete all jobs that match and have ended."""
+        return self._call(self._jobs.delete_all, query, **chosen)
+
+    def report(self, operation_id: str) -> BulkReport:
+        """Return how far an operation is that has changed many jobs."""
+        return self._call(self._jobs.report, operation_id)
+
     def move(self, job_id: str, queue: str) -> Job:
         """Move a job that waits to another queue."""
         return self._call(self._jobs.move, job_id, queue)
@@ -92,6 +114,10 @@ class SyncQueues:
         """Yield the queues by name."""
         return _each(self._call, self._queues.find())
 
+    def create(self, name: str, **settings: JSON) -> Mapping[str, JSON]:
+        """Create a queue, which is kept without jobs, and return its settings."""
+        return self._call(self._queues.create, name, **settings)
+
     def get(self, name: str) -> Queue:
         """Return a queue."""
         return self._call(self._queues.get, name)
@@ -103,6 +129,14 @@ class SyncQueues:
     def resume(self, name: str) -> None:
         """Give the jobs of a queue to workers again."""
         self._call(self._queues.resume, name)
+
+    def drain(self, name: str) -> None:
+        """Refuse new jobs of a queue, and let workers empty it. ``resume`` ends the drain."""
+        self._call(self._queues.drain, name)
+
+    def purge(self, name: str) -> int:
+        """Remove the available jobs of a queue, and return their number."""
+        return self._call(self._queues.purge, name)
 
     def configure(self, name: str, **settings: JSON) -> Mapping[str, JSON]:
         """Change settings of a queue, which need not exist yet, and return all of them."""

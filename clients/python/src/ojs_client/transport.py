@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum
 from types import TracebackType
@@ -138,6 +138,7 @@ class Transport:
         repeat: Repeat = Repeat.UNLESS_APPLIED,
         timeout_s: float | None = None,
         params: Mapping[str, str] | None = None,
+        also: Sequence[int] = (),
     ) -> Any:
         """Send a request and return its response; after a failure, repeat it if ``repeat`` allows.
 
@@ -148,6 +149,7 @@ class Transport:
             repeat: when the request may be sent again.
             timeout_s: how long one try may take, in seconds; None for the client's timeout.
             params: the query.
+            also: statuses of 300 and above whose response is returned, not raised.
 
         Returns:
             The decoded body, an object.
@@ -162,7 +164,7 @@ class Transport:
         earlier_applied: bool | None = False
         while True:
             try:
-                return await self._send(method, path, content, timeout_s, params)
+                return await self._send(method, path, content, timeout_s, params, also)
             except (ApiError, ConnectionFailed) as error:
                 if earlier_applied is None:
                     error.applied = None  # the error is about this try only
@@ -206,6 +208,7 @@ class Transport:
         content: bytes | None,
         timeout_s: float | None,
         params: Mapping[str, str] | None,
+        also: Sequence[int],
     ) -> Any:
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         try:
@@ -215,7 +218,7 @@ class Transport:
         except NoResponse as error:
             raise ConnectionFailed(f"no answer from {self.url}: {error}", applied=None) from error
         decoded = _decoded(response)
-        if response.status < 300:
+        if response.status < 300 or response.status in also:
             if not isinstance(decoded, dict):
                 raise ConnectionFailed(f"the response from {self.url} is not JSON", applied=None)
             for warning in warnings_of(decoded):
