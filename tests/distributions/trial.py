@@ -17,19 +17,21 @@ from ojs_client import SyncClient
 with SyncClient() as client:
     print(client.result(sys.argv[1], wait=60))
 """
-EXTRAS = {"ojs_cluster": "all", "ojs_client": "ctl"}
 
 
 def install(wheels: list[Path], folder: Path) -> Path:
-    """Install wheels with their extras into a new environment; return the folder of its programs.
+    """Install ``ojs-cluster[all]`` into a new environment; return the folder of its programs.
 
     Args:
-        wheels: the wheels.
+        wheels: the wheels of both packages. That of the client is used because the other needs it.
         folder: where to create the environment.
     """
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    wanted = [f"{path.resolve()}[{EXTRAS[path.name.partition('-')[0]]}]" for path in wheels]
+    paths = {path.name.partition("-")[0]: path.resolve() for path in wheels}
+    constraints = folder / "constraints.txt"
+    constraints.write_text(f"ojs-client @ {paths['ojs_client'].as_uri()}\n")
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    wanted = ["--constraint", str(constraints), f"{paths['ojs_cluster']}[all]"]
     subprocess.run([*pip, *wanted], check=True, env=environment(folder))
     return folder / "bin"
 
