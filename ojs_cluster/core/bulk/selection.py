@@ -117,6 +117,7 @@ class Selection:
             ``admits`` does not compare it.
         error_since_ms: the last error occurred at this time or later. ``admits`` does not compare
             it.
+        error_until_ms: the last error occurred before this time. ``admits`` does not compare it.
         query: a search (``core.search``) without times. ``since_ms`` and ``until_ms`` have them:
             an age such as ``2h`` is the time before the operation was created.
         tenant: only jobs of this tenant. ``admits`` does not compare it.
@@ -134,6 +135,7 @@ class Selection:
     error_type: str | None = None
     error_message: str | None = None
     error_since_ms: int | None = None
+    error_until_ms: int | None = None
     query: str | None = None
     tenant: str | None = None
 
@@ -155,7 +157,7 @@ class Selection:
     @property
     def names_error(self) -> bool:
         """Whether the last error of a job decides."""
-        return self.error_type is not None or self.error_since_ms is not None
+        return (self.error_type, self.error_since_ms, self.error_until_ms) != (None, None, None)
 
     def admits(self, job: JobSummary) -> bool:
         """Return whether the small fields of a job match the selection."""
@@ -216,8 +218,8 @@ class Selection:
             *(self.queue, self.type, self.error_type, self.error_message),
             *(self.query, self.tenant),
         )
-        times = (self.since_ms, self.until_ms, self.older_than_ms, self.error_since_ms)
-        numbers = (*times, self.priority)
+        times = (self.since_ms, self.until_ms, self.older_than_ms)
+        numbers = (*times, self.error_since_ms, self.error_until_ms, self.priority)
         return (
             bool(self.states)
             and all(text is None or isinstance(text, str) for text in texts)

@@ -171,6 +171,25 @@ def test_jobs_are_cancelled_by_ids_by_a_search_and_by_filters(ctl: Ctl) -> None:
     assert ctl.run("job", "cancel", *filters, "--yes").stdout == "3 jobs cancelled\n"
 
 
+def test_the_list_of_dead_letters_counts_the_discarded_jobs_that_are_none(ctl: Ctl) -> None:
+    for _ in range(2):
+        [job_id] = ctl.enqueue("q.unkept", options={"retry": {"max_attempts": 1}})
+        ctl.api.post("/ojs/v1/workers/fetch", {"queues": ["q.unkept"], "worker_id": "w"})
+        ctl.api.post("/ojs/v1/workers/nack", {"job_id": job_id, "error": {"message": "no"}})
+    shown = ctl.run("dead", "ls", "--queue", "q.unkept")
+    assert "Not listed: 2 discarded jobs without a dead letter" in shown.stderr
+    assert "queue config q.unkept --set on_exhaustion=dead_letter" in shown.stderr
+    assert ctl.run("dead", "ls", "--queue", "q.unkept", "--json").stderr == ""
+    assert ctl.run("dead", "ls", "--queue", "q.nosuch").stderr == ""
+    ctl.run("queue", "config", "q.unkept", "--set", "on_exhaustion=dead_letter")
+    [job_id] = ctl.enqueue("q.unkept", options={"retry": {"max_attempts": 1}})
+    ctl.api.post("/ojs/v1/workers/fetch", {"queues": ["q.unkept"], "worker_id": "w"})
+    ctl.api.post("/ojs/v1/workers/nack", {"job_id": job_id, "error": {"message": "no"}})
+    shown = ctl.run("dead", "ls", "--queue", "q.unkept")
+    assert job_id in shown.stdout
+    assert "Not listed: 2 discarded" in shown.stderr
+
+
 def test_dead_letters_are_retried_and_removed(ctl: Ctl) -> None:
     ids = dead(ctl, "q.dead", 5)
     assert ctl.run("dead", "get", ids[0]).stdout == ctl.run("job", "get", ids[0]).stdout

@@ -37,6 +37,8 @@ def test_the_jobs_of_a_group_of_failures_are_retried(ctl: Ctl) -> None:
     assert (shown["message"], shown["count"]) == (group["message"], 2)
     ctl.run("error", "get", "00000000", code=3)
     words = ["error", "retry", group["group"], "--queue", "q.error"]
+    for period, matched in ((("--until", "1h"), 0), (("--since", "1h", "--until", "0s"), 2)):
+        assert ctl.json(*words, *period, "--dry-run")["matched"] == matched
     counted = ctl.json(*words, "--dry-run")
     assert (counted["dry_run"], counted["matched"], counted["succeeded"]) == (True, 2, 0)
     assert ctl.json(*words, "--since", "1h", "--dry-run")["matched"] == 2

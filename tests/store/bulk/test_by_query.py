@@ -112,7 +112,8 @@ def test_a_damaged_search_is_found(query: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["priority", "since_ms", "until_ms", "older_than_ms", "error_since_ms"]
+    "name",
+    ["priority", "since_ms", "until_ms", "older_than_ms", "error_since_ms", "error_until_ms"],
 )
 def test_a_stored_condition_of_zero_is_kept(name: str) -> None:
     stored = Selection.of_members({"states": ["available"], name: 0}).members()

@@ -29,13 +29,18 @@ async def next_step_ms(store: Store, db: Any, operation_id: str) -> int:
     return int(at_ms) - await clock_ms(store, store.keys.meta.slot)
 
 
-async def test_only_jobs_that_have_failed_since_then_are_chosen(store: Store) -> None:
+async def test_only_jobs_that_have_failed_in_the_period_are_chosen(store: Store) -> None:
     job = await active(store)
     await nack(store, job, FIRST)
     failed_ms = (await read_jobs.get(store, job.id)).last_failed_ms
     assert failed_ms is not None
-    for since_ms, wanted in ((failed_ms + 1, 0), (failed_ms, 1)):
-        given = {"error_type": "SmtpError", "error_since_ms": since_ms, "dry_run": True}
+    for name, at_ms, wanted in (
+        ("error_since_ms", failed_ms + 1, 0),
+        ("error_since_ms", failed_ms, 1),
+        ("error_until_ms", failed_ms, 0),
+        ("error_until_ms", failed_ms + 1, 1),
+    ):
+        given = {"error_type": "SmtpError", name: at_ms, "dry_run": True}
         operation = await begin(store, BulkAction.CANCEL, State.RETRYABLE, **given)
         assert (await carry_out(store, operation)).matched == wanted
 

@@ -47,6 +47,7 @@ class ErrorBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: str | None = None
     message: str | None = None
     since: str | None = None
+    until: str | None = None
 
 
 class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,6 +136,9 @@ def selection_of(
         error_since_ms=None
         if error is None
         else older_than_ms(error.since, now_ms, field="error.since"),
+        error_until_ms=None
+        if error is None
+        else older_than_ms(error.until, now_ms, field="error.until"),
         query=_query_of(search, request.tenant, field),
         tenant=request.tenant,
     )
@@ -143,8 +147,9 @@ def selection_of(
 def _check_error(error: ErrorBody, field: str) -> None:
     if len(error.type or "") + len(error.message or "") > _MAX_ERROR:
         raise InvalidRequest("is longer than an error group", field=field)
-    if error.type is None and (error.message is not None or error.since is None):
-        raise InvalidRequest("needs a 'type', or a 'since' alone", field=field)
+    has_time = error.since is not None or error.until is not None
+    if error.type is None and (error.message is not None or not has_time):
+        raise InvalidRequest("needs a 'type', or a 'since' or an 'until' alone", field=field)
 
 
 def _search_of(given: FilterBody, now_ms: int, field: str) -> Search | None:

@@ -288,11 +288,12 @@ def _filter_members(selection: Selection) -> shapes.ShownBulkFilter:
 
 
 def _error_members(selection: Selection) -> dict[str, str]:
-    since = selection.error_since_ms
+    since, until = selection.error_since_ms, selection.error_until_ms
     members = {
         "type": selection.error_type,
         "message": selection.error_message,
         "since": None if since is None else replies.iso(since),
+        "until": None if until is None else replies.iso(until),
     }
     return {name: value for name, value in members.items() if value is not None}
 

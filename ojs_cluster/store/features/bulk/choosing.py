@@ -154,8 +154,11 @@ async def _admits(selection: Selection, record: JobRecord) -> bool:
 
 
 def _has_error(record: JobRecord, selection: Selection) -> bool:
-    errors = record.errors()
-    if not errors or (record.last_failed_ms or 0) < (selection.error_since_ms or 0):
+    errors, failed_ms = record.errors(), record.last_failed_ms or 0
+    until_ms = selection.error_until_ms
+    if not errors or failed_ms < (selection.error_since_ms or 0):
+        return False
+    if until_ms is not None and failed_ms >= until_ms:
         return False
     if selection.error_type is None:
         return True

@@ -1,7 +1,8 @@
 """Other words for the commands, which people know from other tools.
 
 The help shows each command once. Any other word below finds it too: ``jobs list``, ``get job ID``,
-``dlq show ID``, ``queue delete NAME``, ``help job``. No command needs to know its other names.
+``dlq show ID``, ``queue delete NAME``, ``help job``. A noun in the plural alone lists: ``jobs``. No
+command needs to know its other names.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Nouns(Examples, click.Group):
                 ctx.fail(f"No such command {args[0]!r}. Did you mean one of: {known}?")
         command = self.get_command(ctx, args[0])
         if command is not None:
-            return command.name, command, args[1:]
+            return command.name, command, _listing(command, ctx, args)
         return super().resolve_command(ctx, args)
 
     def _with_verb(self, ctx: click.Context, word: str) -> Iterator[str]:
@@ -114,6 +115,17 @@ def _help_of(group: click.Group, ctx: click.Context, words: list[str]) -> list[s
         click.echo(group.get_help(ctx))
         ctx.exit()
     return [*words, "--help"]
+
+
+def _listing(command: click.Command, ctx: click.Context, args: list[str]) -> list[str]:
+    """Return what follows a noun. A noun in the plural without a verb lists."""
+    rest = args[1:]
+    lists = isinstance(command, Verbs) and "ls" in command.commands
+    if not lists or args[0] != f"{args[0].removesuffix('s')}s" or command.name == args[0]:
+        return rest
+    if ctx.resilient_parsing or (rest and not rest[0].startswith("-")):
+        return rest
+    return rest if set(rest) & {*ctx.help_option_names} else ["ls", *rest]
 
 
 def _names_nothing(command: click.Command, ctx: click.Context, args: list[str]) -> bool:

@@ -22,6 +22,7 @@ from ojs_client.worker.handlers import (
     error_of,
     expired_error,
     failure_of,
+    handler_traceback,
     no_handler,
     timeout_error,
     wrap,
@@ -269,13 +270,18 @@ def _log_failure(job: HeldJob, why: str, raised: BaseException | None = None) ->
     """Log that an attempt has failed, with the traceback of what the handler did not decide.
 
     A warning, which Python shows without any setup: the terminal is where the author of a first
-    worker looks.
+    worker looks. So the traceback begins with the handler, unless debug messages are logged too.
     """
+    exc_info = None
+    if raised is not None and not isinstance(raised, Retry | Discard):
+        debugs = log.isEnabledFor(logging.DEBUG)
+        trace = raised.__traceback__ if debugs else handler_traceback(raised)
+        exc_info = (type(raised), raised, trace)
     log.warning(
         "job %s: attempt failed: %s",
         job.id,
         why,
-        exc_info=None if isinstance(raised, Retry | Discard) else raised,
+        exc_info=exc_info,
         extra={
             "job_id": job.id,
             "job_type": job.members["type"],

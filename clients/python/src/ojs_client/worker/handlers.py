@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import TracebackType
 from typing import Any, Final, TypeAlias
 
 from ojs_client.errors import Discard, OJSError, Retry, Snooze
@@ -244,9 +245,16 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _frames(error: BaseException) -> list[JSON]:
     """Return the frames of an error, without those that led from the worker to the handler."""
-    frames = traceback.extract_tb(error.__traceback__)
-    from_handler = list(itertools.dropwhile(lambda f: _is_caller(f.filename), frames)) or frames
-    return [_valid(f"{f.filename}:{f.lineno} in {f.name}") for f in from_handler[-_MAX_FRAMES:]]
+    frames = traceback.extract_tb(handler_traceback(error))[-_MAX_FRAMES:]
+    return [_valid(f"{f.filename}:{f.lineno} in {f.name}") for f in frames]
+
+
+def handler_traceback(error: BaseException) -> TracebackType | None:
+    """Return the traceback of an error from the handler on; the whole one if it has no handler."""
+    trace = error.__traceback__
+    while trace is not None and _is_caller(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    return trace or error.__traceback__
 
 
 def _class(error: BaseException) -> str:

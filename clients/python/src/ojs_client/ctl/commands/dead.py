@@ -19,9 +19,10 @@ from ojs_client.ctl.selection import (
     selection_options,
 )
 from ojs_client.ctl.session import Leaf, Session, confirm, dry_run_option, yes_option
-from ojs_client.ctl.text import ago
+from ojs_client.ctl.text import ago, counted
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.words import Verbs
+from ojs_client.errors import ApiError
 
 _LIST = f"{ADMIN}/dead-letter"
 
@@ -85,6 +86,23 @@ def ls(
     count = session.output.rows(found, COLUMNS, name="id", empty="no dead letters match")
     if count == limit and not everything:
         note(f"These are the first {limit}: --limit or --all lists more.")
+    if session.output.is_table:
+        _name_others(session, queue)
+
+
+def _name_others(session: Session, queue: str | None) -> None:
+    """Say how many discarded jobs are no dead letters, and how a queue keeps such jobs."""
+    try:
+        found = session.api.get(f"{ADMIN}/stats", queue=queue)
+    except ApiError:  # the API key may not read the numbers, or there is no such queue
+        return
+    others = found["jobs"].get("discarded", 0) - found["dead_letters"]
+    if others > 0:
+        click.echo(
+            f"Not listed: {counted(others, 'discarded jobs')} without a dead letter. Keep dead "
+            f"letters: ojsctl queue config {queue or 'QUEUE'} --set on_exhaustion=dead_letter",
+            err=True,
+        )
 
 
 @dead.command(cls=Leaf, watch=True, examples="dead get 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f")

@@ -109,6 +109,7 @@ def change_options(function: F) -> F:
         click.option("--no-wait", is_flag=True, help="Do not wait for the end of the operation."),
         yes_option,
         dry_run_option,
+        click.option("--until", type=MOMENT, help="Failed before a time, or an age such as 1h."),
         click.option("--since", type=MOMENT, help="Failed since a time, or an age such as 1h."),
         click.option("--queue", metavar="QUEUE", help=_QUEUE, shell_complete=complete_queues),
         click.argument("group"),
@@ -155,14 +156,14 @@ def _change(
     *,
     queue: str | None,
     since: str | None,
+    until: str | None,
     yes: bool,
     dry_run: bool,
     no_wait: bool,
 ) -> None:
     found = _group(session, group, queue)
     error = {name: found[name] for name in ("type", "message")}
-    if since:
-        error["since"] = since
+    error |= {name: at for name, at in (("since", since), ("until", until)) if at}
     chosen: dict[str, Any] = {"states": states, "error": error}
     if queue:
         chosen["queue"] = queue
