@@ -33,7 +33,8 @@ async def test_every_method_blocks_until_its_response(url: str) -> None:
             assert client.jobs.edit(waiting.id, priority=4).priority == 4
             assert client.jobs.move(waiting.id, "two").queue == "two"
             assert [found.id for found in client.jobs.find("tag:x", queue="two")] == [waiting.id]
-            assert {event["event_type"] for event in client.jobs.history(waiting.id)} >= {"job.moved"}
+            happened = {event["event_type"] for event in client.jobs.history(waiting.id)}
+            assert "job.moved" in happened
             with pytest.raises(Conflict):
                 client.jobs.retry(waiting.id)
             client.queues.pause("two")

@@ -140,7 +140,8 @@ class Jobs:
     ) -> BulkReport:
         body: dict[str, JSON] = {"filter": filter_json(query, chosen)}
         path = f"/jobs/bulk/{action}"
-        return BulkReport.from_json(await self._transport.request("POST", path, body, repeat=repeat))
+        reply = await self._transport.request("POST", path, body, repeat=repeat)
+        return BulkReport.from_json(reply)
 
     async def move(self, job_id: str, queue: str) -> Job:
         """Move a job that waits to another queue, which need not exist yet.
@@ -152,7 +153,8 @@ class Jobs:
         """
         path = f"/admin/jobs/{segment(job_id)}/move"
         body: dict[str, JSON] = {"queue": queue}
-        return Job.from_json(await self._transport.request("POST", path, body, repeat=Repeat.ALWAYS))
+        reply = await self._transport.request("POST", path, body, repeat=Repeat.ALWAYS)
+        return Job.from_json(reply)
 
     async def edit(
         self,

@@ -1,7 +1,7 @@
 """Move one waiting job to another queue, for an operator.
 
-The job stays in its shard, as the jobs of a deleted queue that are moved. If the process dies before
-the last script, the job has not moved. The janitor then closes the partition that was opened for it.
+The job stays in its shard, as the moved jobs of a deleted queue do. If the process dies before the
+last script, the job has not moved. The janitor then closes the partition that was opened for it.
 """
 
 from __future__ import annotations

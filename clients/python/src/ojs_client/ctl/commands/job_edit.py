@@ -55,7 +55,8 @@ def edit(
 ) -> None:
     """Change a job that waits. What no option names stays.
 
-    Type and id cannot change, job move changes the queue, and a unique job keeps its args and its meta.
+    Type and id cannot change, and a unique job keeps its args and its meta. job move changes the
+    queue.
     """
     timeout = None if run_timeout is None else milliseconds(run_timeout)
     given: dict[str, Any] = {
