@@ -114,7 +114,7 @@ async def move(app: App, request: Request, job_id: str) -> Response:
 
     It keeps its id, state, attempts and times. The queue need not exist. A job of another state, or
     one that is unique in its queue, is refused. So is a queue that drains, one that is full, and
-    one with limits that cannot be divided anew.
+    one with limits that cannot be divided again.
     """
     body = decode(_move_decoder, request, app.settings.limits)
     target = check_queue(body.queue, field="queue")
