@@ -1,6 +1,6 @@
 # Every target with a `##` line shows up in `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help messages run demo test lint conformance cluster-test soak mutants loadtest bench bench-peers lock docs screenshots chart-docs release-check package python-packages chart-package clean
+.PHONY: help messages run demo test lint conformance cluster-test soak mutants loadtest bench bench-peers lock docs site screenshots chart-docs release-check package python-packages chart-package clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -75,6 +75,9 @@ docs: chart-docs ## update generated pages
 	$(BIN)/python -m tests.readme.configuration
 	$(BIN)/python -m tests.readme.api_reference
 
+site: $(VENV)/.dev ## build the documentation as a site in site/, and check its links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 screenshots: $(VENV)/.dev ## take the pictures of the dashboard in docs/img again (needs chromium); ALL=folder: of all pages
 	$(BIN)/python -m tests.ui.screenshots $(if $(ALL),--all $(ALL),docs/img)
 
@@ -101,7 +104,7 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(
 	--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
 
 clean: ## remove the virtual environment and caches (jobs in .ojs-data stay)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info \
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site *.egg-info \
 		clients/python/build clients/python/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
