@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.chaos.options import pytest_addoption  # noqa: F401 - a hook
 from tests.support.certificates import certificates  # noqa: F401 - a fixture
+from tests.support.interrupts import pytest_exception_interact  # noqa: F401 - a hook
 from tests.support.loggers import loggers_as_they_were  # noqa: F401 - a fixture
 from tests.support.order import pytest_collection_modifyitems  # noqa: F401 - a hook
 from tests.support.second_tries import pytest_terminal_summary  # noqa: F401 - a hook
