@@ -6,7 +6,7 @@ import base64
 import contextlib
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -56,10 +56,14 @@ class Crd:
         """A definition without a schema."""
         fields = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
         version = {"name": self.version, "served": True, "storage": True}
+        metadata: Object = {"name": self.name}
+        if self.group.endswith((".k8s.io", ".kubernetes.io")):
+            # The API server refuses definitions in its own groups that do not say this.
+            metadata["annotations"] = {"api-approved.kubernetes.io": "unapproved, for a test"}
         return {
             "apiVersion": "apiextensions.k8s.io/v1",
             "kind": "CustomResourceDefinition",
-            "metadata": {"name": self.name},
+            "metadata": metadata,
             "spec": {
                 "group": self.group,
                 "scope": "Namespaced",
@@ -72,6 +76,7 @@ class Crd:
 CRDS = (
     Crd("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects"),
     Crd("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors"),
+    Crd("monitoring.coreos.com", "v1", "PodMonitor", "podmonitors"),
     Crd("monitoring.coreos.com", "v1", "PrometheusRule", "prometheusrules"),
     Crd("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
 )
@@ -81,7 +86,7 @@ CUSTOM: dict[str, tuple[str, ...]] = {
     "existing-secrets-values": ("ServiceMonitor",),
     "gateway-values": ("HTTPRoute",),
     "keda-values": ("ScaledObject", "ServiceMonitor"),
-    "observed-cluster-values": ("ServiceMonitor", "PrometheusRule"),
+    "observed-cluster-values": ("ServiceMonitor", "PodMonitor", "PrometheusRule"),
     "production-values": ("ServiceMonitor", "PrometheusRule"),
 }
 """Kinds that each set asks for."""
@@ -138,6 +143,11 @@ class Surroundings:
             found["redis.url"] = f"redis://:{PASSWORD}@{self.address}"
         elif name != "existing-secrets":
             found["redis.url"] = f"redis://{self.address}"
+        if name == "keda":
+            # Its workers are in a namespace of their own, which a cluster may have for others.
+            where = {"name": "mailers", "namespace": self.space.namespace, "maxReplicas": 40}
+            deployment = {**where, "queues": ["mail", "mail.bulk"], "jobsPerPod": 25}
+            found["workers.scaling.deployments"] = [deployment]
         return found
 
     def is_plain(self, values: Path) -> bool:
@@ -166,17 +176,39 @@ class Surroundings:
                 "metadata": {"name": "cluster-wide"},
                 "data": {},
             },
-            {
-                "apiVersion": "networking.k8s.io/v1",
-                "kind": "NetworkPolicy",
-                "metadata": {"name": "all-releases"},
-                "spec": {
-                    "podSelector": {"matchLabels": self.store.labels("valkey")},
-                    "policyTypes": ["Ingress"],
-                    "ingress": [{"from": [{"podSelector": {}}]}],
-                },
-            },
+            admission(self.store.labels("valkey")),
         )
+
+
+def admission(store: Mapping[str, str]) -> Object:
+    """A policy that lets all releases of a namespace reach the Valkey Cluster of one of them."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "all-releases"},
+        "spec": {
+            "podSelector": {"matchLabels": dict(store)},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": {}}]}],
+        },
+    }
+
+
+def quota() -> Object:
+    """A quota that refuses pods without these requests and limits."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "all"},
+        "spec": {
+            "hard": {
+                "requests.cpu": "20",
+                "requests.memory": "20Gi",
+                "limits.memory": "30Gi",
+                "pods": "40",
+            }
+        },
+    }
 
 
 def secret(name: str, **entries: str) -> Object:

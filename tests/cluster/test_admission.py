@@ -11,7 +11,7 @@ from tests.cluster.conftest import release_of
 from tests.cluster.load import busy
 from tests.cluster.release import Release, installed, namespace, tainted
 from tests.cluster.settings import Settings, required
-from tests.cluster.surroundings import PASSWORD
+from tests.cluster.surroundings import PASSWORD, admission, quota
 from tests.cluster.tools import Kubectl
 
 required()
@@ -39,22 +39,7 @@ async def test_every_pod_fits_under_a_quota(
     settings: Settings, nodes: Kubectl, space: Kubectl
 ) -> None:
     with namespace(nodes, f"{space.namespace}-quota") as limited:
-        limited.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "ResourceQuota",
-                "metadata": {"name": "all"},
-                # A pod without these requests and limits is refused.
-                "spec": {
-                    "hard": {
-                        "requests.cpu": "20",
-                        "requests.memory": "20Gi",
-                        "limits.memory": "30Gi",
-                        "pods": "40",
-                    }
-                },
-            }
-        )
+        limited.apply(quota())
         with installed(release_of(settings, limited, "modest")) as release:
             release.test()
             async with busy(release):
@@ -70,6 +55,7 @@ async def test_two_long_names_that_begin_alike_are_two_releases(
         "redis__password": PASSWORD,
         "redis__url": f"redis://{objects.name(bundled.one('service', 'valkey'))}:6379",
     }
+    space.apply(admission(bundled.labels("valkey")))  # where policies are enforced
     stem = "orders-of-all-regions-in-production-with-blue"
     one, other = (release_of(settings, space, f"{stem}-{end}", **sets) for end in "ab")
     with installed(one), installed(other):

@@ -114,22 +114,26 @@ def _pods(release: Release) -> list[objects.Object]:
     return [pod for part in ("api", "scheduler", "valkey") for pod in release.pods(part)]
 
 
+@pytest.mark.usefixtures("three")
 def test_a_lost_host_takes_one_master_and_not_its_replica(
-    three: list[str], bundled: Release
+    settings: Settings, space: Kubectl
 ) -> None:
-    bundled.await_whole()
+    # A release of its own: the hosts of the shared one were drained and lost before.
+    with installed(release_of(settings, space, "spread")) as release:
+        release.await_whole()
+        await_until(lambda: _apart(release), "masters and replicas are on different hosts")
 
-    def apart() -> bool:
-        members = {member.id: member for member in bundled.view()}
-        by_address = {pod["status"].get("podIP"): pod for pod in bundled.pods("valkey")}
-        if missing := {m.address for m in members.values()} - by_address.keys():
-            raise Failed(f"no pod has {missing}")
-        on = {id_: by_address[m.address]["spec"]["nodeName"] for id_, m in members.items()}
-        masters = [id_ for id_, member in members.items() if member.is_master]
-        beside = [id_ for id_, m in members.items() if m.follows in on and on[id_] == on[m.follows]]
-        return len({on[id_] for id_ in masters}) == len(masters) and not beside
 
-    await_until(apart, "masters and replicas are on different hosts")
+def _apart(release: Release) -> bool:
+    """Whether each host has at most one master, and no master has its replica beside it."""
+    members = {member.id: member for member in release.view()}
+    by_address = {pod["status"].get("podIP"): pod for pod in release.pods("valkey")}
+    if missing := {m.address for m in members.values()} - by_address.keys():
+        raise Failed(f"no pod has {missing}")
+    on = {id_: by_address[m.address]["spec"]["nodeName"] for id_, m in members.items()}
+    masters = [id_ for id_, member in members.items() if member.is_master]
+    beside = [id_ for id_, m in members.items() if m.follows in on and on[id_] == on[m.follows]]
+    return len({on[id_] for id_ in masters}) == len(masters) and not beside
 
 
 async def test_two_masters_that_are_lost_at_once_are_replaced(durable: Release) -> None:

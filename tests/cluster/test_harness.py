@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -18,11 +18,19 @@ from tests.cluster.census import count, verdict
 from tests.cluster.entry import Entry
 from tests.cluster.load import busy, check
 from tests.cluster.objects import Object
-from tests.cluster.release import AUTHORIZATION, KEY, Release, options_of
+from tests.cluster.release import AUTHORIZATION, KEY, Release, namespace, options_of
 from tests.cluster.settings import IMAGE, KUBECONFIG, Missing, Settings
-from tests.cluster.surroundings import CRDS, CUSTOM, Surroundings, certificate_for, secret
+from tests.cluster.surroundings import (
+    CRDS,
+    CUSTOM,
+    Surroundings,
+    certificate_for,
+    quota,
+    secret,
+)
 from tests.cluster.tools import Failed, Helm, Kubectl
-from tests.helm.chart import CHART, CI, Chart
+from tests.helm.chart import CHART, CI, NEWEST, Chart
+from tests.helm.crds import MODULES, SHAPES, validate
 from tests.server.test_dev import dev
 from tests.support.load import Ledger
 from tests.support.servers import wait_until
@@ -248,6 +256,55 @@ def test_a_certificate_is_made_for_the_namespace() -> None:
     assert "PRIVATE KEY" in key
 
 
+class EmptyCluster(Kubectl):
+    """Stands for a cluster that has nothing. It keeps what would be applied."""
+
+    applied: ClassVar[list[Object]] = []
+
+    def run(self, *words: str, timeout_s: float = 0, text: str = "") -> str:
+        if words[0] == "get":
+            raise Failed("not found")
+        if words[0] == "apply":
+            self.applied.extend(json.loads(text)["items"])
+        return ""
+
+
+def test_every_object_that_the_tests_apply_is_valid() -> None:
+    """The API server would refuse others, hours after a cluster was found for the tests."""
+    kube = EmptyCluster("kubectl", Path("/config"), "work")
+    store = cast(Release, Local("unused"))
+    Surroundings(kube, store).prepare()
+    kube.apply(quota())
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(namespace(kube, "work"))
+        for crd in CRDS:
+            stack.enter_context(crd.present(kube))
+
+    kinds = {each["kind"] for each in kube.applied}
+    assert kinds >= {"CustomResourceDefinition", "NetworkPolicy", "Namespace", "Secret"}
+    for each in kube.applied:
+        validate(each, NEWEST)
+        if each["kind"] == "CustomResourceDefinition":
+            check_definition(each)
+
+
+def check_definition(each: Object) -> None:
+    """Check the rules of the API server that no schema has."""
+    spec, metadata = each["spec"], each["metadata"]
+    assert metadata["name"] == f"{spec['names']['plural']}.{spec['group']}"
+    if spec["group"].endswith((".k8s.io", ".kubernetes.io")):
+        approved = metadata["annotations"]["api-approved.kubernetes.io"]
+        assert approved.startswith(("https://", "unapproved"))
+    assert [version["storage"] for version in spec["versions"]].count(True) == 1
+    for version in spec["versions"]:
+        assert version["schema"]["openAPIV3Schema"]["type"] == "object"
+
+
+def is_custom(manifest: Object) -> bool:
+    """Whether a cluster knows the kind of a manifest only by a definition."""
+    return (manifest["apiVersion"], manifest["kind"]) in {*MODULES, *SHAPES}
+
+
 def ledger(*acknowledged: str) -> Ledger:
     return Ledger(acknowledged=set(acknowledged), completed=set(acknowledged))
 
@@ -285,6 +342,9 @@ class Local:
     def __init__(self, url: str) -> None:
         self.url = url
 
+    def labels(self, component: str) -> dict[str, str]:
+        return {"app.kubernetes.io/component": component}
+
     def one(self, kind: str, component: str) -> Object:
         return thing(f"jobs-{component}")
 
@@ -315,8 +375,9 @@ def test_every_set_of_values_is_fitted_to_the_cluster(chart: Chart, values: Path
     rendering = chart.render(values, sets=options_of({}, **changes))
 
     assert KEY in values.read_text() or "existingSecret" in values.read_text()
-    kinds = {each["kind"] for each in rendering.manifests}
-    wanted = set(CUSTOM.get(values.stem, ()))
-    assert wanted == kinds & {crd.kind for crd in CRDS}
+    custom = {each["kind"] for each in rendering.manifests if is_custom(each)}
+    assert custom == set(CUSTOM.get(values.stem, ()))
+    assert custom <= {crd.kind for crd in CRDS}
+    assert {each["metadata"].get("namespace", "work") for each in rendering.manifests} == {"work"}
     priorities = [pod["spec"].get("priorityClassName") for _, pod in rendering.pods()]
     assert not any(priorities), "a class that the cluster does not have"
