@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
 from urllib.parse import urlsplit
@@ -12,13 +12,21 @@ import msgspec
 
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.jobs.listing import JobFilter, ListingPosition
 from ojs_cluster.store.features.search.merged_indexes import walk_index
 from ojs_cluster.store.features.search.small_fields import read_matching
 from ojs_cluster.store.features.webhooks.counts import read_counts
 from ojs_cluster.store.features.workers.lists import list_workers
 from ojs_cluster.store.ground.process_state.job_counts import WIDTH
-from ojs_cluster.store.ground.process_state.type_minutes import TypeStatistics, list_types
+from ojs_cluster.store.ground.process_state.type_minutes import (
+    KEPT_MINUTES,
+    TypeStatistics,
+    count_attempts,
+    list_types,
+    read_type_records,
+)
+from ojs_cluster.store.operators.dashboard.marks import Mark, read_marks
 from ojs_cluster.ui.cron_incidents import LateCrons, SkippedCron, find_late, find_skipped
 from ojs_cluster.ui.limit_incidents import FullKey, find_full
 from ojs_cluster.ui.patience import await_while_healthy
@@ -53,6 +61,9 @@ _MIN_COMPLETED: Final = 20
 _MAX_ACTIVE: Final = 100
 """Number of active jobs that are read to find those that hang: those whose leases end first."""
 _MAX_WORKERS: Final = 1000
+_MINUTE_MS: Final = 60_000
+MAX_NAMED: Final = 3
+"""Number of types, hosts and others of a kind that are reported."""
 
 
 class FailingType(msgspec.Struct, frozen=True):
@@ -62,11 +73,15 @@ class FailingType(msgspec.Struct, frozen=True):
         name: the type.
         failed: number of failed attempts.
         ended: number of all attempts that have ended.
+        mark_id: the mark since which it fails; empty for none.
+        mark: the label of the mark.
     """
 
     name: str
     failed: int
     ended: int
+    mark_id: str = ""
+    mark: str = ""
 
 
 class HungJob(msgspec.Struct, frozen=True):
@@ -147,9 +162,11 @@ async def _find(visit: Visit) -> bytes:
     lately, _ = await list_types(store, FAILING_MINUTES, WIDTH)
     in_hour, _ = await list_types(store, 60, WIDTH)
     discarded = [(one.name, one.discarded) for one in in_hour if one.discarded]
+    if discarded and not await _keeps_discarded(visit):
+        discarded = []
     return msgspec.json.encode(
         Incidents(
-            find_failing(lately),
+            await _with_marks(store, find_failing(lately)[:MAX_NAMED]),
             sorted(discarded, key=lambda each: -each[1]),
             await _find_restarting(visit),
             await _find_failing_webhooks(visit),
@@ -163,6 +180,16 @@ async def _find(visit: Visit) -> bytes:
     )
 
 
+async def _keeps_discarded(visit: Visit) -> bool:
+    """Return whether discarded jobs are there; True if they would not be kept for an hour.
+
+    Without any, operators have retried or deleted all of the last hour.
+    """
+    if visit.app.store.settings.retention_discarded_ms < 60 * _MINUTE_MS:
+        return True
+    return bool((await visit.app.overview.get()).stats.counts[State.DISCARDED])
+
+
 def find_failing(types: Sequence[TypeStatistics]) -> list[FailingType]:
     """Return the types that fail, most failed attempts first."""
     failing = [
@@ -171,6 +198,44 @@ def find_failing(types: Sequence[TypeStatistics]) -> list[FailingType]:
         if one.failed >= _MIN_FAILED and one.failed_share >= _FAILING_SHARE
     ]
     return sorted(failing, key=lambda each: -each.failed)
+
+
+async def _with_marks(store: Store, failing: Sequence[FailingType]) -> list[FailingType]:
+    """Return the types with the marks since which they fail."""
+    now_ms = store.clock.now_ms()
+    marks = await read_marks(store, now_ms - KEPT_MINUTES * _MINUTE_MS, now_ms) if failing else []
+    found = []
+    for each in failing:
+        records = await read_type_records(store, each.name, WIDTH) if marks else {}
+        mark = mark_of_failures(marks, records)
+        if mark is not None:
+            each = msgspec.structs.replace(each, mark_id=mark.id, mark=mark.label)
+        found.append(each)
+    return found
+
+
+def mark_of_failures(marks: Sequence[Mark], records: Mapping[int, Sequence[int]]) -> Mark | None:
+    """Return the mark since which a type fails, None if it failed before all of them.
+
+    The attempts before a mark are those since the mark before it. A mark without attempts before it
+    follows another one at once, or is older than the type.
+
+    Args:
+        marks: the marks of the last minutes, the oldest first.
+        records: the numbers of the type, as ``read_type_records`` returns them.
+    """
+    since: Mark | None = None
+    for number in reversed(range(len(marks))):
+        since = since or marks[number]
+        # A record has the number of the minute after it. The minutes of marks are left out.
+        first = marks[number - 1].at_ms // _MINUTE_MS + 1 if number else 0
+        last = marks[number].at_ms // _MINUTE_MS
+        failed, ended = count_attempts(records[each] for each in records if first < each <= last)
+        if ended:
+            if failed < _FAILING_SHARE * ended:
+                return since
+            since = None
+    return since
 
 
 async def _find_restarting(visit: Visit) -> list[tuple[str, int]]:

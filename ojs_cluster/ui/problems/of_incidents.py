@@ -3,41 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 from ojs_cluster.http.problems import Problem
 from ojs_cluster.store.features.cron.firing import QUEUE_FULL, TENANT_LIMIT
 from ojs_cluster.ui.cron_incidents import MAX_LATE, SkippedCron
 from ojs_cluster.ui.formats import duration, number
-from ojs_cluster.ui.incidents import FAILING_MINUTES, RESTART_MINUTES, Incidents
+from ojs_cluster.ui.incidents import FAILING_MINUTES, MAX_NAMED, RESTART_MINUTES, Incidents
 from ojs_cluster.ui.json_view import readable
 from ojs_cluster.ui.languages.translate import _, ngettext
 from ojs_cluster.ui.limit_incidents import FullKey
 
-_MAX_NAMED: Final = 3
-
 
 def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
     """Yield the problems of types, workers, receivers, hung jobs and cron jobs."""
-    for each in incidents.failing[:_MAX_NAMED]:
+    for each in incidents.failing:
+        given = {
+            "type": readable(each.name),
+            "failed": number(each.failed),
+            "ended": number(each.ended),
+            "minutes": FAILING_MINUTES,
+            "share": round(100 * each.failed / each.ended),
+        }
         yield Problem(
             "type_fails",
             _(
+                "The type %(type)s fails since %(mark)s: %(failed)s of %(ended)s attempts in the "
+                "last %(minutes)s minutes (%(share)s %%)",
+                mark=readable(each.mark),
+                **given,
+            )
+            if each.mark_id
+            else _(
                 "The type %(type)s fails: %(failed)s of %(ended)s attempts in the last %(minutes)s "
                 "minutes (%(share)s %%)",
-                type=readable(each.name),
-                failed=number(each.failed),
-                ended=number(each.ended),
-                minutes=FAILING_MINUTES,
-                share=round(100 * each.failed / each.ended),
+                **given,
             ),
-            _("Read its errors. Compare it at a mark if it was deployed of late."),
+            _(
+                "Read the errors of its discarded jobs, and pause its queue or go back to the "
+                "version before. Then retry them."
+            ),
             ("types", each.name),
+            query={"mark": each.mark_id} if each.mark_id else None,
             subject=each.name,
         )
     if incidents.discarded:
         count = sum(jobs for _name, jobs in incidents.discarded)
-        names = [readable(name) for name, _jobs in incidents.discarded[:_MAX_NAMED]]
+        names = [readable(name) for name, _jobs in incidents.discarded[:MAX_NAMED]]
         yield Problem(
             "jobs_discarded",
             ngettext(
@@ -45,13 +56,13 @@ def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
                 "%(number)s jobs were discarded in the last hour: %(types)s",
                 count,
                 number=number(count),
-                types=", ".join(names) + (" …" if len(incidents.discarded) > _MAX_NAMED else ""),
+                types=", ".join(names) + (" …" if len(incidents.discarded) > MAX_NAMED else ""),
             ),
             _("Read their errors, then retry them while they are kept."),
             ("jobs",),
             query={"state": "discarded"},
         )
-    for host, count in incidents.restarting[:_MAX_NAMED]:
+    for host, count in incidents.restarting[:MAX_NAMED]:
         yield Problem(
             "workers_restart",
             _(
@@ -65,7 +76,7 @@ def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
             ("workers",),
             subject=host,
         )
-    for subscription_id, host, status in incidents.webhooks[:_MAX_NAMED]:
+    for subscription_id, host, status in incidents.webhooks[:MAX_NAMED]:
         yield Problem(
             "webhook_fails",
             _("The receiver %(host)s of a webhook does not respond", host=readable(host))
@@ -83,7 +94,7 @@ def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
             query={"subscription": subscription_id},
             subject=subscription_id,
         )
-    for job in incidents.hung[:_MAX_NAMED]:
+    for job in incidents.hung[:MAX_NAMED]:
         yield Problem(
             "job_hangs",
             _(
@@ -97,7 +108,7 @@ def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
             ("jobs", job.id),
             subject=job.id,
         )
-    for cron in incidents.skipped[:_MAX_NAMED]:
+    for cron in incidents.skipped[:MAX_NAMED]:
         yield Problem(
             "cron_skipped",
             _words_of_skipped(cron),

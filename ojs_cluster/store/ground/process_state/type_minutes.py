@@ -10,7 +10,7 @@ that invents types can neither fill Redis nor hide the known types.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Final
@@ -247,6 +247,15 @@ async def read_type_records(store: Runtime, job_type: str, width: int) -> dict[i
         BackendUnavailable: Redis did not answer in time.
     """
     return await read_records(store, job_type, width, Shard.type_history)
+
+
+def count_attempts(records: Iterable[Numbers]) -> tuple[int, int]:
+    """Return the numbers of failed attempts and of all that have ended."""
+    completed = failed = 0
+    for numbers in records:
+        _, more_completed, _, more_failed = numbers[-len(_COUNTS) :]
+        completed, failed = completed + more_completed, failed + more_failed
+    return failed, failed + completed
 
 
 async def read_records(
