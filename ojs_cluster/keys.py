@@ -38,6 +38,16 @@ KEYS_OF_JOBS = b"ojs:{*}:j:*"
 """Pattern that the keys of jobs and aliases match. The command ``export`` scans for it."""
 
 
+KEYS_OF_QUEUES = b"ojs:{*}:c:*"
+"""Pattern that the keys of the counters of queues match. A rebuild of their list scans for it."""
+
+
+def queue_of_key(key: bytes) -> tuple[str, str]:
+    """Return the hash tag and the queue in the key of a queue's counters."""
+    tag, _, queue = key.decode(errors="replace").removeprefix("ojs:{").partition("}:c:")
+    return tag, queue
+
+
 def job_of_key(key: bytes) -> tuple[str, str]:
     """Return the hash tag and the job id in the key of a job or an alias."""
     tag, _, job_id = key.decode().removeprefix("ojs:{").partition("}:j:")
@@ -49,7 +59,8 @@ _TYPES = {
         b"j cp tc ta l c m s t ty th thh w wf wd wr u ik tx outbox error_groups history_totals "
         b"webhook_deliveries webhook_counts webhooks tenant_weights tenants schema partitions "
         b"history_minutes history_hours maintenance searches pools pool_counts queue_defaults bulk "
-        b"job_schemas job_schema_documents processes cron problems problem_mutes"
+        b"job_schemas job_schema_documents processes cron problems problem_mutes losses "
+        b"cron_counts"
     ),
     b"stream": b"events audit",
     b"string": b"last_worker_check wal_probe leader fencing_counter ui_secret",
@@ -431,6 +442,8 @@ class Meta:
     """Sorted set of cron jobs by the ms at which the scheduler must check them."""
     cron_names: bytes = b"ojs:{meta}:cron_names"
     """Sorted set of cron jobs in name order: score 0 enabled, 1 disabled."""
+    cron_counts: bytes = b"ojs:{meta}:cron_counts"
+    """Hash: number of occurrences of all cron jobs, by what became of them."""
     events: bytes = b"ojs:{meta}:events"
     """Stream: events of cron jobs and workers, which belong to no shard, bounded by MAXLEN."""
     schedule_channel: bytes = b"ojs:{meta}:schedule_channel"
@@ -453,6 +466,8 @@ class Meta:
     """Hash: the present problems by id, and the process that looks for them."""
     problem_mutes: bytes = b"ojs:{meta}:problem_mutes"
     """Hash: by the id of a problem, until when it is muted and why, as JSON."""
+    losses: bytes = b"ojs:{meta}:losses"
+    """Hash: tags whose data a master has lost, the time and the address, for some days."""
     searches: bytes = b"ojs:{meta}:searches"
     """Hash: the saved searches of an earlier version. It expires; nothing reads it."""
     pools: bytes = b"ojs:{meta}:pools"

@@ -19,6 +19,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http.traffic import BOUNDS_S, Traffic
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.ground.process_state.job_counts import RUN_BUCKETS, WAIT_BUCKETS
+from ojs_cluster.store.operators.operations.cluster_counts import ClusterCounts
 from ojs_cluster.store.operators.operations.metrics import (
     ClusterMetrics,
     QueueMetrics,
@@ -277,6 +278,42 @@ def _buckets(bounds_ms: Sequence[int], counts: Sequence[int]) -> list[tuple[str,
     return list(zip(bounds, accumulate(counts), strict=True))
 
 
+def count_families(counts: ClusterCounts) -> Families:
+    """Return the metrics of what belongs to no queue, without what could not be read."""
+    families: Families = []
+    if counts.workers is not None:
+        text = "Number of workers by status"
+        families.append(gauge("ojs_workers", text, "status", counts.workers.items()))
+    gauges = (
+        ("ojs_jobs_active", "Number of jobs that workers have, in all queues", counts.active),
+        ("ojs_workflows_running", "Number of workflows that have not ended", counts.workflows),
+        (
+            "ojs_cron_late",
+            "Number of cron jobs that have not run although they were due",
+            counts.late_crons,
+        ),
+    )
+    families += [
+        plain_gauge(name, text, value) for name, text, value in gauges if value is not None
+    ]
+    if counts.cron:
+        text = "Number of occurrences of cron jobs by what became of them"
+        families.append(counter("ojs_cron_occurrences", text, "outcome", counts.cron.items()))
+    if counts.memory:
+        used = {address: used for address, (used, _) in sorted(counts.memory.items())}
+        limit = {address: limit for address, (_, limit) in sorted(counts.memory.items())}
+        families += [
+            gauge("ojs_redis_memory_bytes", "Memory of a Redis master", "master", used.items()),
+            gauge(
+                "ojs_redis_memory_limit_bytes",
+                "Limit of the memory of a Redis master; 0 for none",
+                "master",
+                limit.items(),
+            ),
+        ]
+    return families
+
+
 def store_families(numbers: ClusterMetrics) -> Families:
     """Return the metrics of all other data."""
     late = ((loop, ms / 1000) for loop, ms in sorted(numbers.late_ms.items()))
@@ -289,6 +326,7 @@ def store_families(numbers: ClusterMetrics) -> Families:
         queues.append(plain_gauge("ojs_bulk_operations", text, numbers.bulk_operations))
     return [
         *queues,
+        *count_families(numbers.counts),
         plain_gauge(
             "ojs_shards_unreachable",
             "Number of shards that do not respond to this process",

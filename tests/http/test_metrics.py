@@ -92,6 +92,8 @@ async def test_jobs_are_counted_through_their_lives(any_api: Api) -> None:
     jobs = [{"type": "t", "args": [], "options": {"queue": name}} for name in ("mail", "b")]
     assert (await api.post("/ojs/v1/jobs/batch", {"jobs": jobs})).status == 201
     first, second = await api.fetch("mail", count=2)
+    await api.post("/ojs/v1/workers/heartbeat", {"worker_id": "w1", "active_jobs": []})
+    assert (await scrape(api))("ojs_jobs_active") == 2
     await api.post("/ojs/v1/workers/ack", {"job_id": first["id"]})
     await api.post("/ojs/v1/workers/nack", {"job_id": second["id"], "error": {"message": "no"}})
     await api.app.store.job_counts.flush(api.app.store)
@@ -118,6 +120,11 @@ async def test_jobs_are_counted_through_their_lives(any_api: Api) -> None:
     assert seen("ojs_job_enqueued_total", queue="b") == 1
     assert seen("ojs_queues") == 2
     assert seen("ojs_bulk_operations") == 0
+    assert seen("ojs_jobs_active") == 0
+    assert seen("ojs_workers", status="running") == 1
+    for address in api.app.store.redis.topology.masters:
+        assert seen("ojs_redis_memory_bytes", master=str(address)) > 1e5
+        assert seen("ojs_redis_memory_limit_bytes", master=str(address)) == 0
     assert seen("ojs_redis_up") == seen("ojs_redis_covered") == 1
 
 

@@ -89,13 +89,14 @@ def test_keys_of_the_whole_cluster_carry_one_tag_of_their_own() -> None:
             meta.candidates("g"),
         ),
         *(meta.crons, meta.cron_names, meta.cron("x"), meta.cron_history("x")),
+        meta.cron_counts,
         *(meta.events, meta.schedule_channel, meta.audit, meta.audit_refused),
         *(meta.history_minutes, meta.history_hours),
         *(meta.maintenance, meta.ui_secret, meta.processes, meta.process_reports),
         *(meta.bulk_running, meta.bulk_ended, meta.bulk("x")),
         *(meta.pools, meta.pool_counts("x"), meta.tenants, meta.known_tenants),
         *(meta.queue_defaults, meta.queue_defaults_channel),
-        *(meta.marks, meta.searches, meta.problems, meta.problem_mutes),
+        *(meta.marks, meta.searches, meta.problems, meta.problem_mutes, meta.losses),
         *(meta.job_schemas, meta.job_schema_documents, meta.job_schema_channel),
     ):
         assert key.startswith(b"ojs:{meta}:")

@@ -3,9 +3,9 @@
 -- Pre:  next occurrence and version of the cron job are those for which the caller has decided. No firing is
 --       undelivered.
 -- Post: the cron job has its following occurrence, and history and events have the decision. The firing holds the job
---       of the present definition, under an id that never changes.
+--       of the present definition, under an id that never changes. The decisions are counted for metrics.
 -- Memory: deny-oom.
--- KEYS: 1 crons, 2 events, then for each cron job cron:<name> and cron_history:<name>.
+-- KEYS: 1 crons, 2 events, 3 cron_counts, then for each cron job cron:<name> and cron_history:<name>.
 -- ARGV: 1 events kept, 2 maximum length of the history, 3 time (ms) until another process may deliver a firing, then
 --       for each cron job:
 --       1 name, 2 version, 3 occurrence (ms; '' for a manual run, which keeps the next occurrence), 4 following
@@ -18,7 +18,7 @@ begin_events(ARGV[1])
 local MAX_OPEN_RUNS, FIRST, ARGUMENTS = 100, 4, 10
 local CRONS = KEYS[1]
 local history_kept, delivery_ms = tonumber(ARGV[2]), tonumber(ARGV[3])
-local reply, crons = {now}, {}
+local reply, crons, counts = {now}, {}, {}
 
 -- Adds an event to the stream and the webhook deliveries of the meta tag.
 local function emit_cron(cron, kind, id, scheduled, ...)
@@ -86,12 +86,13 @@ local function write(key, history, cron, occurrence, next_occurrence, gap, decis
     redis.pcall('LPUSH', history, table.concat({OUTCOMES[decision], occurrence, format_ms(now), id_or_reason}, ' '))
     redis.pcall('LTRIM', history, 0, history_kept - 1)
     schedule_check(CRONS, cron.name, cron)
+    counts[OUTCOMES[decision]] = (counts[OUTCOMES[decision]] or 0) + 1
 end
 
 -- All are read before the first write, because a key of another type stops the script.
-for i = 3, #KEYS, 2 do crons[i] = load_cron(KEYS[i]) or false end
-for i = 3, #KEYS, 2 do
-    local at, cron = FIRST + (i - 3) / 2 * ARGUMENTS, crons[i]
+for i = 4, #KEYS, 2 do crons[i] = load_cron(KEYS[i]) or false end
+for i = 4, #KEYS, 2 do
+    local at, cron = FIRST + (i - 4) / 2 * ARGUMENTS, crons[i]
     local refused = refusal(cron, ARGV[at + 1], ARGV[at + 2])
     if not refused then
         cron.name = ARGV[at]
@@ -99,4 +100,5 @@ for i = 3, #KEYS, 2 do
     end
     reply[#reply + 1] = refused or 'ok'
 end
+for outcome, count in pairs(counts) do redis.pcall('HINCRBY', KEYS[3], outcome, count) end
 return reply

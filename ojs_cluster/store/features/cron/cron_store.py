@@ -102,7 +102,7 @@ class RedisCronStore:
             part = decisions[start : start + most]
             now_ms, *outcomes = await self.store.run_meta(
                 "cron_claim_occurrence",
-                [meta.crons, meta.events, *self._keys([cron.name for cron, _ in part])],
+                [meta.crons, meta.events, meta.cron_counts, *self._keys([c.name for c, _ in part])],
                 [
                     *(self.store.events_arg, HISTORY_KEPT, DELIVERY_MS),
                     *(arg for cron, decision in part for arg in _claim_args(cron, decision)),

@@ -24,6 +24,7 @@ from ojs_cluster.store.engine.tenants.tenant_counts import read_many
 from ojs_cluster.store.ground.cached import Cached
 from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.store.ground.process_state.job_counts import TIMES, read_types
+from ojs_cluster.store.operators.operations.cluster_counts import ClusterCounts, read_counts
 
 CACHED_S = 5.0
 """Maximum age in seconds of the metrics that a process reports without reading Redis again."""
@@ -109,6 +110,7 @@ class ClusterMetrics:
             partition in such a shard are left out: a sum without one partition would look like a
             counter that was reset.
         bulk_operations: number of running bulk operations, None while their list is unreachable.
+        counts: what belongs to no queue; not in brief metrics.
     """
 
     queues: dict[str, QueueMetrics]
@@ -121,6 +123,7 @@ class ClusterMetrics:
     )
     unreachable: int = 0
     bulk_operations: int | None = None
+    counts: ClusterCounts = field(default_factory=ClusterCounts)
 
 
 @dataclass(slots=True)
@@ -253,6 +256,8 @@ async def collect(
     if names is not None:
         cluster.bulk_operations = await _bulk_operations(store)
         await _add_meta_webhooks(store, cluster)
+    if not brief:
+        cluster.counts = await read_counts(store)
     if len(unreachable) == len(store.keys):
         raise BackendUnavailable("no shard answers", outcome="not_applied")
     for name in (names or ()) if unreachable else ():
