@@ -20,6 +20,7 @@ from ojs_cluster.store.operators.dashboard.problem_records import (
     record_problems,
     should_look,
 )
+from ojs_cluster.store.operators.operations.losses import restore
 from ojs_cluster.store.operators.operations.processes import new_identity
 
 log = logging.getLogger("ojs.http")
@@ -47,6 +48,8 @@ async def watch_problems(app: App) -> None:
 async def look(app: App, identity: str) -> None:
     """Look for problems and record them, if it is the turn of this process.
 
+    Last, it restores what it can of a master that has lost its data.
+
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
@@ -58,3 +61,4 @@ async def look(app: App, identity: str) -> None:
         for each in found.problems
     }
     await record_problems(app.store, identity, described, is_complete=found.is_complete)
+    await restore(app.store)

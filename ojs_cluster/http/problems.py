@@ -31,6 +31,7 @@ Rule: TypeAlias = Literal[
     "rate_limit_full",
     "workflow_stuck",
     "tenant_starves",
+    "data_lost",
     "master_silent",
     "slots_uncovered",
     "master_full",

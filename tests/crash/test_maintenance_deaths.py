@@ -10,6 +10,7 @@ from tests.crash.agents import AgentChange
 from tests.crash.bulks import Bulk
 from tests.crash.deletions import Deletion
 from tests.crash.harness import Operation, World, failing_at_every_command
+from tests.crash.losses import LostData
 from tests.crash.maintenance import DeadWorker, History, Removal
 from tests.crash.moves import Moved
 from tests.crash.partitions import (
@@ -39,6 +40,7 @@ OPERATIONS: dict[str, Operation] = {
     "retry of one while another job holds the lock": Retry("held"),
     "dead worker": DeadWorker(),
     "samples of all queues": History(),
+    "data that a master has lost": LostData(),
     "an agent that is paused": AgentChange("pause"),
     "an agent that is resumed": AgentChange("resume"),
     "a new pool": PoolChange("new"),

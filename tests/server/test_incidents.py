@@ -99,11 +99,15 @@ def test_cron_jobs_that_do_not_run_are_named_with_the_reason(server: Server) -> 
         skipped = server.see("cron_skipped:nightly")
         assert "because its earlier run has not ended (skipped: " in skipped["text"]
         assert skipped["link"] == "ui/cron/nightly"
+        counted = partial(sample, server.port, "ojs_cron_occurrences_total")
+        until(lambda: counted({"outcome": "fire"}) >= 1, what="the first run is counted")
+        until(lambda: counted({"outcome": "skip"}) >= 3, what="the skipped runs are counted")
         server.post("/cron/nightly", {"overlap_policy": "allow"}, "PATCH")
         server.see_end("cron_skipped:nightly")
     late = server.see("cron_late")
     assert late["text"] == "The cron job nightly has not run when it was due"
     assert late["severity"] == "critical"
+    until(lambda: sample(server.port, "ojs_cron_late") == 1, what="the metric of late cron jobs")
     with server.scheduler():
         server.see_end("cron_late")
 
@@ -145,6 +149,8 @@ def test_a_stuck_workflow_is_named_with_its_step(server: Server) -> None:
         where = f"The workflow {flow} is stuck in step 2 (send): no worker "
         assert stuck["text"] == f"{where}fetches from the queue letters"
         assert stuck["link"] == f"ui/workflows/{flow}"
+        assert sample(server.port, "ojs_workflows_running") == 1
+        assert sample(server.port, "ojs_workers", {"status": "running"}) == 1
 
         workers.append({"worker_id": "w2", "queues": ["letters"], "types": ["other"]})
         work()
@@ -182,3 +188,39 @@ def test_a_tenant_that_keeps_others_waiting_is_named(server: Server) -> None:
     server.post("/queues/shared/config", {"fair_share": True}, "PUT")
     server.see_end("tenant_starves:shared/big")
     assert job["id"]
+
+
+def test_a_type_that_fails_since_a_deployment_is_named_with_its_mark(server: Server) -> None:
+    """And its discarded jobs are counted, until they are retried and the type works again."""
+    server.post("/admin/marks", {"label": "v42"})
+    for _ in range(10):
+        server.enqueue("mail.send", queue="mail", retry={"max_attempts": 1})
+        server.enqueue("report", queue="mail")
+    jobs = server.fetch("mail", count=20)
+    for job in jobs:
+        body = {"job_id": job["id"], "lease_id": job["lease_id"]}
+        if job["type"] == "report":
+            server.post("/workers/ack", body)
+        else:
+            error = {"type": "SmtpError", "message": "no route"}
+            server.post("/workers/nack", {**body, "error": error})
+    fails = server.see("type_fails:mail.send")
+    assert fails["text"] == (
+        "The type mail.send fails since v42: 10 of 10 attempts in the last 10 minutes (100 %)"
+    )
+    assert fails["link"].startswith("ui/types/mail.send?mark=")
+    discarded = server.see("jobs_discarded")
+    assert discarded["text"] == "10 jobs were discarded in the last hour: mail.send"
+    assert discarded["link"] == "ui/jobs?state=discarded"
+    page = server.http.get(f"/{fails['link']}").text
+    assert '/jobs?state=discarded&amp;type=mail.send"' in page
+
+    for job in server.http.get("/ojs/v1/admin/jobs?state=discarded").json()["items"]:
+        server.post(f"/admin/jobs/{job['id']}/retry")
+    server.see_end("jobs_discarded")
+    for _ in range(30):  # of 50 attempts 10 have failed
+        server.enqueue("mail.send", queue="mail")
+    while jobs := server.fetch("mail", count=20):
+        for job in jobs:
+            server.post("/workers/ack", {"job_id": job["id"], "lease_id": job["lease_id"]})
+    server.see_end("type_fails:mail.send")

@@ -17,7 +17,7 @@ from ojs_cluster.ui.cluster_status import cluster_status, scheduler_group
 from ojs_cluster.ui.incidents import Incidents, read_incidents
 from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.patience import await_while_healthy
-from ojs_cluster.ui.problems.of_cluster import problems_of_cluster
+from ojs_cluster.ui.problems.of_cluster import problems_of_cluster, problems_of_losses
 from ojs_cluster.ui.problems.of_incidents import problems_of_incidents
 from ojs_cluster.ui.problems.of_jobs import (
     problems_of_maintenance,
@@ -185,4 +185,4 @@ def _of_condition(condition: Condition, group: str, now_ms: int) -> list[Problem
             parked=condition.parked,
             limited={queue for each in incidents.full for queue in each.queues},
         )
-    return found
+    return found if condition.status is None else [*problems_of_losses(condition.status), *found]

@@ -82,6 +82,48 @@ def _of_silent_masters(status: Mapping[str, Any]) -> Iterator[Problem]:
         )
 
 
+def problems_of_losses(status: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the problems of masters that have lost their data.
+
+    They are not among those of ``problems_of_cluster``, because they explain no other problem.
+    """
+    total = status["shards"]
+    for loss in status["losses"]:
+        address = loss["address"]
+        given = {"address": address, "shards": number(loss["shards"]), "total": number(total)}
+        what = (
+            ngettext(
+                "The Redis master %(address)s has lost its data: the jobs of %(shards)s of "
+                "%(total)s shard, the cron jobs, the webhooks and all settings of the cluster",
+                "The Redis master %(address)s has lost its data: the jobs of %(shards)s of "
+                "%(total)s shards, the cron jobs, the webhooks and all settings of the cluster",
+                total,
+                **given,
+            )
+            if loss["of_meta"]
+            else ngettext(
+                "The Redis master %(address)s has lost its data: the jobs of %(shards)s of "
+                "%(total)s shard",
+                "The Redis master %(address)s has lost its data: the jobs of %(shards)s of "
+                "%(total)s shards",
+                total,
+                **given,
+            )
+        )
+        yield Problem(
+            "data_lost",
+            what,
+            _(
+                "Import the last export, and enqueue again what it lacks. Give the master a "
+                "replica or an AOF, then acknowledge the loss, which ends this problem."
+            ),
+            _PAGE,
+            True,
+            subject=address,
+            since_ms=loss["at_ms"],
+        )
+
+
 def _of_memory(master: Node) -> Iterator[Problem]:
     address, verdict = master["address"], master["memory"]
     if verdict in ("full", "nearly_full"):

@@ -96,6 +96,7 @@ from ojs_cluster.store.operators.migrations.execution import migrate
 from ojs_cluster.store.operators.migrations.layout import check_layout, raise_copy, report
 from ojs_cluster.store.operators.operations import audit, metrics, rights
 from ojs_cluster.store.operators.operations.leader import RedisLeaderLock
+from ojs_cluster.store.operators.operations.losses import forget_losses, restore
 from ojs_cluster.store.operators.operations.processes import _send
 from ojs_cluster.store.operators.operations.session_secret import session_secret
 from ojs_cluster.store.operators.pressure.pressure import check_due, check_pressure
@@ -268,8 +269,19 @@ async def the_layout(store: Store) -> None:
     await raise_copy(store, store.keys.shard(0), record)
     later = Layouts(written=2, newest=2, migrations=(RENAME,))
     await migrate(replace(store, layout=LayoutState(later)))
+    for _ in range(2):
+        await restore(store)
     numbers: list[Arg] = [2, 0, "", 1, "", 0]
     assert await store.run_meta("migration_advance", [store.keys.meta.schema], numbers) == 0
+
+
+async def a_lost_master(store: Store, db: Any) -> None:
+    """The meta tag and a shard have lost their stamps."""
+    for tag in (store.keys.shard(1), store.keys.meta):
+        db.hdel(tag.schema, "stamp")
+    await restore(store)
+    owner = store.redis.topology.owner(store.keys.meta.slot)
+    assert await forget_losses(store, str(owner))
 
 
 async def one_life_without_backup(store: Store, db: Any) -> None:
@@ -277,6 +289,7 @@ async def one_life_without_backup(store: Store, db: Any) -> None:
     await check_layout(store, 64)  # ran when it was opened
     await the_layout(store)
 
+    await a_lost_master(store, db)
     await every_kind_of_enqueue(store)
     await every_end_of_an_attempt(store, db)
     await a_malformed_job(store, db)

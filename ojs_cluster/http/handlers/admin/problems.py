@@ -25,6 +25,7 @@ from ojs_cluster.store.operators.dashboard.problem_records import (
     mute_problem,
     unmute_problem,
 )
+from ojs_cluster.store.operators.operations.losses import forget_losses
 
 _MAX_REASON: Final = 200  # characters
 
@@ -57,7 +58,7 @@ async def mute(app: App, request: Request, problem_id: str) -> Response:
     """Mute a problem for some time, or acknowledge it: mute it until it ends.
 
     It is still listed, and the alert and the event of its beginning leave it out. A further mute
-    replaces the one before.
+    replaces the one before. A lost master's data is a problem that ends when it is acknowledged.
     """
     body = decode(_decoder, request, app.settings.limits, optional=True)
     _check_id(problem_id)
@@ -71,7 +72,8 @@ async def mute(app: App, request: Request, problem_id: str) -> Response:
         except ValueError as error:
             raise InvalidRequest(f"duration {error}", field="duration") from None
     made = Mute(ends_ms, MuteDetails(reason, principal_of(app, request).name))
-    await mute_problem(app.store, problem_id, made)
+    if not (made.ends_ms is None and await _forget(app, problem_id)):
+        await mute_problem(app.store, problem_id, made)
     muted: shapes.MutedProblem = {
         "id": problem_id,
         "state": made.state,
@@ -86,6 +88,12 @@ async def unmute(app: App, _request: Request, problem_id: str) -> Response:
     await unmute_problem(app.store, problem_id)
     unmuted: shapes.UnmutedProblem = {"id": problem_id, "state": "open"}
     return replies.json_response(200, unmuted)
+
+
+async def _forget(app: App, problem_id: str) -> bool:
+    """End a problem that lasts only until operators know of it; return whether it was one."""
+    rule, _, subject = problem_id.partition(":")
+    return rule == "data_lost" and await forget_losses(app.store, subject)
 
 
 def _check_id(problem_id: str) -> None:

@@ -97,8 +97,10 @@ class LayoutState:
             ``version``: before the migration begins, earlier versions read what this one writes.
         unread: the tags in which this process has not looked for data without a layout number yet,
             because their masters did not answer.
+        is_stamped: whether this process has seen that all tags have a stamp (``losses``).
     """
 
     layouts: Layouts = LAYOUTS
     record: LayoutRecord = field(default_factory=LayoutRecord)
     unread: Sequence[Shard | Meta] = ()
+    is_stamped: bool = False

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.keys import Shard
+from ojs_cluster.keys import Meta, Shard
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.store.ground.process_state.layout_record import LayoutRecord
@@ -133,14 +133,21 @@ async def wait_until_outdated(store: Store) -> UnusableBackend:
         await trio.sleep(REPORT_S)
 
 
-async def raise_copy(store: Store, shard: Shard, record: LayoutRecord) -> None:
-    """Write the copy of one shard, unless it is as new.
+async def raise_copy(store: Store, tag: Shard | Meta, record: LayoutRecord, stamp: int = 0) -> None:
+    """Write the copy of one shard, or the record that the meta tag has lost, unless it is as new.
+
+    Args:
+        store: the store.
+        tag: the shard, or the meta tag.
+        record: what the copy has at least.
+        stamp: the stamp that the tag has at least (``operations/losses.py``), 0 for none.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    args = [record.version, len(store.keys), record.oldest]
-    await store.run(shard, "layout_raise", [shard.schema], args, idempotent=True)
+    args = [record.version, len(store.keys), record.oldest, stamp]
+    script = store.scripts["layout_raise"]
+    await store.redis.script(tag.slot, script, [tag.schema], args, idempotent=True)
 
 
 def _compare(store: Store, record: LayoutRecord, shards: int) -> None:

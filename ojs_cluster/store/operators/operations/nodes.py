@@ -22,6 +22,7 @@ from ojs_cluster.redis.packed_calls import PackedReads
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.ground.fanout import run_concurrently
+from ojs_cluster.store.operators.operations.losses import Loss, read_losses
 from ojs_cluster.store.operators.operations.processes import ProcessDescription, list_processes
 
 PATIENCE_S: Final = 0.5
@@ -122,6 +123,7 @@ class ClusterStatus:
         unread: number of those whose lock could not be read in time.
         processes: the API processes and schedulers by their identity; None if unknown.
         clocks_apart_ms: the largest difference between the clocks of two masters, in milliseconds.
+        losses: what masters have lost of late.
     """
 
     clustered: bool
@@ -133,6 +135,7 @@ class ClusterStatus:
     unread: int
     processes: Mapping[str, ProcessDescription] | None
     clocks_apart_ms: int
+    losses: tuple[Loss, ...]
 
 
 async def read_cluster(store: Store, group: str) -> ClusterStatus:
@@ -177,6 +180,7 @@ async def read_cluster(store: Store, group: str) -> ClusterStatus:
         unread,
         processes,
         store.clock.masters_apart_ms,
+        await read_losses(store),
     )
 
 

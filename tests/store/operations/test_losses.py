@@ -1,0 +1,186 @@
+"""A master that has lost its data is noticed, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.partitions import PartitionLayout
+from ojs_cluster.keys import META
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.open import open_store
+from ojs_cluster.store.operators.operations.losses import forget_losses, read_losses, restore
+from tests.redis.slots import Mover
+from tests.scheduler.running import eventually
+from tests.store.shortcuts import put, take
+from tests.support.patience import patient_client
+from tests.support.servers import (
+    await_replicated,
+    clients_of_masters,
+    flush,
+    own_server,
+    replicas_of,
+)
+
+_QUEUES = [f"q{number}" for number in range(20)]
+
+
+async def stamp(store: Store) -> None:
+    """Let all tags get their stamps."""
+    for _ in range(2):
+        await restore(store)
+
+
+def stamps(store: Store, db: Any) -> set[bytes | None]:
+    return {db.hget(tag.schema, "stamp") for tag in (*store.keys, store.keys.meta)}
+
+
+async def test_a_new_cluster_has_lost_nothing(store: Store, db: Any) -> None:
+    seen = []
+    for _ in range(3):
+        assert await read_losses(store) == ()
+        seen.append(stamps(store, db))
+        await restore(store)
+    assert seen == [{None}, {b"1"}, {b"2"}]
+    assert await read_losses(store) == ()
+
+
+async def test_a_stamp_that_is_missing_before_all_have_one_is_no_loss(
+    store: Store, db: Any
+) -> None:
+    await restore(store)
+    db.hdel(store.keys.shard(3).schema, "stamp")
+    assert await read_losses(store) == ()
+    await stamp(store)
+    assert stamps(store, db) == {b"2"}
+
+
+async def test_lost_shards_are_told_until_an_operator_knows_of_them(store: Store, db: Any) -> None:
+    await stamp(store)
+    lost = [store.keys.shard(0), store.keys.shard(1)]
+    for shard in lost:
+        db.delete(shard.schema)
+    address = str(store.redis.topology.owner(lost[0].slot))
+
+    def told(losses: Any) -> list[tuple[str, int, bool]]:
+        return [(loss.address, loss.shards, loss.of_meta) for loss in losses]
+
+    assert told(await read_losses(store)) == [(address, 2, False)], "before it is recorded"
+    for _ in range(2):
+        await restore(store)
+        assert told(await read_losses(store)) == [(address, 2, False)]
+    assert stamps(store, db) == {b"2"}
+    assert db.hget(lost[0].schema, "shards") == b"64", "the copy of the layout is back"
+    assert 0 < db.pttl(store.keys.meta.losses) <= 7 * 86_400_000
+    assert not await forget_losses(store, "10.0.0.1:1")
+    assert await forget_losses(store, address)
+    assert await read_losses(store) == ()
+    assert not await forget_losses(store, address)
+
+
+async def test_the_list_of_queues_is_rebuilt_with_their_partitions(
+    store: Store, other_store: Store, db: Any
+) -> None:
+    for queue in _QUEUES:
+        await put(store, queue)
+    await store.partitions.update(store, "wide", lambda _old, _ms: PartitionLayout.of_count(8))
+    await stamp(store)
+    layout = db.hgetall(store.keys.meta.schema)
+    shards = store.keys.partitions("wide", 8)
+    keys = store.keys.meta
+    for _ in range(100):
+        await put(store, "wide")
+    used = [n for n, shard in enumerate(shards) if db.exists(shard.queue_counters("wide"))]
+    for key in (keys.queues, keys.schema, keys.partitions, keys.partition_changes):
+        db.delete(key)
+
+    await restore(other_store)
+    assert {each.decode() for each in db.zrange(keys.queues, 0, -1)} == {*_QUEUES, "wide"}
+    [loss] = await read_losses(store)
+    assert (loss.shards, loss.of_meta) == (0, True)
+    found = db.hgetall(keys.schema)
+    assert (found[b"version"], found[b"shards"]) == (layout[b"version"], layout[b"shards"])
+    await store.partitions.read(store)
+    assert store.partitions.layout("wide").open_count == max(used) + 1
+    jobs = await take(store, "wide", count=100)
+    assert len(jobs) == sum(db.zcard(shard.active) for shard in store.keys)
+
+
+async def test_a_process_remembers_data_that_no_master_has_kept(
+    store: Store, backend: Embedded
+) -> None:
+    await stamp(store)
+    flush(backend)
+    losses = await read_losses(store)
+    assert sum(loss.shards for loss in losses) == len(store.keys)
+    assert [loss.of_meta for loss in losses].count(True) == 1
+    async with open_store(patient_client(backend)) as later:
+        assert await read_losses(later) == (), "it has never seen the data"
+    await restore(store)
+    assert await read_losses(store) != ()
+
+
+async def test_slots_that_move_and_replicas_that_take_over_are_no_loss(tmp_path: Path) -> None:
+    with own_server(tmp_path, replicas=1, node_timeout_ms=1000) as cluster:
+        async with open_store(patient_client(cluster)) as store:
+            await stamp(store)
+            await_replicated(cluster)
+            shard = store.keys.shard(0)
+            source, target = (
+                next(
+                    node
+                    for node in cluster.masters()
+                    if (node.address == str(store.redis.topology.owner(shard.slot))) == is_owner
+                )
+                for is_owner in (True, False)
+            )
+            mover = Mover(cluster)
+            mover.begin(shard.slot, source, target)
+            assert await read_losses(store) == ()
+            mover.move_keys(shard.slot, source, target)
+            assert await read_losses(store) == ()
+            mover.finish(shard.slot, target)
+            stamp_of = (shard.slot, "HGET", shard.schema, "stamp")
+            assert await store.redis.call(*stamp_of, idempotent=True) == b"2"  # is redirected
+            await eventually(lambda: str(store.redis.topology.owner(shard.slot)) == target.address)
+            assert await read_losses(store) == ()
+
+            owner = str(store.redis.topology.owner(store.keys.slot_of_index(META)))
+            [lost] = [node for node in cluster.nodes if node.address == owner]
+            [replica] = replicas_of(cluster, lost)
+            await_replicated(cluster)
+            cluster.kill(lost)
+
+            def took_over() -> bool:
+                return str(store.redis.topology.owner(store.keys.slot_of_index(META))) == (
+                    replica.address
+                )
+
+            await eventually(took_over)
+            await restore(store)
+            assert await read_losses(store) == ()
+
+
+@pytest.mark.parametrize("is_meta", [True, False])
+async def test_a_master_that_is_emptied_on_purpose_has_lost_its_data(
+    cluster: Embedded, is_meta: bool
+) -> None:
+    async with open_store(patient_client(cluster)) as store:
+        await stamp(store)
+        slot = store.keys.slot_of_index(META)
+        address = str(store.redis.topology.owner(slot))
+        if not is_meta:
+            address = next(
+                str(each) for each in store.redis.topology.masters if str(each) != address
+            )
+        with clients_of_masters(cluster) as clients:
+            for node, client in zip(cluster.masters(), clients, strict=True):
+                if node.address == address:
+                    client.flushall()
+        await restore(store)
+        [loss] = await read_losses(store)
+        assert (loss.address, loss.of_meta) == (address, is_meta)
+        assert 20 <= loss.shards <= 23
