@@ -13,8 +13,17 @@ from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.authorization.principals import principal_of
 from ojs_cluster.http.authorization.queue_scope import check_queues
-from ojs_cluster.http.handlers.admin import queue_config, queue_config_changes
-from ojs_cluster.http.handlers.admin.queue_config_changes import QueueConfigBody
+from ojs_cluster.http.handlers.admin import queue_config
+from ojs_cluster.http.handlers.admin.queue_config_body import (
+    QueueConfigBody,
+    changes_of,
+    check_members,
+)
+from ojs_cluster.http.handlers.admin.queue_config_changes import (
+    ConfigChanges,
+    apply_changes,
+    check_changes,
+)
 from ojs_cluster.http.handlers.bulk.operations import new_operation_id
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
@@ -74,10 +83,10 @@ async def create(app: App, request: Request) -> Response:
     check_queue(body.name, field="name")
     check_queues(request.queues, [body.name])
     changes = _changes(app, request, body)
-    await queue_config_changes.check_changes(app.store, body.name, changes)
+    await check_changes(app.store, body.name, changes)
     await lifecycle.create_queue(app.store, body.name)
     with after_first_write():
-        await queue_config_changes.apply_changes(app.store, body.name, changes)
+        await apply_changes(app.store, body.name, changes)
         return await _response(app, request, body.name, 201)
 
 
@@ -91,13 +100,13 @@ async def put(app: App, request: Request, name: str) -> Response:
     check_queue(name, field="name")
     body = decode(_put_decoder, request, app.settings.limits)
     changes = _changes(app, request, body, name)
-    await queue_config_changes.check_changes(app.store, name, changes)
+    await check_changes(app.store, name, changes)
     members = decode(_members, request, app.settings.limits)
     within = members if body.config is None else _members.decode(members["config"])
     replaced = await queue_config.read_replaced(app, request, name, within)
     new = await lifecycle.create_queue(app.store, name, accept_existing=True)
     with after_first_write():
-        await queue_config_changes.apply_changes(app.store, name, changes)
+        await apply_changes(app.store, name, changes)
         response = await _response(app, request, name, 201 if new else 200)
     if new:
         return response
@@ -173,9 +182,7 @@ async def _delete_with_jobs(
         return await run_for(app.store, operation, _RUN_S)
 
 
-def _changes(
-    app: App, request: Request, body: QueueBody, name: str | None = None
-) -> queue_config_changes.ConfigChanges:
+def _changes(app: App, request: Request, body: QueueBody, name: str | None = None) -> ConfigChanges:
     """Return the changes that a body asks for.
 
     Raises:
@@ -185,13 +192,13 @@ def _changes(
     given_name = members.get("name")
     if name is not None and given_name is not None and orjson.loads(bytes(given_name)) != name:
         raise InvalidRequest("name must be that of the path", field="name")
-    queue_config_changes.check_members(members, _OWN_MEMBERS)
+    check_members(members, _OWN_MEMBERS)
     if body.config is None:
-        return queue_config_changes.changes_of(body)
+        return changes_of(body)
     if len(members.keys() - _OWN_MEMBERS):
         raise InvalidRequest("give the settings either in config or beside it", field="config")
-    queue_config_changes.check_members(_members.decode(members["config"]))
-    return queue_config_changes.changes_of(body.config)
+    check_members(_members.decode(members["config"]))
+    return changes_of(body.config)
 
 
 async def _response(app: App, request: Request, name: str, status: int) -> Response:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Final
 
 from ojs_cluster.http.handlers import dead_letters, edit, rate_limits
-from ojs_cluster.http.handlers.admin import audit, outbox, queue_config, queue_config_changes
+from ojs_cluster.http.handlers.admin import audit, outbox, queue_config, queue_config_body
 from ojs_cluster.http.handlers.admin import bulk_retry as admin_bulk_retry
 from ojs_cluster.http.handlers.admin import configuration as admin_configuration
 from ojs_cluster.http.handlers.admin import dead_letters as admin_dead_letters
@@ -366,7 +366,7 @@ ROUTES: Final = table(
         queue_config.put,
         a.ADMIN_WRITE_QUEUE,
         {200: queue_shapes.QueueConfigAnswer},
-        body=queue_config_changes.QueueConfigBody,
+        body=queue_config_body.QueueConfigBody,
         errors=(409,),
         action="queue.configure",
         aliases=("PUT /ojs/v1/queues/{name}/config",),

@@ -18,12 +18,15 @@ from ojs_cluster.core.queue_defaults import POLICY, QueueDefaults, layered
 from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
-from ojs_cluster.http.handlers.admin.queue_config_changes import (
-    ConfigChanges,
+from ojs_cluster.http.handlers.admin.queue_config_body import (
     QueueConfigBody,
-    apply_changes,
     changes_of,
     check_members,
+)
+from ojs_cluster.http.handlers.admin.queue_config_changes import (
+    ConfigChanges,
+    apply_changes,
+    check_changes,
 )
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_body.decode import decode
@@ -66,8 +69,8 @@ async def get(app: App, _request: Request, name: str) -> Response:
 async def put(app: App, request: Request, name: str) -> Response:
     """Change the configuration of a queue, which need not exist yet.
 
-    The settings are written one after the other. If a write fails after an earlier write,
-    ``after_first_write`` reports the outcome ``unknown`` to the client.
+    All settings are checked before the first one is written. If Redis fails after the first write,
+    the outcome is ``unknown``.
 
     The name ``_default`` sets the policy for queues without settings of their own. It has only
     defaults of jobs.
@@ -89,6 +92,7 @@ async def put(app: App, request: Request, name: str) -> Response:
     if name == POLICY:
         await _change_policy(app.store, members, changes)
     else:
+        await check_changes(app.store, name, changes)
         await apply_changes(app.store, name, changes)
     with after_first_write():
         return msgspec.structs.replace(await get(app, request, name), audit_old=old)

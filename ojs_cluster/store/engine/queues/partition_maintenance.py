@@ -39,6 +39,31 @@ _CROWDED: Final = 0.9
 """The table is crowded above this fraction of ``MAX_ENTRIES``."""
 
 
+async def check_change(store: Store, queue: str, count: int) -> PartitionLayout:
+    """Check that an operator can give a queue another number of partitions.
+
+    Args:
+        store: the store.
+        queue: the queue's name.
+        count: the new number of partitions.
+
+    Returns:
+        The layout that the queue would have.
+
+    Raises:
+        InvalidRequest: ``count`` is out of range, or the partition table is full.
+        ValidationFailed: the queue has rate limits, which are divided among its partitions.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    _check_count(store, count)
+    layout = await get_partitions(store, queue)
+    if count != layout.count:
+        store.partitions.check_free_entry(queue)
+        if await _has_limits(store, queue):
+            raise _has_limits_error(queue, layout.count)
+    return layout.resized(count, store.partitions.now_ms())
+
+
 async def set_partitions(
     store: Store, queue: str, count: int, *, max_entries: int | None = None
 ) -> PartitionLayout:
@@ -57,7 +82,7 @@ async def set_partitions(
         ValidationFailed: the queue has rate limits, which are divided among its partitions.
         BackendUnavailable: Redis did not answer in time.
     """
-    check_count(store, count)
+    _check_count(store, count)
     old = await get_partitions(store, queue)
     old_count = old.count
     if count != old_count and await _has_limits(store, queue):
@@ -85,19 +110,6 @@ async def set_partitions(
         await partition_quotas.update_quotas(store, queue)
         raise _has_limits_error(queue, old_count)
     return layout
-
-
-def check_count(store: Store, count: int) -> None:
-    """Check that a queue can have ``count`` partitions.
-
-    Raises:
-        InvalidRequest: ``count`` is out of range.
-    """
-    max_count = store.keys.max_partitions
-    if not 1 <= count <= max_count:
-        raise InvalidRequest(
-            f"partitions must be from 1 to {max_count}, not {count}", field="partitions"
-        )
 
 
 async def get_partitions(store: Store, queue: str) -> PartitionLayout:
@@ -301,6 +313,19 @@ async def forget_closed_partitions(store: Store, queue: str) -> None:
     await store.partitions.update(
         store, queue, lambda old, _: replace(old, occupied_count=old.open_count)
     )
+
+
+def _check_count(store: Store, count: int) -> None:
+    """Check that a queue can have ``count`` partitions.
+
+    Raises:
+        InvalidRequest: ``count`` is out of range.
+    """
+    max_count = store.keys.max_partitions
+    if not 1 <= count <= max_count:
+        raise InvalidRequest(
+            f"partitions must be from 1 to {max_count}, not {count}", field="partitions"
+        )
 
 
 def _has_limits_error(queue: str, count: int) -> ValidationFailed:

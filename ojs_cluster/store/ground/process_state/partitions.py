@@ -426,10 +426,7 @@ class PartitionTable:
                 store, queue, entry, None if redundant else new, limit
             )
             if status == b"full":
-                raise InvalidRequest(
-                    f"at most {MAX_ENTRIES} queues may have a number of partitions of their own",
-                    field="partitions",
-                )
+                raise _table_full_error()
             if status == b"ok":
                 await self.read(store)
                 return new
@@ -456,6 +453,15 @@ class PartitionTable:
                 lambda old, now_ms: old.pinned(now_ms) if is_needed() else old,
                 max_entries=NO_ENTRY_LIMIT,
             )
+
+    def check_free_entry(self, queue: str) -> None:
+        """Check that an operator can give a queue a layout of its own.
+
+        Raises:
+            InvalidRequest: ``MAX_ENTRIES`` other queues have one.
+        """
+        if queue not in self._entries and len(self._entries) >= self._operators_limit():
+            raise _table_full_error()
 
     def _operators_limit(self) -> int:
         """Return the number of entries from which on operators cannot add another one."""
@@ -518,6 +524,13 @@ class PartitionTable:
             log.info(
                 "queues get %d partitions as soon as a scheduler has copied their settings", wanted
             )
+
+
+def _table_full_error() -> InvalidRequest:
+    return InvalidRequest(
+        f"at most {MAX_ENTRIES} queues may have a number of partitions of their own",
+        field="partitions",
+    )
 
 
 def _apply(items: Sequence[bytes], entries: dict[str, PartitionLayout]) -> None:

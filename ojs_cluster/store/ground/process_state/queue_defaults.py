@@ -40,6 +40,20 @@ async def get_defaults(store: Runtime, queue: str) -> QueueDefaults:
     return decode_record(queue, await read_record(store, queue))
 
 
+async def check_space(store: Runtime, queue: str) -> None:
+    """Check that a queue can get defaults of its own.
+
+    Raises:
+        InvalidRequest: ``MAX_QUEUES`` other queues have some.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    meta = store.keys.meta
+    # One of the fields is the version of all records.
+    fields: Any = await store.redis.call(meta.slot, "HLEN", meta.queue_defaults, idempotent=True)
+    if fields > MAX_QUEUES and not await read_record(store, queue):
+        raise _too_many_error()
+
+
 async def change_defaults(store: Runtime, queue: str, members: Mapping[str, Any]) -> QueueDefaults:
     """Change the defaults of a queue, also while other clients change others; return them all.
 
@@ -108,6 +122,12 @@ async def read_record(store: Runtime, queue: str) -> bytes:
     return found or b""
 
 
+def _too_many_error() -> InvalidRequest:
+    return InvalidRequest(
+        f"at most {MAX_QUEUES} queues may have defaults of their own", field="default_retry"
+    )
+
+
 async def _write(
     store: Runtime, queue: str, change: Callable[[QueueDefaults], QueueDefaults]
 ) -> QueueDefaults:
@@ -119,9 +139,7 @@ async def _write(
             return wanted
         reply = await _replace(store, queue, record, packed)
         if reply == b"full":
-            raise InvalidRequest(
-                f"at most {MAX_QUEUES} queues may have defaults of their own", field="default_retry"
-            )
+            raise _too_many_error()
         if reply == b"ok":
             return wanted
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,6 +98,55 @@ async def test_an_unsupported_member_is_named_and_nothing_is_changed(
     reply = await api.call("PUT", CONFIG.format("hot"), body)
 
     assert (reply.status, reply.error["details"]["field"]) == (status, field)
+    assert (await api.get(CONFIG.format("hot"))).json["partitions"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"partitions": 8, "concurrency": 7}, "concurrency"),
+        ({"partitions": 8, "rate_limit": {"limit": 7, "period": "PT1M"}}, "rate"),
+        ({"partitions": 2, "concurrency": 8}, None),  # the old partitions are still open
+        ({"max_size": 5, "partitions": 2, "concurrency": 1}, None),
+    ],
+)
+async def test_settings_that_do_not_fit_together_change_nothing(
+    any_api: Api, changes: dict[str, Any], field: str | None
+) -> None:
+    config = CONFIG.format("hot")
+    await any_api.call("PUT", config, {"partitions": 4})
+    before = (await any_api.get(config)).json
+    refused = await any_api.call("PUT", config, changes)
+    assert (refused.status, refused.error["details"].get("field")) == (422, field)
+    assert (await any_api.get(config)).json == before
+
+
+@pytest.mark.parametrize("maximum", ["queue_defaults.MAX_QUEUES", "partitions.MAX_ENTRIES"])
+async def test_a_full_table_refuses_all_settings(
+    api: Api, maximum: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.call("PUT", CONFIG.format("other"), {"partitions": 2, "default_timeout": 9})
+    before = (await api.get(CONFIG.format("hot"))).json
+    monkeypatch.setattr(f"ojs_cluster.store.ground.process_state.{maximum}", 1)
+    changes = {"partitions": 4, "default_timeout": 9, "max_size": 5}
+    for path in (CONFIG.format("hot"), "/ojs/v1/queues/hot"):
+        refused = await api.call("PUT", path, changes)
+        assert (refused.status, refused.error["code"]) == (400, "invalid_request")
+        assert (await api.get(CONFIG.format("hot"))).json == before
+        assert (await api.get("/ojs/v1/queues/hot")).status == 404
+    kept = await api.call("PUT", CONFIG.format("other"), {"partitions": 4, "default_timeout": 8})
+    assert (kept.status, kept.json["default_timeout"]) == (200, 8)
+
+
+async def test_a_full_registry_refuses_all_settings(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.enqueue(options={"queue": "other"})
+    store = api.app.store
+    full = replace(store, settings=replace(store.settings, max_queues=1))
+    changes = {"partitions": 4, "max_size": 5}
+    refused = await Api(replace(api.app, store=full)).call("PUT", CONFIG.format("hot"), changes)
+    assert (refused.status, refused.error["code"]) == (422, "too_many_queues")
     assert (await api.get(CONFIG.format("hot"))).json["partitions"] == 1
 
 
