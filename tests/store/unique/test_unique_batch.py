@@ -11,7 +11,20 @@ from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
-from tests.store.shortcuts import ack, home_id, new_job, queues_in_other_shards, shard_of, take
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.ground.process_state.queue_defaults import change_defaults
+from tests.store.shortcuts import (
+    HOUR,
+    QUEUE,
+    ack,
+    home_id,
+    new_job,
+    put,
+    queues_in_other_shards,
+    shard_of,
+    take,
+)
 from tests.store.unique_jobs import assert_nothing_left, locks_left, once
 from tests.support.invariants import InvariantReport
 
@@ -43,6 +56,25 @@ async def test_items_of_a_batch_are_decided_in_order(
     for job in taken:
         await ack(store, job)
     assert_nothing_left(store, db)
+    consistent()
+
+
+async def test_a_job_that_the_batch_replaces_ends_as_any_cancelled_job(
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
+) -> None:
+    await change_defaults(store, QUEUE, {"retention": {"cancelled": "PT4H"}})
+    await store.queue_defaults.read(store)
+    cancelled = await put(store)
+    await cancel(store, cancelled.id)
+    unique = {"on_conflict": "replace"}
+
+    replaced, _ = await enqueue_many(store, [new_job(unique=unique) for _ in range(2)])
+
+    finished = shard_of(store).finished
+    kept_longer_ms = db.zscore(finished, replaced.id) - db.zscore(finished, cancelled.id)
+    assert 0 <= kept_longer_ms < HOUR
+    assert db.hget(shard_of(store).queue_counters(QUEUE), "cancelled_total") == b"2"
+    assert (await read_jobs.get(store, replaced.id)).json() == replaced.json()
     consistent()
 
 

@@ -29,6 +29,7 @@
 --   {'draining', position of a queue (1-based) that takes no new jobs}
 --@include keys now preflight read_job read_existing change_counters append_event set_deadline
 --@include append_effect make_available index_job parse_time check_depth_bound find_reservation index_value
+--@include_where_used finish_job
 local applied_transactions = KEYS[7]
 local queue_count, job_count, run_before = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local transaction, keep_cancelled_ms, tombstones = ARGV[5], ARGV[6], ARGV[7]
@@ -105,10 +106,12 @@ for i = 1, job_count do
     if due_shown then put(fields, F.scheduled_shown, due_shown) end
     if expires then put(fields, F.expires, expires) end
     if expires_shown then put(fields, F.expires_shown, expires_shown) end
-    if outcome == 'prepared' then put(fields, F.transaction, transaction)
-    elseif outcome == 'superseded' then put(fields, F.finished, now) end
-    -- The job must outlive the stalled producer that the tombstone kept out: see removal_time.lua.
-    if reserved[i] == 'tombstone' then put(fields, F.fixed_id, 1) end
+    if outcome == 'prepared' then put(fields, F.transaction, transaction) end
+    if reserved[i] == 'tombstone' then
+        -- The job must outlive the stalled producer that the tombstone kept out: see removal_time.lua.
+        put(fields, F.fixed_id, 1)
+        job[F.fixed_id] = 1
+    end
     redis.call('HSET', key, unpack(fields))
     if reserved[i] then
         redis.call('HDEL', key, F.alias, F.tombstone)
@@ -128,8 +131,9 @@ for i = 1, job_count do
     if outcome == 'prepared' then
         redis.call('ZADD', ALIAS_CLAIMS, now, id)
     elseif outcome == 'superseded' then
-        count_job(job, state, 1)
-        redis.call('ZADD', FINISHED, now + keep_cancelled_ms, id)
+        job.field_list = fields
+        job[F.unique] = nil -- a later job of the request has the lock
+        finish(id, key, job, 'cancelled', keep_cancelled_ms)
         emit('job.cancelled', id, job)
     elseif state == 'available' and job_count > 1 then
         -- As index_job, but the jobs of a queue are written together.
