@@ -335,6 +335,7 @@ async def test_deliveries_are_listed_shown_and_retried(any_api: Api) -> None:
     assert (await api.post(f"{path}/{one['id']}/retry")).json["status"] == "pending"
     assert (await api.get(f"{path}?status=dead")).json["items"] == []
     assert (await api.get(f"{path}?status=lost")).error["details"]["field"] == "status"
+    assert len((await api.get(f"{path}?status=")).json["items"]) == 2
     for unknown in ("x", "del_1-0", "del_1-99999"):
         assert (await api.get(f"{path}/{unknown}")).status == 404
         assert (await api.post(f"{path}/{unknown}/retry")).status == 404

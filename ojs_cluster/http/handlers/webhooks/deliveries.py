@@ -18,7 +18,8 @@ async def list_newest(app: App, request: Request) -> Response:
     """
     given = query.parameters(request.query)
     limit = query.integer(given, "limit", 50, low=1, high=200)
-    states = [state for state in STATES if given.get("status", state) == state]
+    status = given.get("status")
+    states = [state for state in STATES if state == status] if status else STATES
     if not states:
         raise InvalidRequest(f"status must be one of {', '.join(STATES)}", field="status")
     found = await deliveries.list_newest(
