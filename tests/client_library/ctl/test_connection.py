@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pty
@@ -12,6 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -22,6 +24,8 @@ import pytest
 
 from ojs_client.ctl import profile
 from ojs_client.ctl.app import cli
+from ojs_client.ctl.command import LEAST_INTERVAL_S
+from ojs_client.ctl.keyboard import keys_of
 from ojs_client.ctl.output import compact
 from ojs_client.ctl.text import parse_duration, rate, safe, short_span
 from tests.client_library.ctl.conftest import Ctl
@@ -214,6 +218,19 @@ def test_spans_and_control_characters() -> None:
 # -- a terminal
 
 
+@pytest.mark.parametrize(
+    ("sent", "keys"),
+    [
+        (b"aQ ", "aq "),
+        (b"\x1b[A\x1b[C\x1bOD", ""),  # arrows
+        (b"n\x1b[1;5Dd\x1b[[Ac\x1b[3~", "ndc"),
+        (b"\x1bq\x1b", ""),  # Alt with q, and Escape
+    ],
+)
+def test_arrows_and_other_special_keys_are_no_letters(sent: bytes, keys: str) -> None:
+    assert keys_of(sent) == keys
+
+
 def on_terminal(words: Sequence[str], url: str, *, typed: bytes = b"", **more: str) -> str:
     """Run ``ojsctl`` on a terminal of 80 columns; returns what it shows."""
     env = {**os.environ, "OJS_URL": url, "TERM": "xterm-256color", "COLUMNS": "80", **more}
@@ -267,6 +284,42 @@ def test_watch_repeats_until_it_is_interrupted(ctl: Ctl) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     assert lines == ["seed.mail\n"] * 3
+
+
+def test_watch_waits_while_a_server_is_busy_and_ends_with_its_failure() -> None:
+    replies = [(200, None), (429, "2"), (503, None), (404, None)]
+    times: list[float] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            times.append(time.monotonic())
+            status, retry_after = replies[len(times) - 1]
+            content = json.dumps({"job": {"id": "a"}} if status == 200 else {}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            if retry_after:
+                self.send_header("Retry-After", retry_after)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_args: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            words = ["job", "get", "some-id", "-o", "name", "--watch", "1ms"]
+            result = Ctl(url).run(*words, code=3)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert result.stdout == "a\n"
+    assert len(times) == len(replies)
+    pauses = [after - before for before, after in itertools.pairwise(times)]
+    for pause_s, least_s in zip(pauses, (LEAST_INTERVAL_S, 2.0, 1.0), strict=True):
+        assert pause_s > 0.9 * least_s
 
 
 def test_a_pipe_that_closes_early_is_no_error(ctl: Ctl) -> None:

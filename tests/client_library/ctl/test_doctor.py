@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
+import signal
+import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
+import pytest
+
 from tests.client_library.ctl.conftest import Ctl
+from tests.client_library.ctl.test_connection import OJSCTL
 
 PROBLEMS = (
     {
@@ -38,15 +45,20 @@ def serving(
     refused: str = "",
     status: int = 403,
     date: str | None = None,
+    failures: Sequence[int] = (),
 ) -> Iterator[str]:
-    """Answer what doctor asks; ``refused`` is the beginning of paths that get ``status``."""
+    """Answer what doctor asks; ``refused`` is the beginning of paths that get ``status``.
+
+    The first requests get the statuses ``failures``.
+    """
+    left = list(failures)
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"] or 0))
             content = json.dumps(self.body()).encode()
             is_refused = refused and self.path.startswith(refused)
-            self.send_response(status if is_refused else 200)
+            self.send_response(left.pop(0) if left else status if is_refused else 200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -123,6 +135,24 @@ def test_top_needs_no_right_to_see_the_workers() -> None:
         assert "Workers  unknown" in Ctl(url).run("top", "--once").stdout
     with serving(refused="/ojs/v1/admin/stats") as url:
         Ctl(url).run("top", "--once", code=4)
+
+
+@pytest.mark.parametrize(("problems", "code"), [((), 0), (PROBLEMS, 1)])
+def test_doctor_watches_on_after_a_failure_and_ends_with_the_code_of_its_last_run(
+    problems: Sequence[Mapping[str, str]], code: int
+) -> None:
+    with serving(*problems, failures=[500]) as url:
+        words = [*OJSCTL, "doctor", "--watch", "1ms", "-o", "jsonl"]
+        env = {**os.environ, "OJS_URL": url}
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env) as process:
+            assert process.stdout is not None
+            checks = (json.loads(line)["check"] for line in process.stdout)
+            seen = list(itertools.takewhile("persistence".__ne__, itertools.islice(checks, 50)))
+            next(checks)  # the next run has begun, so the last one has ended
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == code
+    assert seen[:2] == ["connection", "connection"]
+    assert "clock" in seen
 
 
 def test_a_clock_that_is_wrong_is_found() -> None:

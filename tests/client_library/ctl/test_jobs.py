@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.client_library.ctl.conftest import Ctl, Shared
+from tests.client_library.ctl.test_connection import answering
 
 UNKNOWN = "019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f"
 
@@ -138,6 +139,18 @@ def test_the_result_of_a_job_is_printed_or_its_failure(ctl: Ctl, shared: Shared)
     assert "no such host" in ctl.run("job", "result", ids["dead"], code=1).stderr
     waited = ctl.run("job", "result", ids["available"], "--wait", "1s", code=1)
     assert "the job is available" in waited.stderr
+
+
+def test_a_short_wait_for_a_result_is_no_lookup(ctl: Ctl) -> None:
+    paths: list[str] = []
+    with answering(200, {"state": "completed", "result": 7}, paths) as (url, _):
+        assert Ctl(url).run("job", "result", "some-id", "--wait", "500ms").stdout == "7\n"
+    assert paths == ["/ojs/v1/jobs/some-id/result?wait=true&timeout=1"]
+    [job_id] = ctl.enqueue("q.result")
+    assert "available" in ctl.run("job", "result", job_id, "--wait", "1ms", code=1).stderr
+    ctl.api.post("/ojs/v1/workers/fetch", {"queues": ["q.result"], "worker_id": "w"})
+    ctl.api.post("/ojs/v1/workers/ack", {"job_id": job_id, "result": 7})
+    assert ctl.run("job", "result", job_id, "--wait", "1m").stdout == "7\n"
 
 
 def test_a_job_that_has_ended_is_watched_to_its_end(ctl: Ctl, shared: Shared) -> None:

@@ -182,6 +182,7 @@ def test_a_tenant_is_limited_weighed_and_removed(ctl: Ctl) -> None:
     assert ctl.run(*words, "--clear").stdout == "tenant t1 has no limit\n"
     found = ctl.json("tenant", "get", "t1")
     assert (found["fairness_weight"], found["stats"]["total_jobs"]) == (3, 0)
+    assert found["stats"]["queues"] == 0
     assert "t1" in ctl.names("tenant", "ls")
     assert "Remove t1? " in ctl.run("tenant", "rm", "t1", "t1", code=2).stderr
     assert ctl.run("tenant", "rm", "t1", "--yes").stdout == "tenant t1 removed\n"
@@ -437,6 +438,19 @@ def test_completion_without_a_server_is_empty(shared: Shared) -> None:
     }
     assert Ctl("http://127.0.0.1:9", env=env).run().stdout.strip() == ""
     assert "seed.mail" in Ctl(shared.ctl.url, env=env).run().stdout
+
+
+def test_completion_asks_the_server_that_stands_before_the_noun(shared: Shared) -> None:
+    words = f"ojsctl --url {shared.ctl.url} queue get "
+    env = {"_OJSCTL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "5"}
+    assert "seed.mail" in Ctl("http://127.0.0.1:9", env=env).run().stdout
+
+
+def test_only_commands_that_show_something_complete_watch(shared: Shared) -> None:
+    for words, completed in (("queue ls", "plain,--watch"), ("queue pause", "")):
+        env = {"_OJSCTL_COMPLETE": "bash_complete", "COMP_WORDS": f"ojsctl {words} --w"}
+        shown = Ctl(shared.ctl.url, env={**env, "COMP_CWORD": "3"}).run().stdout
+        assert shown.strip() == completed
 
 
 # -- problems

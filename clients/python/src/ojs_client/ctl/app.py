@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ojs_client._version import __version__
+from ojs_client.ctl.command import Examples, connection_options, json_option
 from ojs_client.ctl.commands.archive import export, import_
 from ojs_client.ctl.commands.audit import audit
 from ojs_client.ctl.commands.bulk import bulk
@@ -30,7 +31,7 @@ from ojs_client.ctl.commands.top import top
 from ojs_client.ctl.commands.webhook import webhook
 from ojs_client.ctl.commands.worker import worker
 from ojs_client.ctl.commands.workflow import workflow
-from ojs_client.ctl.session import Examples, Session, connection_options, json_option
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.words import Nouns
 
 

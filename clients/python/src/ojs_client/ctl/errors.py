@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from enum import IntEnum
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import click
 
 from ojs_client.ctl.text import safe
 from ojs_client.errors import ApiError, ConnectionFailed, OJSError
+
+_LEAST_PAUSE_S: Final = 1.0
+"""Least time in seconds until a request that has failed is sent again."""
 
 
 class Exit(IntEnum):
@@ -90,3 +93,16 @@ def exit_of(error: OJSError) -> Exit:
     if 400 <= error.status < 500 and error.status != 408:
         return Exit.REFUSED
     return Exit.FAILED
+
+
+def pause_after(error: BaseException | None) -> float | None:
+    """Return after how many seconds the same request may succeed; None if it never will.
+
+    Args:
+        error: why it has failed.
+    """
+    if isinstance(error, ConnectionFailed):
+        return _LEAST_PAUSE_S
+    if isinstance(error, ApiError) and error.retryable:
+        return max(_LEAST_PAUSE_S, error.retry_after_s or 0.0)
+    return None

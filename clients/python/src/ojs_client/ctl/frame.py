@@ -21,7 +21,12 @@ SORTS: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
 }
 """How queues are sorted, by the names of the columns."""
 KEYS: Final[Mapping[str, str]] = {
-    **{"a": "available", "c": "active", "r": "rate", "d": "dead", "w": "wait", "n": "name"}
+    "a": "available",
+    "c": "active",
+    "r": "rate",
+    "d": "dead",
+    "w": "wait",
+    "n": "name",
 }
 """The columns by the keys that choose them."""
 _METERS: Final = (
@@ -75,14 +80,13 @@ def frame(picture: Picture, *, width: int, height: int | None, sort: str, clock:
     """
     lines = [_title(picture, width, clock), *_meters(picture, width), Text()]
     queues = sorted(picture.queues, key=SORTS[sort])
-    left_out = 0
     if height is not None:
-        space = max(0, height - len(lines) - 2)  # the head of the table, and the keys
-        left_out = max(0, len(queues) - space)
-        queues = queues[: space - 1 if left_out else space]
-        left_out = len(picture.queues) - len(queues)
+        space = max(1, height - len(lines) - 2)  # the head of the table, and the keys
+        if len(queues) > space:
+            queues = queues[: space - 1]  # the last line names the number of the others
     lines.append(_head(width, sort))
     lines += [_queue(queue, width) for queue in queues]
+    left_out = len(picture.queues) - len(queues)
     if left_out:
         lines.append(Text(f"and {left_out} more queues", "dim"))
     return lines

@@ -8,8 +8,11 @@ from collections.abc import Callable
 import click
 
 from ojs_client.ctl.api import ADMIN, V1
+from ojs_client.ctl.command import F
+from ojs_client.ctl.complete import Completion, completion_of
+from ojs_client.ctl.confirm import confirm
 from ojs_client.ctl.errors import Exit, Failed
-from ojs_client.ctl.session import Completion, F, Session, completion_of, confirm
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.urls import url_path
 from ojs_client.errors import ApiError, NotFound
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import click
 
+from ojs_client.ctl.command import F
 from ojs_client.ctl.output import Row
-from ojs_client.ctl.session import F
 from ojs_client.ctl.text import ago, parse_duration
 from ojs_client.options import iso_duration
 

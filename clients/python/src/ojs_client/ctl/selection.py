@@ -14,10 +14,13 @@ from typing import Any, Final
 import click
 
 from ojs_client.ctl.api import ADMIN, V1, Api
+from ojs_client.ctl.command import F
+from ojs_client.ctl.complete import completion_of
+from ojs_client.ctl.confirm import check_terminal, confirm
 from ojs_client.ctl.errors import Exit, Failed
 from ojs_client.ctl.output import Row, note
 from ojs_client.ctl.progress import Bar
-from ojs_client.ctl.session import F, Session, check_terminal, completion_of, confirm
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import counted
 from ojs_client.ctl.times import MOMENT
 from ojs_client.errors import ApiError

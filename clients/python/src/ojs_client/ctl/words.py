@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import click
 
-from ojs_client.ctl.session import Examples
+from ojs_client.ctl.command import Examples
 
 _READ: Final = ("get", "ls")
 _VERBS: Final = {

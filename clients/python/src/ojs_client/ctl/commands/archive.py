@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
+from ojs_client.ctl.command import Examples
 from ojs_client.ctl.errors import Failed
-from ojs_client.ctl.session import Examples
 
 _PROGRAM = "ojs-cluster"
 _PASSED = {"ignore_unknown_options": True}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from ojs_client.ctl.command import Examples
 from ojs_client.ctl.errors import Failed
-from ojs_client.ctl.session import Examples
 
 
 @click.command(

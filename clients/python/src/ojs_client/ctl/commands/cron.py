@@ -8,9 +8,12 @@ from typing import Any, Final
 import click
 
 from ojs_client.ctl.api import V1
+from ojs_client.ctl.command import Leaf
+from ojs_client.ctl.complete import completion_of
+from ojs_client.ctl.confirm import confirm, dry_run_option, yes_option
 from ojs_client.ctl.output import Column, Row, member, pretty
 from ojs_client.ctl.selection import change_each, remove_each, report_failures
-from ojs_client.ctl.session import Leaf, Session, completion_of, confirm, dry_run_option, yes_option
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import clock, counted, local_clock
 from ojs_client.ctl.times import MOMENT
 from ojs_client.ctl.urls import url_path

@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from ojs_client.ctl.api import ADMIN, V1
+from ojs_client.ctl.command import Leaf
 from ojs_client.ctl.commands.job import error_text, fields_of
+from ojs_client.ctl.confirm import confirm, dry_run_option, yes_option
 from ojs_client.ctl.output import Column, Row, member, note
 from ojs_client.ctl.selection import (
     change_each,
@@ -18,7 +20,7 @@ from ojs_client.ctl.selection import (
     selection_of,
     selection_options,
 )
-from ojs_client.ctl.session import Leaf, Session, confirm, dry_run_option, yes_option
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import ago, counted
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.words import Verbs

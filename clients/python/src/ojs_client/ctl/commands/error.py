@@ -9,11 +9,13 @@ from typing import Any, Final
 import click
 
 from ojs_client.ctl.api import ADMIN
+from ojs_client.ctl.command import F, Leaf
+from ojs_client.ctl.confirm import dry_run_option, yes_option
 from ojs_client.ctl.errors import Exit, Failed
 from ojs_client.ctl.output import Column, Row, member
 from ojs_client.ctl.queues import complete_queues
 from ojs_client.ctl.selection import run_operation
-from ojs_client.ctl.session import F, Leaf, Session, dry_run_option, yes_option
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import ago, clock, safe
 from ojs_client.ctl.times import MOMENT
 from ojs_client.ctl.words import Verbs

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
 import click
 
 from ojs_client.ctl.api import ADMIN, V1
+from ojs_client.ctl.command import Leaf
 from ojs_client.ctl.commands.job_edit import edit, move
 from ojs_client.ctl.commands.job_enqueue import enqueue
 from ojs_client.ctl.commands.job_watch import watch
+from ojs_client.ctl.confirm import confirm, dry_run_option, yes_option
 from ojs_client.ctl.errors import Exit, Failed
 from ojs_client.ctl.output import Column, Row, compact, member, note, pretty, short_json
 from ojs_client.ctl.selection import (
@@ -23,7 +27,7 @@ from ojs_client.ctl.selection import (
     selection_of,
     selection_options,
 )
-from ojs_client.ctl.session import Leaf, Session, confirm, dry_run_option, yes_option
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.times import DURATION
 from ojs_client.ctl.urls import url_path
@@ -31,6 +35,9 @@ from ojs_client.ctl.words import Verbs
 
 _STATE = click.Choice(STATES)
 _ENDED: Final = frozenset({"completed", "cancelled", "discarded"})
+_MAX_STEP_S: Final = 20
+_PAUSE_S: Final = 0.5
+"""Time in seconds between two requests that wait for the end of a job."""
 _states_option = click.option(
     "--state", "states", type=_STATE, multiple=True, help="Jobs in this state."
 )
@@ -130,7 +137,7 @@ def ls(
     )
     count = session.output.rows(jobs, COLUMNS, name="id", empty="no jobs match")
     if count == limit and not everything:
-        note(f"These are the first {limit} jobs: --limit or --all lists more.")
+        note(f"There may be more than these {limit} jobs: --limit or --all lists them.")
 
 
 def _quoted(text: str) -> str:
@@ -200,17 +207,20 @@ def result(session: Session, job_id: str, wait: float) -> None:
     if state == "completed":
         click.echo(compact(reply.get("result")))
         return
-    error = reply.get("error")
-    reason = f": {error_text({'error': error})}" if error else ""
-    raise Failed(f"the job is {state}{reason}")
+    reason = error_text(reply)
+    raise Failed(f"the job is {state}: {reason}" if reason else f"the job is {state}")
 
 
 def _result(session: Session, job_id: str, wait_s: float) -> Any:
-    """Read a result. One request waits for 20 s at most, so that no proxy closes it as idle."""
-    path, left_s = f"{V1}/jobs/{url_path(job_id)}/result", wait_s
-    while left_s >= 1:
-        step_s = int(min(left_s, 20))
-        left_s -= step_s
+    """Read a result, and wait for the end of the job.
+
+    A request waits for ``_MAX_STEP_S`` at most, so that no proxy closes it as idle. A process that
+    shuts down ends it early.
+    """
+    path = f"{V1}/jobs/{url_path(job_id)}/result"
+    end = time.monotonic() + wait_s
+    while (left_s := end - time.monotonic()) > 0:
+        step_s = min(math.ceil(left_s), _MAX_STEP_S)  # the server reads whole seconds
         reply = session.api.request(
             "GET",
             path,
@@ -220,6 +230,7 @@ def _result(session: Session, job_id: str, wait_s: float) -> Any:
         )
         if "state" in reply:
             return reply
+        time.sleep(_PAUSE_S)
     return session.api.get(path)
 
 

@@ -7,9 +7,11 @@ from typing import Any, Final
 import click
 
 from ojs_client.ctl.api import ADMIN, V1
+from ojs_client.ctl.command import Leaf
+from ojs_client.ctl.confirm import yes_option
 from ojs_client.ctl.queues import ask_if_new, complete_queues
 from ojs_client.ctl.selection import job_id as job_id_argument
-from ojs_client.ctl.session import Leaf, Session, yes_option
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.times import DURATION, LATER
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.values import json_or_text, pairs

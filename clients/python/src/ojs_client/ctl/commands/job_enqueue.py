@@ -9,9 +9,10 @@ from typing import Any, Final, TextIO
 import click
 
 from ojs_client.ctl.api import V1
+from ojs_client.ctl.command import Leaf
 from ojs_client.ctl.errors import Exit, Failed, failure
 from ojs_client.ctl.progress import Bar
-from ojs_client.ctl.session import Leaf, Session
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import counted
 from ojs_client.ctl.times import DURATION
 from ojs_client.ctl.values import json_or_text, pairs, parsed

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from ojs_client.ctl.api import V1
+from ojs_client.ctl.command import Leaf
 from ojs_client.ctl.errors import Exit
 from ojs_client.ctl.output import compact
 from ojs_client.ctl.selection import job_id
-from ojs_client.ctl.session import Leaf, Session
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.sse import detail, follow
 from ojs_client.ctl.text import clock, safe
 from ojs_client.ctl.urls import url_path

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from ojs_client.ctl.api import V1
+from ojs_client.ctl.command import Leaf
 from ojs_client.ctl.output import Column, Row, member
 from ojs_client.ctl.rates import limit_options, limits_body, usage_fields
-from ojs_client.ctl.session import Leaf, Session
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import clock
 from ojs_client.ctl.times import LATER
 from ojs_client.ctl.urls import url_path

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from ojs_client.ctl.api import ADMIN
+from ojs_client.ctl.command import Leaf
 from ojs_client.ctl.output import Column, member
-from ojs_client.ctl.session import Leaf, Session
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.times import MOMENT
 from ojs_client.ctl.urls import url_path

@@ -8,9 +8,12 @@ from typing import Any
 import click
 
 from ojs_client.ctl.api import ADMIN
+from ojs_client.ctl.command import Leaf
+from ojs_client.ctl.complete import completion_of
+from ojs_client.ctl.confirm import yes_option
 from ojs_client.ctl.output import Column, Row, member
 from ojs_client.ctl.selection import remove_each
-from ojs_client.ctl.session import Leaf, Session, completion_of, yes_option
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import clock, counted
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.words import Verbs

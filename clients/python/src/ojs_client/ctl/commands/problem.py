@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from ojs_client.ctl.api import ADMIN
+from ojs_client.ctl.command import Leaf
 from ojs_client.ctl.output import Column, Row, member
-from ojs_client.ctl.session import Leaf, Session
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.times import DURATION
 from ojs_client.ctl.urls import url_path

@@ -8,8 +8,11 @@ from typing import Any
 import click
 
 from ojs_client.ctl import profile as store
+from ojs_client.ctl.command import Examples, Leaf
+from ojs_client.ctl.complete import complete_profiles
+from ojs_client.ctl.confirm import confirm, yes_option
 from ojs_client.ctl.output import Column, member
-from ojs_client.ctl.session import Examples, Leaf, Session, confirm, yes_option
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.words import Verbs
 from ojs_client.http.addresses import shown_address
 
@@ -33,13 +36,6 @@ def _save(profiles: store.Profiles) -> None:
         profiles.save()
     except store.ProfileError as error:
         raise click.ClickException(str(error)) from None
-
-
-def _complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    try:
-        return sorted(n for n in store.Profiles.load().profiles if n.startswith(incomplete))
-    except store.ProfileError:
-        return []
 
 
 COLUMNS = (
@@ -111,7 +107,7 @@ def add(name: str, url: str, key_file: Any, use: bool) -> None:
 
 
 @profile.command(cls=Examples, examples="profile use prod")
-@click.argument("name", shell_complete=_complete)
+@click.argument("name", shell_complete=complete_profiles)
 def use(name: str) -> None:
     """Use a profile from now on."""
     profiles = _load()
@@ -125,7 +121,7 @@ def use(name: str) -> None:
 
 
 @profile.command(cls=Examples, examples="profile rm old --yes")
-@click.argument("name", shell_complete=_complete)
+@click.argument("name", shell_complete=complete_profiles)
 @yes_option
 def rm(name: str, yes: bool) -> None:
     """Delete a profile with its key."""

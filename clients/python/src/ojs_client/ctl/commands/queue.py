@@ -8,18 +8,14 @@ from typing import Any, Final
 import click
 
 from ojs_client.ctl.api import ADMIN, V1
+from ojs_client.ctl.command import Leaf
 from ojs_client.ctl.commands.queue_settings import config, create, limit, partitions
+from ojs_client.ctl.confirm import confirm, dry_run_option, yes_option
 from ojs_client.ctl.output import Column, Row, member
 from ojs_client.ctl.queues import ask_if_new, complete_queues, queue_names
 from ojs_client.ctl.rates import usage_fields
 from ojs_client.ctl.selection import STATES, change_each, run_operation
-from ojs_client.ctl.session import (
-    Leaf,
-    Session,
-    confirm,
-    dry_run_option,
-    yes_option,
-)
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import clock, milliseconds, rate
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.words import Verbs
@@ -38,14 +34,8 @@ def _jobs_in(state: str) -> Callable[[Row], int]:
     return lambda row: int(row["counts"].get(state, 0))
 
 
-def _count(state: str) -> Column:
-    return Column(state.upper(), _jobs_in(state), right=True, rank=_RANKS[state])
-
-
-_RANKS = {
-    **{"available": 0, "active": 1, "scheduled": 5, "retryable": 4},
-    **{"discarded": 3, "completed": 6},
-}
+def _count(state: str, *, rank: int = 0, wide: bool = False) -> Column:
+    return Column(state.upper(), _jobs_in(state), right=True, rank=rank, wide=wide)
 
 
 AVERAGE_OF: Final = "averaged over at most an hour"
@@ -56,25 +46,23 @@ def _per_minute(row: Row) -> str:
     return rate(row["throughput"]["processed_per_minute"])
 
 
-COLUMNS = (
+COLUMNS: Final = (
     Column("NAME", member("name"), shrink=12),
     Column("STATE", member("state"), is_state=True),
     _count("available"),
-    _count("active"),
-    _count("scheduled"),
-    _count("retryable"),
+    _count("active", rank=1),
+    _count("scheduled", rank=5),
+    _count("retryable", rank=4),
     Column("DEAD", member("dead_letters"), right=True, rank=2),
-    _count("discarded"),
-    _count("completed"),
+    _count("discarded", rank=3),
+    _count("completed", rank=6),
     Column("PER-MIN", _per_minute, right=True, rank=7),
     Column("WAIT", lambda row: milliseconds(row["avg_wait_ms"]), right=True, rank=10, least=6),
     Column("RUN", lambda row: milliseconds(row["avg_duration_ms"]), right=True, rank=11, least=6),
-    Column("PENDING", _jobs_in("pending"), right=True, wide=True),
-    Column("CANCELLED", _jobs_in("cancelled"), right=True, wide=True),
+    _count("pending", wide=True),
+    _count("cancelled", wide=True),
     Column("CREATED", lambda row: clock(row.get("created_at")), wide=True),
 )
-
-
 _SORTS: Final[Mapping[str, Callable[[Row], float]]] = {
     **{state: _jobs_in(state) for state in STATES},
     "dead": lambda row: row["dead_letters"],
@@ -108,8 +96,8 @@ def ls(session: Session, state: str | None, sort: str | None, limit: int | None)
     PER-MIN, WAIT and RUN are averages of the last hour, or since a younger queue was created:
     completed jobs per minute, and how long they waited and ran.
     """
-    most = None if sort else limit
-    queues: Iterable[Row] = session.pages(f"{ADMIN}/queues", "items", most, {"state": state})
+    read_limit = None if sort else limit  # all queues are needed to find the largest
+    queues: Iterable[Row] = session.pages(f"{ADMIN}/queues", "items", read_limit, {"state": state})
     if sort:
         queues = sorted(queues, key=lambda row: (-_SORTS[sort](row), row["name"]))[:limit]
     session.output.rows(queues, COLUMNS, name="name", empty="there are no queues")
@@ -178,6 +166,7 @@ def resume(session: Session, names: tuple[str, ...], yes: bool) -> None:
 
 
 def _switch(session: Session, name: str, verb: str, done: str, yes: bool) -> None:
+    """Pause, drain or resume a queue; ``done`` says so in the output."""
     ask_if_new(session, name, yes)
     reply = session.api.post(f"{ADMIN}/queues/{url_path(name)}/{verb}")
     session.output.changed(reply["queue"], f"queue {name} {done}", name=name)

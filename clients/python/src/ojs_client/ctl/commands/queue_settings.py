@@ -8,10 +8,12 @@ from typing import Any
 import click
 
 from ojs_client.ctl.api import ADMIN, V1
+from ojs_client.ctl.command import Leaf
+from ojs_client.ctl.confirm import yes_option
 from ojs_client.ctl.output import note
 from ojs_client.ctl.queues import ask_if_new, complete_queues
 from ojs_client.ctl.rates import limit_options, limits_body, usage_fields
-from ojs_client.ctl.session import Leaf, Session, yes_option
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.values import pairs
 

@@ -8,9 +8,11 @@ from typing import Any, TextIO
 import click
 
 from ojs_client.ctl.api import V1
+from ojs_client.ctl.command import Leaf
+from ojs_client.ctl.confirm import yes_option
 from ojs_client.ctl.output import Column, Row, member, pretty
 from ojs_client.ctl.selection import remove_each
-from ojs_client.ctl.session import Leaf, Session, yes_option
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.values import parsed

@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from ojs_client.ctl.api import ADMIN
+from ojs_client.ctl.command import Leaf
 from ojs_client.ctl.commands.queue import AVERAGE_OF
 from ojs_client.ctl.output import Column, Row, member
 from ojs_client.ctl.queues import complete_queues
 from ojs_client.ctl.selection import STATES
-from ojs_client.ctl.session import Leaf, Session
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import clock, milliseconds, rate, short_span
 
 

@@ -8,10 +8,13 @@ from typing import Any
 import click
 
 from ojs_client.ctl.api import ADMIN, Api
+from ojs_client.ctl.command import Leaf
+from ojs_client.ctl.complete import completion_of
+from ojs_client.ctl.confirm import yes_option
 from ojs_client.ctl.output import Column, Row, member
 from ojs_client.ctl.rates import rate_body
 from ojs_client.ctl.selection import STATES, remove_each
-from ojs_client.ctl.session import Leaf, Session, completion_of, yes_option
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import clock
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.words import Verbs
@@ -85,7 +88,8 @@ def get(session: Session, name: str) -> None:
     """Show a tenant with its jobs, and how much of its limits it uses."""
     found = session.api.get(f"{_PATH}/{url_path(name)}")["tenant"]
     stats = session.api.get(f"{_PATH}/{url_path(name)}/stats")
-    session.output.record({**found, "stats": stats}, _fields(found, stats), name="tenant_id")
+    found["stats"] = {**found.get("stats", {}), **stats}
+    session.output.record(found, _fields(found, stats), name="tenant_id")
 
 
 def _fields(found: Row, stats: Row) -> Iterator[tuple[str, Any]]:

@@ -8,10 +8,12 @@ from typing import Any
 import click
 
 from ojs_client.ctl.api import V1
+from ojs_client.ctl.command import Leaf
+from ojs_client.ctl.confirm import confirm, yes_option
 from ojs_client.ctl.errors import Exit
 from ojs_client.ctl.output import Column, Row, compact, member, pretty
 from ojs_client.ctl.selection import change_each, remove_each
-from ojs_client.ctl.session import Leaf, Session, confirm, yes_option
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.values import pairs

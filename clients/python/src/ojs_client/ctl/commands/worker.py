@@ -8,11 +8,14 @@ from typing import Any
 import click
 
 from ojs_client.ctl.api import ADMIN
+from ojs_client.ctl.command import F, Leaf
+from ojs_client.ctl.complete import completion_of
+from ojs_client.ctl.confirm import confirm, yes_option
 from ojs_client.ctl.errors import Exit, Failed
 from ojs_client.ctl.output import Column, Row, member
 from ojs_client.ctl.queues import complete_queues
 from ojs_client.ctl.selection import remove_each
-from ojs_client.ctl.session import F, Leaf, Session, completion_of, confirm, yes_option
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import ago, clock, counted
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.words import Verbs

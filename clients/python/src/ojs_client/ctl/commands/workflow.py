@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from ojs_client.ctl.api import V1
+from ojs_client.ctl.command import Leaf
 from ojs_client.ctl.commands.job import error_text
 from ojs_client.ctl.output import Column, Row, member, note
 from ojs_client.ctl.selection import change_each
-from ojs_client.ctl.session import Leaf, Session
+from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.words import Verbs
