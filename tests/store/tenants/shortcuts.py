@@ -40,10 +40,14 @@ async def limit(store: Store, tenant: str, **limits: Any) -> None:
     await store.tenants.read(store)
 
 
+def admission_key(store: Store, tenant: str) -> bytes:
+    """Return the key that counts the new jobs of a tenant with limits."""
+    return store.keys.shard_of_tenant(tenant).tenant_admission(tenant)
+
+
 def age_sum(store: Store, db: Any, tenant: str, ms: int = 1000) -> None:
     """Make the sum of a tenant's waiting jobs older, as if so much time had passed."""
-    admission = store.keys.shard_of_tenant(tenant).tenant_admission(tenant)
-    db.hincrby(admission, "summed_at", -ms)
+    db.hincrby(admission_key(store, tenant), "summed_at", -ms)
 
 
 async def weigh(store: Store, tenant: str, weight: float) -> None:

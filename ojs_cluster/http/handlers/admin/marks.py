@@ -20,6 +20,7 @@ from ojs_cluster.http.shapes.keywords import keywords
 from ojs_cluster.store.operators.dashboard.marks import (
     KEPT_MS,
     MAX_LABEL,
+    MAX_MARKS,
     Mark,
     add_mark,
     read_marks,
@@ -66,7 +67,7 @@ async def add(app: App, request: Request) -> Response:
     at_ms = _at_ms(body.at, app.store.clock.now_ms())
     mark = Mark(secrets.token_hex(_ID_BYTES), label, at_ms, principal_of(app, request).name)
     if not await add_mark(app.store, mark):
-        raise InvalidRequest("there are 200 newer marks, which is the maximum", field="at")
+        raise InvalidRequest(f"there are {MAX_MARKS} newer marks, the maximum", field="at")
     return replies.json_response(201, _members(mark), audit_object=label)
 
 

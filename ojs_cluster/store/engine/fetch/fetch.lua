@@ -140,7 +140,9 @@ if not (found or with_depth) then return now end
 local reply = {now, 0, 0, with_depth and redis.call('ZCARD', KEYS[6]) or 0} -- of the first queue
 if not found then return reply end
 local PER_JOB = 5 -- values of a job in the reply. The head has one less, so the id of job n is at PER_JOB * n.
-local ATTEMPT = 2 -- place of the attempt after the id
+local ATTEMPT = 2 -- places of values after the id
+local DEADLINE = 3
+local LEASE_MS = 4
 local requested_ms, lease_prefix, tenants = ARGV[6] or '', string.sub(first_lease_id, 1, -2), {}
 for n, job in ipairs(found) do
     local lease_ms = requested_ms ~= '' and requested_ms or job[F.visibility] or default_ms
@@ -156,7 +158,7 @@ for n, job in ipairs(found) do
     if job[F.tenant] then tenants[#tenants + 1] = job end
     local place = PER_JOB * n
     reply[place], reply[place + 1] = job.id, job.field_list
-    reply[place + ATTEMPT], reply[place + 3], reply[place + 4] = attempt, deadline, lease_ms + 0
+    reply[place + ATTEMPT], reply[place + DEADLINE], reply[place + LEASE_MS] = attempt, deadline, lease_ms + 0
 end
 if effects[1] then reply[2] = effects end
 

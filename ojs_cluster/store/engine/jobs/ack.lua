@@ -81,7 +81,7 @@ if not (valid and minute * 60000 == now - now % 60000 and sum > -LATEST_MS and s
 end
 
 -- 3. Write. Nothing can fail from here on.
-local removal, delivered = now + keep_ms, 0
+local removal, reply_effects = now + keep_ms, 0
 if job then removal = removal_time(job, keep_ms) end
 redis.call('ZREM', active_jobs, id)
 redis.call('ZADD', finished_jobs, removal, id)
@@ -98,7 +98,7 @@ if job then
     if job[F.unique] or job[F.token] then
         if job[F.token] then return_token(id, job, 's') end
         if job[F.unique] then append_effect('unlock', unlock_payload(job[F.unique], id, job[F.replays])) end
-        delivered = effects
+        reply_effects = effects
     end
     if job[F.tenant] then
         count_for_tenant(job, 'active', -1)
@@ -118,6 +118,6 @@ if events_kept ~= '0' then
             'y', kind, 'q', queue, 'a', attempt, 'd', ran)
     end
 end
-if job then return {'ok', job.field_list, delivered, now} end
+if job then return {'ok', job.field_list, reply_effects, now} end
 return clock[1] .. '\n' .. clock[2] .. '\n' .. queue .. '\n' .. kind .. '\n' .. created .. '\n' .. max_attempts
     .. '\n' .. attempt .. '\n' .. started .. '\n' .. envelope

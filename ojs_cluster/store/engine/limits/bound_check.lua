@@ -10,18 +10,20 @@
 --          {'drop', such a reply for each full queue, all of which can drop enough jobs}
 --@include keys check_depth_bound
 local drops, pressed = {'drop'}, {'pressure'}
-local i = 0
+local position = 0
 for bounds in string.gmatch(ARGV[1], '%S+') do
-    i = i + 1
-    local name, from = ARGV[1 + i], 2 * i - 1
-    local full, pressure = refuse_full({name}, KEYS, from, bounds)
-    if pressure then pressed[#pressed + 1] = i end
-    if full then
-        full[2] = i
-        if full[5] ~= 'drop_oldest' then return full end
-        local missing = full[3] + tonumber(string.match(bounds, '%d+$')) - full[4]
-        if depth_of(name, KEYS[from + 1], {}) < missing then return full end
-        drops[#drops + 1] = full
+    position = position + 1
+    local name, first_key = ARGV[1 + position], 2 * position - 1
+    local refusal, pressure = refuse_full({name}, KEYS, first_key, bounds)
+    if pressure then pressed[#pressed + 1] = position end
+    if refusal then
+        refusal[2] = position -- refuse_full knows one queue only
+        local _, _, depth, bound, strategy = unpack(refusal)
+        if strategy ~= 'drop_oldest' then return refusal end
+        local new_jobs = tonumber(string.match(bounds, '%d+$'))
+        local available = depth_of(name, KEYS[first_key + 1], {})
+        if available < depth + new_jobs - bound then return refusal end
+        drops[#drops + 1] = refusal
     end
 end
 return drops[2] and drops or pressed[2] and pressed or {}

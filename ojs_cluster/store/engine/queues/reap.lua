@@ -80,8 +80,9 @@ preflight_failures(ends, max_dead_letters)
 -- 2. Plan the next check of malformed jobs. This is the first write: no job is loaded from here on.
 local malformed_ids = {}
 for i, entry in ipairs(rechecked) do
-    recheck_later(entry[1], entry[2])
-    malformed_ids[i] = entry[2]
+    local zset, id = unpack(entry)
+    recheck_later(zset, id)
+    malformed_ids[i] = id
 end
 
 -- 3. End the attempts that took too long.

@@ -7,7 +7,8 @@ operation, one of them stores its progress, and the other one stops. A failure i
 version that the step has read or written last, so a slow process postpones and ends nothing.
 
 An operation leaves out jobs that were created, or have ended, after its own creation. So it does
-not retry a job again that it has retried, and its walk ends although new jobs arrive.
+not retry a job again that it has retried, and its walk ends although new jobs arrive. The deletion
+of a queue takes these jobs, too: the queue drains, so its walk ends all the same.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from ojs_cluster.store.features.bulk.choosing import choose
 from ojs_cluster.store.features.bulk.failures import postpone_or_end
 from ojs_cluster.store.features.bulk_records import operations
 from ojs_cluster.store.features.bulk_records.operation import (
+    MAX_REASON,
     BulkOperation,
     BulkState,
     DamagedOperation,
@@ -65,7 +67,7 @@ _OPERATIONS_AT_ONCE: Final = 4
 """Maximum number of operations that one sweep continues, by one slice each."""
 _NEXT_SLICE_MS: Final = 1
 """Milliseconds until the scheduler's next slice. Not 0, which would wake the scheduler again."""
-_UNKNOWN: Final = "some of the last slice's jobs may have been changed and are not counted"
+_UNCOUNTED: Final = "some of the last slice's jobs may have been changed and are not counted"
 
 
 async def run_due(store: Store) -> SweepResult:
@@ -147,9 +149,9 @@ async def _read_again(store: Store, operation: BulkOperation) -> BulkOperation:
 
 
 async def _fail(store: Store, operation: BulkOperation, error: DamagedOperation) -> BulkOperation:
-    """End a damaged operation; return it with the counts that the caller knows."""
+    """End a damaged operation; return it with the counts that this process has read last."""
     ended_ms = await end_damaged(store, operation.id.encode(), error)
-    reason = str(error)[:300]
+    reason = str(error)[:MAX_REASON]
     return replace(operation, state=BulkState.FAILED, reason=reason, slice=None, ended_ms=ended_ms)
 
 
@@ -190,7 +192,7 @@ async def advance(store: Store, operation: BulkOperation, delay_ms: int) -> Bulk
             if operation.state is not BulkState.STOPPING:
                 raise
             # An operator who stops an operation need not wait for a master that is away.
-            return await _end(store, replace(operation, reason=f"{_UNKNOWN}: {error.message}"))
+            return await _end(store, replace(operation, reason=f"{_UNCOUNTED}: {error.message}"))
     if operation.state is BulkState.STOPPING or operation.position is None:
         return await _end(store, operation)
     operation, chosen = await choose(store, operation, operation.position)

@@ -16,7 +16,7 @@ MAX_FAILURES: Final = 20
 """Maximum number of failures that an operation keeps. It counts all failures."""
 MEMBER_ENCODING: Final = "latin-1"
 """Encoding of the last entry in a position. An entry may be damaged, and this keeps all bytes."""
-_MAX_REASON: Final = 300
+MAX_REASON: Final = 300
 """Maximum number of characters of a reason."""
 _STATES: Final = frozenset(State)
 _COUNTS: Final = ("examined", "matched", "succeeded", "failed")
@@ -170,7 +170,7 @@ class Walk:
     def encode(self) -> bytes:
         """Return the walk as stored."""
         members = [self.changed_before, self.waits, self.stuck, self.idle]
-        return orjson.dumps([*members, self.failure[:_MAX_REASON]])
+        return orjson.dumps([*members, self.failure[:MAX_REASON]])
 
 
 @dataclass(slots=True)
@@ -262,7 +262,7 @@ class BulkOperation:
 
     def with_failures(self, found: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
         """Return the kept failures and as many of ``found`` as fit, with shortened reasons."""
-        shortened = [(job_id, reason[:_MAX_REASON]) for job_id, reason in found]
+        shortened = [(job_id, reason[:MAX_REASON]) for job_id, reason in found]
         return (*self.failures, *shortened)[:MAX_FAILURES]
 
 

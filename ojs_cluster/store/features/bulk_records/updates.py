@@ -10,6 +10,7 @@ import orjson
 
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.bulk_records.operation import (
+    MAX_REASON,
     BulkOperation,
     BulkState,
     DamagedOperation,
@@ -79,7 +80,7 @@ async def end_damaged(store: Store, name: bytes, error: DamagedOperation, versio
         When it ended, in Unix milliseconds; 0 if it had ended before, or has another version.
     """
     log.error("bulk operation %s has failed: %s", name.decode(errors="replace"), error)
-    fields: list[Arg] = ["state", BulkState.FAILED.value, "reason", str(error)[:300]]
+    fields: list[Arg] = ["state", BulkState.FAILED.value, "reason", str(error)[:MAX_REASON]]
     reply = await _store_fields(store, name, version, None, fields)
     return int(reply[2]) if reply[0] == b"ok" else 0
 

@@ -13,6 +13,7 @@ from typing import Final
 from ojs_cluster.core.bulk.selection import BulkAction
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.bulk_records.operation import (
+    MAX_REASON,
     BulkOperation,
     BulkState,
     Position,
@@ -91,7 +92,7 @@ def after_walk(operation: BulkOperation, step: DeletionStep) -> tuple[BulkOperat
         stuck = walk.stuck + 1
     if stuck == _MAX_STUCK:
         reason = f"its jobs cannot be changed: {walk.failure or 'they are in no index'}"
-        return replace(operation, state=BulkState.FAILED, reason=reason[:300]), 0
+        return replace(operation, state=BulkState.FAILED, reason=reason[:MAX_REASON]), 0
     # Jobs that only wait for their workers need no walk.
     waits = step is DeletionStep.ACTIVE_JOBS and operation.action is BulkAction.MOVE
     position = None if waits else Position()

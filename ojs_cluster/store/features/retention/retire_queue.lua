@@ -13,6 +13,7 @@
 --@include keys now preflight set_deadline append_effect sample_queue
 local counters_key, available_key, minutes_key = KEYS[1], KEYS[2], KEYS[3]
 local blocked_key, demand_key, history_key, totals_key = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local times_key, types_key = KEYS[8], KEYS[9]
 local age_ms, queue = tonumber(ARGV[1]), ARGV[2]
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
@@ -36,12 +37,12 @@ for i = 1, #field_list, 2 do
     if not IDLE[name] and value ~= '0' then return IN_USE end
 end
 if redis.call('EXISTS', available_key, blocked_key) > 0 then return IN_USE end
-local sample, totals = sample_queue(counters_key, available_key, blocked_key, KEYS[8]), read_totals(totals_key)
+local sample, totals = sample_queue(counters_key, available_key, blocked_key, times_key), read_totals(totals_key)
 if sample then -- the shard's totals keep what the queue has counted since its last sample
     local growth = growth_since(redis.call('HGET', history_key, 'last'), sample)
     for i = 1, #totals do totals[i] = totals[i] + growth[i] end
     write_totals(totals_key, totals)
 end
 if queue ~= '' then append_effect('unregister_queue', queue) end
-redis.call('DEL', counters_key, minutes_key, demand_key, history_key, KEYS[8], KEYS[9])
+redis.call('DEL', counters_key, minutes_key, demand_key, history_key, times_key, types_key)
 return {1, effects}

@@ -33,7 +33,7 @@ _MAX_S: Final = 0.1
 _MIN_EFFORT: Final = 2000
 _EARLY_MS: Final = 180_000
 """How far above the usual removal time a walk begins: a job with a fixed id is kept for two minutes
-at least (``finish_job.lua``), and the clock of Redis may be ahead."""
+at least (``removal_time.lua``), and the clock of Redis may be ahead."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ def check_statuses(workflow_id: str, plan: Plan, statuses: str) -> None:
     Raises:
         MalformedRecord: they are damaged.
     """
-    if len(statuses) != len(plan.jobs) or not _STATUSES.issuperset(statuses):
+    if not _are_statuses_of(plan, statuses):
         raise MalformedRecord("workflow", workflow_id, "node_statuses do not match the plan")
 
 
@@ -123,8 +123,7 @@ def _find_fault(fields: Mapping[bytes, bytes], plan: Plan) -> _Fault | None:
         return _Fault("a field is no text", _REQUIRED)
     if texts[b"state"] not in _STATES or texts[b"type"] not in INNER_KINDS:
         return _Fault("state or type is unknown", (b"state", b"type"))
-    statuses = texts[b"node_statuses"]
-    if len(statuses) != len(plan.jobs) or not _STATUSES.issuperset(statuses):
+    if not _are_statuses_of(plan, texts[b"node_statuses"]):
         return _Fault("node_statuses do not match the plan", (b"node_statuses", b"plan"))
     for name in (b"created", b"finished"):
         if name in fields and not _is_time(fields[name]):
@@ -137,6 +136,10 @@ def _find_fault(fields: Mapping[bytes, bytes], plan: Plan) -> _Fault | None:
         if name[:1] == b"e" and raw_json.stored_members(value) is None:
             return _Fault(f"{name.decode()} is no error", (name,))
     return None
+
+
+def _are_statuses_of(plan: Plan, statuses: str) -> bool:
+    return len(statuses) == len(plan.jobs) and _STATUSES.issuperset(statuses)
 
 
 def _are_times(value: bytes) -> bool:

@@ -29,9 +29,9 @@ if redis.call('HSETNX', counters, 'created', now) == 1 then append_effect('queue
 if is_referenced == '1' then redis.call('ZADD', references, now, id) end
 local job = {[F.queue] = queue}
 for i = 13, #ARGV, 2 do
-    redis.call('HSET', key, ARGV[i], ARGV[i + 1])
-    local name = ARGV[i]
-    if name == F.tenant or name == F.created or name == F.due then job[name] = ARGV[i + 1] end
+    local name, value = ARGV[i], ARGV[i + 1]
+    redis.call('HSET', key, name, value)
+    if name == F.tenant or name == F.created or name == F.due then job[name] = value end
 end
 for i = #KEYS - ARGV[11] + 1, #KEYS do
     index_value(KEYS[i], id, job[F.created], tonumber(job[F.due]), ARGV[12])

@@ -99,9 +99,6 @@ def _fields(found: Row) -> Iterator[tuple[str, Any]]:
     yield from usage_fields(found)
     override = found.get("override")
     if override:
-        yield (
-            "Override",
-            "; ".join(f"{name.lower()} {text}" for name, text in usage_fields(override)),
-        )
+        yield "Override", _limits(override)
         yield "Override ends", clock(override.get("expires_at"))
     yield "Held until", clock(found.get("held_until"))

@@ -20,7 +20,7 @@ from ojs_client.ctl.words import Verbs
 
 _PATH = f"{V1}/admin/schemas"
 _MODES = ("strict", "warn", "off", "default")
-"""Modes. The API spells the default ``""``: the mode of the server."""
+"""How types are validated. The API spells ``default``, the mode of the server, ``""``."""
 _COMPATIBILITIES = ("backward", "forward", "full", "none")
 
 
@@ -81,7 +81,7 @@ def _fields(found: Row) -> Iterator[tuple[str, Any]]:
     cls=Leaf,
     examples="""
     schema put email.send 2.0.0 email.json
-    generate-schema | ojsctl schema put email.send 2.1.0 -
+    schema put email.send 2.1.0 - < email.json
     """,
 )
 @click.argument("job_type", metavar="TYPE")
@@ -131,8 +131,10 @@ def set_(session: Session, /, job_type: str, mode: str | None, compatibility: st
 @click.pass_obj
 def rm(session: Session, names: tuple[str, ...], yes: bool) -> None:
     """Remove versions. Jobs of these versions are no longer validated."""
-    if not all(each.partition("@")[2] for each in names):
-        raise click.UsageError("Name a version, such as email.send@1.0.0.")
-    parts = {each: each.partition("@") for each in names}
-    paths = {each: f"{_PATH}/{url_path(t)}/{url_path(v)}" for each, (t, _, v) in parts.items()}
+    paths = {}
+    for name in names:
+        job_type, _, version = name.partition("@")
+        if not (job_type and version):
+            raise click.UsageError("Name a version, such as email.send@1.0.0.")
+        paths[name] = f"{_PATH}/{url_path(job_type)}/{url_path(version)}"
     remove_each(session, "schema", paths, yes=yes)
