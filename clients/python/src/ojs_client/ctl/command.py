@@ -74,9 +74,12 @@ class Leaf(Examples):
         super().__init__(*args, **kwargs)
         self._formats = formats
         self._period_member, happened = period or ("", "")
-        self.params += _period_options(happened) if period else []
-        self.params += _output_options(formats, watch)
-        self.params += connection_options("_") if connects else []
+        self.params: list[click.Parameter] = [
+            *self.params,
+            *(_period_options(happened) if period else ()),
+            *_output_options(formats, watch),
+            *(connection_options("_") if connects else ()),
+        ]
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the command, once or with ``--watch`` until Ctrl-C."""
