@@ -40,7 +40,7 @@ async def test_every_method_blocks_until_its_response(url: str) -> None:
             client.queues.pause("two")
             assert client.queues.get("two").paused
             client.queues.resume("two")
-            assert client.queues.configure("two", concurrency=3)["concurrency"] == 3
+            assert client.queues.configure("three", concurrency=3)["concurrency"] == 3
             assert "two" in {queue.name for queue in client.queues.find()}
             with pytest.raises(Conflict):
                 client.queues.delete("two")
@@ -49,11 +49,11 @@ async def test_every_method_blocks_until_its_response(url: str) -> None:
             client.jobs.delete(waiting.id)
             deleted = client.jobs.delete_all(queue="two")
             assert client.jobs.report(deleted.operation_id).matched == deleted.matched == 0
-            assert "concurrency" in client.queues.create("three", concurrency=2)
-            client.enqueue("t.a", queue="three")
-            client.queues.drain("three")
-            assert client.queues.purge("three") == 1
-            client.queues.delete("three")
+            assert "concurrency" in client.queues.create("four", concurrency=2)
+            client.enqueue("t.a", queue="four")
+            client.queues.drain("four")
+            assert client.queues.purge("four") == 1
+            client.queues.delete("four")
             started = client.start(chain(new_job("t.a"), new_job("t.b")))
             assert client.workflow(started.id).state == "running"
             assert client.cancel_workflow(started.id).state == "cancelled"

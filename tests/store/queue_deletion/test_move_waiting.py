@@ -91,11 +91,9 @@ async def test_a_moved_job_is_behind_those_of_its_priority(store: Store) -> None
     assert [found.id for found in await take(store, target, count=9)] == [high.id, job.id, low.id]
 
 
-async def test_a_step_that_is_moved_continues_its_workflow(
-    store: Store, consistent: Check
-) -> None:
+async def test_a_step_that_is_moved_continues_its_workflow(store: Store, consistent: Check) -> None:
     flow = await chain(store, step(), step("second"))
-    [first] = [job for job in await take(store)]
+    [first] = await take(store)
     await nack(store, first, {"message": "later"})
     await move(store, first.id, elsewhere(store))
     await cancel(store, first.id)

@@ -77,10 +77,9 @@ class Jobs:
         return Job.from_json(await self._transport.request("POST", path))
 
     async def delete(self, job_id: str) -> None:
-        """Delete a job that has ended.
+        """Delete a job that has ended. A job that does not exist counts as deleted.
 
         Raises:
-            NotFound: there is no such job.
             Conflict: the job has not ended.
         """
         body: dict[str, JSON] = {"job_ids": [job_id]}
@@ -89,7 +88,6 @@ class Jobs:
         if item["status"] == "skipped":
             raise Conflict(409, "conflict", item["reason"])
         if item["status"] != "deleted":
-            await self._transport.request("GET", f"/jobs/{segment(job_id)}")
             raise ApiError(422, "not_deleted", item["reason"])
 
     async def cancel_all(self, query: str | None = None, **chosen: Unpack[JobFilter]) -> BulkReport:

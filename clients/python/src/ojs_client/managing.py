@@ -60,7 +60,9 @@ class Queues:
             Conflict: the queue exists.
         """
         body = {"name": name, "config": settings}
-        return (await self._transport.request("POST", "/queues", body))["config"]
+        reply = await self._transport.request("POST", "/queues", body)
+        config: Mapping[str, JSON] = reply["config"]
+        return config
 
     async def get(self, name: str) -> Queue:
         """Return a queue.
@@ -87,12 +89,11 @@ class Queues:
 
         ``Jobs.delete_all`` removes jobs that have ended, and ``Jobs.cancel_all`` cancels others.
         """
-        path, purged = f"/queues/{segment(name)}/purge", 0
-        while True:  # the server returns after some seconds
+        path, purged, left = f"/queues/{segment(name)}/purge", 0, 1
+        while left:  # the server returns after some seconds
             reply = await self._transport.request("POST", path, {"confirm": True})
-            purged += reply["purged_count"]
-            if not reply["left"]:
-                return purged
+            purged, left = purged + reply["purged_count"], reply["left"]
+        return purged
 
     async def configure(self, name: str, **settings: JSON) -> Mapping[str, JSON]:
         """Change settings of a queue, which need not exist yet, and return all of them.

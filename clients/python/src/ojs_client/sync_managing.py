@@ -17,11 +17,13 @@ R = TypeVar("R")
 
 
 class Call(Protocol):
-    """Runs an async function and returns its result."""
+    """Calls async functions in the event loop of a client."""
 
     def __call__(
         self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R: ...
+    ) -> R:
+        """Run an async function and return its result."""
+        ...
 
 
 class SyncJobs:
@@ -42,9 +44,7 @@ class SyncJobs:
         order: Order | None = None,
     ) -> Iterator[Job]:
         """Yield the jobs that match, newest first, page by page."""
-        found = self._jobs.find(
-            query, type=type, queue=queue, state=state, sort=sort, order=order
-        )
+        found = self._jobs.find(query, type=type, queue=queue, state=state, sort=sort, order=order)
         return _each(self._call, found)
 
     def history(self, job_id: str) -> Iterator[dict[str, JSON]]:

@@ -65,7 +65,8 @@ async def move(
             job_id=job_id,
             state=state,
         )
-    if job.fields.get(f.UNIQUE) and await off_loop(partial(_is_unique_in_queue, job), job.size):
+    is_unique = bool(job.fields.get(f.UNIQUE))
+    if is_unique and await off_loop(partial(_is_unique_in_queue, job), job.size):
         raise Conflict(
             f"job '{job_id}' is unique in its queue, so its queue cannot change", job_id=job_id
         )
