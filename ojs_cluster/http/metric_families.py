@@ -299,6 +299,9 @@ def count_families(counts: ClusterCounts) -> Families:
     if counts.cron:
         text = "Number of occurrences of cron jobs by what became of them"
         families.append(counter("ojs_cron_occurrences", text, "outcome", counts.cron.items()))
+    text = "Unix time of a mark on the charts, such as a deployment"
+    times = {mark.label: mark.at_ms / 1000 for mark in counts.marks}
+    families.append(gauge("ojs_mark_timestamp_seconds", text, "label", times.items()))
     if counts.memory:
         used = {address: used for address, (used, _) in sorted(counts.memory.items())}
         limit = {address: limit for address, (_, limit) in sorted(counts.memory.items())}

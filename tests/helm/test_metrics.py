@@ -46,6 +46,8 @@ def queries(rendering: Rendering) -> Iterator[str]:
     for panel in dashboard(rendering)["panels"]:
         for target in panel["targets"]:
             yield target["expr"].replace("$__rate_interval", "1m")
+    for annotation in dashboard(rendering)["annotations"]["list"]:
+        yield annotation["expr"]
 
 
 def names(query: str) -> set[str]:

@@ -22,6 +22,7 @@ from ojs_cluster.server.http.scheduler_http import scheduler_families
 from ojs_cluster.store.engine.outbox.outbox import ATTEMPTS
 from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
 from ojs_cluster.store.features.webhooks import deliveries
+from ojs_cluster.store.operators.dashboard.marks import Mark, add_mark
 from ojs_cluster.store.operators.dashboard.problem_records import (
     ProblemDescription,
     record_problems,
@@ -95,6 +96,8 @@ async def test_jobs_are_counted_through_their_lives(any_api: Api) -> None:
     first, second = await api.fetch("mail", count=2)
     await api.post("/ojs/v1/workers/heartbeat", {"worker_id": "w1", "active_jobs": []})
     assert (await scrape(api))("ojs_jobs_active") == 2
+    at_ms = api.app.store.clock.now_ms()
+    await add_mark(api.app.store, Mark("m", "v42", at_ms))
     await api.post("/ojs/v1/workers/ack", {"job_id": first["id"]})
     await api.post("/ojs/v1/workers/nack", {"job_id": second["id"], "error": {"message": "no"}})
     await api.app.store.job_counts.flush(api.app.store)
@@ -123,6 +126,7 @@ async def test_jobs_are_counted_through_their_lives(any_api: Api) -> None:
     assert seen("ojs_bulk_operations") == 0
     assert seen("ojs_jobs_active") == 0
     assert seen("ojs_workers", status="running") == 1
+    assert seen("ojs_mark_timestamp_seconds", label="v42") == pytest.approx(at_ms / 1000)
     for address in api.app.store.redis.topology.masters:
         assert seen("ojs_redis_memory_bytes", master=str(address)) > 1e5
         assert seen("ojs_redis_memory_limit_bytes", master=str(address)) == 0
@@ -364,6 +368,7 @@ async def test_the_document_lists_what_is_served_with_its_labels(counted: Api) -
     await counted.app.store.job_counts.flush(counted.app.store)
     problem = ProblemDescription("old_jobs", "critical", "Old jobs")
     await record_problems(counted.app.store, "x", {"old_jobs": (1, problem)}, is_complete=True)
+    await add_mark(counted.app.store, Mark("m", "v42", counted.app.store.clock.now_ms()))
     await counted.get("/ojs/v1/queues")
     text = (await counted.get("/metrics")).body.decode()
     stats = Stats()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -18,11 +18,14 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.jobs.validate_job import read_number
 from ojs_cluster.store.features.workers.workers import count_by_status
 from ojs_cluster.store.ground.fanout import run_concurrently
+from ojs_cluster.store.operators.dashboard.marks import Mark, read_marks
 
 _PATIENCE_S: Final = 0.5
 """Longest time in seconds to wait for one of the numbers."""
 _LATE_MS: Final = 30_000
 """Delay of an occurrence in ms from which a cron job is late."""
+_MAX_MARKS: Final = 10
+_MARKED_MS: Final = 86_400_000
 CRON_OUTCOMES: Final = ("fire", "manual", "skip", "error")
 """What became of occurrences, as ``cron_claim_occurrence.lua`` counts it."""
 
@@ -37,6 +40,7 @@ class ClusterCounts:
         workflows: number of running workflows.
         cron: number of occurrences of cron jobs by ``CRON_OUTCOMES``.
         late_crons: number of cron jobs that should have run.
+        marks: the newest marks on the charts, at most ``_MAX_MARKS`` of a day, the oldest first.
         memory: used bytes and the limit (0 for none) of each master, by its address.
     """
 
@@ -45,6 +49,7 @@ class ClusterCounts:
     workflows: int | None = None
     cron: Mapping[str, int] = field(default_factory=dict)
     late_crons: int | None = None
+    marks: Sequence[Mark] = ()
     memory: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -84,6 +89,11 @@ async def read_counts(store: Store) -> ClusterCounts:
             counts.cron = dict(zip(CRON_OUTCOMES, map(read_number, found), strict=True))
             counts.late_crons = late
 
+    async def read_latest_marks() -> None:
+        if store.redis.is_responsive(store.keys.meta.slot):
+            now_ms = store.clock.now_ms()
+            counts.marks = (await read_marks(store, now_ms - _MARKED_MS, now_ms))[-_MAX_MARKS:]
+
     async def read_memory() -> None:
         await run_concurrently(store.redis.topology.masters, read_master)
 
@@ -98,5 +108,6 @@ async def read_counts(store: Store) -> ClusterCounts:
         with trio.move_on_after(_PATIENCE_S), suppress(BackendUnavailable, RedisReplyError):
             await read()
 
-    await run_concurrently([read_workers, read_shards, read_crons, read_memory], read_in_time)
+    reads = [read_workers, read_shards, read_crons, read_latest_marks, read_memory]
+    await run_concurrently(reads, read_in_time)
     return counts
