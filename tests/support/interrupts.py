@@ -1,7 +1,7 @@
 """Ctrl-C ends a test run, also in a test with a nursery.
 
-A nursery raises ``KeyboardInterrupt`` in a group. pytest takes that for the failure of one test, and
-would run the next one.
+A nursery raises ``KeyboardInterrupt`` in a group. pytest takes that for the failure of one test,
+and would run the next one.
 """
 
 from __future__ import annotations
