@@ -196,11 +196,11 @@ def test_a_waiting_job_is_edited(ctl: Ctl) -> None:
 
 def test_a_job_is_moved_to_another_queue(ctl: Ctl) -> None:
     [job_id] = ctl.enqueue("q.move")
-    assert "no queue 'q.elsewhere'" in ctl.run("job", "move", job_id, "q.elsewhere", code=3).stderr
-    moved = ctl.run("job", "move", job_id, "q.elsewhere", "--yes")
-    assert moved.stdout == f"job {job_id} is in queue q.elsewhere\n"
-    assert ctl.names("job", "move", job_id, "q.elsewhere") == [job_id]
-    assert ctl.names("job", "ls", "--queue", "q.elsewhere") == [job_id]
+    assert "no queue 'q.move.target'" in ctl.run("job", "move", job_id, "q.move.target", code=3).stderr
+    moved = ctl.run("job", "move", job_id, "q.move.target", "--yes")
+    assert moved.stdout == f"job {job_id} is in queue q.move.target\n"
+    assert ctl.names("job", "move", job_id, "q.move.target") == [job_id]
+    assert ctl.names("job", "ls", "--queue", "q.move.target") == [job_id]
 
 
 def test_jobs_are_removed(ctl: Ctl) -> None:
