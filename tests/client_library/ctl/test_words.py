@@ -196,7 +196,9 @@ def test_a_waiting_job_is_edited(ctl: Ctl) -> None:
 
 def test_a_job_is_moved_to_another_queue(ctl: Ctl) -> None:
     [job_id] = ctl.enqueue("q.move")
-    assert "no queue 'q.move.target'" in ctl.run("job", "move", job_id, "q.move.target", code=3).stderr
+    assert (
+        "no queue 'q.move.target'" in ctl.run("job", "move", job_id, "q.move.target", code=3).stderr
+    )
     moved = ctl.run("job", "move", job_id, "q.move.target", "--yes")
     assert moved.stdout == f"job {job_id} is in queue q.move.target\n"
     assert ctl.names("job", "move", job_id, "q.move.target") == [job_id]
