@@ -19,6 +19,7 @@ import msgspec
 
 from ojs_cluster.core.cron.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.core.histograms import FineTimes, WaitsAndRuns
 from ojs_cluster.core.indexed_fields import MAX_VALUES
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.jobs.failure import parse_failure
@@ -471,13 +472,18 @@ async def as_many_job_types_as_kept(store: Store, db: Any) -> None:
     names = (f"t{number}.".ljust(255, "x") for number in itertools.count())
     here = (name.encode() for name in names if shard_of(store, name) is shard)
     counts = {name: [2**40] * WIDTH for name in itertools.islice(here, MAX_TYPES + 8)}
-    await add_type_minutes(store, counts)
+    fine = WaitsAndRuns(*(FineTimes(dict.fromkeys(range(100, 220), 2**20), 10**9) for _ in "wr"))
+    times = dict.fromkeys(counts, fine)
+    await add_type_minutes(store, counts, times)
     minute = int(time.time()) // 60 + 1
     record = ",".join([str(2**40)] * WIDTH)
-    records = {at % KEPT_MINUTES: f"{at},{record}" for at in range(minute - 60, minute)}
+    records: dict[str, str] = {}
+    for at in range(minute - 60, minute):
+        records[str(at % KEPT_MINUTES)] = f"{at},{record}"
+        records[f"f{at % KEPT_MINUTES}"] = f"{at} {fine.encode()}"
     for key in db.scan_iter(match=shard.prefix + b"th:*", count=10_000):
         db.hset(key, mapping=records)
-    await add_type_minutes(store, counts)
+    await add_type_minutes(store, counts, times)
     listed, unread = await list_types(store, 60, WIDTH)
     assert (len(listed), unread) == (MAX_TYPES + 1, 0)
     await HourRollUp(store, WIDTH).run(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -75,7 +76,7 @@ def admin(running: Running, demo: Demo) -> Iterator[httpx.Client]:
 async def write_history(running: Running) -> None:
     """Write the statistics of an hour, and two hours of a type, as a scheduler would have.
 
-    A later call replaces them by those of the present hour.
+    The queues are two hours old then. A later call replaces them by those of the present hour.
     """
     store = running.app.store
     meta, now = store.keys.meta, int(time.time()) // 60
@@ -88,6 +89,12 @@ async def write_history(running: Running) -> None:
         depths = [round(level + height * wave) for level, height in _DEPTHS]
         record = ",".join(map(str, [minute, *grown, *depths]))
         await store.redis.call(meta.slot, "HSET", meta.history_minutes, minute % MINUTES, record)
+    names: Any = await store.redis.call(meta.slot, "ZRANGE", meta.queues, 0, -1)
+    for name in names:
+        queue, created = name.decode(), (now - 120) * 60_000
+        of_queue = store.keys.shard_of_queue(queue)
+        key = of_queue.queue_counters(queue)
+        await store.redis.call(of_queue.slot, "HSET", key, "created", created)
     shard = store.keys.shard_of_queue("email.send")
     await store.redis.call(shard.slot, "DEL", shard.type_hour_history("email.send"))
     for hour in (now // 60 - 30, now // 60 - 5):

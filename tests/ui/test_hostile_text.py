@@ -103,9 +103,9 @@ def check(answer: httpx.Response) -> None:
 
 
 def test_hostile_text_is_shown_as_text(attacked: Running) -> None:
-    attacked.run(lambda: write_history(attacked))  # charts have marks
     with attacked.api() as api:
         pages = attack(api)
+    attacked.run(lambda: write_history(attacked))  # charts have marks
     shown = 0
     with attacked.browser() as client:
         for page in pages:

@@ -9,7 +9,7 @@ from functools import partial
 import httpx
 import pytest
 
-from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS
+from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS, WaitsAndRuns
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store.ground.process_state.job_counts import RUN_BUCKETS, TIMES, WIDTH
 from ojs_cluster.store.ground.process_state.type_minutes import TypeStatistics
@@ -59,7 +59,7 @@ def test_the_list_of_types_follows_the_time_span(admin: httpx.Client, demo: Demo
     def completed(span: str) -> int:
         row = page(admin, f"/ui/types?range={span}").partition(">email.send<")[2]
         numbers = re.findall(r"<td[^>]*>(?:<[^>]*>)?([\d,]+)", row)
-        return int(numbers[1].replace(",", ""))
+        return int(numbers[2].replace(",", ""))
 
     for span, hours in (("24h", 1), ("72h", 2)):
         assert 0 <= completed(span) - hours * in_record <= 12, span
@@ -109,7 +109,7 @@ def test_run_times_are_compared_before_and_after_a_mark(
         assert compared(short)[1] == 0, "nothing has followed yet"
         listed = f"/ui/types?range=72h&sort=change&mark={marks[10]}"
         row = page(admin, listed).partition(">email.send<")[2].partition("</tr>")[0]
-        assert row.count(" → ") == 2
+        assert row.count(" → ") == 4
         assert re.search(r'<span( class="bad")?><bdi dir="ltr">[+-]\d+ %</bdi></span>', row)
         row = page(admin, listed.replace(marks[10], marks[40])).partition(">email.send<")[2]
         assert f'<bdi dir="ltr">{NONE} → ' in row.partition("</tr>")[0], "nothing came before it"
@@ -141,20 +141,40 @@ def test_types_are_compared_without_the_period_of_the_mark() -> None:
     """The buckets are those of two run times: 20 jobs before, 15 in the period, 12 after it."""
     width = len(RUN_BOUNDS_MS) + 1
 
-    def runs(*numbers: int) -> list[int]:
-        return [*numbers, *[0] * (width - len(numbers))]
+    def runs(*numbers: int, failed: int = 0) -> TypeStatistics:
+        buckets = [*numbers, *[0] * (width - len(numbers))]
+        times = [*[0] * (len(WAIT_BOUNDS_MS) + 1), *buckets, 0, 0]
+        return TypeStatistics("t", times, 0, sum(numbers), failed, failed)
 
-    times = [*[0] * (len(WAIT_BOUNDS_MS) + 1), *runs(35, 12), 0, 0]
-    one = TypeStatistics("t", times, 0, 47, 0, 0)
-    since = SinceMark({"t": runs(0, 12)}, {"t": runs(15, 12)}, 0)
+    one = runs(35, 12, failed=9)
+    since = SinceMark({"t": runs(0, 12, failed=4)}, {"t": runs(15, 12, failed=9)}, 0)
     found = change_of(one, since)
     assert (found["before"]["jobs"], found["after"]["jobs"]) == (20, 12)
     assert found["before"]["p50_ms"] < RUN_BOUNDS_MS[0] < found["after"]["p50_ms"]
     assert found["change"] > 100
+    assert (found["before"]["failed_share"], found["after"]["failed_share"]) == (0, 0.25)
+    assert (found["after"]["attempts"], found["after"]["discarded"]) == (16, 4)
+    assert found["failed_change"] == 25
     few = change_of(one, SinceMark({"t": runs(0, MIN_JOBS - 1)}, {"t": runs(0, 12)}, 0))
     assert few["change"] is None, "of a few jobs a median says little"
     none = change_of(one, SinceMark({}, {"t": runs(99, 99)}, 0))
     assert (none["before"]["jobs"], none["after"]["p50_ms"]) == (0, None)
+
+
+def test_types_are_compared_by_their_fine_buckets() -> None:
+    def runs(*times_ms: int) -> TypeStatistics:
+        fine = WaitsAndRuns()
+        for run_ms in times_ms:
+            fine.runs.add(run_ms)
+        buckets = [len(times_ms), *[0] * len(RUN_BOUNDS_MS)]
+        times = [*[0] * (len(WAIT_BOUNDS_MS) + 1), *buckets, 0, 0]
+        return TypeStatistics("t", times, 0, len(times_ms), 0, 0, fine)
+
+    after = runs(*[3] * MIN_JOBS)
+    found = change_of(
+        runs(*[2] * MIN_JOBS, *[3] * MIN_JOBS), SinceMark({"t": after}, {"t": after}, 0)
+    )
+    assert (found["before"]["p50_ms"], found["after"]["p50_ms"]) == (1.5, 2.5)
 
 
 def test_two_histograms_have_one_scale() -> None:

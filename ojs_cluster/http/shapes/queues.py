@@ -132,6 +132,7 @@ class QueueThroughput(TypedDict):
     completed_per_min: Count
     failed_per_min: Count
     avg_latency_ms: Milliseconds
+    completed_per_minute: Annotated[float, keywords(minimum=0)]
     processed_per_minute: Annotated[float, keywords(minimum=0)]
     failed_per_minute: Annotated[float, keywords(minimum=0)]
 
@@ -332,6 +333,7 @@ class SeriesPoint(TypedDict):
 
     timestamp: Moment
     complete: bool
+    recorded: bool
     covered_seconds: Count
     enqueued: Count
     processed: Count
@@ -356,6 +358,9 @@ class TimeHistogram(TypedDict):
 
     bounds_ms: list[Count]
     counts: list[Count]
+    p50_ms: Milliseconds
+    p95_ms: Milliseconds
+    max_ms: Count
 
 
 class SeriesSubject(TypedDict):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.store.operators.operations.overview import QUEUES_TO_WAIT_FOR
 from ojs_cluster.ui.languages.translate import later
@@ -27,6 +29,10 @@ RANGES: Final = {
 """The time spans of the charts: period of a point, label, and caption."""
 _RATES: Final = ("enqueued", "completed", "failed", "discarded")
 _TIMES: Final = ("latency_p50_ms", "latency_p95_ms", "duration_p50_ms", "duration_p95_ms")
+_ZOOMS: Final = {"1m": 3 * 3600, "5m": 26 * 3600, "1h": 14 * 86_400, "1d": 10**10}
+"""The periods of a point, and the length in seconds of the longest zoom that has them."""
+_MAX_DIGITS: Final = 10
+_DAY_S: Final = 86_400
 _SHARED_S: Final = 1.0
 """Time in seconds for which open pages share what was read."""
 TILES: Final = (
@@ -47,6 +53,9 @@ async def show(visit: Visit) -> Answer:
     """
     chosen = visit.query.get("range", "1h")
     chosen = chosen if chosen in RANGES else "1h"
+    zoom = zoom_of(visit.query, visit.clock.now_s())
+    if zoom is not None:
+        return await _read(visit, chosen, may_mute(visit), zoom)
     if not (visit.is_refresh and visit.sees_cluster):
         return await _read(visit, chosen, may_mute(visit))
     visit.app.access.count_request(visit.principal)
@@ -56,13 +65,46 @@ async def show(visit: Visit) -> Answer:
     return await visit.pages.get(name, lambda: _read(shared, chosen, mutes), _SHARED_S)
 
 
-async def _read(visit: Visit, chosen: str, mutes: bool) -> Page:
+@dataclass(frozen=True, slots=True)
+class Zoom:
+    """A part of the history that the user has chosen in a chart.
+
+    Attributes:
+        period: the period of a point.
+        since: where it begins, as RFC 3339.
+        until: where it ends.
+    """
+
+    period: str
+    since: str
+    until: str
+
+
+def zoom_of(query: Mapping[str, str], now_s: float) -> Zoom | None:
+    """Return the part of the history that an address names by Unix seconds; None for none.
+
+    Statistics by the minute reach back a day.
+    """
+    given = [query.get(name, "") for name in ("from", "to")]
+    if not all(each.isascii() and each.isdigit() and len(each) <= _MAX_DIGITS for each in given):
+        return None
+    begin_s, end_s = map(int, given)
+    if begin_s >= end_s:
+        return None
+    is_old = now_s - begin_s > _DAY_S
+    fitting = [name for name, most_s in _ZOOMS.items() if end_s - begin_s <= most_s]
+    period = next(name for name in fitting if name not in ("1m", "5m") or not is_old)
+    return Zoom(period, *(format_ms(each * 1000).decode() for each in (begin_s, end_s)))
+
+
+async def _read(visit: Visit, chosen: str, mutes: bool, zoom: Zoom | None = None) -> Page:
     """Read what the page shows.
 
     Args:
         visit: the request.
         chosen: the time span of the history.
         mutes: whether the user may mute problems.
+        zoom: a part of the history, which replaces the time span.
     """
     known: Aged[bytes] | None = None
     condition: Condition | None = None
@@ -80,8 +122,8 @@ async def _read(visit: Visit, chosen: str, mutes: bool) -> Page:
     async def read_history() -> None:
         nonlocal points, marks
         if visit.sees_cluster and not visit.is_refresh:
-            points = await series(visit, chosen)
-            marks = await read_marks(visit, chosen) or []
+            points = await series(visit, chosen, zoom=zoom)
+            marks = await read_marks(visit, "30d" if zoom else chosen) or []
 
     await run_concurrently([read_stats, read_problems, read_history], lambda read: read())
     stats = None if known is None else orjson.loads(known.value)
@@ -104,7 +146,8 @@ async def _read(visit: Visit, chosen: str, mutes: bool) -> Page:
             "may_mute": mutes,
             "mute_hours": MUTE_HOURS,
             "ranges": RANGES,
-            "range": chosen,
+            "range": "" if zoom else chosen,
+            "zoom": zoom,
             "points": points,
             "marks": marks,
             "may_mark": may_mark(visit),
@@ -115,7 +158,7 @@ async def _read(visit: Visit, chosen: str, mutes: bool) -> Page:
 
 
 async def series(
-    visit: Visit, chosen: str, queue: str | None = None
+    visit: Visit, chosen: str, queue: str | None = None, zoom: Zoom | None = None
 ) -> list[dict[str, Any]] | None:
     """Return the points of a time span, the oldest first, with rates per minute.
 
@@ -125,24 +168,31 @@ async def series(
         visit: the request.
         chosen: a key of ``RANGES``, or an age that is shown by the minute.
         queue: a queue; None for the whole cluster.
+        zoom: a part of the history, which replaces the time span.
     """
     period = RANGES[chosen][0] if chosen in RANGES else "1m"
-    known = await visit.shared_or_last(
-        "admin", "stats", "history", period=period, since=chosen, queue=queue
-    )
+    given = {"period": period, "since": chosen}
+    if zoom is not None:
+        given = {"period": zoom.period, "since": zoom.since, "until": zoom.until}
+    known = await visit.shared_or_last("admin", "stats", "history", queue=queue, **given)
     return None if known is None else points_of(orjson.loads(known.value))
 
 
 def points_of(history: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the points of a history of the API, the oldest first, with rates per minute."""
+    """Return the points of a history of the API, the oldest first, with rates per minute.
+
+    A point of a period that no scheduler has recorded has no numbers, and one in which no job
+    started or ended has no times: charts have gaps there.
+    """
     return [
         {
             "at": point["timestamp"],
-            **{name: _per_minute(point, name) for name in _RATES},
-            **{name: point[name] for name in _TIMES},
-            "depth": point["depth"],
+            **{name: _per_minute(point, name) if is_known else None for name in _RATES},
+            **{name: point[name] or None if is_known else None for name in _TIMES},
+            "depth": point["depth"] if is_known else dict.fromkeys(point["depth"]),
         }
         for point in history["data"]
+        for is_known in (point["recorded"],)
     ]
 
 

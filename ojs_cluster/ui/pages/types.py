@@ -116,6 +116,7 @@ async def _read(visit: Visit, chosen: str, mark: Mapping[str, Any] | None) -> by
             **({} if since is None else change_of(one, since)),
             "name": one.name,
             "enqueued": one.enqueued,
+            "attempts": one.attempts,
             "completed": one.completed,
             "discarded": one.discarded,
             "failed": one.failed,

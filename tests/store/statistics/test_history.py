@@ -136,6 +136,38 @@ async def test_a_missed_minute_loses_nothing(store: Store) -> None:
     assert column(await series(store, now, length=4, count=1), "enqueued") == [8]
 
 
+async def test_missed_minutes_are_gaps(store: Store) -> None:
+    now = await minute_of(store)
+    for minute in (now - 4, now):
+        await put(store)
+        await MinuteRecorder(store).record(minute)
+    for queue in (None, QUEUE):
+        points = await series(store, now, queue=queue)
+        assert [point.recorded for point in points][-4:] == [False, False, False, True]
+        assert (await series(store, now, queue=queue, length=5, count=1))[-1].recorded
+
+
+async def test_missed_hours_are_gaps(store: Store) -> None:
+    hour = await minute_of(store) // 60 * 60
+    for minute in (hour - 60 * 5 + 3, hour):
+        await MinuteRecorder(store).record(minute)
+    points = await series(store, hour, length=60)
+    assert [point.recorded for point in points] == [True, False, False, False, True]
+
+
+async def test_a_queue_has_no_points_before_it_exists(store: Store, db: Any) -> None:
+    recorder, now = MinuteRecorder(store), await minute_of(store)
+    for minute in range(now - 5, now - 2):
+        await recorder.record(minute)
+    await put(store)
+    await recorder.record(now - 2)
+    await recorder.record(now)
+    starts = [point.start_ms // 60_000 for point in await series(store, now, queue=QUEUE)]
+    assert starts == [now - 3, now - 2, now - 1]
+    age_queue(db, shard_of(store), QUEUE, HOUR)
+    assert len(await series(store, now, queue=QUEUE)) == 5, "it had no jobs, but it existed"
+
+
 async def test_removed_queues_stay_counted(store: Store, db: Any) -> None:
     recorder, now = MinuteRecorder(store), await minute_of(store)
     await put(store, "first")

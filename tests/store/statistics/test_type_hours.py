@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ojs_cluster.core.histograms import WaitsAndRuns
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.statistics import type_hours
 from ojs_cluster.store.features.statistics.series import Periods, Point, type_series
@@ -17,7 +18,7 @@ from ojs_cluster.store.features.statistics.type_hours import (
     read_type_hours,
 )
 from ojs_cluster.store.ground.process_state.job_counts import WIDTH
-from ojs_cluster.store.ground.process_state.type_minutes import KEPT_MINUTES
+from ojs_cluster.store.ground.process_state.type_minutes import FINE, KEPT_MINUTES, FineRecords
 from tests.store.shortcuts import queues_in_other_shards
 from tests.store.statistics.test_type_minutes import numbers
 
@@ -71,6 +72,24 @@ async def test_the_last_full_hour_is_summed_once(store: Store, db: Any) -> None:
     db.delete(key)
     await roll_up.run((hour + 1) * 60)
     assert not db.exists(key), "the hour is done in this shard"
+
+
+async def test_the_last_full_hour_has_its_quantiles(store: Store, db: Any) -> None:
+    hour = await present_hour(store) - 1
+    await write_minutes(store, db, "a", hour, 1, 30)
+    shard = store.keys.shard_of_queue("a")
+    for minute, run_ms in ((1, 100), (30, 5_000), (0, 70_000), (61, 80_000)):
+        fine = WaitsAndRuns()
+        fine.runs.add(run_ms)
+        number = hour * 60 + minute
+        field = FINE + b"%d" % (number % KEPT_MINUTES)
+        db.hset(shard.type_history("a"), field, f"{number} {fine.encode()}")
+    await HourRollUp(store, WIDTH).run((hour + 1) * 60)
+    found: FineRecords = {}
+    await read_type_hours(store, "a", WIDTH, found)
+    assert (found[hour].runs.quantile(0.5), found[hour].runs.max_ms) == (100, 5_000)
+    [point] = [each for each in await hourly(store, "a") if each.start_ms == hour * HOUR_MS]
+    assert point.run_ms(1) == 5_000
 
 
 def numbers_of(jobs: int) -> list[int]:

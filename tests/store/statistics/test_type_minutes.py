@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ojs_cluster.core.histograms import WaitsAndRuns
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
@@ -14,6 +15,7 @@ from ojs_cluster.store.features.statistics.series import Periods, Point, type_se
 from ojs_cluster.store.ground.process_state import type_minutes
 from ojs_cluster.store.ground.process_state.job_counts import TIMES, WIDTH, JobCounts
 from ojs_cluster.store.ground.process_state.type_minutes import (
+    FINE,
     KEPT_MINUTES,
     MAX_TYPES,
     OTHER,
@@ -180,6 +182,40 @@ async def test_a_series_has_counts_and_quantiles(store: Store, db: Any) -> None:
     assert points[0].totals["discarded_total"] == 1
     assert 100 < points[0].run_ms(0.5) < points[0].run_ms(0.95) <= 250
     assert points[0].depths == {}
+
+
+async def test_a_list_and_a_series_have_exact_quantiles(store: Store, db: Any) -> None:
+    fine = WaitsAndRuns()
+    for run_ms in (100, 2_000, 600_000):
+        fine.runs.add(run_ms)
+    for _ in range(2):
+        await add_type_minutes(store, {b"a": numbers(3, 5)}, {b"a": fine})
+    listed, _ = await list_types(store, 60, WIDTH)
+    assert [listed[0].run_ms(share) for share in (0.3, 0.6, 0.95)] == [100, 2_000, 600_000]
+    assert sum(listed[0].fine.runs.counts.values()) == 6
+    shard = store.keys.shard_of_queue("a")
+    key = shard.type_history("a")
+    for field, text in db.hgetall(key).items():  # they ended three minutes ago
+        mark, separator = (FINE, b" ") if field.startswith(FINE) else (b"", b",")
+        number, _, rest = text.partition(separator)
+        ago = int(number) - 3
+        db.hset(key, mark + b"%d" % (ago % KEPT_MINUTES), b"%d%s%s" % (ago, separator, rest))
+        db.hdel(key, field)
+    points = [point for point in await series(store, "a") if any(point.times)]
+    assert {point.run_ms(1) for point in points} == {600_000}
+
+
+async def test_further_types_have_their_times_under_other(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type_minutes, "MAX_TYPES_ADDED", 1)
+    fine = {}
+    for name, run_ms in ((b"a", 10), (b"b", 300), (b"c", 4_000)):
+        fine[name] = WaitsAndRuns()
+        fine[name].runs.add(run_ms)
+    await add_type_minutes(store, {b"a": numbers(9), b"b": numbers(2), b"c": numbers(1)}, fine)
+    listed, _ = await list_types(store, 60, WIDTH)
+    assert {one.name: one.run_ms(1) for one in listed} == {"a": 10, "other": 4_000}
 
 
 async def test_a_type_named_other_is_counted_with_them(store: Store) -> None:

@@ -124,7 +124,7 @@ async def list_queues(app: App, request: Request) -> Response:
         app.store, limit=page.limit, offset=page.offset, after=page.after, within=request.queues
     )
     pages = query.pagination(page, len(queues), total, last)
-    members = AdminQueueList(items=[_queue(queue) for queue in queues], pagination=pages)
+    members = AdminQueueList(items=[queue_json(queue) for queue in queues], pagination=pages)
     return replies.json_response(200, members)
 
 
@@ -143,7 +143,7 @@ async def get_queue(app: App, _request: Request, name: str) -> Response:
     defaults = shown_defaults(layered(own, policy))
     if "retention" in defaults:
         configuration["retention"] = defaults["retention"]
-    shown: AdminQueueDetail = {**_queue(queue), "configuration": configuration}
+    shown: AdminQueueDetail = {**queue_json(queue), "configuration": configuration}
     last_hour = Periods(queue.now_ms // 60_000 - 60, 60, 1)
     for point in await queue_series(app.store, name, last_hour):
         if any(point.times[WAIT_BUCKETS]):
@@ -165,7 +165,8 @@ async def _existing(app: App, name: str) -> QueueStats:
     return await store_queues.get_stats(app.store, name)
 
 
-def _queue(queue: QueueStats) -> AdminQueue:
+def queue_json(queue: QueueStats) -> AdminQueue:
+    """Return the members of a queue as the API shows them."""
     shown: AdminQueue = {
         "name": queue.name,
         "state": queue.status,
@@ -190,6 +191,7 @@ def _throughput(queue: QueueStats) -> QueueThroughput:
         "completed_per_min": round(queue.completed_per_minute),
         "failed_per_min": round(queue.failed_per_minute),
         "avg_latency_ms": queue.avg_wait_ms,
-        "processed_per_minute": round(queue.completed_per_minute, 3),
+        "completed_per_minute": round(queue.completed_per_minute, 3),
+        "processed_per_minute": round(queue.completed_per_minute + queue.failed_per_minute, 3),
         "failed_per_minute": round(queue.failed_per_minute, 3),
     }

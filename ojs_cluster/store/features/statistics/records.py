@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.store.ground.process_state.job_counts import TIMES
+from ojs_cluster.store.ground.process_state.job_counts import (
+    CLUSTER_HOURS,
+    CLUSTER_MINUTES,
+    TIMES,
+)
 
 TOTALS: Final = (
     "enqueued",
@@ -40,11 +44,8 @@ STATES: Final = (
 """The states whose jobs are counted."""
 GROWING: Final = len(TOTALS) + len(TIMES)
 """Number of the numbers of a record that only grow."""
-MINUTES: Final = 25 * 60
-"""Number of minutes for which the cluster has records: a day and an hour. So a request for the last
-day gets all of its minutes, although new records replace old ones."""
-HOURS: Final = 31 * 24
-"""Number of hours for which the cluster has records."""
+MINUTES: Final = CLUSTER_MINUTES
+HOURS: Final = CLUSTER_HOURS
 QUEUE_MINUTES: Final = 120
 """Number of minutes for which a queue has records."""
 _EXACT: Final = 2**53  # Lua's doubles are exact below this number

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any, Final
 
-from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS, quantile
+from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS, WaitsAndRuns, quantile
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
@@ -25,13 +25,20 @@ from ojs_cluster.store.features.statistics.records import (
 )
 from ojs_cluster.store.features.statistics.type_hours import KEPT_HOURS, read_type_hours
 from ojs_cluster.store.ground.fanout import run_concurrently
+from ojs_cluster.store.ground.off_loop import off_loop
 from ojs_cluster.store.ground.process_state.job_counts import (
     FLUSH_S,
     RUN_BUCKETS,
     WAIT_BUCKETS,
     WIDTH,
 )
-from ojs_cluster.store.ground.process_state.type_minutes import KEPT_MINUTES, read_type_records
+from ojs_cluster.store.ground.process_state.type_minutes import (
+    FINE,
+    KEPT_MINUTES,
+    FineRecords,
+    add_fine_record,
+    read_type_records,
+)
 
 MAX_POINTS: Final = 1500
 """Maximum number of periods of a series."""
@@ -53,6 +60,10 @@ class Point:
         totals: by how much each of ``TOTALS`` has grown in the period.
         depths: number of jobs by state at the end of the period.
         times: by how much each of ``TIMES`` has grown.
+        fine: waits and runs in fine buckets.
+        has_fine: whether processes wrote fine buckets by then. Earlier versions did not.
+        recorded: whether the scheduler has taken a sample in the period. The numbers of a period
+            without a sample are a guess, from the samples before and after it.
     """
 
     start_ms: int
@@ -61,6 +72,9 @@ class Point:
     totals: Mapping[str, int]
     depths: Mapping[State, int]
     times: Sequence[int]
+    fine: WaitsAndRuns = field(default_factory=WaitsAndRuns)
+    has_fine: bool = False
+    recorded: bool = True
 
     @property
     def avg_wait_ms(self) -> float:
@@ -74,10 +88,14 @@ class Point:
 
     def wait_ms(self, probability: float) -> float:
         """Return a quantile of the waits of the jobs that started, in milliseconds."""
+        if self.has_fine:
+            return self.fine.waits.quantile(probability)
         return quantile(self.times[WAIT_BUCKETS], WAIT_BOUNDS_MS, probability)
 
     def run_ms(self, probability: float) -> float:
         """Return a quantile of the run times of the completed jobs, in milliseconds."""
+        if self.has_fine:
+            return self.fine.runs.quantile(probability)
         return quantile(self.times[RUN_BUCKETS], RUN_BOUNDS_MS, probability)
 
     def _average(self, name: str) -> float:
@@ -122,7 +140,7 @@ async def cluster_series(store: Store, periods: Periods) -> list[Point]:
     """Return the statistics of the whole cluster.
 
     Periods before the first record and after the last record are left out. If records of some
-    minutes are missing, the growth is spread evenly over these minutes.
+    minutes are missing, the growth is spread evenly over these minutes, and their points say so.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -150,11 +168,13 @@ async def cluster_series(store: Store, periods: Periods) -> list[Point]:
     def depths_at(minute: int) -> Sequence[int]:
         return records[max(0, bisect_right(minutes, minute) - 1)].depths
 
-    return _points(periods, minutes[0], minutes[-1], growth, depths_at)
+    fine = await _cluster_fine(store, periods)
+    points = _points(periods, minutes[0], minutes[-1], growth, depths_at, fine)
+    return _with_gaps(points, periods.length, minutes)
 
 
 async def queue_series(store: Store, queue: str, periods: Periods) -> list[Point]:
-    """Return the statistics of one queue, for at most the last two hours.
+    """Return the statistics of one queue, for at most the last two hours, and since it exists.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -163,11 +183,17 @@ async def queue_series(store: Store, queue: str, periods: Periods) -> list[Point
     if newest is None:
         return []
     records_of_partitions: list[list[Record]] = []
+    born: list[int] = []
 
     async def read(shard: Shard) -> None:
         flat: Any = await store.redis.call(
             shard.slot, "HGETALL", shard.queue_history(queue), idempotent=True
         )
+        created: Any = await store.redis.call(
+            shard.slot, "HGET", shard.queue_counters(queue), "created", idempotent=True
+        )
+        if created is not None and created.isdigit():
+            born.append(int(created) // 60_000)
         items = iter(flat)
         texts = dict(zip(items, items, strict=True))
         last = parse_numbers(texts.pop(b"last", b""))
@@ -195,7 +221,16 @@ async def queue_series(store: Store, queue: str, periods: Periods) -> list[Point
                 sums = [a + b for a, b in zip(sums, records[count - 1].depths, strict=True)]
         return sums
 
-    return _points(periods, newest - QUEUE_MINUTES + 1, newest, growth, depths_at)
+    oldest = newest - QUEUE_MINUTES + 1
+    begin, end = max(periods.first, oldest), min(periods.end, newest)
+    if born:
+        first = [records[0].minute - 1 for records in records_of_partitions if records]
+        oldest = max(oldest, min([*born, *first]))
+    shard = store.keys.shard_of_queue(queue)
+    names = _fine_fields(range(begin + 1, end + 1), QUEUE_MINUTES)
+    fine = await _read_fine(store, shard.slot, shard.queue_times(queue), names)
+    points = _points(periods, oldest, newest, growth, depths_at, _between(fine))
+    return _with_gaps(points, periods.length, await _recorded_minutes(store, begin, end))
 
 
 async def type_series(store: Store, job_type: str, periods: Periods) -> list[Point]:
@@ -211,10 +246,12 @@ async def type_series(store: Store, job_type: str, periods: Periods) -> list[Poi
     slot = store.keys.shard_of_queue(job_type).slot
     time: Any = await store.redis.call(slot, "TIME", idempotent=True)
     newest = (int(time[0]) - ceil(FLUSH_S)) // 60
-    records = await read_type_records(store, job_type, WIDTH)
+    fine: FineRecords = {}
+    fine_hours: FineRecords = {}
+    records = await read_type_records(store, job_type, WIDTH, fine)
     hours: dict[int, list[int]] = {}
     if periods.length >= _HOUR:
-        hours = await read_type_hours(store, job_type, WIDTH)
+        hours = await read_type_hours(store, job_type, WIDTH, fine_hours)
         hours = {n: sums for n, sums in hours.items() if n > newest // _HOUR - KEPT_HOURS}
     if not records and not hours:
         return []
@@ -234,11 +271,23 @@ async def type_series(store: Store, job_type: str, periods: Periods) -> list[Poi
         totals.update(zip(names, sums[-len(names) :], strict=True))
         return [*totals.values(), *sums[: -len(names)]]
 
+    def fine_growth(begin: int, end: int) -> WaitsAndRuns:
+        found, minute = WaitsAndRuns(), begin
+        while minute < end:
+            hour, is_full = minute // _HOUR, minute % _HOUR == 0 and minute + _HOUR <= end
+            part = fine_hours.get(hour) if is_full and hour in hours else None
+            minute += 1 if part is None else _HOUR
+            part = part or fine.get(minute)
+            if part is not None:
+                found.merge(part)
+        return found
+
     starts = [hour * _HOUR for hour in hours]
     if records:
         starts.append(max(newest - KEPT_MINUTES + 1, min(records) - 1))
     oldest = min(starts)
-    points = _points(periods, oldest, newest, growth, lambda _: [0] * len(STATES))
+    none = [0] * len(STATES)
+    points = _points(periods, oldest, newest, growth, lambda _: none, fine_growth)
     return [replace(point, depths={}) for point in points]
 
 
@@ -248,6 +297,7 @@ def _points(
     newest: int,
     growth: Callable[[int, int], Sequence[int]],
     depths_at: Callable[[int], Sequence[int]],
+    fine: Callable[[int, int], WaitsAndRuns],
 ) -> list[Point]:
     """Return the points of the periods that overlap with the minutes ``oldest`` to ``newest``.
 
@@ -255,6 +305,7 @@ def _points(
     would look like a drop at the end of a chart.
     """
     points: list[Point] = []
+    has_fine = False
     for number in range(periods.count):
         begin = periods.first + number * periods.length
         end = begin + periods.length
@@ -262,7 +313,8 @@ def _points(
         if end <= oldest or begin >= newest or not (complete or periods.length >= _HOUR):
             continue
         first, last = max(begin, oldest), min(end, newest)
-        totals = growth(first, last)
+        totals, times = growth(first, last), fine(first, last)
+        has_fine = has_fine or bool(times)
         points.append(
             Point(
                 begin * 60_000,
@@ -271,9 +323,83 @@ def _points(
                 dict(zip(TOTALS, totals[: len(TOTALS)], strict=True)),
                 dict(zip(STATES, depths_at(last), strict=True)),
                 totals[len(TOTALS) :],
+                times,
+                has_fine,
             )
         )
     return points
+
+
+def _with_gaps(points: Sequence[Point], length: int, recorded: Sequence[int]) -> list[Point]:
+    """Return the points; those of periods in which no record was stored say so.
+
+    Args:
+        points: the points.
+        length: length of a period in minutes.
+        recorded: the minutes of the records, in Unix minutes and in order. The record of an hour is
+            the first one that was stored in it.
+    """
+    late = _HOUR - 1 if length >= _HOUR else 0
+    found = []
+    for point in points:
+        begin = point.start_ms // 60_000
+        has_any = bisect_right(recorded, begin) < bisect_right(recorded, begin + length + late)
+        found.append(point if has_any or not point.complete else replace(point, recorded=False))
+    return found
+
+
+async def _recorded_minutes(store: Store, begin: int, end: int) -> list[int]:
+    """Return the minutes after ``begin`` up to ``end`` of which the cluster has records."""
+    slots = [minute % MINUTES for minute in range(begin + 1, end + 1)]
+    records = await _read(store, store.keys.meta.history_minutes, slots)
+    return sorted(record.minute for record in records)
+
+
+async def _cluster_fine(store: Store, periods: Periods) -> Callable[[int, int], WaitsAndRuns]:
+    """Return a function for the waits and runs between two minutes."""
+    meta = store.keys.meta
+    if periods.length < _HOUR:
+        names = _fine_fields(range(periods.first + 1, periods.end + 1), MINUTES)
+        key = meta.history_minutes
+        return _between(await _read_fine(store, meta.slot, key, names))
+    wanted = range(periods.first // _HOUR, periods.end // _HOUR)
+    names = _fine_fields(wanted, HOURS)
+    hours = await _read_fine(store, meta.slot, meta.history_hours, names)
+    by_hour = _between(hours)
+    # The record of an hour has the number of this hour, and one of a minute that of the next.
+    return lambda begin, end: by_hour(begin // _HOUR - 1, -(-end // _HOUR) - 1)
+
+
+def _fine_fields(numbers: range, kept: int) -> list[bytes]:
+    return [FINE + b"%d" % (number % kept) for number in numbers[-kept:]]
+
+
+async def _read_fine(store: Store, slot: int, key: bytes, names: Sequence[bytes]) -> FineRecords:
+    """Return the records of waits and runs in these fields of a hash."""
+    if not names:
+        return {}
+    texts: Any = await store.redis.call(slot, "HMGET", key, *names, idempotent=True)
+
+    def decode() -> FineRecords:
+        records: FineRecords = {}
+        for text in texts:
+            add_fine_record(records, text or b"")
+        return records
+
+    return await off_loop(decode, sum(len(text or b"") for text in texts))
+
+
+def _between(records: FineRecords) -> Callable[[int, int], WaitsAndRuns]:
+    """Return a function that sums the records after one number, up to another one."""
+
+    def between(begin: int, end: int) -> WaitsAndRuns:
+        found = WaitsAndRuns()
+        for number in range(begin + 1, end + 1):
+            if number in records:
+                found.merge(records[number])
+        return found
+
+    return between
 
 
 async def _cluster_records(store: Store, periods: Periods) -> list[Record]:

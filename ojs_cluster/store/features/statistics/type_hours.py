@@ -17,6 +17,7 @@ from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.store.ground.process_state.type_minutes import (
     KEPT_MINUTES,
     MAX_TYPES,
+    FineRecords,
     Sums,
     TypeStatistics,
     add_minutes,
@@ -32,8 +33,8 @@ KEPT_HOURS: Final = 73
 """Number of hours for which a type has records: three days and the hour that is not full."""
 MAX_HOURLY_TYPES: Final = 64
 """Maximum number of types of a shard with records by the hour."""
-_AT_ONCE: Final = 8
-"""Maximum number of types that one script sums, which takes 3 ms at most."""
+_AT_ONCE: Final = 2
+"""Maximum number of types that one script sums."""
 
 
 class HourRollUp:
@@ -91,13 +92,21 @@ class HourRollUp:
         return True
 
 
-async def read_type_hours(store: Runtime, job_type: str, width: int) -> dict[int, list[int]]:
+async def read_type_hours(
+    store: Runtime, job_type: str, width: int, fine: FineRecords | None = None
+) -> dict[int, list[int]]:
     """Return the numbers of one type by hour, in Unix hours.
+
+    Args:
+        store: the store.
+        job_type: the type.
+        width: number of the numbers of a record.
+        fine: gets the waits and runs in fine buckets.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    return await read_records(store, job_type, width, Shard.type_hour_history)
+    return await read_records(store, job_type, width, Shard.type_hour_history, fine)
 
 
 async def list_types_by_hour(

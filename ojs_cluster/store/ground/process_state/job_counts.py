@@ -13,20 +13,31 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
+from math import inf
 from operator import add
 from typing import Final
 
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS
+from ojs_cluster.core.histograms import (
+    FINE_BOUNDS_MS,
+    RUN_BOUNDS_MS,
+    WAIT_BOUNDS_MS,
+    WaitsAndRuns,
+)
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.ground import job_fields as f
 from ojs_cluster.store.ground.fanout import run_concurrently
-from ojs_cluster.store.ground.process_state.type_minutes import OTHER, add_type_minutes
+from ojs_cluster.store.ground.process_state.type_minutes import (
+    KEPT_MINUTES,
+    OTHER,
+    add_type_minutes,
+)
 from ojs_cluster.store.ground.runtime import Arg, Runtime
 
 log = logging.getLogger("ojs.store")
@@ -46,6 +57,11 @@ FLUSH_S: Final = 15.0
 """Seconds between two writes of a process."""
 KEPT_MS: Final = 7 * 86_400_000
 """Time in ms after the last addition at which Redis deletes the counts of a queue."""
+CLUSTER_MINUTES: Final = 25 * 60
+"""Number of minutes for which the cluster has records: a day and an hour. So a request for the last
+day gets all of its minutes, although new records replace old ones."""
+CLUSTER_HOURS: Final = 31 * 24
+"""Number of hours for which the cluster has records."""
 MAX_ROWS: Final = 10_000
 """Maximum number of pairs of queue and type that a process counts between two writes. Jobs of
 further pairs are counted under the type ``OTHER``, in up to ``MAX_ROWS`` further queues."""
@@ -65,8 +81,30 @@ WIDTH: Final = len(TIMES) + 4
 _LAST_FLUSH_TIMEOUT_S: Final = 1.0
 """Time limit in seconds for the last write of a process that stops."""
 
+_BUCKET_OF_WAIT: Final = [bisect_left(WAIT_BOUNDS_MS, each) for each in (*FINE_BOUNDS_MS, inf)]
+"""The bucket of ``WAIT_BOUNDS_MS`` in which each fine bucket lies."""
+_BUCKET_OF_RUN: Final = [bisect_left(RUN_BOUNDS_MS, each) for each in (*FINE_BOUNDS_MS, inf)]
+
 _Key = tuple[bytes, bytes]
 """Queue and type."""
+
+
+@dataclass(slots=True)
+class CountedRow:
+    """What was counted for one pair of queue and type.
+
+    Attributes:
+        numbers: the times and the four numbers of a type.
+        times: the same times in fine buckets.
+    """
+
+    numbers: list[int] = field(default_factory=lambda: [0] * WIDTH)
+    times: WaitsAndRuns = field(default_factory=WaitsAndRuns)
+
+    def merge(self, other: CountedRow) -> None:
+        """Add what another row has."""
+        self.numbers = list(map(add, self.numbers, other.numbers))
+        self.times.merge(other.times)
 
 
 class JobCounts:
@@ -74,7 +112,8 @@ class JobCounts:
 
     def __init__(self) -> None:
         """Begin with no counts."""
-        self._rows: dict[_Key, list[int]] = {}
+        self._rows: dict[_Key, CountedRow] = {}
+        self._unwritten = WaitsAndRuns()
         self._enqueued: list[tuple[str, bytes]] = []
         self._started: list[tuple[bytes, bytes, bytes, int]] = []
         self._completed: list[tuple[bytes, bytes, bytes, bytes]] = []
@@ -124,30 +163,29 @@ class JobCounts:
         started, self._started = self._started, []
         completed, self._completed = self._completed, []
         for queue_name, job_type in enqueued:
-            self._row((queue_name.encode(), job_type))[_ENQUEUED] += 1
+            self._row((queue_name.encode(), job_type)).numbers[_ENQUEUED] += 1
         for queue, job_type, since, now_ms in started:
             with suppress(ValueError):
-                wait_ms = now_ms - int(since)
+                wait_ms = max(0, now_ms - int(since))  # a clock may have been set back
                 row = self._row((queue, job_type))
-                row[bisect_left(WAIT_BOUNDS_MS, wait_ms)] += 1
-                row[_WAIT_SUM] += max(0, wait_ms)
+                row.numbers[_BUCKET_OF_WAIT[row.times.waits.add(wait_ms)]] += 1
+                row.numbers[_WAIT_SUM] += wait_ms
         for queue, job_type, start, finish in completed:
             with suppress(ValueError):
                 self.count_completed(queue, job_type, int(finish) - int(start))
 
     def count_completed(self, queue: bytes, job_type: bytes, run_ms: int) -> None:
         """Count a completed job and its run."""
-        row = self._row((queue, job_type))
-        # A clock that was set back makes a negative time, which belongs in the first bucket.
-        row[_FIRST_RUN + bisect_left(RUN_BOUNDS_MS, run_ms)] += 1
-        row[_RUN_SUM] += max(0, run_ms)
-        row[_COMPLETED] += 1
+        row, run_ms = self._row((queue, job_type)), max(0, run_ms)
+        row.numbers[_FIRST_RUN + _BUCKET_OF_RUN[row.times.runs.add(run_ms)]] += 1
+        row.numbers[_RUN_SUM] += run_ms
+        row.numbers[_COMPLETED] += 1
 
     def count_failed(self, queue: bytes, job_type: bytes, *, discarded: bool) -> None:
         """Count an attempt that a nack has ended, and whether the job was discarded by it."""
         row = self._row((queue, job_type))
-        row[_FAILED] += 1
-        row[_DISCARDED] += discarded
+        row.numbers[_FAILED] += 1
+        row.numbers[_DISCARDED] += discarded
 
     async def run(self, runtime: Runtime) -> None:
         """Write the counts every ``FLUSH_S`` seconds, until cancelled."""
@@ -173,7 +211,7 @@ class JobCounts:
 
         kept: set[_Key] = set()
 
-        def keep(chunk: Mapping[_Key, list[int]]) -> None:
+        def keep(chunk: Mapping[_Key, CountedRow]) -> None:
             self._keep(chunk)
             kept.update(chunk)
 
@@ -195,51 +233,75 @@ class JobCounts:
                     log.warning("cannot write the counts of queue %r: %s", queue, error)
 
         await run_concurrently(keys_of, write)
+        # The kept rows are part of the next flush.
+        written = {key: row for key, row in rows.items() if key not in kept}
         if runtime.settings.metrics_types:
-            # The kept rows are part of the next flush.
-            written = {key: row for key, row in rows.items() if key not in kept}
-            await add_type_minutes(runtime, _by_type(written))
+            by_type = _by_type(written)
+            await add_type_minutes(
+                runtime,
+                {name: row.numbers for name, row in by_type.items()},
+                {name: row.times for name, row in by_type.items()},
+            )
+        for row in written.values():
+            self._unwritten.merge(row.times)
+        await self._write_cluster_times(runtime)
 
-    def _keep(self, rows: Mapping[_Key, list[int]]) -> None:
+    async def _write_cluster_times(self, runtime: Runtime) -> None:
+        """Add the times of all queues to the history of the cluster, or keep them for later."""
+        meta = runtime.keys.meta
+        if not self._unwritten or not runtime.redis.is_responsive(meta.slot):
+            return
+        times, self._unwritten = self._unwritten, WaitsAndRuns()
+        args: list[Arg] = [CLUSTER_MINUTES, CLUSTER_HOURS, times.encode()]
+        try:
+            keys = [meta.history_minutes, meta.history_hours]
+            await runtime.run_meta("add_cluster_times", keys, args, idempotent=False)
+        except BackendUnavailable as error:
+            if error.outcome == "not_applied":
+                self._unwritten.merge(times)
+        except RedisReplyError as error:
+            log.warning("cannot write the times of the cluster: %s", error)
+
+    def _keep(self, rows: Mapping[_Key, CountedRow]) -> None:
         for key, old in rows.items():
-            row = self._row(key)
-            for position, count in enumerate(old):
-                row[position] += count
+            self._row(key).merge(old)
 
-    def _row(self, key: _Key) -> list[int]:
+    def _row(self, key: _Key) -> CountedRow:
         return self._rows.get(key) or self._new_row(key)
 
-    def _new_row(self, key: _Key) -> list[int]:
+    def _new_row(self, key: _Key) -> CountedRow:
         """Return the row of a pair that has none yet."""
         limit = MAX_ROWS
         if len(self._rows) >= MAX_ROWS:
             # A client that invents types must not end the counts of other queues.
             key, limit = (key[0], OTHER), 2 * MAX_ROWS
-        row = self._rows.get(key) or [0] * WIDTH
+        row = self._rows.get(key) or CountedRow()
         if len(self._rows) < limit:
             self._rows[key] = row
         return row
 
 
-def _by_type(rows: Mapping[_Key, Sequence[int]]) -> dict[bytes, Sequence[int]]:
+def _by_type(rows: Mapping[_Key, CountedRow]) -> dict[bytes, CountedRow]:
     """Return the sums of the rows of each type over all queues."""
-    found: dict[bytes, Sequence[int]] = {}
+    found: dict[bytes, CountedRow] = {}
     for (_, job_type), row in rows.items():
-        old = found.get(job_type)
-        found[job_type] = row if old is None else list(map(add, old, row))
+        found.setdefault(job_type, CountedRow()).merge(row)
     return found
 
 
-async def _add(runtime: Runtime, shard: Shard, queue: str, rows: Mapping[_Key, list[int]]) -> None:
+async def _add(runtime: Runtime, shard: Shard, queue: str, rows: Mapping[_Key, CountedRow]) -> None:
     """Add the rows of one queue."""
-    times = [sum(column) for column in zip(*rows.values(), strict=True)][: len(TIMES)]
-    counted = [(name, count) for name, count in zip(TIMES, times, strict=True) if count]
-    args: list[Arg] = [KEPT_MS, runtime.settings.metrics_types, OTHER, len(counted)]
+    total = CountedRow()
+    for row in rows.values():
+        total.merge(row)
+    counted = [(name, n) for name, n in zip(TIMES, total.numbers, strict=False) if n]
+    args: list[Arg] = [KEPT_MS, runtime.settings.metrics_types, OTHER, KEPT_MINUTES]
+    args += (total.times.encode(), len(counted))
     for name, count in counted:
         args += (name, count)
     if runtime.settings.metrics_types:
         for (_, job_type), row in rows.items():
-            args += (job_type, *row[len(TIMES) : _FAILED])
+            args += (job_type, *row.numbers[len(TIMES) : _FAILED])
     await runtime.run(
         shard, "add_counts", [shard.queue_times(queue), shard.queue_types(queue)], args
     )

@@ -2,21 +2,30 @@
 
 The history of a type lies in a shard of its own name, so a series of one type is one read. A record
 has the numbers of one minute: waits, runs, jobs enqueued, completed and discarded, and failed
-attempts. Records of earlier versions lack the last number, which counts as 0. Each shard has at
-most ``MAX_TYPES`` types. Jobs of further types are counted as ``OTHER`` of that shard, so a client
-that invents types can neither fill Redis nor hide the known types.
+attempts. Records of earlier versions lack the last number, which counts as 0. A second record of
+the minute, in a field that begins with ``f``, has the waits and runs in fine buckets, of which the
+quantiles are computed. Earlier versions have none. Each shard has at most ``MAX_TYPES`` types. Jobs
+of further types are counted as ``OTHER`` of that shard, so a client that invents types can neither
+fill Redis nor hide the known types.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, Final
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS, quantile
+from ojs_cluster.core.histograms import (
+    RUN_BOUNDS_MS,
+    WAIT_BOUNDS_MS,
+    FineTimes,
+    WaitsAndRuns,
+    decode_times,
+    quantile,
+)
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.ground.fanout import run_concurrently
@@ -34,21 +43,30 @@ MAX_TYPES_ADDED: Final = 256
 """Maximum number of types that a process adds at once, those with most jobs. More types than Redis
 keeps would only make more scripts."""
 _AT_ONCE: Final = 8
-"""Maximum number of types that one script adds or sums, which takes 3 ms at most."""
+"""Maximum number of types that one script adds."""
+_SUMMED_AT_ONCE: Final = 2
+"""Maximum number of types whose records one script sums."""
+FINE: Final = b"f"
+"""The first letter of the fields that have waits and runs in fine buckets."""
 
 Numbers = Sequence[int]
 """Times in the order of ``job_counts.TIMES``, then the numbers of ``_COUNTS``."""
 _COUNTS: Final = ("enqueued", "completed", "discarded", "failed")
 
 
-async def add_type_minutes(runtime: Runtime, counts: Mapping[bytes, Numbers]) -> None:
+async def add_type_minutes(
+    runtime: Runtime,
+    counts: Mapping[bytes, Numbers],
+    times: Mapping[bytes, WaitsAndRuns] | None = None,
+) -> None:
     """Add what this process has counted since its last call. Failures lose these counts only.
 
     Args:
         runtime: the store.
         counts: numbers by type.
+        times: waits and runs in fine buckets by type.
     """
-    counts = _with_fewer_types(counts)
+    counts, times = _with_fewer_types(counts, times or {})
     types_of: dict[Shard, list[bytes]] = {}
     for job_type in counts:
         types_of.setdefault(_shard_of(runtime, job_type), []).append(job_type)
@@ -63,8 +81,10 @@ async def add_type_minutes(runtime: Runtime, counts: Mapping[bytes, Numbers]) ->
             width = len(next(iter(counts.values())))
             args: list[Arg] = [width, KEPT_MINUTES, MAX_TYPES]
             for job_type in chunk:
-                args += (job_type, _text(counts[job_type]))
-            args += (OTHER, _text(own_other if not start else ()))
+                args += (job_type, _text(counts[job_type]), _times_of(times, job_type))
+            is_first = not start
+            args += (OTHER, _text(own_other if is_first else ()))
+            args.append(_times_of(times, OTHER) if own_other and is_first else "")
             keys = [_key(shard, job_type) for job_type in (*chunk, OTHER)]
             try:
                 await runtime.run(shard, "add_type_minutes", [shard.job_types, *keys], args)
@@ -75,15 +95,25 @@ async def add_type_minutes(runtime: Runtime, counts: Mapping[bytes, Numbers]) ->
     await run_concurrently(types_of, write)
 
 
-def _with_fewer_types(counts: Mapping[bytes, Numbers]) -> Mapping[bytes, Numbers]:
+def _times_of(times: Mapping[bytes, WaitsAndRuns], job_type: bytes) -> str:
+    return times[job_type].encode() if job_type in times else ""
+
+
+def _with_fewer_types(
+    counts: Mapping[bytes, Numbers], times: Mapping[bytes, WaitsAndRuns]
+) -> tuple[Mapping[bytes, Numbers], Mapping[bytes, WaitsAndRuns]]:
     """Return the numbers of the types with most jobs, and those of all others as ``OTHER``."""
     if len(counts) <= MAX_TYPES_ADDED:
-        return counts
+        return counts, times
     names = sorted(counts, key=lambda name: (name != OTHER, -sum(counts[name][-len(_COUNTS) :])))
     kept = {name: counts[name] for name in names[:MAX_TYPES_ADDED]}
     rest = [counts[name] for name in names[MAX_TYPES_ADDED:]]
     columns = zip(*rest, kept.get(OTHER, [0] * len(rest[0])), strict=True)
-    return {**kept, OTHER: [sum(column) for column in columns]}
+    others = WaitsAndRuns()
+    for name in {*names[MAX_TYPES_ADDED:], OTHER} & times.keys():
+        others.merge(times[name])
+    kept_times = {name: times[name] for name in kept.keys() & times.keys()}
+    return {**kept, OTHER: [sum(column) for column in columns]}, {**kept_times, OTHER: others}
 
 
 def _shard_of(runtime: Runtime, job_type: bytes) -> Shard:
@@ -107,6 +137,7 @@ class TypeStatistics:
         times: waits and runs in the order of ``job_counts.TIMES``.
         enqueued, completed, discarded: numbers of jobs.
         failed: number of attempts that nacks have ended.
+        fine: waits and runs in fine buckets; none of those that earlier versions have counted.
     """
 
     name: str
@@ -115,29 +146,71 @@ class TypeStatistics:
     completed: int
     discarded: int
     failed: int
+    fine: WaitsAndRuns = field(default_factory=WaitsAndRuns)
+
+    @property
+    def attempts(self) -> int:
+        """The number of attempts that have ended by an ack or a nack."""
+        return self.completed + self.failed
 
     @property
     def failed_share(self) -> float:
         """The part of the ended attempts that failed; 0 without any."""
-        ended = self.completed + self.failed
-        return self.failed / ended if ended else 0.0
+        return self.failed / self.attempts if self.attempts else 0.0
 
     @property
     def run_counts(self) -> Numbers:
         """The run times of the completed jobs, as numbers by the buckets of ``RUN_BOUNDS_MS``."""
         return self.times[len(WAIT_BOUNDS_MS) + 1 : -2]
 
+    def without(self, part: TypeStatistics) -> TypeStatistics:
+        """Return the numbers without those of a part of the time span, none of them below 0.
+
+        Both are read one after the other, so a part may be larger than the whole.
+        """
+        times = [max(0, a - b) for a, b in zip(self.times, part.times, strict=True)]
+        fine = WaitsAndRuns(
+            self.fine.waits.without(part.fine.waits), self.fine.runs.without(part.fine.runs)
+        )
+        return TypeStatistics(
+            self.name,
+            times,
+            max(0, self.enqueued - part.enqueued),
+            max(0, self.completed - part.completed),
+            max(0, self.discarded - part.discarded),
+            max(0, self.failed - part.failed),
+            fine,
+        )
+
     def wait_ms(self, probability: float) -> float:
         """Return a quantile of the waits of the jobs that started, in milliseconds."""
-        return quantile(self.times[: len(WAIT_BOUNDS_MS) + 1], WAIT_BOUNDS_MS, probability)
+        waits = self.times[: len(WAIT_BOUNDS_MS) + 1]
+        return best_quantile(self.fine.waits, waits, WAIT_BOUNDS_MS, probability)
 
     def run_ms(self, probability: float) -> float:
         """Return a quantile of the run times of the completed jobs, in milliseconds."""
-        return quantile(self.run_counts, RUN_BOUNDS_MS, probability)
+        return best_quantile(self.fine.runs, self.run_counts, RUN_BOUNDS_MS, probability)
 
 
-Sums = dict[bytes, list[int]]
-"""Summed numbers by type."""
+def best_quantile(
+    fine: FineTimes, counts: Numbers, bounds_ms: Sequence[int], probability: float
+) -> float:
+    """Return a quantile of the fine buckets, or of the others if earlier versions have counted."""
+    if fine.counts:
+        return fine.quantile(probability)
+    return quantile(counts, bounds_ms, probability)
+
+
+@dataclass(slots=True)
+class Summed:
+    """The summed records of one type."""
+
+    numbers: list[int]
+    fine: WaitsAndRuns
+
+
+Sums = dict[bytes, Summed]
+"""Sums by type."""
 
 
 async def list_types(store: Runtime, minutes: int, width: int) -> tuple[list[TypeStatistics], int]:
@@ -193,13 +266,14 @@ async def add_records(
         BackendUnavailable: Redis did not answer in time.
     """
     width = args[0]
-    for start in range(0, len(names), _AT_ONCE):
-        chunk = slice(start, start + _AT_ONCE)
+    for start in range(0, len(names), _SUMMED_AT_ONCE):
+        chunk = slice(start, start + _SUMMED_AT_ONCE)
         found = await store.run(shard, "sum_type_minutes", keys[chunk], list(args), idempotent=True)
-        for name, numbers in zip(names[chunk], found, strict=True):
+        for name, (numbers, fine) in zip(names[chunk], found, strict=True):
             if len(numbers) == width:
-                old = sums.get(name, [0] * width)
-                sums[name] = [a + b for a, b in zip(old, numbers, strict=True)]
+                sum_ = sums.setdefault(name, Summed([0] * width, WaitsAndRuns()))
+                sum_.numbers = [a + b for a, b in zip(sum_.numbers, numbers, strict=True)]
+                sum_.fine.merge(decode_times(fine))
 
 
 async def list_summed(
@@ -229,24 +303,34 @@ async def list_summed(
             unread += 1
 
     await run_concurrently(store.keys, read_shard)
-    listed = [
-        TypeStatistics(
-            name.decode(errors="replace"),
-            numbers[: width - len(_COUNTS)],
-            *numbers[width - len(_COUNTS) :],
-        )
-        for name, numbers in sums.items()
-    ]
+    listed = []
+    for raw, found in sums.items():
+        *times, enqueued, completed, discarded, failed = found.numbers
+        counts = (enqueued, completed, discarded, failed)
+        name = raw.decode(errors="replace")
+        listed.append(TypeStatistics(name, times, *counts, found.fine))
     return sorted(listed, key=lambda one: (-one.completed, -one.enqueued, one.name)), unread
 
 
-async def read_type_records(store: Runtime, job_type: str, width: int) -> dict[int, list[int]]:
+FineRecords = dict[int, WaitsAndRuns]
+"""Waits and runs in fine buckets by the number of their minute or hour."""
+
+
+async def read_type_records(
+    store: Runtime, job_type: str, width: int, fine: FineRecords | None = None
+) -> dict[int, list[int]]:
     """Return the numbers of one type by the minute at whose start they were complete.
+
+    Args:
+        store: the store.
+        job_type: the type.
+        width: number of the numbers of a record.
+        fine: gets the waits and runs in fine buckets.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    return await read_records(store, job_type, width, Shard.type_history)
+    return await read_records(store, job_type, width, Shard.type_history, fine)
 
 
 def count_attempts(records: Iterable[Numbers]) -> tuple[int, int]:
@@ -259,7 +343,11 @@ def count_attempts(records: Iterable[Numbers]) -> tuple[int, int]:
 
 
 async def read_records(
-    store: Runtime, job_type: str, width: int, key_of: Callable[[Shard, str], bytes]
+    store: Runtime,
+    job_type: str,
+    width: int,
+    key_of: Callable[[Shard, str], bytes],
+    fine: FineRecords | None = None,
 ) -> dict[int, list[int]]:
     """Return the numbers of one type by the number of their minute or hour.
 
@@ -268,6 +356,7 @@ async def read_records(
         job_type: the type; ``OTHER`` has records in all shards.
         width: number of the numbers of a record.
         key_of: returns the key of the hash of records in a shard.
+        fine: gets the waits and runs in fine buckets.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -280,7 +369,11 @@ async def read_records(
         texts: Any = await store.redis.call(
             shard.slot, "HGETALL", key_of(shard, job_type), idempotent=True
         )
-        for text in texts[1::2]:
+        for field_name, text in zip(texts[::2], texts[1::2], strict=True):
+            if field_name.startswith(FINE):
+                if fine is not None:
+                    add_fine_record(fine, text)
+                continue
             try:
                 minute, *numbers = (int(number or 0) for number in text.split(b","))
             except ValueError:
@@ -291,3 +384,10 @@ async def read_records(
 
     await run_concurrently(shards, read)
     return records
+
+
+def add_fine_record(records: FineRecords, text: bytes) -> None:
+    """Add a record of fine buckets to those of its number; nothing if it is damaged."""
+    number, _, times = text.partition(b" ")
+    if number.isdigit():
+        records.setdefault(int(number), WaitsAndRuns()).merge(decode_times(times))

@@ -111,6 +111,7 @@ class ClusterMetrics:
             counter that was reset.
         bulk_operations: number of running bulk operations, None while their list is unreachable.
         counts: what belongs to no queue; not in brief metrics.
+        unread: the queues that were left out because a shard did not answer.
     """
 
     queues: dict[str, QueueMetrics]
@@ -124,6 +125,7 @@ class ClusterMetrics:
     unreachable: int = 0
     bulk_operations: int | None = None
     counts: ClusterCounts = field(default_factory=ClusterCounts)
+    unread: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -263,6 +265,7 @@ async def collect(
     for name in (names or ()) if unreachable else ():
         if unreachable.intersection(_shards_of(store, name)):
             cluster.queues.pop(name, None)
+            cluster.unread.append(name)
     return cluster
 
 

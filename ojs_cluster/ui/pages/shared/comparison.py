@@ -1,4 +1,4 @@
-"""Compare the run times of a job type before and after a mark, such as a deployment."""
+"""Compare the failures and run times of a job type before and after a mark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import orjson
 
-from ojs_cluster.core.histograms import quantile
 from ojs_cluster.store.ground.process_state.job_counts import FLUSH_S
 from ojs_cluster.store.ground.process_state.type_minutes import KEPT_MINUTES
 from ojs_cluster.ui.drawings.histogram import PairedRow, paired_histogram
@@ -27,13 +26,22 @@ class Side:
 
     Attributes:
         jobs: number of completed jobs.
+        failed: number of failed attempts.
+        discarded: number of jobs that were discarded.
         p50_ms: the median of their run times in milliseconds; None without jobs.
         p95_ms: their 95th percentile.
     """
 
     jobs: int
+    failed: int
+    discarded: int
     p50_ms: float | None
     p95_ms: float | None
+
+    @property
+    def failed_share(self) -> float:
+        """The part of the ended attempts that failed; 0 without any."""
+        return self.failed / (self.jobs + self.failed) if self.failed else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +91,8 @@ async def compare(
         return None
     bounds = before["bounds_ms"] or after["bounds_ms"]
     return Comparison(
-        _side(before["counts"], bounds),
-        _side(after["counts"], bounds),
+        _side(before),
+        _side(after),
         paired_histogram(bounds, before["counts"], after["counts"]),
         _note(before_s, after_s),
     )
@@ -99,10 +107,13 @@ def begin_after(at_s: float, period_s: int) -> float:
 
 async def _read(
     visit: Visit, job_type: str, period_s: int, since_s: float, until_s: float
-) -> Mapping[str, Sequence[int]] | None:
-    """Return the run times of a time span as a histogram of the API, None if it is not known."""
+) -> Mapping[str, Any] | None:
+    """Return the run times of a time span as a histogram of the API, with what failed.
+
+    None if it is not known.
+    """
     if since_s >= until_s:
-        return {"bounds_ms": (), "counts": ()}
+        return {"bounds_ms": (), "counts": (), "failed": 0, "discarded": 0}
     # Whole periods have the same name for a while, so that viewers share them.
     since = _text(since_s // period_s * period_s)
     until = _text(until_s) if until_s % period_s == 0 else ""
@@ -115,8 +126,9 @@ async def _read(
     )
     if known is None:
         return None
-    found: Mapping[str, Sequence[int]] = orjson.loads(known.value)["run_times"]
-    return found
+    history = orjson.loads(known.value)
+    sums = {name: sum(point[name] for point in history["data"]) for name in ("failed", "discarded")}
+    return {**history["run_times"], **sums}
 
 
 def _note(before_s: int, after_s: int) -> str:
@@ -134,8 +146,7 @@ def _text(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _side(counts: Sequence[int], bounds: Sequence[int]) -> Side:
-    jobs = sum(counts)
-    if not jobs:
-        return Side(0, None, None)
-    return Side(jobs, quantile(counts, bounds, 0.5), quantile(counts, bounds, 0.95))
+def _side(found: Mapping[str, Any]) -> Side:
+    jobs = sum(found["counts"])
+    quantiles = (found["p50_ms"], found["p95_ms"]) if jobs else (None, None)
+    return Side(jobs, found["failed"], found["discarded"], *quantiles)

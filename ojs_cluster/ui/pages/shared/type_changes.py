@@ -1,12 +1,11 @@
-"""Compare the run times of all job types before and after a mark, for the list of types."""
+"""Compare the failures and run times of all job types before and after a mark."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ojs_cluster.core.histograms import RUN_BOUNDS_MS, quantile
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.features.statistics.type_hours import list_types_by_hour
 from ojs_cluster.store.ground.process_state.job_counts import WIDTH
@@ -28,13 +27,13 @@ class SinceMark:
     """What followed a mark.
 
     Attributes:
-        after: the run times of jobs that surely followed it, by type.
+        after: the numbers of what surely followed it, by type.
         not_before: those of the period of the mark and of all that followed.
         unread: number of shards that did not answer.
     """
 
-    after: Mapping[str, Sequence[int]]
-    not_before: Mapping[str, Sequence[int]]
+    after: Mapping[str, TypeStatistics]
+    not_before: Mapping[str, TypeStatistics]
     unread: int
 
 
@@ -62,35 +61,43 @@ async def read_since(store: Store, at_s: float, now_s: float) -> SinceMark:
             read = list_types_by_hour if by_hour else list_types
             found, silent = await read(store, count, WIDTH)
             unread = max(unread, silent)
-        sums.append({one.name: one.run_counts for one in found})
+        sums.append({one.name: one for one in found})
     return SinceMark(sums[0], sums[1], unread)
 
 
 def change_of(one: TypeStatistics, since: SinceMark) -> dict[str, Any]:
-    """Return the run times of a type before and after a mark, as members of JSON.
+    """Return the numbers of a type before and after a mark, as members of JSON.
 
     Args:
         one: the numbers of a time span that has the mark in it and ends now.
         since: what followed the mark.
 
     Returns:
-        For ``before`` and ``after`` the number of jobs, and the median and the 95th percentile in
-        milliseconds, None without jobs. ``change`` is the change of the median in percent, None if
-        one side has fewer than ``MIN_JOBS`` jobs.
+        For ``before`` and ``after`` the number of completed jobs, of ended attempts, the part of
+        them that failed, the number of discarded jobs, and the median and the 95th percentile of
+        the run times in milliseconds, None without jobs. ``change`` is the change of the median in
+        percent, and ``failed_change`` that of the part that failed in percentage points; None if
+        one side has fewer than ``MIN_JOBS``.
     """
-    nothing = [0] * len(one.run_counts)
-    not_before = since.not_before.get(one.name, nothing)
-    after = since.after.get(one.name, nothing)
-    # The sums are read one after the other, so a part may be larger than the whole.
-    before = [max(0, a - b) for a, b in zip(one.run_counts, not_before, strict=True)]
-    old, new = _side(before), _side(after)
-    change = None
+    not_before = since.not_before.get(one.name)
+    before = one if not_before is None else one.without(not_before)
+    old, new = _side(before), _side(since.after.get(one.name, one.without(one)))
+    change = failed_change = None
     if min(old["jobs"], new["jobs"]) >= MIN_JOBS and old["p50_ms"]:
         change = round(100 * (new["p50_ms"] / old["p50_ms"] - 1))
-    return {"before": old, "after": new, "change": change}
+    if min(old["attempts"], new["attempts"]) >= MIN_JOBS:
+        failed_change = round(100 * (new["failed_share"] - old["failed_share"]))
+    return {"before": old, "after": new, "change": change, "failed_change": failed_change}
 
 
-def _side(counts: Sequence[int]) -> dict[str, Any]:
-    jobs = sum(counts)
-    p50, p95 = (quantile(counts, RUN_BOUNDS_MS, part) if jobs else None for part in (0.5, 0.95))
-    return {"jobs": jobs, "p50_ms": p50, "p95_ms": p95}
+def _side(one: TypeStatistics) -> dict[str, Any]:
+    jobs = sum(one.run_counts)
+    p50, p95 = (one.run_ms(part) if jobs else None for part in (0.5, 0.95))
+    return {
+        "jobs": jobs,
+        "attempts": one.attempts,
+        "failed_share": one.failed_share,
+        "discarded": one.discarded,
+        "p50_ms": p50,
+        "p95_ms": p95,
+    }

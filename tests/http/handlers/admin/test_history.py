@@ -42,6 +42,7 @@ async def test_the_series_has_the_growth_of_each_minute(any_api: Api) -> None:
     assert first["timestamp"] == format_ms((now - 2) * 60_000).decode()
     assert (first["enqueued"], first["processed"], first["completed"]) == (2, 2, 2)
     assert (second["enqueued"], second["processed"], second["failed"]) == (1, 0, 0)
+    assert second["recorded"] is True
     assert second["depth"]["available"] == 1
     assert second["complete"] is True
 
@@ -58,6 +59,22 @@ async def test_the_series_has_quantiles(any_api: Api) -> None:
     [point] = await points(any_api, "period=1m")
     assert (point["duration_p50_ms"], point["duration_p95_ms"]) == (37.5, 48.75)
     assert 0 < point["latency_p50_ms"] <= point["latency_p95_ms"] <= point["latency_p99_ms"]
+
+
+async def test_failed_attempts_count_as_processed(api: Api) -> None:
+    recorder, now = MinuteRecorder(api.app.store), int(time.time()) // 60
+    await recorder.record(now - 1)
+    for path in ("ack", "nack"):
+        body: dict[str, Any] = {"job_id": (await api.active())["id"]}
+        if path == "nack":
+            body["error"] = {"message": "no"}
+        reply = await api.post(f"/ojs/v1/workers/{path}", body)
+        assert reply.status == 200, reply.body
+    await recorder.record(now)
+    [point] = await points(api, "period=1m")
+    assert (point["processed"], point["completed"], point["failed"]) == (2, 1, 1)
+    throughput = (await api.get("/ojs/v1/admin/stats")).json["throughput"]
+    assert throughput["processed_per_minute"] == 2 * throughput["completed_per_minute"] > 0
 
 
 async def test_one_queue_has_a_series(any_api: Api) -> None:

@@ -49,7 +49,7 @@ async def test_the_sums_cover_all_queues_and_every_state(any_api: Api) -> None:
     assert (stats["queues"], stats["queues_counted"], stats["workers"]) == (3, 3, 2)
     assert stats["dead_letters"] == len(names)
     # The queues are younger than an hour, so the numbers are divided by less than 60 minutes.
-    assert round(3 / 60, 3) < stats["throughput"]["processed_per_minute"] <= 3
+    assert round(3 / 60, 3) < stats["throughput"]["completed_per_minute"] <= 3
     assert round(6 / 60, 3) < stats["throughput"]["failed_per_minute"] <= 6
     assert isinstance(stats["uptime_seconds"], int)
 
@@ -104,7 +104,7 @@ async def test_queues_are_listed_by_page_with_their_counts(any_api: Api) -> None
     assert items[1]["counts"] == dict.fromkeys(STATES, 1)
     assert (items[1]["state"], items[1]["paused"], items[1]["dead_letters"]) == ("active", False, 1)
     assert items[1]["created_at"].endswith("Z")
-    assert round(1 / 60, 3) < items[1]["throughput"]["processed_per_minute"] <= 1
+    assert round(1 / 60, 3) < items[1]["throughput"]["completed_per_minute"] <= 1
     assert (items[2]["state"], items[2]["paused"]) == ("paused", True)
     for number, page in enumerate(pages, start=1):
         assert (

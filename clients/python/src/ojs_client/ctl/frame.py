@@ -143,7 +143,8 @@ def _totals(picture: Picture) -> list[Text]:
         f"{count} {state}" for state, count in picture.workers.items() if count and state != "total"
     )
     now = sum(queue.get("now_per_s", 0) for queue in picture.queues)
-    per_minute = stats.get("throughput", {}).get("processed_per_minute", 0)
+    throughput = stats.get("throughput", {})
+    per_minute = throughput.get("completed_per_minute", throughput.get("processed_per_minute", 0))
     maintenance = stats.get("maintenance") or {}
     last = Text("")
     if picture.error:

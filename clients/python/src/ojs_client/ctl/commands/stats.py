@@ -78,7 +78,9 @@ def _fields(found: Row) -> Iterator[tuple[str, Any]]:
         yield state.capitalize(), found["jobs"].get(state, 0)
     yield "Dead letters", found["dead_letters"]
     throughput = found["throughput"]
-    yield "Completed", f"{rate(throughput['processed_per_minute'])} per minute, {AVERAGE_OF}"
+    # A server before 0.2 has the same number as processed_per_minute.
+    completed = throughput.get("completed_per_minute", throughput["processed_per_minute"])
+    yield "Completed", f"{rate(completed)} per minute, {AVERAGE_OF}"
     yield "Failed", f"{rate(throughput['failed_per_minute'])} per minute, {AVERAGE_OF}"
     yield "Wait", f"{milliseconds(throughput['avg_latency_ms'])} on average"
     yield "Uptime", f"{short_span(found['uptime_seconds'])} of this process"
