@@ -63,6 +63,8 @@ class CountedSubscription(SubscriptionMembers):
     dropped_count: Count
     last_delivery_at: NotRequired[Moment]
     last_delivery_status: NotRequired[str | int | None]
+    failing_since: NotRequired[Moment]
+    last_error: NotRequired[str]
 
 
 class SecretSubscription(CountedSubscription):

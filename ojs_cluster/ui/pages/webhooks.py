@@ -39,13 +39,19 @@ async def show_all(visit: Visit) -> Answer:
     listed = raw.members(await visit.get("webhooks", "subscriptions", limit=100))
     query = {"subscription_id": chosen, "status": status, "limit": _PER_PAGE}
     deliveries = orjson.loads(await visit.get("webhooks", "deliveries", **query))
+    subscriptions = [
+        _subscription(each, hides_query=visit.redaction.active)
+        for each in raw.objects(listed, "items")
+    ]
+    failing = [each for each in subscriptions if each["failing_since"]]
+    only_failing = visit.query.get("show") == "failing"
     return Page(
         "webhooks.html",
         {
-            "subscriptions": [
-                _subscription(each, hides_query=visit.redaction.active)
-                for each in raw.objects(listed, "items")
-            ],
+            "subscriptions": failing if only_failing else subscriptions,
+            "total": len(subscriptions),
+            "failing": len(failing),
+            "only_failing": only_failing,
             "deliveries": deliveries["items"],
             "chosen": chosen,
             "status": status,
@@ -144,4 +150,11 @@ def _subscription(members: raw.Members, *, hides_query: bool) -> dict[str, objec
         "dead": raw.integer(members, "dead_count"),
         "dropped": raw.integer(members, "dropped_count"),
         "last_at": raw.text(members, "last_delivery_at"),
+        "failing_since": raw.text(members, "failing_since"),
+        "answer": answer_of(
+            {
+                "status_code": raw.integer(members, "last_delivery_status"),
+                "error": raw.text(members, "last_error"),
+            }
+        ),
     }

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from ojs_cluster.core.errors import Conflict, NotFound
+from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.engine.jobs.ack import Ack, ack_many
@@ -37,6 +38,7 @@ from tests.store.shortcuts import (
     new_job,
     promote_all,
     put,
+    queues_in_other_shards,
     reap_all,
     shard_of,
     take,
@@ -282,6 +284,39 @@ async def test_a_failed_attempt_waits_and_is_counted(store: Store) -> None:
     assert found.body() == first.body()
 
 
+async def test_a_receiver_fails_from_its_first_failure_after_a_success_on(
+    store: Store, db: Any
+) -> None:
+    made = await subscribe(store, "job.enqueued")
+    await store.webhooks.read(store)
+    one, two = shard_of(store), shard_of(store, queues_in_other_shards(store, 1)[0])
+
+    async def attempt(shard: Shard, outcome: deliveries.Outcome, error: str = "") -> None:
+        names = (f"q{number}" for number in range(10_000))
+        await put(store, next(name for name in names if shard_of(store, name) == shard))
+        [taken] = (await deliveries.next_due(store, shard, made.id, 1)).deliveries
+        status = 200 if outcome == "delivered" else 0
+        await deliveries.record(
+            store, shard, made.id, taken.number, outcome, status=status, error=error
+        )
+        await trio.sleep(0.002)  # another millisecond: the order of attempts is by time
+
+    async def failing() -> tuple[bool, str]:
+        counts = (await read_counts(store))[made.id]
+        assert counts.failing_since_ms <= counts.last_ms
+        return counts.failing_since_ms > 0, counts.last_error
+
+    await attempt(one, "dead", "refused")
+    first = (await read_counts(store))[made.id].failing_since_ms
+    await attempt(two, "dead", "timed out")
+    assert await failing() == (True, "timed out")
+    assert (await read_counts(store))[made.id].failing_since_ms == first
+    await attempt(two, "delivered")
+    assert await failing() == (False, ""), "the other shard has had no delivery since"
+    await attempt(one, "dead", "refused again")
+    assert await failing() == (True, "refused again")
+
+
 async def test_a_dead_delivery_can_be_retried(store: Store) -> None:
     made = await subscribe(store, "job.enqueued")
     await store.webhooks.read(store)
@@ -413,7 +448,8 @@ async def test_the_counts_of_a_deleted_subscription_end(store: Store, db: Any) -
     await retention.remove_leftovers(store, shard)
 
     assert set(db.hkeys(shard.webhook_counts)) == {
-        *(b"delivered:", b"delivered:%b" % kept.id.encode(), b"last:%b" % kept.id.encode()),
+        *(b"%b:%b" % (name, kept.id.encode()) for name in (b"delivered", b"last", b"success")),
+        b"delivered:",
         b"full:%b" % new.id.encode(),
     }
 

@@ -305,4 +305,8 @@ def _counted(
     if counts.last_ms:
         members["last_delivery_at"] = replies.iso(counts.last_ms)
         members["last_delivery_status"] = counts.last_status
+    if counts.failing_since_ms:
+        members["failing_since"] = replies.iso(counts.failing_since_ms)
+        if counts.last_error:
+            members["last_error"] = counts.last_error
     return members

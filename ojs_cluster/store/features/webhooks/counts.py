@@ -15,6 +15,7 @@ OUTCOMES = ("delivered", "failed", "dead", "full")
 """``delivered``: attempts that succeeded. ``failed``: attempts that failed and will be repeated.
 ``dead``: last attempts that failed. ``full``: events that were not added, because too many
 deliveries were pending."""
+_OK = range(200, 300)
 _MAX_REMOVED = 500
 """Maximum number of fields that one script removes."""
 
@@ -27,11 +28,16 @@ class DeliveryCounts:
         numbers: by outcome (``OUTCOMES``).
         last_ms: Unix time of the last attempt in ms; 0 before the first.
         last_status: status of the response to that attempt; 0 for no response.
+        last_error: why that attempt got no response; empty if it got one.
+        failing_since_ms: Unix time in ms of the first failed attempt since the last success; 0 if
+            the last attempt was one.
     """
 
     numbers: Counter[str] = field(default_factory=Counter)
     last_ms: int = 0
     last_status: int = 0
+    last_error: str = ""
+    failing_since_ms: int = 0
 
     @property
     def failed(self) -> int:
@@ -68,19 +74,36 @@ async def read_counts(store: Store) -> dict[str, DeliveryCounts]:
         BackendUnavailable: Redis did not answer in time.
     """
     found: dict[str, DeliveryCounts] = {}
+    errors: dict[str, str] = {}
+    failures: list[tuple[str, int]] = []
+    successes: dict[str, int] = {}
 
     async def read(shard: Shard) -> None:
         flat: Any = await store.redis.call(
             shard.slot, "HGETALL", shard.webhook_counts, idempotent=True
         )
+        texts = dict(zip(flat[::2], flat[1::2], strict=True))
         for name, subscription_id, value in _parse(flat):
             counts = found.setdefault(subscription_id, DeliveryCounts())
+            if name == "since":
+                failures.append((subscription_id, value[0]))
+            elif name == "success":
+                successes[subscription_id] = max(value[0], successes.get(subscription_id, 0))
             if name in OUTCOMES:
                 counts.numbers[name] += value[0]
             elif name == "last" and len(value) == 2 and value[0] > counts.last_ms:
                 counts.last_ms, counts.last_status = value
+                error = texts.get(f"error:{subscription_id}".encode(), b"")
+                errors[subscription_id] = error.decode(errors="replace")
 
     await run_concurrently(store.keys.webhook_tags, read)
+    for subscription_id, counts in found.items():
+        if counts.last_ms and counts.last_status not in _OK:
+            # Each shard knows its own deliveries, and the receiver may have answered another one.
+            success_ms = successes.get(subscription_id, 0)
+            since = [ms for name, ms in failures if name == subscription_id and ms > success_ms]
+            counts.failing_since_ms = min(since, default=counts.last_ms)
+            counts.last_error = errors.get(subscription_id, "")
     return found
 
 

@@ -13,7 +13,8 @@ for _, number in ipairs(removed) do
     fields[#fields + 1] = 'a' .. number -- its attempts (webhook_record.lua)
 end
 if total <= limit then
-    redis.call('HDEL', COUNTS, 'delivered:' .. id, 'failed:' .. id, 'dead:' .. id, 'full:' .. id, 'last:' .. id)
+    redis.call('HDEL', COUNTS, 'delivered:' .. id, 'failed:' .. id, 'dead:' .. id, 'full:' .. id, 'last:' .. id,
+        'since:' .. id, 'error:' .. id, 'success:' .. id)
     redis.call('ZREM', DUE_SUBSCRIPTIONS, id)
 end
 call_in_slices('HDEL', DELIVERIES, fields)
