@@ -1,22 +1,31 @@
 """Answer the refreshes of pages: share what is rendered, and send nothing if nothing has changed.
 
 Open pages refresh every few seconds. A refresh gets the content of the page without the frame
-around it. Its ETag lets the browser keep what it has. Viewers of the same page share the text if
-the page says what it shows (``Page.shows``).
+around it. Its ETag lets the browser keep what it has, and the browser names the rows of tables that
+it has, which are not sent again. Viewers of the same page share the text if the page says what it
+shows (``Page.shows``).
 """
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
+from zlib import crc32
 
 _MAX_KEPT: Final = 50
 """Maximum number of kept fragments; the one that was used longest ago makes room."""
 _MAX_SIZE: Final = 64 * 1024
 """Maximum size in bytes of a fragment that is kept."""
+_MAX_ROWS: Final = 300
+"""Maximum number of rows that a browser names: the names lie in a header."""
+_ROW: Final = re.compile(rb"<tr\b.*?</tr>", re.DOTALL)
+_AGE: Final = re.compile(rb"(<time [^>]*>)([^<]*)(</time>)")
+"""A time relative to now: it changes with every refresh, when nothing else of the row does."""
+_WITHOUT_AGE: Final = rb"\1\3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,33 @@ class Fragments:
         else:
             self._kept.move_to_end(name)
         return found
+
+
+def without_known_rows(body: bytes, known: str) -> tuple[bytes, str]:
+    """Return a fragment without the rows that the browser has, and the names of all rows.
+
+    A row that is left out becomes one with its place in the last fragment, and with the words of
+    its times: those change without end.
+
+    Args:
+        body: the fragment.
+        known: the names of the rows of the last fragment, separated by commas.
+    """
+    places = {name: place for place, name in enumerate(known.split(",")[:_MAX_ROWS]) if name}
+    names: list[str] = []
+
+    def shorten(row: re.Match[bytes]) -> bytes:
+        name = f"{crc32(_AGE.sub(_WITHOUT_AGE, row[0])):x}"
+        names.append(name)
+        place = places.get(name)
+        if place is None:
+            return row[0]
+        ages = b"".join(b"<td>%b</td>" % words for _, words, _ in _AGE.findall(row[0]))
+        return b'<tr data-same="%d">%b</tr>' % (place, ages)
+
+    start = max(0, body.find(b'id="refreshed"'))
+    shortened = _ROW.sub(shorten, body[start:])
+    return body[:start] + shortened, ",".join(names[:_MAX_ROWS])
 
 
 def _fragment(body: bytes) -> Fragment:

@@ -71,6 +71,7 @@ PAGES: Final = (
     PageRoute("POST", "/problems/mute", problems.mute, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/problems/unmute", problems.unmute, (Scope.ADMIN_WRITE,)),
     PageRoute("GET", "/queues", queues.show_all),
+    PageRoute("POST", "/queues", queues.change_many, (Scope.ADMIN_WRITE,)),
     PageRoute("GET", "/queues/<name>", queues.show_one),
     PageRoute("POST", "/queues/<name>/pause", queues.pause, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/queues/<name>/resume", queues.resume, (Scope.ADMIN_WRITE,)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from ojs_cluster.ui.fragments import Fragments
+from ojs_cluster.ui.fragments import Fragments, without_known_rows
 from tests.support.servers import wait_until
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
@@ -84,3 +84,54 @@ def test_a_note_waits_for_the_next_whole_page(running: Running, admin: httpx.Cli
     assert "is paused. Active jobs" not in admin.get("/ui/queues").text
     admin.post("/ui/queues/noted/resume", data={"back": "queues"})
     admin.get("/ui/queues")
+
+
+def test_rows_that_the_browser_has_are_not_sent_again() -> None:
+    first = b'<table><tr><th>x</th></tr></table><div id="refreshed"><tr><td>a</td></tr><tr>b</tr>'
+    whole, names = without_known_rows(first, "")
+    assert whole == first
+    second = first.replace(b"<tr>b</tr>", b"<tr>c</tr>") + b"<tr>b</tr>"
+    changed, more = without_known_rows(second, names)
+    assert changed == first.partition(b"<tr><td>")[0] + (
+        b'<tr data-same="0"></tr><tr>c</tr><tr data-same="1"></tr>'
+    )
+    assert more.split(",")[0] == names.split(",")[0]
+    assert len(more.split(",")) == 3
+    assert without_known_rows(second, ",".join(["x"] * 5000)) == (second, more)
+
+
+def test_of_a_row_whose_times_alone_have_changed_only_these_are_sent() -> None:
+    row = b'<div id="refreshed"><tr><td><time datetime="1">2 s ago</time></td><td>a</td></tr>'
+    _, names = without_known_rows(row, "")
+    later, same = without_known_rows(row.replace(b"2 s", b"7 s"), names)
+    assert later.endswith(b'<tr data-same="0"><td>7 s ago</td></tr>')
+    assert same == names
+    assert without_known_rows(row.replace(b'"1"', b'"2"'), names)[1] != names
+
+
+def test_a_refresh_of_a_list_gets_the_changed_rows(admin: httpx.Client) -> None:
+    path = "/ui/queues?find=media&sort=name"
+
+    def refresh(known: str) -> tuple[str, str]:
+        answer = admin.get(path, headers={**REFRESH, "X-Rows": known})
+        assert answer.status_code == 200
+        return answer.text, answer.headers["x-rows"]
+
+    def is_short() -> bool:
+        whole, names = refresh("")
+        again, _ = refresh(names)
+        return again.count("data-same") == whole.count("<tr") and len(again) < len(whole) / 2
+
+    wait_until(is_short, what="a list in which no job has changed")
+
+
+def test_pages_are_compressed_for_browsers_that_accept_it(admin: httpx.Client) -> None:
+    for path in ("queues", "jobs/values.json?field=queue", "static/app.js"):
+        for headers in ({}, REFRESH):
+            plain = admin.get(f"/ui/{path}", headers={**headers, "Accept-Encoding": "identity"})
+            assert "content-encoding" not in plain.headers
+            sent = admin.get(f"/ui/{path}", headers={**headers, "Accept-Encoding": "gzip, br"})
+            is_large = len(plain.content) >= 1000
+            assert (sent.headers.get("content-encoding") == "gzip") is is_large
+            if is_large:
+                assert int(sent.headers["content-length"]) < len(plain.content) / 2

@@ -169,6 +169,39 @@ def test_a_silent_master_is_named_and_the_last_numbers_stay(
     assert "These numbers are" not in problems(viewer)
 
 
+@pytest.mark.parametrize("has_list", [True, False])
+def test_the_list_of_queues_shows_what_other_masters_have(
+    servers: Embedded, watched: Running, viewer: httpx.Client, has_list: bool
+) -> None:
+    """The master that stops has a queue, or it has the list of queues."""
+    keys = watched.app.store.keys
+    meta = node_of(servers, watched, keys.meta.slot)
+    names = [f"listed-{number}" for number in range(60)]
+    owners = {name: node_of(servers, watched, keys.shard_of_queue(name).slot) for name in names}
+    lost = next(name for name in names if owners[name] is not meta)
+    kept = next(name for name in names if owners[name] not in (meta, owners[lost]))
+    for name in (lost, kept):
+        viewer.post("/ojs/v1/jobs", json={**JOB, "options": {"queue": name}}).raise_for_status()
+    rows = [f'href="./queues/{name}"' for name in (lost, kept)]
+    path = "/ui/queues?find=listed-"
+    wait_until(lambda: all(row in page(viewer, path) for row in rows), what="the numbers are read")
+    stopped = meta if has_list else owners[lost]
+    servers.pause(stopped)
+    try:
+
+        def says() -> bool:
+            shown = page(viewer, path)
+            if has_list:
+                return "The list of queues cannot be read" in shown
+            is_named = f"its Redis master does not answer: {lost}" in shown
+            return is_named and rows[1] in shown and rows[0] not in shown
+
+        wait_until(says, what="the page names what is missing")
+    finally:
+        servers.resume(stopped)
+    wait_until(lambda: all(row in page(viewer, path) for row in rows), what="all are there again")
+
+
 def problems_html(client: httpx.Client) -> str:
     return page(client, "/ui/").partition('class="facts"')[0]
 

@@ -74,7 +74,9 @@ def test_limits_of_a_queue_are_set_and_removed(running: Running, admin: httpx.Cl
         assert "7 jobs at the same time, 100 starts per minute" in shown
         limits = api.get(f"{V1}/limited/rate-limit").json()
         assert (limits["concurrency"]["limit"], limits["rate"]["period"]) == (7, "PT1M")
-        assert 'value="minute"' in page(admin, "/ui/queues/limited"), "the form has the limits"
+        assert 'value="minute"' in page(admin, "/ui/queues/limited?tab=settings"), (
+            "the form has the limits"
+        )
         empty = dict.fromkeys(("concurrency", "rate", "throttle"), "")
         assert "has no limits now" in send(admin, "/ui/queues/limited/limits", empty)
         assert "concurrency" not in api.get(f"{V1}/limited/rate-limit").json()
@@ -123,7 +125,7 @@ def test_the_configuration_of_a_queue_is_changed(running: Running, admin: httpx.
     with running.api() as api:
         enqueue(api, "shaped")
         path = "/ui/queues/shaped/config"
-        inputs = parse(page(admin, "/ui/queues/shaped")).all("input")
+        inputs = parse(page(admin, "/ui/queues/shaped?tab=settings")).all("input")
         form = {e.attributes.get("name", ""): e.attributes.get("value", "") for e in inputs}
         names = ("partitions", "max_depth", "on_exhaustion")
         own = {f"was_{name}": form[f"was_{name}"] for name in names}
@@ -143,7 +145,8 @@ def test_the_configuration_of_a_queue_is_changed(running: Running, admin: httpx.
 
 def fields_of(client: httpx.Client, queue: str, form: str) -> dict[str, str]:
     """Return the fields of a form as a browser sends them without a change."""
-    text = page(client, f"/ui/queues/{queue}").partition(f'/{form}"')[2].partition("</form>")[0]
+    shown = page(client, f"/ui/queues/{queue}?tab=settings")
+    text = shown.partition(f'/{form}"')[2].partition("</form>")[0]
     document = parse(text)
     found = {e.attributes["name"]: e.attributes.get("value", "") for e in document.all("input")}
     names = [e.attributes["name"] for e in document.all("select")]
@@ -261,12 +264,14 @@ def test_forms_of_a_queue_need_the_scope_and_the_queue(running: Running, demo: D
     with running.browser("viewer-key") as client:
         assert (
             "<form"
-            not in page(client, "/ui/queues/media").partition("<main")[2].partition("</main>")[0]
+            not in page(client, "/ui/queues/media?tab=settings")
+            .partition("<main")[2]
+            .partition("</main>")[0]
         )
         for name, form in forms.items():
             assert client.post(f"/ui/queues/media/{name}", data=form).status_code == 403
     with running.browser("email-key") as client:
-        own = page(client, "/ui/queues/email")
+        own = page(client, "/ui/queues/email?tab=settings")
         assert "email/limits" in own
         for name, form in forms.items():
             answer = client.post(f"/ui/queues/media/{name}", data=form)
@@ -285,7 +290,7 @@ def test_only_a_key_that_may_delete_gets_the_form_to_delete(ui_redis: Embedded) 
         dashboard(ui_redis, UiSettings(mode="full"), keyring=keyring) as server,
         server.browser("ops-key") as client,
     ):
-        text = page(client, "/ui/queues/email")
+        text = page(client, "/ui/queues/email?tab=settings")
         assert "email/limits" in text
         assert "email/purge" not in text
         answer = client.post("/ui/queues/email/purge", data={"typed": "email"})
@@ -299,7 +304,9 @@ def test_a_read_only_dashboard_offers_and_accepts_no_form(ui_redis: Embedded, de
     ):
         assert (
             "<form"
-            not in page(client, "/ui/queues/email").partition("<main")[2].partition("</main>")[0]
+            not in page(client, "/ui/queues/email?tab=settings")
+            .partition("<main")[2]
+            .partition("</main>")[0]
         )
         for name in ("limits", "config", "defaults", "purge", "delete"):
             answer = client.post(f"/ui/queues/email/{name}", data={"typed": "email"})

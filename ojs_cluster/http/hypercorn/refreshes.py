@@ -33,7 +33,7 @@ class HasViews(Protocol):
 
 
 def is_refresh(scope: HTTPScope) -> bool:
-    """Return whether an open page asks for its content: a GET by htmx, without a body."""
+    """Return whether an open page asks for its content: a GET of its script, without a body."""
     names = {name for name, _ in scope["headers"]}
     return scope["method"] == "GET" and b"hx-request" in names and not names & _BODY_HEADERS
 

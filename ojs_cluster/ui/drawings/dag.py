@@ -35,12 +35,14 @@ class Step:
         state: its state.
         deps: the numbers of the steps that it waits for.
         job_id: its job; empty if there is none.
+        caption: what its box shows; empty for the name.
     """
 
     label: str
     state: str
     deps: frozenset[int] = frozenset()
     job_id: str = ""
+    caption: str = ""
 
 
 @dataclass(slots=True)
@@ -149,7 +151,8 @@ def _box(steps: Sequence[Step], members: list[int]) -> Box:
     first = steps[members[0]]
     counts = Counter(steps[number].state for number in members)
     if len(members) == 1:
-        return Box(members, first.label, first.state, dict(counts), first.job_id)
+        label = first.caption or first.label
+        return Box(members, label, first.state, dict(counts), first.job_id)
     state = next((name for name in _WORST if counts[name]), first.state)
     return Box(members, f"{len(members):,} steps", state, dict(counts))
 

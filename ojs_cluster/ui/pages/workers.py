@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+import trio
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.core.search import quoted
 from ojs_cluster.http import replies
 from ojs_cluster.http.handlers.workers.list_workers import worker_json
-from ojs_cluster.store.features.workers.lists import read_workers
+from ojs_cluster.store.features.workers.lists import list_workers
 from ojs_cluster.ui import raw
+from ojs_cluster.ui.formats import epoch_s
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
+from ojs_cluster.ui.incidents import RESTART_MINUTES
 from ojs_cluster.ui.json_view import HIDDEN, show_json
 from ojs_cluster.ui.languages.translate import _, later
 from ojs_cluster.ui.pages.shared.held_jobs import MAX_ACTIVE, HeldJobs, read_held_jobs
 from ojs_cluster.ui.redaction.redaction import Value
 from ojs_cluster.ui.redaction.rules import HIDDEN_JSON
+from ojs_cluster.ui.serving import MAX_WORKERS
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
+_FILTERS: Final = ("state", "queue", "host")
+_ALL: Final = "all-workers"
+_KEPT_S: Final = 4.0
+"""Maximum age of the list of all workers in seconds, on open pages. It reads a record for each."""
+_LEFT_S: Final = 60
+"""Number of seconds of silence after which a stale worker has left."""
 _MAX_SERVING: Final = 100
 """Number of workers among which the page of a queue searches those that report the queue."""
 _MAX_NAMED: Final = 10
@@ -67,48 +78,92 @@ class QueueWorkers:
 async def show_all(visit: Visit) -> Answer:
     """List the workers by their ids, so that rows stay where they are.
 
-    With ``sort=oldest``, list those that hold jobs, by the start of the oldest one.
+    With ``sort=oldest``, list those that hold jobs, by the start of the oldest one. The filters are
+    in the address, too. A worker that has been silent for a minute has left: it is not listed, but
+    its host shows how often workers have left it of late.
     """
+    found = await _read_summary(visit)
     held = await read_held_jobs(visit)
+    filters = {name: visit.query.get(name, "").strip() for name in _FILTERS}
     by_job = visit.query.get("sort") == "oldest" and held is not None
-    # The numbers of all workers come with any page of their list.
-    page, per_page = (1, 1) if by_job else (visit.page, _PER_PAGE)
-    found = raw.members(
-        await visit.get("admin", "workers", page=page, per_page=per_page, sort="id")
+    everyone = await _read_all(visit)
+    summary, now_s = orjson.loads(bytes(found["summary"])), visit.clock.now_s()
+    left = [each for each in everyone if _has_left(each, now_s)]
+    summary["stale"] = max(0, summary["stale"] - len(left))
+    summary["total"] -= len(left)
+    workers = [each for each in everyone if not _has_left(each, now_s) and _fits(each, filters)]
+    restarts = Counter(
+        each["host"]
+        for each in left
+        if each["host"] and now_s - (epoch_s(each["started_at"]) or 0) < RESTART_MINUTES * 60
     )
-    summary = orjson.loads(bytes(found["summary"]))
-    listed, total = raw.objects(found, "items"), summary["total"]
-    if by_job and held is not None:
-        listed, total = await _longest_holding(visit, held), len(held.by_worker)
-    workers = [_worker(members) for members in await _hide(visit, listed)]
     for worker in workers:
+        worker["restarts"] = restarts[worker["host"]]
         if held is not None:
             _add_held(worker, held)
+    if by_job and held is not None:
+        places = {name: place for place, name in enumerate(held.by_worker)}
+        workers = [each for each in workers if each["id"] in places]
+        workers.sort(key=lambda each: places[each["id"]])
+    first = (visit.page - 1) * _PER_PAGE
     return Page(
         "workers.html",
         {
-            "workers": workers,
+            "workers": workers[first : first + _PER_PAGE],
+            "found": len(workers),
+            "filters": filters,
             "by_job": by_job,
             "held": held,
             "max_active": MAX_ACTIVE,
+            "max_workers": MAX_WORKERS,
+            "left": len(left),
+            "restart_minutes": RESTART_MINUTES,
             "summary": summary,
             "page": visit.page,
-            "has_more": visit.page * _PER_PAGE < total,
+            "has_more": first + _PER_PAGE < len(workers),
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
         },
     )
 
 
-async def _longest_holding(visit: Visit, held: HeldJobs) -> list[raw.Members]:
-    """Return a page of the workers that hold jobs, as the API shows them."""
-    first = (visit.page - 1) * _PER_PAGE
-    names = list(held.by_worker)[first : first + _PER_PAGE]
-    known = await read_workers(visit.app.store, names)
-    now = visit.clock.now_ms()
-    return [
-        raw.members(worker_json(visit.app, worker, worker.status(visit.app.store, now)))
-        for worker in known
-    ]
+async def _read_all(visit: Visit) -> list[dict[str, Any]]:
+    """Return the workers that were seen last, by their ids. Open pages share what is read."""
+    if not visit.is_refresh:
+        visit.snapshots.forget(_ALL)
+
+    async def read() -> bytes:
+        store, now = visit.app.store, visit.clock.now_ms()
+        workers, _total, _last = await list_workers(store, limit=MAX_WORKERS)
+        listed = []
+        for worker in workers:
+            await trio.lowlevel.checkpoint()  # each may describe itself by many members
+            listed.append(worker_json(visit.app, worker, worker.status(store, now)))
+        return b'{"items":[%b]}' % b",".join(listed)
+
+    listed = raw.objects(raw.members(await visit.snapshots.get(_ALL, read, _KEPT_S)), "items")
+    found = [_worker(members) for members in await _hide(visit, listed)]
+    return sorted(found, key=lambda each: each["id"])
+
+
+async def _read_summary(visit: Visit) -> raw.Members:
+    """Return a page of the API without workers: it counts as a request, and has the numbers."""
+    return raw.members(await visit.get("admin", "workers", page=1, per_page=1, sort="id"))
+
+
+def _has_left(worker: Mapping[str, Any], now_s: float) -> bool:
+    """Return whether a worker is silent, and has been for a minute."""
+    seen_s = epoch_s(worker["seen_at"]) or 0.0
+    return bool(worker["state"] == "stale" and now_s - seen_s > _LEFT_S)
+
+
+def _fits(worker: Mapping[str, Any], filters: Mapping[str, str]) -> bool:
+    """Return whether a worker matches the filters."""
+    state, queue, host = (filters[name] for name in ("state", "queue", "host"))
+    return (
+        (not state or worker["state"] == state)
+        and (not queue or queue in worker["queues"])
+        and host in f"{worker['host']} {worker['id']}"
+    )
 
 
 async def show_one(visit: Visit, worker_id: str) -> Answer:
@@ -242,6 +297,7 @@ def _worker(members: raw.Members) -> dict[str, Any]:
         **{name: raw.text(members, name) for name in ("id", "state", "directive")},
         "active_jobs": raw.integer(members, "active_jobs"),
         "can_be_stopped": False,
+        "restarts": 0,
         "oldest_at": "",
         "oldest_job": "",
         "seen_at": raw.text(members, "last_heartbeat"),

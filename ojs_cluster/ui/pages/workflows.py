@@ -119,6 +119,8 @@ async def show_one(visit: Visit, workflow_id: str) -> Answer:
             "lane_left": LEFT,
             "lane_middle": MIDDLE,
             "rows": rows,
+            "stopped": next((row for row in rows if row.wait and row.wait.is_stopped), None),
+            "created_at": _time(found.created_ms),
             "page": visit.page,
             "has_more": len(steps) > visit.page * _PER_TABLE,
             "ended": found.state != "running",
@@ -249,6 +251,7 @@ def _steps(found: WorkflowRecord) -> list[Step]:
             found.jobs[node.job].state,
             frozenset(_jobs_before(found, node, last_jobs)),
             "" if found.jobs[node.job].state == "waiting" else node.job_id,
+            node.label or node.callback or node.type,
         )
         for node in nodes
         if node.job >= 0

@@ -202,8 +202,8 @@ def problems_of_metrics(
         yield Problem(
             "old_jobs",
             ngettext(
-                "Old jobs: Queue %(names)s have waited for up to %(duration)s",
-                "Old jobs: Queues %(names)s have waited for up to %(duration)s",
+                "Jobs of the queue %(names)s have waited for up to %(duration)s",
+                "Jobs of the queues %(names)s have waited for up to %(duration)s",
                 len(old),
                 names=_named(sorted(old, key=lambda name: -old[name])),
                 duration=duration(old[oldest]),

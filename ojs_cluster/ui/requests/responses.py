@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from ojs_cluster.http.messages import Response
 from ojs_cluster.ui import browser, static_files
-from ojs_cluster.ui.fragments import Fragments
+from ojs_cluster.ui.fragments import Fragments, without_known_rows
 from ojs_cluster.ui.languages.catalogs import languages
 from ojs_cluster.ui.navigation import menu_of
 from ojs_cluster.ui.redaction.redaction import Redaction
@@ -41,7 +41,11 @@ class Responses:
         return browser.send_file(found, accepted)
 
     def send(self, visit: Visit, answer: Answer) -> Response:
-        """Return the response for the answer of a page."""
+        """Return the response for the answer of a page, compressed if the browser accepts it."""
+        accepted = visit.head.headers.get("accept-encoding", "")
+        return browser.compressed(self._send(visit, answer), accepted)
+
+    def _send(self, visit: Visit, answer: Answer) -> Response:
         if isinstance(answer, Download):
             return browser.send_download(answer)
         if isinstance(answer, Stream):
@@ -87,7 +91,7 @@ class Responses:
         return self._templates.render(answer.template, context)
 
     def _send_fragment(self, visit: Visit, answer: Page) -> Response:
-        """Return the content of a page that is open, or that it has not changed."""
+        """Return what has changed of the content of an open page, or that nothing has."""
         depends = visit.root, visit.here, visit.origin, visit.zone, visit.language.code
         shows = answer.shows
         name = None if shows is None else (answer.template, shows, *depends)
@@ -95,7 +99,11 @@ class Responses:
         etag = (("ETag", fragment.etag),)
         if visit.head.headers.get("if-none-match") == fragment.etag:
             return browser.respond(304, b"", more=etag)
-        return browser.respond(200, fragment.body, more=etag)
+        known = visit.head.headers.get("x-rows")
+        if known is None:
+            return browser.respond(200, fragment.body, more=etag)
+        body, names = without_known_rows(fragment.body, known)
+        return browser.respond(200, body, more=(*etag, ("X-Rows", names)))
 
     def _static(self, visit: Visit, name: str) -> str:
         return f"{visit.root}static/{name}?v={self._files[name].version}"

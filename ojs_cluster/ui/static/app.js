@@ -47,7 +47,7 @@
     }, { once: true });
   }
 
-  // -- refresh: htmx replaces #refreshed, unless the user reads hidden tabs, marks rows or types
+  // -- refresh: the present #refreshed replaces the old one, unless the tab is hidden or the user marks rows or types
   const live = byId("live");
   let timer = 0;
   function busy() {
@@ -57,11 +57,44 @@
       (area.contains(focus) && /^(INPUT|SELECT|TEXTAREA)$/.test(focus.tagName)) ||
       String(getSelection()) !== "";
   }
-  function refresh() {
+  let isReading = false;
+  async function refresh() {
     const area = byId("refreshed");
-    if (!area || area.dataset.refresh === undefined || busy()) return;
-    if (area.dataset.refresh === "rows") checkForNewRows(area);
-    else window.htmx.ajax("GET", location.href, { target: "#refreshed", select: "#refreshed", swap: "outerHTML", headers: shown ? { "If-None-Match": shown } : {} });
+    if (!area || area.dataset.refresh === undefined || isReading || busy()) return;
+    isReading = true;
+    const fresh = await readFresh().finally(() => { isReading = false; });
+    if (fresh && busy()) etag = ""; // not shown, so the next refresh gets it again
+    if (!fresh || busy()) return;
+    if (area.dataset.refresh === "rows") showNewRows(area, fresh);
+    else {
+      const focus = document.activeElement; // a link that was reached by j and k
+      const address = area.contains(focus) && focus.getAttribute("href");
+      const places = [...area.querySelectorAll(".scroll")].map((each) => [each.getAttribute("aria-label"), each.scrollLeft, each.scrollTop]);
+      area.replaceWith(fresh);
+      scaleDrawing();
+      for (const [label, left, top] of places) fresh.querySelector(`.scroll[aria-label="${CSS.escape(label)}"]`)?.scrollTo(left, top);
+      if (address) fresh.querySelector(`a[href="${CSS.escape(address)}"]`)?.focus({ preventScroll: true });
+    }
+  }
+  // The server sends nothing if the content with this ETag is still right, and no row that it has sent last time.
+  let etag = "", hashes = "", rows = [];
+  async function readFresh() {
+    const known = etag ? { "If-None-Match": etag } : {};
+    const reply = await fetch(location.href, { headers: { "HX-Request": "true", "X-Rows": hashes, ...known }, signal: AbortSignal.timeout(30000) }).catch(() => null);
+    const login = reply && reply.headers.get("HX-Redirect");
+    if (login) location.href = login;
+    const text = reply && reply.ok ? await reply.text().catch(() => null) : null;
+    noteRefresh(text !== null || (reply !== null && reply.status === 304));
+    if (text === null) return null;
+    const fresh = document.adoptNode(new DOMParser().parseFromString(text, "text/html").getElementById("refreshed"));
+    for (const row of fresh.querySelectorAll("tr[data-same]")) {
+      const same = rows[row.dataset.same].cloneNode(true);
+      same.querySelectorAll("time").forEach((time, place) => { time.textContent = row.cells[place].textContent; });
+      row.replaceWith(same);
+    }
+    [etag, hashes] = [reply.headers.get("ETag") || "", reply.headers.get("X-Rows") || ""];
+    rows = [...fresh.querySelectorAll("tr")].map((row) => row.cloneNode(true));
+    return fresh;
   }
   // A page that is no longer refreshed says so: its numbers would look current.
   const stale = byId("not-refreshed");
@@ -71,30 +104,15 @@
     else stale.textContent = texts.stale.replace("%", clock(refreshedAt));
     stale.hidden = answered;
   }
-  for (const name of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) document.addEventListener(name, () => noteRefresh(false));
-  document.addEventListener("htmx:afterSwap", () => noteRefresh(true));
-  // The server sends nothing if the content with this ETag is still right.
-  let shown = "";
-  document.addEventListener("htmx:beforeSwap", (event) => {
-    const reply = event.detail.xhr;
-    if (reply.status === 304) {
-      event.detail.shouldSwap = false;
-      noteRefresh(true);
-    } else shown = reply.status === 200 ? reply.getResponseHeader("ETag") || "" : "";
-  });
   // A list does not move under the reader: rows keep their place, and a banner offers the new ones.
-  async function checkForNewRows(area) {
-    const response = await fetch(location.href, { headers: { "HX-Request": "true" } }).catch(() => null);
-    noteRefresh(response !== null && response.ok);
-    if (response === null || !response.ok) return;
-    const page = new DOMParser().parseFromString(await response.text(), "text/html");
-    const fresh = page.querySelectorAll("#refreshed tr[data-id]");
+  function showNewRows(area, content) {
+    const fresh = [...content.querySelectorAll("tr[data-id]")];
     const known = new Map([...area.querySelectorAll("tr[data-id]")].map((row) => [row.dataset.id, row]));
     let added = 0;
     for (const row of fresh) {
       const old = known.get(row.dataset.id);
       if (!old) added += 1;
-      else if (!old.contains(document.activeElement)) old.replaceWith(document.importNode(row, true));
+      else if (!old.contains(document.activeElement)) old.replaceWith(row);
     }
     const banner = byId("newer");
     if (!banner) return;
@@ -117,13 +135,6 @@
     schedule();
   }
   document.addEventListener("visibilitychange", () => { if (!document.hidden && live && Number(live.value)) refresh(); });
-
-  // -- the menu is a strip on narrow windows: the current page must be in sight
-  const current = document.querySelector(".side nav [aria-current]");
-  if (current) {
-    const strip = current.closest("nav");
-    strip.scrollLeft = current.offsetLeft - strip.offsetLeft - (strip.clientWidth - current.offsetWidth) / 2;
-  }
 
   // -- copy
   document.addEventListener("click", async (event) => {
@@ -176,6 +187,40 @@
     if (page) page.click();
     else if (Object.hasOwn(actions, event.key)) actions[event.key](event);
   });
+
+  // -- the next times of a cron job, while its expression is typed
+  const preview = byId("preview");
+  if (preview) {
+    const inputs = [byId("cron-expression"), byId("cron-timezone")];
+    let waiting = 0;
+    const show = async () => {
+      const query = new URLSearchParams(inputs.map((each) => [each.name, each.value]));
+      const reply = await fetch(`${preview.dataset.preview}?${query}`, { headers: { "HX-Request": "true" } }).catch(() => null);
+      if (reply && reply.ok) preview.replaceChildren(...new DOMParser().parseFromString(await reply.text(), "text/html").body.childNodes);
+    };
+    for (const each of inputs) each.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(show, 400); });
+  }
+
+  // -- the drawing of a workflow: at first, what runs is in sight
+  let scale = 1;
+  function scaleDrawing() {
+    const svg = document.querySelector(".dag svg");
+    if (svg) for (const side of ["width", "height"]) svg.setAttribute(side, Math.round(svg.viewBox.baseVal[side] * scale));
+  }
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-scale]");
+    if (!button) return;
+    const place = document.querySelector(".dag");
+    const fit = Math.min(1, place.clientWidth / place.querySelector("svg").viewBox.baseVal.width);
+    scale = button.dataset.scale === "fit" ? fit : Math.min(2, Math.max(0.2, scale * Number(button.dataset.scale)));
+    scaleDrawing();
+  });
+  const running = document.querySelector(".dag .node-active, .dag .node-pending, .dag .node-failed");
+  if (running) {
+    const place = running.closest(".dag");
+    const [box, frame] = [running.getBoundingClientRect(), place.getBoundingClientRect()];
+    place.scrollTo(box.left - frame.left - (frame.width - box.width) / 2, box.top - frame.top - (frame.height - box.height) / 2);
+  }
 
   // -- events as they happen: rows are added at the top, unless the tab is hidden
   const events = byId("events");
@@ -256,6 +301,13 @@
     }
     ctx.restore();
   }
+  // A part of a chart that was chosen by dragging has an address of its own.
+  const history_ = document.querySelector("[data-zoom]");
+  const zoom = history_ && ((plot) => {
+    if (plot.select.width < 8) return;
+    const [begin, end] = [plot.select.left, plot.select.left + plot.select.width].map((at) => Math.round(plot.posToVal(at, "x")));
+    location.href = `${history_.dataset.zoom}?from=${Math.floor(begin / 60) * 60}&to=${Math.max(Math.ceil(end / 60) * 60, begin + 300)}`;
+  });
   function drawCharts() {
     if (!window.uPlot) return;
     const marks = [...document.querySelectorAll("#marks tbody tr")].map((row) => [Date.parse(row.cells[0].firstElementChild.dateTime) / 1000, row.cells[1].textContent]);
@@ -276,11 +328,11 @@
       const format = units[place.dataset.unit];
       for (const name of place.dataset.columns.split(",")) {
         const column = heads.findIndex((head) => head.dataset.column === name);
-        const values = rows.map((row) => Number(row.cells[column].textContent));
+        const values = rows.map((row) => row.cells[column].textContent === "" ? null : Number(row.cells[column].textContent)); // a gap
         data.push(values);
         series.push({
           label: heads[column].textContent, stroke: colour(`--chart-${name}`) || colour("--accent"), width: 1.6,
-          points: { show: false }, value: (_, value) => format(value ?? values.at(-1)),
+          points: { show: false }, value: (_, value, __, place) => { const at = place == null ? values.at(-1) : value; return at == null ? "–" : format(at); },
           dash: name.endsWith("p95") || name === "enqueued" ? [5, 3] : undefined,
         });
       }
@@ -288,12 +340,17 @@
       place.replaceChildren();
       new window.uPlot({
         width: Math.max(200, place.clientWidth), height: 150, series, tzDate: local, cursor: { y: false }, legend: { live: true },
-        hooks: { draw: [(plot) => drawMarks(plot, marks, colour("--text"))] },
+        hooks: { draw: [(plot) => drawMarks(plot, marks, colour("--text"))], setSelect: zoom ? [zoom] : [] },
         scales: { x: { range: (_, low, high) => [low, high === last ? Math.max(high, newest) : high] }, y: { range: (_, low, high) => [0, Math.max(high * 1.1, place.dataset.unit === "count" ? 4 : 1)] } },
         axes: [{ ...axis, space: 70, size: 26, values: (_, at, __, ___, step) => at.map(step >= 86400 ? day : hour) }, { ...axis, size: 58, values: (_, values) => values.map(format), ...(steps[place.dataset.unit] ? { incrs: steps[place.dataset.unit] } : {}) }],
       }, data, place);
       place.dataset.marks = marks.length;
     }
+  }
+  // On a narrow window the charts would come before all numbers.
+  for (const box of document.querySelectorAll(".charts-box")) {
+    if (matchMedia("(max-width: 820px)").matches) box.open = false;
+    box.addEventListener("toggle", drawCharts);
   }
   drawCharts();
   let resizing = 0;

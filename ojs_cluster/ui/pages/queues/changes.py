@@ -49,13 +49,13 @@ async def set_limits(visit: Visit, name: str) -> Answer:
         note = _("The limits of %(name)s: %(limits)s.", name=name, limits=words)
     else:
         note = _("The queue %(name)s has no limits now.", name=name)
-    return SeeOther(visit.url("queues", name), note)
+    return SeeOther(visit.url("queues", name, tab="settings"), note)
 
 
 async def configure(visit: Visit, name: str) -> Answer:
     """Change the partitions, the depth bound, what follows the last attempt, or the fair share."""
     body = changed_config(visit.form)
-    here = visit.url("queues", name)
+    here = visit.url("queues", name, tab="settings")
     if not body:
         return SeeOther(here, _("Nothing was changed."))
     bound = body.get("backpressure") or {}
@@ -89,7 +89,7 @@ async def configure(visit: Visit, name: str) -> Answer:
 
 async def set_defaults(visit: Visit, name: str) -> Answer:
     """Change the defaults of new jobs: retry policy, timeout, lease and retention."""
-    here = visit.url("queues", name)
+    here = visit.url("queues", name, tab="settings")
     try:
         body = changed_defaults(visit.form, await _config(visit, name))
         if not body:
@@ -132,7 +132,7 @@ async def purge(visit: Visit, name: str) -> Answer:
 
 async def delete(visit: Visit, name: str) -> Answer:
     """Delete a queue after a question, with its jobs discarded or moved, or if it has none."""
-    here = visit.url("queues", name)
+    here = visit.url("queues", name, tab="settings")
     strategy = visit.form.get("strategy", "")
     target = visit.form.get("target_queue", "").strip()
     body = {"strategy": strategy}
