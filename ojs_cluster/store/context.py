@@ -9,6 +9,7 @@ from typing import cast
 from ojs_cluster.core.jobs.ids import OrderedIds
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.client import Client
+from ojs_cluster.store.ground.process_state.busy_workers import BusyWorkers
 from ojs_cluster.store.ground.process_state.depth_cache import LimitedQueues, QueueDepthCache
 from ojs_cluster.store.ground.process_state.depth_reader import DepthReader
 from ojs_cluster.store.ground.process_state.job_counts import JobCounts
@@ -65,6 +66,7 @@ class Store(Runtime):
     depth_cache: QueueDepthCache = field(default_factory=QueueDepthCache)
     limited_queues: LimitedQueues = field(default_factory=LimitedQueues)
     limit_keys: RateLimitKeyCounts = field(default_factory=RateLimitKeyCounts)
+    busy_workers: BusyWorkers = field(default_factory=BusyWorkers)
     bounded_queues: LimitedQueues = field(default_factory=LimitedQueues)
     delivered_entries: dict[int, list[str]] = field(default_factory=dict)
     rejections: Rejections = field(default_factory=Rejections)

@@ -28,6 +28,7 @@ from tests.crash.partitions import (
 )
 from tests.crash.pools import DefaultsChange, PoolChange
 from tests.crash.retries import Retry
+from tests.crash.suspects import SuspectFetch
 from tests.crash.tenants import TenantChange
 from tests.support.failing_process import MODES, Mode
 
@@ -39,6 +40,7 @@ OPERATIONS: dict[str, Operation] = {
     "retry of one whose lock is not free yet": Retry("unlocking"),
     "retry of one while another job holds the lock": Retry("held"),
     "dead worker": DeadWorker(),
+    "a fetch of a suspect": SuspectFetch(),
     "samples of all queues": History(),
     "data that a master has lost": LostData(),
     "an agent that is paused": AgentChange("pause"),

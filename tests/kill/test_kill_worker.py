@@ -25,7 +25,7 @@ JOBS = 10
         pytest.param(60_000, 0.3, "worker_lost", id="it-misses-heartbeats"),
     ],
 )
-def test_jobs_of_a_killed_worker_are_run_by_another_and_the_attempt_counts(
+def test_jobs_of_a_killed_worker_are_run_by_another(
     deployment: Deployment, kill_round: int, lease_ms: int, beat_s: float, error: str
 ) -> None:
     with httpx.Client(base_url=deployment.url, timeout=60) as client:
@@ -42,12 +42,18 @@ def test_jobs_of_a_killed_worker_are_run_by_another_and_the_attempt_counts(
         assert _job(client, last_chance)["state"] == "discarded"
         for id_ in ids:
             job = _job(client, id_)
-            assert (job["state"], job["attempt"]) == ("available", 1)
+            # The death of a worker does not count: the attempt is one more than planned.
+            planned = 3 if error == "visibility_timeout" else 4
+            assert (job["state"], job["attempt"], job["max_attempts"]) == ("available", 1, planned)
             assert [entry["type"] for entry in job["errors"]] == [error]
-        again = _fetch(client, "heir", 2 * JOBS)
-        assert {job["id"]: job["attempt"] for job in again} == dict.fromkeys(ids, 2)
-        for job in again:
-            client.post("/ojs/v1/workers/ack", json={"job_id": job["id"]}).raise_for_status()
+        again: dict[str, int] = {}
+        while len(again) < len(ids):
+            fetched = _fetch(client, "heir", 2 * JOBS)
+            assert len(fetched) <= 1 or error == "visibility_timeout", "a suspect runs alone"
+            for job in fetched:
+                again[job["id"]] = job["attempt"]
+                client.post("/ojs/v1/workers/ack", json={"job_id": job["id"]}).raise_for_status()
+        assert again == dict.fromkeys(ids, 2)
 
     report = await_invariants(deployment.backend)
     assert report.count() == {"completed": JOBS - 1, "discarded": 1}

@@ -11,6 +11,8 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, Reply
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.ground.background import Background
+from ojs_cluster.store.ground.process_state.busy_workers import BusyWorkers
+from ojs_cluster.store.ground.process_state.depth_reader import DepthReader
 from ojs_cluster.store.ground.process_state.partitions import PartitionTable
 from ojs_cluster.store.ground.process_state.registry import QueueRegistry
 from ojs_cluster.store.ground.process_state.touch import FetchTouches
@@ -93,6 +95,8 @@ def process_of(store: Store, client: FailingClient) -> Store:
         fetch_touches=FetchTouches(),
         partitions=PartitionTable(),
         unreachable_shards=UnreachableShards(),
+        depth_reader=DepthReader(),
+        busy_workers=BusyWorkers(),
         background=Background(),
     )
 

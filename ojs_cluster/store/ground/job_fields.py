@@ -130,6 +130,12 @@ KEEP: Final = b"kp"
 """Retention by the defaults of the job's queue: ``completed:discarded:cancelled`` in milliseconds.
 
 A part is empty, or missing at the end, where the retention of the server holds."""
+SUSPECT: Final = b"su"
+"""Set when a worker died while it held the job: the number of these deaths that did not count, the
+number of deaths of workers that ran the job alone, and the maximum number of attempts before
+(``store/include/jobs/worker_death.lua``)."""
+ALONE: Final = b"al"
+"""Set while a worker runs the job alone: the time until which it gets no other job."""
 CHECKPOINT: Final = b"ck"
 """Set while the job has a checkpoint, which is in a key of its own: sequence, bytes, and time of
 the last event."""

@@ -33,6 +33,8 @@ class StoreSettings:
         retention_bulk_ms: how long the record of an ended bulk operation is kept.
         dead_letter_max: maximum number of dead letters of a queue, or of each of its partitions; a
             further one removes the oldest.
+        lone_deaths: number of deaths of workers that ran a job alone after which it does not run
+            again.
         worker_retention_ms: how long the record of a worker without heartbeats is kept.
         heartbeat_interval_ms: expected time between two heartbeats. A worker that sends heartbeats
             counts as dead after three intervals without one.
@@ -113,6 +115,13 @@ class StoreSettings:
         _RETENTION,
         "7d",
         "How long an ended bulk operation and its counts are kept.",
+    )
+    lone_deaths: int = variable(
+        "OJS_LONE_DEATHS",
+        integer(minimum=1, maximum=1000),
+        "3",
+        "A job whose workers die this many times while they run it alone becomes a dead letter, "
+        "unless its retry policy discards it. It may end earlier, after its last attempt.",
     )
     worker_retention_ms: int = variable(
         "OJS_RETENTION_WORKER",

@@ -134,7 +134,7 @@ async def test_errors_of_the_server_have_a_readable_message(
     assert (await only(store)).message == {
         "timeout": "execution timeout of * ms exceeded",
         "lost lease": "the lease ended without ack, nack or heartbeat",
-        "dead worker": "the worker stopped sending heartbeats",
+        "dead worker": "the worker died while it held this job",
     }[how]
 
 

@@ -239,7 +239,7 @@ async def test_occurrences_whose_replies_are_lost_do_everything_once(
     await retention.purge_due(flaky, shard, 10)
     await retention.remove_leftovers(flaky, shard)
 
-    assert sorted(client.lost) == ["promote", "purge", "reap", "remove_old_workers"]
+    assert sorted(client.lost) == ["promote", "purge", "reap", "reap", "remove_old_workers"]
     assert (await read_jobs.get(store, lost.id)).attempt == 1
     assert len((await read_jobs.get(store, lost.id)).errors()) == 1
     assert len((await read_jobs.get(store, slow.id)).errors()) == 1

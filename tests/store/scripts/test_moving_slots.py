@@ -268,7 +268,11 @@ def keep_moving(servers: Embedded, slots: list[int], enough: Callable[[], bool])
 async def test_slots_moved_key_by_key_leave_every_job_whole(movable: Embedded) -> None:
     ledger = Ledger()
     settings = StoreSettings(
-        retention_cancelled_ms=0, retention_discarded_ms=0, dead_letter_max=3, errors_kept=2
+        retention_cancelled_ms=0,
+        retention_discarded_ms=0,
+        dead_letter_max=3,
+        errors_kept=2,
+        lone_deaths=1000,  # the worker w2 dies again and again
     )
     async with open_store(patient_client(movable), settings) as store:
         names = queues_in_other_shards(store, SHARDS_MOVED)

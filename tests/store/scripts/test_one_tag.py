@@ -433,6 +433,14 @@ async def worker_records(store: Store, db: Any) -> None:
     for shard in store.keys:
         await workers.recover(store, shard, [dead])
     await workers.finish_recovery(store, home, dead)
+    held = await active(store, "suspects", worker="steady")
+    age_worker(db, home, "steady", HOUR)
+    age_job(db, shard_of(store, "suspects"), held.id, HOUR)
+    await reap_all(store, "suspects")
+    [alone] = await take(store, "suspects", worker="idle")
+    assert await take(store, worker="idle") == []
+    await ack(store, alone)
+    await take(store, worker="idle")
     age_worker(db, home, "steady", HOUR)
     job = await active(store, "unanswered")
     assert job.lease_id is not None

@@ -16,6 +16,7 @@
 --   now                  there is no job
 --   {now, reason}        nothing has changed:
 --     'quiet'            the worker has a quiet flag
+--     'isolated'         it has one because it runs a suspect
 --     'limited'          a queue has limits or a fair share: the next fetches should run fetch_full.lua at once
 --     'limited_job'      a job has limits or another type, is blocked, or is parked and may start: they should until
 --                        they get another job
@@ -45,7 +46,9 @@ if others > 0 then
     if first_due[1] then others = others - 1 end -- from here on: how many of the other two keys exist
     if others > 0 and worker ~= '' then
         local quiet_until = redis.call('ZSCORE', quiet_workers, worker)
-        if quiet_until and tonumber(quiet_until) > now then return {now, 'quiet'} end
+        if quiet_until and tonumber(quiet_until) > now then
+            return {now, quiet_until % 1 > 0 and 'isolated' or 'quiet'}
+        end
     end
     if first_due[1] and tonumber(first_due[2]) <= now then return {now, 'full_path'} end
 end

@@ -26,6 +26,7 @@ from ojs_cluster.store.engine.fetch.fetch_script import (
     queues_per_call,
 )
 from ojs_cluster.store.engine.fetch.in_progress import FetchInProgress
+from ojs_cluster.store.engine.fetch.isolation import BUSY, abort, end_if_idle, isolate
 from ojs_cluster.store.engine.fetch.partition_fetch import fetch_from_partitions
 from ojs_cluster.store.engine.fetch.ranked_fetch import Stage, fetch_in_order
 from ojs_cluster.store.engine.jobs.nack import release as release_one
@@ -95,7 +96,15 @@ class SentFetch:
 
 
 class WorkerIsQuiet(Exception):
-    """The worker has a quiet flag, so it may not fetch."""
+    """The worker has a quiet flag, so it may not fetch.
+
+    Args:
+        isolated: whether it runs a suspect alone, so that the flag will soon be removed.
+    """
+
+    def __init__(self, *, isolated: bool = False) -> None:
+        super().__init__()
+        self.isolated = isolated
 
 
 class FetchIsUnfinished(Exception):
@@ -350,6 +359,7 @@ class _Fetch:
         self._bytes = 0
         self._further_calls = 0
         self._is_unfinished = False
+        self._has_suspect = False
         self._store = store
         self._count = count
         self._worker_id = worker_id
@@ -363,6 +373,8 @@ class _Fetch:
     @property
     def wanted(self) -> int:
         """How many more jobs the fetch may return."""
+        if (self._parent or self)._has_suspect:
+            return 0
         return self._count - len(self.jobs)
 
     @property
@@ -511,9 +523,7 @@ class _Fetch:
                     store.limited_queues.add(shard, queues, by_job=by_job)
                 reply = None
             if reply is None:
-                args = self._full_args(prefix, shard, queues, idle_keys)
-                keys = full_fetch_keys(shard, queues)
-                reply = await store.run(shard, "fetch_full", keys, args)
+                reply = await self._run_full(prefix, shard, queues, idle_keys)
                 limited = True
         except (BackendUnavailable, ReplyTooLarge) as error:
             if isinstance(error, ReplyTooLarge) or error.outcome != "not_applied":
@@ -525,6 +535,10 @@ class _Fetch:
             parsed = FetchReply.of_plain_job(reply, store.settings.visibility_timeout_ms)
         elif reply[1] == b"quiet":
             raise WorkerIsQuiet
+        elif reply[1] == b"isolated":
+            if not await end_if_idle(store, shard, self._worker_id):
+                raise WorkerIsQuiet(isolated=True)
+            return await self._call(shard, queues, idle_keys, with_depth, try_fast=try_fast)
         else:
             parsed = FetchReply.parse(reply)
         fetched = parsed.records(self._worker_id, prefix)
@@ -535,7 +549,9 @@ class _Fetch:
         ):
             store.limited_queues.pass_jobs(shard, queues)
         self.jobs += fetched  # before any step that may fail: the caller releases these jobs
-        (self._parent or self)._bytes += sum([job.size for job in fetched])
+        whole = self._parent or self
+        whole._bytes += sum([job.size for job in fetched])
+        whole._has_suspect |= len(fetched) == 1 and f.SUSPECT in fetched[0].fields
         for job in fetched:
             if job.fields[f.ATTEMPT] == b"1":
                 store.job_counts.count_start(job.fields, parsed.now)
@@ -545,6 +561,31 @@ class _Fetch:
             entries = parse_entries(shard, effects)
             requested = any(entry.kind == "token_request" for entry in entries)
         return requested, parsed.more, parsed.depth - len(fetched)
+
+    async def _run_full(
+        self, prefix: bytes, shard: Shard, queues: Sequence[str], idle_keys: int
+    ) -> Any:
+        """Run ``fetch_full.lua``; return its reply.
+
+        If the first job is a suspect, the worker is first isolated.
+        """
+        store, keys = self._store, full_fetch_keys(shard, queues)
+        mode = "later" if (self._parent or self)._bytes else ""
+        args = self._full_args(prefix, shard, queues, idle_keys, mode)
+        reply = await store.run(shard, "fetch_full", keys, args)
+        if reply[1] != b"suspect":
+            return reply
+        mode = await isolate(store, shard, self._worker_id)
+        taken = None
+        try:
+            args = self._full_args(prefix, shard, queues, idle_keys, mode)
+            reply = await store.run(shard, "fetch_full", keys, args)
+            if isinstance(reply[1], list):
+                taken = FetchReply.parse(reply).jobs
+        finally:
+            if mode != BUSY and (taken is None or len(taken) != 1 or not taken[0].is_suspect):
+                await abort(store, self._worker_id, mode)
+        return reply
 
     def _args(self, prefix: bytes, with_depth: bool) -> list[Arg]:
         """Return ARGV of ``fetch.lua``."""
@@ -565,7 +606,7 @@ class _Fetch:
         return args
 
     def _full_args(
-        self, prefix: bytes, shard: Shard, queues: Sequence[str], idle_keys: int
+        self, prefix: bytes, shard: Shard, queues: Sequence[str], idle_keys: int, mode: str
     ) -> list[Arg]:
         """Return ARGV of ``fetch_full.lua``."""
         store, lease_ms = self._store, self._visibility_timeout_ms
@@ -582,5 +623,6 @@ class _Fetch:
             self.tenant,
             self.types,
             digest_of(self.types),
+            mode,
             *queues,
         ]

@@ -18,10 +18,11 @@
 --       7 ms to keep discarded jobs, 8 this shard, 9 number of idle rate limit keys, which have no pending request,
 --       whose jobs request tokens; 0: the best jobs of any key do
 --       10 tenant whose jobs are taken, '' for jobs of any tenant and of none,
---       11 types of the jobs that are taken, as in find_parked.lua, '' for any, 12 digest of these types, then the
---       queue names in order.
+--       11 types of the jobs that are taken, as in find_parked.lua, '' for any, 12 digest of these types,
+--       13 mode of suspects (suspects.lua), then the queue names in order.
 -- Returns: one of
---   {now, 'quiet'} the worker has a quiet flag
+--   {now, 'quiet'} the worker has a quiet flag; 'isolated' if it has it because it runs a suspect
+--   {now, 'suspect'} nothing has changed: the first job is a suspect
 --   {now, effects, 2 when another call may find more jobs, 1 when it may request more tokens, else 0, number of jobs of
 --    the first queue that were available or that this fetch may take, per job: id, fields before the fetch, attempt,
 --    deadline, lease in ms}
@@ -35,10 +36,8 @@ local keep_discarded_ms, this_shard, idle_keys = ARGV[7], ARGV[8], tonumber(ARGV
 local tenant, types, types_digest = ARGV[10], ARGV[11], ARGV[12]
 begin_events(ARGV[1])
 batch_events()
-if worker ~= '' then
-    local quiet_until = redis.call('ZSCORE', KEYS[7], worker)
-    if quiet_until and tonumber(quiet_until) > now then return {now, 'quiet'} end
-end
+suspects.begin(ARGV[13], worker, KEYS[7])
+if suspects.refusal then return {now, suspects.refusal} end
 
 -- 1. Read, before the first write: due jobs, the limits of the queues, the jobs that may start, and blocked jobs.
 -- A fetch promotes a few due jobs only, so that it does not block its node; promote.lua does the rest, malformed ones
@@ -96,8 +95,9 @@ local function read_queue(name, at)
     return queue
 end
 local queues = {} -- in order
-for i = 13, #ARGV do queues[i - 12] = read_queue(ARGV[i], 8 + 4 * (i - 13)) end
+for i = 14, #ARGV do queues[i - 13] = read_queue(ARGV[i], 8 + 4 * (i - 14)) end
 local found, more = scan(queues, jobs, wanted, tenant, due_bytes)
+if suspects.is_asked then return {now, 'suspect'} end
 for _, queue in ipairs(queues) do
     if queue.visited then
         queue.budget = request_budget(idle_keys, free_starts(queue.limits.limiters, wanted))
@@ -159,6 +159,7 @@ for _, item in ipairs(found) do -- see `scan` for the members of an item
         charge_turn(queue, id, job)
         local at, lease_id = #reply, lease_prefix .. (needs_full_ack(job) and '0' or '') .. leased
         reply[at + 1], reply[at + 2] = id, job.field_list
+        if item.alone_until then redis.call('HSET', key, F.alone, ARGV[13]) end
         reply[at + 3], reply[at + 4], reply[at + 5] = lease(id, job, worker, lease_id, requested_ms, default_ms)
     end
 end

@@ -20,7 +20,7 @@ _VALUES_PER_JOB: Final = 5
 """Number of values of each job in a reply."""
 LIMITED_FIELDS: Final = frozenset({f.LIMIT, f.MAX_PER_SECOND})
 """Fields with which ``fetch.lua`` cannot lease a job, unless it has a token."""
-_NEED_FULL_ACK: Final = frozenset({f.WORKFLOW, f.KEEP})
+_NEED_FULL_ACK: Final = frozenset({f.WORKFLOW, f.KEEP, f.SUSPECT})
 """Fields with which ``ack.lua`` cannot complete a job: the scripts mark its lease id."""
 _MAX_LOOKUPS: Final = 2000
 """Maximum number of types, times queues, that one script looks up."""
@@ -67,6 +67,11 @@ class _LeasedJob(NamedTuple):
     attempt: int
     deadline: int
     lease_ms: int
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether a worker has died while it held the job."""
+        return isinstance(self.stored, list) and f.SUSPECT in self.stored[::2]
 
 
 class FetchReply(NamedTuple):

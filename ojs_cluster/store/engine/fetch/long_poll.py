@@ -53,6 +53,8 @@ CHECK_EVERY_S = 5.0
 
 It is about the longest delay that a lost message causes. One task reads for all waiters of a
 process. If each did so itself, a thousand waiters would wake up for it every few milliseconds."""
+_ISOLATED_S = 1.0
+"""Longest wait in seconds of a worker that runs a suspect. It may get other jobs soon after."""
 _TOUCHES_AT_ONCE = 50
 """Number of waiting workers that are recorded at once."""
 CHECK_S = 1.0
@@ -446,11 +448,13 @@ async def fetch_or_wait(
         return await _wait(
             store, waiters, queues, kind, worker_id, fetch_once, check, deadline, since
         )
-    except WorkerIsQuiet:
+    except WorkerIsQuiet as quiet:
         # A quiet worker does not become a waiter: it would take wake-ups that other workers need.
         # It still waits, because after an immediate empty response it would fetch again at once.
         await ensure_task()
         on_wait()
+        if quiet.isolated:
+            deadline = min(deadline, trio.current_time() + _ISOLATED_S)
         with trio.move_on_at(deadline):
             await waiters.drained()
         return []

@@ -1,6 +1,6 @@
 -- Transition: active -> completed, of a job whose only effects are those of its lock and its token; the fast path.
 -- Pre:  the job is active, and the caller holds its lease or names no holder. For any other job, for a malformed
---       job, for a job with a workflow or its own retention, and for the first ack of a minute in the queue, the
+--       job, for a job with a workflow or its own retention, for a suspect, and for the first ack of a minute in the queue, the
 --       script changes nothing and returns 'full_path': the caller then runs ack_full.lua. Creating the functions
 --       of ack_full.lua takes longer than this whole script.
 -- Post: the result is stored, the job is not in active and has no token and no backoff. Its hash keeps holder and
@@ -51,7 +51,7 @@ if not (state and queue and kind and envelope and created and max_attempts and a
     local field_list = redis.call('HGETALL', key)
     job = {field_list = field_list}
     for i = 1, #field_list, 2 do job[field_list[i]] = field_list[i + 1] end
-    if job[F.transaction] or job[F.workflow] or job[F.keep] or not has_valid_fields(job) then return {'full_path'} end
+    if job[F.transaction] or job[F.workflow] or job[F.keep] or job[F.suspect] or not has_valid_fields(job) then return {'full_path'} end
     -- A key that KEYS does not name is read before the first write: see preflight.lua.
     if job[F.timeout] then redis.call('EXISTS', key, EXECUTION_DEADLINES) end
     if job[F.unique] or job[F.token] then redis.call('EXISTS', key, OUTBOX, OUTBOX_DUE) end

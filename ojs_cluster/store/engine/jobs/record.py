@@ -27,6 +27,8 @@ _SELDOM_SHOWN: Final = (
     *(f.ERRORS, f.WORKFLOW, f.PROGRESS, f.REPLAYS),
 )
 """Fields that responses show and that a plain job has not."""
+_SUSPECT_NUMBERS: Final = 3
+"""How many numbers ``fields.SUSPECT`` has."""
 
 
 class JobRecord(msgspec.Struct, frozen=True):
@@ -95,6 +97,12 @@ class JobRecord(msgspec.Struct, frozen=True):
     def replays(self) -> int:
         """How often an operator has retried the job."""
         return int(self.fields.get(f.REPLAYS) or 0)
+
+    @property
+    def lone_deaths(self) -> int:
+        """How often a worker has died while it ran the job alone."""
+        parts = (self.fields.get(f.SUSPECT) or b"").split()
+        return int(parts[1]) if len(parts) == _SUSPECT_NUMBERS and parts[1].isdigit() else 0
 
     @property
     def tenant(self) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.outbox.outbox import deliver
+from ojs_cluster.store.ground.process_state.touch import read_deaths
 from ojs_cluster.store.ground.sweep_result import SweepResult
 
 log = logging.getLogger("ojs.store")
@@ -54,9 +55,36 @@ async def reap(store: Store, shard: Shard, limit: int) -> SweepResult:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
+    swept, unknown = await _reap(store, shard, limit, {})
+    if not unknown:
+        return swept
+    again, unknown = await _reap(store, shard, limit, await read_deaths(store, unknown))
+    return SweepResult(
+        swept.done + again.done,
+        again.next_ms,
+        again.now_ms,
+        again.more or bool(unknown),
+        swept.quarantined + again.quarantined,
+    )
+
+
+async def _reap(
+    store: Store, shard: Shard, limit: int, has_died: Mapping[bytes, bool]
+) -> tuple[SweepResult, list[bytes]]:
+    """Run ``reap.lua``.
+
+    Args:
+        store: the store.
+        shard: the shard.
+        limit: as for ``reap``.
+        has_died: workers, and whether they have died. Leases of other workers do not end.
+
+    Returns:
+        The result, and the workers of overdue leases that ``has_died`` does not name.
+    """
     settings = store.settings
     limit = store.webhooks.jobs_per_script("reap", limit)
-    lost, timeouts, expired, now, next_ms, effects, malformed = await store.run(
+    lost, timeouts, expired, now, next_ms, effects, malformed, unknown = await store.run(
         shard,
         "reap",
         [
@@ -67,19 +95,21 @@ async def reap(store: Store, shard: Shard, limit: int) -> SweepResult:
             *(store.events_arg, limit, random.random()),  # noqa: S311 - jitter
             *(settings.errors_kept, settings.retention_discarded_ms),
             *(settings.retention_dead_ms, settings.dead_letter_max, settings.on_exhaustion),
-            settings.history_kept,
+            *(settings.history_kept, settings.lone_deaths),
+            *(arg for worker, died in has_died.items() for arg in (worker, int(died))),
         ],
         idempotent=True,
     )
     await deliver(store, shard, effects)
     log_malformed(shard, malformed)
-    return SweepResult(
+    swept = SweepResult(
         lost + timeouts + expired + len(malformed),
         _none_if_negative(next_ms),
         now,
         max(lost, timeouts, expired) + len(malformed) >= limit,
         len(malformed),
     )
+    return swept, unknown
 
 
 def log_malformed(shard: Shard, job_ids: Sequence[bytes]) -> None:

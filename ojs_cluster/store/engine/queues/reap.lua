@@ -3,22 +3,24 @@
 --   visibility deadline passed: active -> available | discarded (likewise)
 --   either, with a cancel request: active -> cancelled
 --   expires_at passed:          available | scheduled | retryable | pending -> discarded
+-- A lease that ended because its worker has died makes the job a suspect (worker_death.lua).
 -- A malformed job stays in its index, and is checked again in an hour. A job that a fetch has quarantined and that is
 -- valid again returns to its queue, unless it is parked.
--- Post: of each index, the first overdue entries are removed, up to the limit, except those of malformed jobs, and
---       those of `expiring` whose attempt has ended here. Further entries are left to the next call, which is due at
+-- Post: of each index, the first overdue entries are removed, up to the limit, except those of malformed jobs,
+--       those of `expiring` whose attempt has ended here, and leases of workers of which the caller does not say whether
+--       they have died. Further entries are left to the next call, which is due at
 --       the ms returned.
 -- Memory: allow-oom; per job 2.5 KiB.
 -- KEYS: 1 active, 2 execution_deadlines, 3 expiring, 4 due, 5 pending, 6 finished, 7 dead, 8 events,
 --       9 quarantine. They are declared only: keys.lua names them.
 -- ARGV: 1 events kept, 2 limit, 3 random number in [0, 1) for the jitter, 4 errors kept, 5 ms to keep discarded
 --       jobs, 6 ms to keep dead letters, 7 dead letters kept per queue, 8 OJS_ON_EXHAUSTION, 9 entries of
---       history kept.
+--       history kept, 10 OJS_LONE_DEATHS, then per worker: id, '1' if it has died, '0' if not.
 -- Returns: {number of jobs that lost their lease, number of overdue entries of execution_deadlines that were read, and
---           of expiring, now, ms of the next deadline or -1, effects, ids of malformed jobs}
+--           of expiring, now, ms of the next deadline or -1, effects, ids of malformed jobs, workers whose leases are left}
 --@include keys now preflight remove_many lowest_remaining load_jobs change_counters append_event set_deadline
 --@include append_effect make_available announce_queue finish_job remove_from_queue backoff_delay match_error
---@include decide_failure cap_dead_letters error_groups fail_attempt
+--@include decide_failure cap_dead_letters error_groups fail_attempt worker_death
 local limit, random_number, errors_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local keep_discarded_ms, keep_dead_ms, max_dead_letters = ARGV[5], ARGV[6], tonumber(ARGV[7])
 local retention = {keep_discarded_ms, keep_dead_ms, max_dead_letters} -- see fail_attempt.lua
@@ -26,6 +28,8 @@ set_server_exhaustion(ARGV[8])
 set_history(ARGV[9])
 begin_events(ARGV[1])
 batch_events()
+local max_lone, has_died = tonumber(ARGV[10]), {} -- has_died: worker -> '1' or '0'
+for i = 11, #ARGV, 2 do has_died[ARGV[i]] = ARGV[i + 1] end
 
 local jobs = {} -- id -> job, false if it is missing or malformed
 local malformed = {} -- id -> true
@@ -74,6 +78,28 @@ local function decide_ends(ids, error_type)
     end
 end
 decide_ends(timeouts, 'timeout')
+
+-- Leases of workers that have died, and of those about which the caller is asked. `lost` keeps the others.
+local held, deaths, unknown, asked, others = {}, {}, {}, {}, {}
+for _, id in ipairs(lost) do
+    local job = jobs[id]
+    local worker = job and job[F.state] == 'active' and not decisions[id] and job[F.worker] or ''
+    if worker ~= '' and not has_died[worker] then
+        if not asked[worker] then unknown[#unknown + 1] = worker end
+        asked[worker] = true
+    else
+        others[#others + 1] = id
+        if has_died[worker] == '1' then
+            deaths[id], held[worker] = worker, (held[worker] or 0) + 1
+        end
+    end
+end
+lost = others
+for id, worker in pairs(deaths) do
+    local decision, message = decide_death(jobs[id], held[worker], max_lone)
+    decisions[id], deaths[id] = decision, message
+    ends[#ends + 1] = {jobs[id], decision}
+end
 decide_ends(lost, 'visibility_timeout')
 preflight_failures(ends, max_dead_letters)
 
@@ -102,18 +128,22 @@ for i, id in ipairs(timeouts) do
 end
 
 -- 4. End the leases that were not extended. A job whose attempt has just ended is no longer active.
-local lost_ids = {}
-local error, group = server_error('visibility_timeout', 'the lease ended without ack, nack or heartbeat')
+local lost_ids, errors = {}, {} -- errors: id -> error
+local late, late_group = server_error('visibility_timeout', 'the lease ended without ack, nack or heartbeat')
 for _, id in ipairs(lost) do
     remove_member(ACTIVE, id)
     local job = jobs[id]
     if job and job[F.state] == 'active' then
         lost_ids[#lost_ids + 1] = id
+        local error, group = late, late_group
+        if deaths[id] then error, group = server_error('worker_lost', deaths[id]) end
+        errors[id] = error
         record_lost_lease(id, job_key(id), job, error, group, errors_kept)
     end
 end
 for _, id in ipairs(lost_ids) do
-    settle_lost_lease(id, job_key(id), jobs[id], error, decisions[id], retention)
+    if deaths[id] then record_death(job_key(id), jobs[id]) end
+    settle_lost_lease(id, job_key(id), jobs[id], errors[id], decisions[id], retention)
 end
 
 -- 5. Discard expired jobs. A job whose attempt has just ended is left out, because its entry is new: if it has expired,
@@ -158,4 +188,4 @@ flush_events()
 flush_removals()
 flush_error_groups()
 flush_counters()
-return {#lost_ids, #timeouts, #expired, now, next_deadline, effects, malformed_ids}
+return {#lost_ids, #timeouts, #expired, now, next_deadline, effects, malformed_ids, unknown}

@@ -299,7 +299,7 @@ async def recover(
             *(store.events_arg, cursor, limit),
             *(settings.errors_kept, settings.retention_discarded_ms),
             *(settings.retention_dead_ms, settings.dead_letter_max, settings.on_exhaustion),
-            settings.history_kept,
+            *(settings.history_kept, settings.lone_deaths),
             *(arg for worker in dead for arg in _death_args(worker)),
         ],
         idempotent=True,

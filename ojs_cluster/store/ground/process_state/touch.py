@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.driven_coroutines import ensure_task
+from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.store.ground.fanout import run_concurrently
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ojs_cluster.store.ground.runtime import Arg, Runtime
 
 log = logging.getLogger("ojs.store")
@@ -24,6 +28,8 @@ _FETCH_TOUCH_INTERVAL_S = 5.0
 """Minimum time in seconds between two recorded fetches of one worker."""
 _TOUCH_TIMEOUT_S = 1.0
 """Longest time in seconds by which recording a fetch may delay the fetch."""
+_READ_TIMEOUT_S: Final = 1.0
+"""Longest time in seconds by which reading records of workers may delay the end of a lease."""
 _MAX_REMEMBERED = 10_000
 """Maximum number of workers whose last recorded fetch a process remembers."""
 
@@ -83,3 +89,38 @@ async def touch_worker(store: Runtime, worker_id: str, source: str, rest: list[A
         idempotent=True,
     )
     return reply
+
+
+async def read_deaths(store: Runtime, workers: Sequence[bytes]) -> dict[bytes, bool]:
+    """Return which workers have died: those that sent heartbeats, and then missed three.
+
+    A worker that sends no heartbeats, and one whose record cannot be read within a second, counts
+    as alive: its lease may have ended because its handler is slow.
+
+    Args:
+        store: the runtime.
+        workers: ids of workers that let a lease end.
+    """
+    has_died = dict.fromkeys(workers, False)
+    min_silence_ms = MISSED_HEARTBEATS * store.settings.heartbeat_interval_ms
+
+    async def read(worker: bytes) -> None:
+        # A damaged record raises one of the others.
+        with suppress(BackendUnavailable, RedisReplyError, ValueError):
+            worker_id = worker.decode()
+            shard = store.keys.shard_of_worker(worker_id)
+            if not store.redis.is_responsive(shard.slot):
+                return
+            record: Any = await store.redis.call(
+                *(shard.slot, "HMGET", shard.worker(worker_id)),
+                *("last_heartbeat", "last_seen", "heartbeat_gap"),
+                idempotent=True,
+            )
+            heartbeat, seen, gap = (int(value or 0) for value in record)
+            silent_ms = store.clock.now_ms() - max(heartbeat, seen)
+            silence_ms = max(min_silence_ms, MISSED_HEARTBEATS * gap)
+            has_died[worker] = bool(heartbeat) and silent_ms > silence_ms
+
+    with trio.move_on_after(_READ_TIMEOUT_S):
+        await run_concurrently(workers, read)
+    return has_died

@@ -18,5 +18,5 @@ end
 
 -- Returns whether the lease id must say that ack.lua cannot complete the job (see lease_ids.py).
 local function needs_full_ack(job)
-    return job[F.workflow] or job[F.keep]
+    return job[F.workflow] or job[F.keep] or job[F.suspect]
 end

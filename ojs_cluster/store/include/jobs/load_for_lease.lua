@@ -6,7 +6,7 @@ local function load_for_lease(id, key, types)
     local job = {id = id, key = key, field_list = field_list}
     for i = 1, #field_list, 2 do job[field_list[i]] = field_list[i + 1] end
     if job[F.state] ~= 'available' or job[F.transaction] or not has_valid_fields(job)
-        or job[F.hold] or job[F.expires] and tonumber(job[F.expires]) <= now then
+        or job[F.hold] or job[F.suspect] or job[F.expires] and tonumber(job[F.expires]) <= now then
         return nil, 'full_path'
     end
     if job[F.limit] and not job[F.token] or job[F.max_per_second]

@@ -67,3 +67,10 @@ function merge.rows(queue, size)
     end
     return rows
 end
+
+-- Returns whether a job is in the index of a tenant, but not in its queue (see tenant_queue.lua), or in an index of
+-- parked jobs and not blocked.
+function merge.is_stale(queue, id)
+    if queue.parked_in[id] then return not redis.call('ZSCORE', queue.blocked, id) end
+    return queue.source ~= queue.available and not redis.call('ZSCORE', queue.available, id)
+end

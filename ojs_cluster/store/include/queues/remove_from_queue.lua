@@ -42,5 +42,6 @@ local function release_from_worker(id, job, hold_until, unstarted)
     remove_member(ACTIVE, id)
     if job[F.timeout] then remove_member(EXECUTION_DEADLINES, id) end
     count_job(job, 'active', -1)
+    if job[F.alone] then drop_fields(job_key(id), job, F.alone) end
     if job[F.token] then return_token(id, job, (unstarted and 'r' or 's') .. (hold_until or '')) end
 end

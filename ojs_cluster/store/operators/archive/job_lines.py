@@ -46,6 +46,7 @@ _TEXT = {
     f.PROGRESS: "progress",
     f.HISTORY: "history",
     f.KEEP: "retention_ms",
+    f.SUSPECT: "suspect",
 }
 _NUMBERS = {
     f.PRIORITY: "priority",
@@ -84,7 +85,7 @@ _JSON = {
 }
 _NOT_EXPORTED = {
     *(f.TOKEN, f.OPEN_TOKEN_REQUEST, f.TOKEN_REQUEST_COUNT, f.HIDDEN, f.CHECKPOINT),
-    f.PARKED,
+    *(f.PARKED, f.ALONE),
 }
 """Fields that a line leaves out.
 
@@ -109,6 +110,7 @@ _VALIDATORS: Mapping[bytes, Callable[[bytes], object]] = {
     f.PROGRESS: parse_progress,
     f.HISTORY: lambda value: len(value) <= MAX_BYTES + 64,
     f.KEEP: re.compile(rb"\d{0,12}(:\d{0,12}){0,2}").fullmatch,
+    f.SUSPECT: re.compile(rb"\d{1,9} \d{1,9} \d{1,12}").fullmatch,
 }
 """Fields that scripts parse, or copy into JSON without escaping."""
 

@@ -1,0 +1,155 @@
+"""Isolation: a worker that is to run a suspect gets no other job while it holds it.
+
+A suspect is a job whose worker has died while it held the job (``worker_death.lua``). Each fetch
+script refuses jobs to a worker with a quiet flag, so isolation sets these flags in all shards, for
+a limited time. They come before the lease, and the worker must hold no job then. So if it dies
+before they expire, it ran the suspect alone.
+
+A fetch of the worker that meets such a flag removes the flags if the worker holds no job any more.
+So they also end when a process has died before it leased the suspect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Literal
+
+import trio
+
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.keys import Shard
+from ojs_cluster.redis.driven_coroutines import ensure_task
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.engine.jobs.nack import JOBS_PER_WALK
+from ojs_cluster.store.ground.fanout import run_concurrently
+
+ISOLATION_MS: Final = 300_000
+"""Longest time in ms for which a worker gets no other job than a suspect.
+
+A death that is noticed later does not show that the suspect ran alone. It is longer than the
+default lease."""
+BUSY: Final = "busy"
+"""The mode of a fetch whose worker cannot be isolated (``suspects.lua``)."""
+_FIRST_MS: Final = 3000
+"""Time in ms from the begin of an isolation in which the suspect is leased, or not at all.
+
+``suspects.lua`` has half a second less, and the difference to ``ISOLATION_MS``."""
+_TIMEOUT_S: Final = 2.0
+"""Longest time in seconds by which isolation delays a fetch."""
+
+
+async def isolate(store: Store, shard: Shard, worker_id: str) -> str:
+    """Keep other jobs from a worker that holds none; return the mode of its fetch.
+
+    Args:
+        store: the store.
+        shard: the shard of the suspect, in which the worker's other jobs are most likely.
+        worker_id: the worker.
+
+    Returns:
+        The time until which it gets no other job; ``BUSY`` if it holds jobs, or a shard did not
+        answer.
+    """
+    if worker_id in store.busy_workers:
+        return BUSY
+    await ensure_task()
+    until = f"{store.clock.now_ms() + ISOLATION_MS}.5"
+    is_free = False
+    with trio.move_on_after(_TIMEOUT_S):
+        is_free = await _is_idle(store, [shard], worker_id, until, "check") and await _is_idle(
+            store, store.keys, worker_id, until, "begin"
+        )
+    if is_free:
+        return until
+    await abort(store, worker_id, until)
+    store.busy_workers.add(worker_id)
+    return BUSY
+
+
+async def abort(store: Store, worker_id: str, until: str) -> None:
+    """Remove the flags of an isolation without a suspect. What fails is left to ``end_if_idle``."""
+    with trio.move_on_after(_TIMEOUT_S, shield=True):
+        await _remove_flags(store, worker_id, until, "abort")
+
+
+async def end_if_idle(store: Store, shard: Shard, worker_id: str) -> bool:
+    """Let a worker that has been isolated get other jobs again, if it holds none.
+
+    Args:
+        store: the store.
+        shard: the shard from which it fetches, in which its suspect is most likely.
+        worker_id: the worker.
+
+    Returns:
+        Whether it may fetch again.
+    """
+    await ensure_task()
+    with trio.move_on_after(_TIMEOUT_S):
+        # A fetch that has isolated the worker just now is still to lease the suspect.
+        until = f"{store.clock.now_ms() + ISOLATION_MS - _FIRST_MS}.5"
+        for shards in ([shard], store.keys):
+            if not await _is_idle(store, shards, worker_id, until, "check"):
+                return False
+        return await _remove_flags(store, worker_id, until, "end")
+    return False
+
+
+async def _is_idle(
+    store: Store,
+    shards: Iterable[Shard],
+    worker_id: str,
+    until: str,
+    action: Literal["check", "begin"],
+) -> bool:
+    """Run ``isolate_worker.lua`` over all active jobs of some shards.
+
+    Returns:
+        Whether all shards have answered that the worker holds none of their jobs.
+    """
+    is_idle = True
+
+    async def look(shard: Shard) -> None:
+        nonlocal is_idle
+        cursor: str | bytes = ""
+        while is_idle and store.redis.is_responsive(shard.slot):
+            held, cursor = await store.run(
+                shard,
+                "isolate_worker",
+                [shard.quiet_workers, shard.active],
+                [worker_id, until, action, cursor, JOBS_PER_WALK],
+                idempotent=True,
+            )
+            if held:
+                break
+            if not cursor:
+                return
+        is_idle = False
+
+    try:
+        await run_concurrently(shards, look)
+    except OJSError:
+        return False
+    return is_idle
+
+
+async def _remove_flags(
+    store: Store, worker_id: str, until: str, action: Literal["abort", "end"]
+) -> bool:
+    """Remove the flags in all shards; return whether each shard has answered."""
+    has_failed = False
+
+    async def remove(shard: Shard) -> None:
+        nonlocal has_failed
+        try:
+            await store.run(
+                shard,
+                "isolate_worker",
+                [shard.quiet_workers, shard.active],
+                [worker_id, until, action, "", 0],
+                idempotent=True,
+            )
+        except OJSError:
+            has_failed = True
+
+    await run_concurrently(store.keys, remove)
+    return not has_failed

@@ -1,0 +1,27 @@
+"""The workers that a process could not keep other jobs from, because they hold some."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+_BUSY_S: Final = 5.0
+"""Time in seconds for which a worker counts as busy."""
+_MAX_REMEMBERED: Final = 10_000
+
+
+class BusyWorkers:
+    """Workers that held jobs a short time ago, so that a fetch need not look at them again."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def add(self, worker_id: str) -> None:
+        """Remember a worker for ``_BUSY_S``."""
+        if len(self._until) >= _MAX_REMEMBERED:
+            self._until.clear()
+        self._until[worker_id] = trio.current_time() + _BUSY_S
+
+    def __contains__(self, worker_id: str) -> bool:
+        return self._until.get(worker_id, 0.0) > trio.current_time()

@@ -1,0 +1,54 @@
+-- Decides which suspects (worker_death.lua) a fetch takes. A suspect runs alone: a fetch that takes one takes no other
+-- job. `suspects.mode`, from the caller of the script:
+--   ''          the first job that can start may be a suspect. Then `suspects.is_asked` becomes true, nothing is taken,
+--               and the caller finds out whether the worker has other jobs (store/engine/fetch/isolation.py)
+--   'busy'      the worker has other jobs, or may have: a suspect is taken only when it has waited for PATIENCE_MS
+--   'later'     the fetch has jobs already: suspects are left
+--   a time      in ms: the worker has no other job, and gets none until then
+-- Behind MAX_LEFT suspects that were left, others are taken as any job: then many workers have died, for which no
+-- single job is to blame. For the same reason, at most MAX_ISOLATED workers are kept from other jobs at a time: their
+-- entries in `quiet_workers` have half a millisecond.
+-- The flags of an isolated worker may be removed ISOLATED_MS before they end (isolation.py). A call that comes later
+-- than that takes no suspect alone.
+local suspects = {PATIENCE_MS = 15000, MAX_LEFT = 50, MAX_ISOLATED = 8, ISOLATED_MS = 297500}
+
+-- Sets the mode, and `suspects.refusal`: why the worker gets no job, nil if it may get some.
+function suspects.begin(mode, worker, quiet_workers)
+    local quiet_until = worker ~= '' and redis.call('ZSCORE', quiet_workers, worker)
+    if quiet_until and tonumber(quiet_until) > now and quiet_until ~= mode then
+        suspects.refusal = quiet_until % 1 > 0 and 'isolated' or 'quiet'
+    end
+    local is_late = tonumber(mode) and (quiet_until ~= mode or mode - suspects.ISOLATED_MS < now)
+    suspects.mode = (is_late or mode == '' and worker == '') and 'busy' or mode
+    suspects.quiet_workers = quiet_workers
+end
+
+-- Begins to decide for a scan: `left` counts the suspects that are left, `is_taken` says whether one is taken.
+function suspects.begin_scan()
+    suspects.left, suspects.is_taken = 0, false
+end
+
+function suspects.count_isolated()
+    local rows = redis.call('ZRANGEBYSCORE', suspects.quiet_workers, now, '+inf', 'WITHSCORES', 'LIMIT', 0, 100)
+    local count = 0
+    for i = 2, #rows, 2 do if rows[i] % 1 > 0 then count = count + 1 end end
+    return count
+end
+
+-- Returns what a fetch with `live` jobs so far does with a suspect that can start: 'leave', 'take' without others, or
+-- nil for a job as any other. `promoted`: see scan.
+function suspects.decide(job, live, promoted)
+    if suspects.left >= suspects.MAX_LEFT then return nil end
+    if suspects.mode == '' and live == 0 and not promoted then
+        if suspects.count_isolated() < suspects.MAX_ISOLATED then suspects.is_asked = true
+        else suspects.mode = 'busy' end
+    end
+    local waits = suspects.mode == 'busy'
+        and tonumber(job[F.enqueued] or job[F.created]) + suspects.PATIENCE_MS > now
+    if live == 0 and suspects.mode ~= '' and suspects.mode ~= 'later' and not waits then
+        suspects.is_taken = true
+        return 'take'
+    end
+    suspects.left = suspects.left + 1
+    return 'leave'
+end

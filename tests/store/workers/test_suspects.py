@@ -1,0 +1,257 @@
+"""Jobs whose worker has died while it held them run again, alone, and the killer is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.record import JobRecord
+from ojs_cluster.store.features.dead_letters import dead_letters
+from ojs_cluster.store.features.workers import workers
+from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.ground import job_fields as f
+from tests.store.shortcuts import ack, active, envelope, nack, put, reap_all, shard_of, take
+from tests.support.timeshift import age_job, age_worker
+
+SECOND, MINUTE, HOUR = 1000, 60_000, 3_600_000
+Check = Callable[[], None]
+
+
+async def dies(store: Store, db: Any, worker: str, *, steadily: bool = False) -> None:
+    """Let a worker die that sends heartbeats, and its leases end, whichever comes first."""
+    for _ in range(3 if steadily else 1):
+        await heartbeat(store, Heartbeat(worker))
+    home = store.keys.shard_of_worker(worker)
+    age_worker(db, home, worker, MINUTE)
+    if steadily:
+        found, _, _ = await workers.find_dead(store, home, 10)
+        for dead in found:
+            for shard in store.keys:
+                await workers.recover(store, shard, [dead])
+            await workers.finish_recovery(store, home, dead)
+    else:
+        for shard in store.keys:
+            for job_id in db.zrange(shard.active, 0, -1):
+                if db.hget(shard.job(job_id.decode()), f.WORKER) == worker.encode():
+                    age_job(db, shard, job_id.decode(), HOUR)
+        await reap_all(store)
+
+
+async def look(store: Store, job: JobRecord) -> JobRecord:
+    return await read_jobs.get(store, job.id)
+
+
+def message(job: JobRecord) -> str:
+    return str(envelope(job)["error"]["message"])
+
+
+@pytest.fixture(params=["its lease ends", "it misses heartbeats"])
+def steadily(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param == "it misses heartbeats")
+
+
+async def test_all_jobs_of_a_dead_worker_run_again_without_counting(
+    store: Store, db: Any, steadily: bool, consistent: Check
+) -> None:
+    jobs = [await active(store) for _ in range(3)]
+    await dies(store, db, "w1", steadily=steadily)
+    for job in jobs:
+        found = await look(store, job)
+        assert (found.state, found.attempt, found.max_attempts) == (State.AVAILABLE, 1, 4)
+        assert message(found) == "the worker died while it held 3 jobs, and this was one of them"
+        assert envelope(found)["error"]["type"] == "worker_lost"
+    consistent()
+
+
+async def test_a_suspect_is_fetched_alone_and_its_worker_gets_no_other_job(
+    store: Store, db: Any, steadily: bool, consistent: Check
+) -> None:
+    for _ in range(2):
+        await active(store)
+    await dies(store, db, "w1", steadily=steadily)
+    for name in ("other", "further"):
+        await put(store, name)
+    [suspect] = await take(store, count=9, worker="w2")
+    assert await take(store, "other", "further", count=9, worker="w2") == []
+    assert len(await take(store, "other", count=9, worker="w3")) == 1
+    consistent()
+    await ack(store, suspect, lease_id=suspect.lease_id)
+    [other] = await take(store, "further", worker="w2")
+    await ack(store, other)
+    [suspect] = await take(store, count=9, worker="w2")
+    await ack(store, suspect)
+    consistent()
+
+
+async def test_the_job_that_kills_its_workers_alone_becomes_a_dead_letter(
+    store: Store, db: Any, steadily: bool, consistent: Check
+) -> None:
+    killer, victim = await active(store, max_attempts=9), await active(store)
+    await dies(store, db, "w1", steadily=steadily)
+    for number in range(2, 5):
+        for _ in range(2):
+            suspects = await take(store, worker=f"w{number}", count=9)
+            if [job.id for job in suspects] == [victim.id]:
+                await ack(store, suspects[0])
+        assert [job.id for job in suspects] in ([killer.id], [])
+        await dies(store, db, f"w{number}", steadily=steadily)
+        if number == 2:
+            found = await look(store, killer)
+            assert (found.state, found.attempt, found.max_attempts) == (State.AVAILABLE, 2, 10)
+            assert message(found) == "the worker died while it ran this job alone"
+    ended = await look(store, killer)
+    assert (ended.state, ended.dead, ended.attempt) == (State.DISCARDED, True, 4)
+    assert message(ended) == "the worker died while it ran this job alone, 3 times"
+    assert (await look(store, victim)).state is State.COMPLETED
+    consistent()
+
+    retried = await dead_letters.retry(store, killer.id)
+    assert (retried.attempt, retried.max_attempts) == (0, 9)
+    consistent()
+
+
+async def test_a_job_caught_three_times_among_others_counts_the_third(
+    store: Store, db: Any, steadily: bool, consistent: Check
+) -> None:
+    job = await active(store)
+    key = shard_of(store).job(job.id)
+    for number in range(3):
+        await dies(store, db, f"w{number + 1}", steadily=steadily)
+        found = await look(store, job)
+        assert (found.attempt, found.max_attempts) == (number + 1, min(4 + number, 5))
+        # It waits no longer for an idle worker: the next one holds another job.
+        await active(store, f"busy-{number}", worker=f"w{number + 2}")
+        assert await take(store, worker=f"w{number + 2}") == []
+        db.hset(key, f.ENQUEUED, int(db.hget(key, f.ENQUEUED)) - MINUTE)
+        [again] = await take(store, worker=f"w{number + 2}")
+        assert again.id == job.id
+        assert db.hget(key, f.ALONE) is None
+    consistent()
+
+
+async def test_a_job_that_may_run_once_does_not_run_again(
+    store: Store, db: Any, steadily: bool
+) -> None:
+    once = await active(store, max_attempts=1)
+    named = await active(store, retry={"non_retryable_errors": ["worker_lost"]})
+    await dies(store, db, "w1", steadily=steadily)
+    for job in (once, named):
+        assert (await look(store, job)).state is State.DISCARDED
+
+
+async def test_a_cancelled_suspect_does_not_run_again(store: Store, db: Any) -> None:
+    job = await active(store)
+    await dies(store, db, "w1")
+    [again] = await take(store, worker="w2")
+    await cancel(store, again.id)
+    assert db.hget(shard_of(store).job(job.id), f.ALONE) is None
+    [other] = [await put(store, "other")]
+    [found] = await take(store, "other", worker="w2")
+    assert found.id == other.id
+
+
+async def test_a_worker_that_lives_and_lets_a_lease_end_counts_the_attempt(
+    store: Store, db: Any
+) -> None:
+    job = await active(store)
+    await heartbeat(store, Heartbeat("w1"))
+    age_job(db, shard_of(store), job.id, HOUR)
+    await reap_all(store)
+    found = await look(store, job)
+    assert (found.attempt, found.max_attempts) == (1, 3)
+    assert envelope(found)["error"]["type"] == "visibility_timeout"
+    assert len(await take(store, count=9, worker="w2")) == 1
+
+
+async def test_a_worker_without_heartbeats_counts_the_attempt(store: Store, db: Any) -> None:
+    job = await active(store)
+    age_job(db, shard_of(store), job.id, HOUR)
+    await reap_all(store)
+    assert envelope(await look(store, job))["error"]["type"] == "visibility_timeout"
+
+
+async def test_a_busy_worker_gets_the_jobs_behind_a_suspect(store: Store, db: Any) -> None:
+    suspect = await active(store)
+    await dies(store, db, "w1")
+    behind = await put(store)
+    await active(store, "busy", worker="w2")
+    assert [job.id for job in await take(store, count=9, worker="w2")] == [behind.id]
+    assert [job.id for job in await take(store, count=9, worker="idle")] == [suspect.id]
+
+
+async def test_a_fetch_without_a_worker_gets_a_suspect_in_the_end(store: Store, db: Any) -> None:
+    job = await active(store)
+    await dies(store, db, "w1")
+    key = shard_of(store).job(job.id)
+    assert await take(store, worker="") == []
+    db.hset(key, f.ENQUEUED, int(db.hget(key, f.ENQUEUED)) - MINUTE)
+    assert [one.id for one in await take(store, worker="", count=9)] == [job.id]
+
+
+async def test_many_suspects_do_not_stop_a_queue(store: Store, db: Any, consistent: Check) -> None:
+    for _ in range(60):
+        await put(store)
+    held = await take(store, count=60)
+    await dies(store, db, "w1", steadily=True)
+    await dies(store, db, "w1")
+    await active(store, "busy", worker="w2")
+    others = await take(store, count=60, worker="w2")
+    assert len(others) == len(held) - 50
+    assert {job.id for job in others} < {job.id for job in held}
+    consistent()
+
+
+async def test_only_some_workers_are_isolated_at_a_time(store: Store, db: Any) -> None:
+    for _ in range(12):
+        await put(store)
+    await take(store, count=12)
+    await dies(store, db, "w1")
+    fetched = [await take(store, count=9, worker=f"idle-{number}") for number in range(10)]
+    assert [len(jobs) for jobs in fetched] == [1] * 8 + [0] * 2
+
+
+async def test_an_operators_quiet_flag_outlives_the_isolation(store: Store, db: Any) -> None:
+    await active(store)
+    await dies(store, db, "w1")
+    await heartbeat(store, Heartbeat("w2"))
+    [suspect] = await take(store, worker="w2")
+    await workers.send_directive(store, "w2", "quiet")
+    await ack(store, suspect)
+    await put(store)
+    assert await take(store, worker="w2") == []
+    await workers.send_directive(store, "w2", "running")
+    assert len(await take(store, worker="w2")) == 1
+
+
+async def test_a_suspect_that_fails_is_retried_alone(store: Store, db: Any) -> None:
+    job = await active(store)
+    await dies(store, db, "w1")
+    [suspect] = await take(store, worker="w2")
+    failed = await nack(store, suspect)
+    assert (failed.state, failed.attempt, failed.max_attempts) == (State.RETRYABLE, 2, 4)
+    await put(store, "other")
+    assert len(await take(store, "other", worker="w2")) == 1
+    assert db.hget(shard_of(store).job(job.id), f.ALONE) is None
+
+
+def _flags(store: Store, db: Any, worker: str) -> list[Shard]:
+    return [shard for shard in store.keys if db.zscore(shard.quiet_workers, worker)]
+
+
+async def test_the_number_of_lone_deaths_is_a_setting(store: Store, db: Any) -> None:
+    once = replace(store, settings=replace(store.settings, lone_deaths=1))
+    job = await active(once, retry={"on_exhaustion": "discard"})
+    await dies(once, db, "w1")
+    await take(once, worker="w2")
+    assert len(_flags(once, db, "w2")) == len(once.keys)
+    await dies(once, db, "w2")
+    found = await look(once, job)
+    assert (found.state, found.dead, found.attempt) == (State.DISCARDED, False, 2)
