@@ -26,6 +26,7 @@ Rule: TypeAlias = Literal[
     "workers_restart",
     "webhook_fails",
     "job_hangs",
+    "job_kills_workers",
     "cron_skipped",
     "cron_late",
     "rate_limit_full",

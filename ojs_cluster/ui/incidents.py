@@ -28,6 +28,7 @@ from ojs_cluster.store.ground.process_state.type_minutes import (
 )
 from ojs_cluster.store.operators.dashboard.marks import Mark, read_marks
 from ojs_cluster.ui.cron_incidents import LateCrons, SkippedCron, find_late, find_skipped
+from ojs_cluster.ui.killer_jobs import KillerJob, find_killers
 from ojs_cluster.ui.limit_incidents import FullKey, find_full
 from ojs_cluster.ui.patience import await_while_healthy
 from ojs_cluster.ui.redaction.redaction import Value
@@ -107,7 +108,8 @@ class Incidents(msgspec.Struct, frozen=True):
         failing: the types that fail, most failed attempts first.
         discarded: the types of jobs that were discarded in the last hour, most jobs first, each
             with their number.
-        restarting: the hosts whose workers end soon after they begin, each with their number.
+        restarting: the hosts whose workers end soon after they begin, each with their number and
+            the mean time between two of them in ms.
         webhooks: the receivers that fail: id of the subscription, host, and the status of the last
             response, 0 for none.
         hung: jobs that hang, the longest running first.
@@ -116,11 +118,12 @@ class Incidents(msgspec.Struct, frozen=True):
         full: rate limit keys that are full while jobs wait for them.
         stuck: workflows with a step that no worker runs.
         greedy: tenants that keep others waiting in a queue.
+        killers: jobs that kill their workers, the last death first.
     """
 
     failing: Sequence[FailingType] = ()
     discarded: Sequence[tuple[str, int]] = ()
-    restarting: Sequence[tuple[str, int]] = ()
+    restarting: Sequence[tuple[str, int, int]] = ()
     webhooks: Sequence[tuple[str, str, int]] = ()
     hung: Sequence[HungJob] = ()
     skipped: Sequence[SkippedCron] = ()
@@ -128,6 +131,7 @@ class Incidents(msgspec.Struct, frozen=True):
     full: Sequence[FullKey] = ()
     stuck: Sequence[StuckWorkflow] = ()
     greedy: Sequence[GreedyTenant] = ()
+    killers: Sequence[KillerJob] = ()
 
 
 class _Described(msgspec.Struct):
@@ -176,6 +180,7 @@ async def _find(visit: Visit) -> bytes:
             await find_full(store, await visit.app.brief_metrics.get()),
             await find_stuck(store, await read_unserved(visit), await read_parked(visit)),
             await _find_greedy(visit),
+            await find_killers(store),
         )
     )
 
@@ -238,7 +243,7 @@ def mark_of_failures(marks: Sequence[Mark], records: Mapping[int, Sequence[int]]
     return since
 
 
-async def _find_restarting(visit: Visit) -> list[tuple[str, int]]:
+async def _find_restarting(visit: Visit) -> list[tuple[str, int, int]]:
     """Return the hosts with many workers that were first seen of late and are silent already.
 
     A worker that ends in order removes itself, so it does not count.
@@ -246,18 +251,23 @@ async def _find_restarting(visit: Visit) -> list[tuple[str, int]]:
     store = visit.app.store
     now_ms = store.clock.now_ms()
     workers, _, _ = await list_workers(store, limit=_MAX_WORKERS)
-    counts: Counter[str] = Counter()
+    began_ms: dict[str, list[int]] = {}
     for worker in workers:
         is_new = now_ms - worker.first_seen_ms < RESTART_MINUTES * 60_000
         if is_new and worker.status(store, now_ms) == "stale":
             try:
-                counts[_decoder.decode(worker.info).hostname] += 1
+                host = _decoder.decode(worker.info).hostname
             except msgspec.MsgspecError:
                 continue
-    found = [(host, count) for host, count in counts.most_common() if host and count >= _RESTARTS]
-    names = [msgspec.json.encode(host) for host, _ in found]
+            began_ms.setdefault(host, []).append(worker.first_seen_ms)
+    found = [
+        (host, len(times), (max(times) - min(times)) // (len(times) - 1))
+        for host, times in began_ms.items()
+        if host and len(times) >= _RESTARTS
+    ]
+    names = [msgspec.json.encode(host) for host, _, _ in found]
     shown = await visit.redaction.apply([Value(name, ("worker", "hostname")) for name in names])
-    return found if shown == names else []
+    return sorted(found, key=lambda each: -each[1]) if shown == names else []
 
 
 async def _find_failing_webhooks(visit: Visit) -> list[tuple[str, str, int]]:

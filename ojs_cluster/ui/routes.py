@@ -93,6 +93,7 @@ PAGES: Final = (
     PageRoute("GET", "/jobs/<job_id>.json", job.download),
     PageRoute("POST", "/jobs/<job_id>/retry", job.retry, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/jobs/<job_id>/cancel", job.cancel, (Scope.ADMIN_WRITE,)),
+    PageRoute("POST", "/jobs/<job_id>/cancel-run", job.cancel_run, (Scope.ADMIN_WRITE,)),
     PageRoute("POST", "/jobs/<job_id>/activate", job.activate, (Scope.DATA_WRITE,)),
     PageRoute(
         "GET", "/jobs/<job_id>/edit", edit_job.show, (Scope.ADMIN_READ, Scope.ADMIN_WRITE), True

@@ -176,6 +176,14 @@ ROUTES: Final = table(
         action="job.move",
     ),
     Route(
+        "POST /ojs/v1/admin/jobs/{id}/cancel-run",
+        admin_jobs.cancel_run,
+        a.ADMIN_WRITE_JOB,
+        {200: job_shapes.AdminJob},
+        errors=(409,),
+        action="job.cancel_run",
+    ),
+    Route(
         "GET /ojs/v1/admin/workers",
         admin_workers.list_workers,
         a.ADMIN_READ,

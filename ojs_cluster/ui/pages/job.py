@@ -95,6 +95,7 @@ async def show(visit: Visit, job_id: str) -> Answer:
         "curl": "" if sends_hidden else _curl(visit, members),
         "may_retry": state == "discarded" and may_write,
         "may_cancel": state not in ("completed", "cancelled", "discarded") and may_write,
+        "may_cancel_run": state == "active" and may_write,
         "may_activate": state == "pending" and visit.may_change(Scope.DATA_WRITE),
         "may_place": state in WAITING and may_write,
         "may_edit": state in WAITING and may_write and not is_large,
@@ -144,6 +145,12 @@ async def cancel(visit: Visit, job_id: str) -> Answer:
     """Cancel a job."""
     await visit.send("POST", "admin", "jobs", job_id, "cancel")
     return visit.back(_("The job is cancelled. Its worker learns it from its next heartbeat."))
+
+
+async def cancel_run(visit: Visit, job_id: str) -> Answer:
+    """Cancel the current run of a job."""
+    await visit.send("POST", "admin", "jobs", job_id, "cancel-run")
+    return visit.back(_("The run is cancelled, and its worker is told."))
 
 
 async def activate(visit: Visit, job_id: str) -> Answer:

@@ -62,15 +62,16 @@ def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
             ("jobs",),
             query={"state": "discarded"},
         )
-    for host, count in incidents.restarting[:MAX_NAMED]:
+    for host, count, every_ms in incidents.restarting[:MAX_NAMED]:
         yield Problem(
             "workers_restart",
             _(
                 "Workers on %(host)s end soon after they begin: %(number)s in the last %(minutes)s "
-                "minutes",
+                "minutes, one every %(duration)s",
                 host=readable(host),
                 number=number(count),
                 minutes=RESTART_MINUTES,
+                duration=duration(max(1000, every_ms)),
             ),
             _("Read the log of the workers: they crash, or are killed for lack of memory."),
             ("workers",),
@@ -104,9 +105,41 @@ def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
                 duration=duration(job.run_ms),
                 times=number(int(job.run_ms / max(1.0, job.usual_ms))),
             ),
-            _("Look at the worker that runs it. If it hangs, cancel the job: its worker is told."),
+            _(
+                "Look at the worker that runs it. If it hangs, cancel this run on the page of the "
+                "job: its worker is told, and the job is retried as its policy says."
+            ),
             ("jobs", job.id),
             subject=job.id,
+        )
+    for killer in incidents.killers:
+        given = {
+            "id": killer.id,
+            "type": readable(killer.type),
+            "number": number(killer.deaths),
+        }
+        yield Problem(
+            "job_kills_workers",
+            ngettext(
+                "The job %(id)s of the type %(type)s kills its workers: %(number)s died while it "
+                "ran this job alone",
+                "The job %(id)s of the type %(type)s kills its workers: %(number)s died while they "
+                "ran this job alone",
+                killer.deaths,
+                **given,
+            ),
+            _(
+                "Find out what ends the process, such as its memory. Then retry or delete the job, "
+                "which does not run any more."
+            )
+            if killer.has_ended
+            else _(
+                "Find out what ends the process, such as its memory. The job runs again, alone. "
+                "Cancel it to stop that."
+            ),
+            ("jobs", killer.id),
+            severe=True,
+            subject=killer.id,
         )
     for cron in incidents.skipped[:MAX_NAMED]:
         yield Problem(

@@ -165,6 +165,12 @@ async def subject_of(api: Api, route: Route) -> str:
         return await dead_delivery(api)
     if "/webhooks/" in route.template:
         return (await subscriptions.create(api.app.store, subscription)).id
+    if route.action == "job.cancel_run":
+        job_id = str((await api.enqueue(options={"queue": "running"}))["id"])
+        fetch = {"queues": ["running"], "worker_id": "not-quiet"}
+        reply = await api.post("/ojs/v1/workers/fetch", fetch, headers=ROOT)
+        assert reply.json["jobs"][0]["id"] == job_id
+        return job_id
     if route.action in ("job.cancel", "job.edit", "job.move"):
         return str((await api.enqueue())["id"])
     retry = {"max_attempts": 1, "on_exhaustion": "dead_letter"}

@@ -221,6 +221,7 @@ READS = {
 """Words of commands that write nothing."""
 OTHERS = {
     ("admin.py", "UNLINK"): "the test hook removes all keys",
+    ("cancel_run.py", "SPUBLISH"): "writes nothing",
     ("progress_check.py", "ZREM"): "an entry of the index is no name: another program wrote it",
     ("rate_limits.py", "ZREM"): "likewise",
     ("retention.py", "ZREM"): "the registry of names is in another slot than the queues",

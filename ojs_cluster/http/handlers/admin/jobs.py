@@ -34,6 +34,7 @@ from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.features.dead_letters import dead_letters as store_dead
 from ojs_cluster.store.features.queue_deletion.move_waiting import move as store_move
 from ojs_cluster.store.features.search import lists
+from ojs_cluster.store.features.workers import cancel_run as store_run
 
 _MORE_READS = 9
 """How many reads may follow the first one to fill a page. Ten reads check at most 20 000 jobs."""
@@ -124,6 +125,15 @@ async def move(app: App, request: Request, job_id: str) -> Response:
         app.store, fields.job_id(job_id), target, cause_of(app, request), check
     )
     return msgspec.structs.replace(_shown(job), audit_old={"queue": before})
+
+
+async def cancel_run(app: App, _request: Request, job_id: str) -> Response:
+    """Cancel the current run of an active job, and let its retry policy decide what follows.
+
+    The attempt fails with the error ``run_cancelled``, and the worker is told. The request body is
+    ignored.
+    """
+    return _shown(await store_run.cancel_run(app.store, fields.job_id(job_id)))
 
 
 def _shown(job: JobRecord) -> Response:

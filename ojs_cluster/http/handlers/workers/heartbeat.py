@@ -184,11 +184,14 @@ async def _heartbeat_that_waits(
             return reply, True
         try:
             told = await accessible_jobs(app, request, inbox.cancelled)
-            news = await heartbeat(store, replace(beat, job_ids=tuple(told), leases={}))
+            leases = {name: beat.leases[name] for name in told if name in beat.leases}
+            news = await heartbeat(store, replace(beat, job_ids=tuple(told), leases=leases))
         except OJSError:
             return reply, True  # the leases of the first heartbeat are extended
-        extended = [job_id for job_id in reply.extended if job_id not in news.cancelled]
-        return replace(news, extended=extended), True
+        # A job whose run was cancelled may be retried: then its lease is another one, or none.
+        cancelled = [job_id for job_id in told if job_id not in news.extended]
+        extended = [job_id for job_id in reply.extended if job_id not in cancelled]
+        return replace(news, extended=extended, cancelled=cancelled), True
 
 
 async def _cancelled_before(app: App, request: Request, beat: Heartbeat) -> list[str]:

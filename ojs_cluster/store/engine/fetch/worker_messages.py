@@ -1,4 +1,6 @@
-"""Messages for workers: a job was cancelled, or there is a directive (spec: ojs-worker-protocol 4).
+"""Messages for workers: a job or its run was cancelled, or there is a directive.
+
+(spec: ojs-worker-protocol 4)
 
 A heartbeat that waits gets them, so the worker need not wait for its next one. They use the wake
 channel of a shard. A lost message costs the time until the next heartbeat.
@@ -18,15 +20,20 @@ _MAX_CANCELLED: Final = 1000
 
 
 def directive_message(worker_id: str) -> bytes:
-    """Return the message that tells a worker of a directive. ``cancel_job.lua`` sends the other."""
-    return b"%b %b" % (_MARK, worker_id.encode())
+    """Return the message that tells a worker of a directive."""
+    return cancel_message("", worker_id)
+
+
+def cancel_message(job_id: str, worker_id: str) -> bytes:
+    """Return the message that tells a worker of a cancelled run. ``cancel_job.lua`` has it, too."""
+    return b"%b%b %b" % (_MARK, job_id.encode(), worker_id.encode())
 
 
 class Inbox:
     """What a waiting heartbeat has been told.
 
     Attributes:
-        cancelled: ids of active jobs of the worker that were cancelled, 1000 at most.
+        cancelled: ids of jobs of the worker that were cancelled while they ran, 1000 at most.
     """
 
     __slots__ = ("_told", "cancelled")
