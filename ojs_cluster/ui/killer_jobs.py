@@ -9,11 +9,10 @@ import msgspec
 from ojs_cluster.core.errors import MalformedJob, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.engine.fetch.isolation import LONE_DEATH
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.features.error_groups.error_groups import read_error_groups
 
-_MESSAGE: Final = "the worker died while it ran this job alone"
-"""How the message of the error begins (``store/include/jobs/worker_death.lua``)."""
 _MAX_QUEUES: Final = 10
 _MAX_KILLERS: Final = 3
 """Number of jobs that are reported."""
@@ -44,12 +43,12 @@ async def find_killers(store: Store) -> list[KillerJob]:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    groups = [g for g in await read_error_groups(store) if g.message.startswith(_MESSAGE)]
+    groups = [g for g in await read_error_groups(store) if g.message.startswith(LONE_DEATH)]
     queues = list(dict.fromkeys(queue for group in groups for queue in group.queues))
     last_ms: dict[str, int] = {}
     for queue in queues[:_MAX_QUEUES]:
         for group in await read_error_groups(store, queue=queue):
-            if group.message.startswith(_MESSAGE):
+            if group.message.startswith(LONE_DEATH):
                 last_ms[group.job_id] = max(group.last_ms, last_ms.get(group.job_id, 0))
     found = []
     for job_id in sorted(last_ms, key=lambda each: -last_ms[each]):

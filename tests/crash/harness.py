@@ -155,6 +155,10 @@ class World:
             if not self.live():
                 break
         assert self.live() == set()
+        for shard in self.store.keys:  # workers that ran suspects do not fetch again
+            for worker, until in self.db.zrange(shard.quiet_workers, 0, -1, withscores=True):
+                if until % 1:
+                    self.db.zincrby(shard.quiet_workers, -HOUR, worker)
         await self.recover(HOUR)
         for shard in self.store.keys:
             for index in (shard.finished, shard.ended_workflows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from ojs_cluster.keys import KEYS_OF_QUEUES
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operators.operations.losses import forget_losses, read_losses, restore
 from tests.crash.harness import World
@@ -19,6 +20,8 @@ class LostData:
 
     async def prepare(self, world: World) -> str:
         store, queue = world.store, f"lost{next(_serial)}"
+        for key in list(world.db.scan_iter(match=KEYS_OF_QUEUES)):  # fewer steps
+            world.db.delete(key)
         await put(store, queue)
         for _ in range(2):
             await restore(store)

@@ -17,21 +17,20 @@ from ojs_client import SyncClient
 with SyncClient() as client:
     print(client.result(sys.argv[1], wait=60))
 """
+EXTRAS = {"ojs_cluster": "[all]"}
 
 
 def install(wheels: list[Path], folder: Path) -> Path:
     """Install ``ojs-cluster[all]`` into a new environment; return the folder of its programs.
 
     Args:
-        wheels: the wheels of both packages. That of the client is used because the other needs it.
+        wheels: the wheels of both packages.
         folder: where to create the environment.
     """
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    paths = {path.name.partition("-")[0]: path.resolve() for path in wheels}
-    constraints = folder / "constraints.txt"
-    constraints.write_text(f"ojs-client @ {paths['ojs_client'].as_uri()}\n")
+    # Only the extra of the server asks for that of the client, which has what ``ojsctl`` needs.
+    wanted = [f"{path.resolve()}{EXTRAS.get(path.name.partition('-')[0], '')}" for path in wheels]
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-    wanted = ["--constraint", str(constraints), f"{paths['ojs_cluster']}[all]"]
     subprocess.run([*pip, *wanted], check=True, env=environment(folder))
     return folder / "bin"
 

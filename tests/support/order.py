@@ -109,7 +109,7 @@ value of each parameter occurs.
 ONE: Final = (
     "tests/crash/test_maintenance_deaths.py::test_a_deletion_with_jobs_finishes_after_any_death",
     "tests/image/test_compose.py::test_a_join_that_ended_half_way_is_completed",
-    "tests/kill/test_kill_worker.py::test_jobs_of_a_killed_worker_are_run_by_another_",
+    "tests/kill/test_kill_worker.py::test_jobs_of_a_killed_worker_are_run_by_another",
     "tests/security/test_http2.py::test_the_amplification_of_many_connections_is_bounded",
     "tests/security/test_http2_tls.py::test_amplification_is_bounded_over_tls",
     "tests/server/test_api_keys_file.py::test_a_changed_file_holds_without_a_restart",

@@ -50,6 +50,7 @@ ACTIONS: Final = {
     "dead_letter.retry_many": later("Retry dead letters"),
     "job.activate": later("Activate a job"),
     "job.cancel": later("Cancel a job"),
+    "job.cancel_run": later("Cancel the run of a job"),
     "job.copy": later("Enqueue a copy of a job"),
     "job.delete_history": later("Delete the history of a job"),
     "job.edit": later("Edit a job"),

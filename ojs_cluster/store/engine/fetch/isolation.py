@@ -28,6 +28,8 @@ ISOLATION_MS: Final = 300_000
 
 A death that is noticed later does not show that the suspect ran alone. It is longer than the
 default lease."""
+LONE_DEATH: Final = "the worker died while it ran this job alone"
+"""How the error begins of a job whose worker died (``worker_death.lua``)."""
 BUSY: Final = "busy"
 """The mode of a fetch whose worker cannot be isolated (``suspects.lua``)."""
 _FIRST_MS: Final = 3000
