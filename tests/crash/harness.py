@@ -28,7 +28,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.jobs.cancel import cancel
 from ojs_cluster.store.features.cron.cron_store import RedisCronStore
 from ojs_cluster.store.features.cron.firing import fire_due
-from ojs_cluster.store.features.retention.retention import purge_due
+from ojs_cluster.store.features.retention.retention import purge_due, remove_leftovers
 from ojs_cluster.store.features.workflows.workflows import purge_ended
 from ojs_cluster.store.ground import job_fields as f
 from tests.store.shortcuts import HOUR, ack, take
@@ -136,6 +136,7 @@ class World:
         """Run or cancel every job, then let retention end."""
         meta = self.store.keys.meta
         for _ in range(20):
+            await self._end_isolations()
             names = [name.decode() for name in self.db.zrange(meta.queues, 0, -1)]
             if names:
                 await take(self.store, *names, count=100)
@@ -155,10 +156,7 @@ class World:
             if not self.live():
                 break
         assert self.live() == set()
-        for shard in self.store.keys:  # workers that ran suspects do not fetch again
-            for worker, until in self.db.zrange(shard.quiet_workers, 0, -1, withscores=True):
-                if until % 1:
-                    self.db.zincrby(shard.quiet_workers, -HOUR, worker)
+        await self._end_isolations()
         await self.recover(HOUR)
         for shard in self.store.keys:
             for index in (shard.finished, shard.ended_workflows):
@@ -169,6 +167,14 @@ class World:
             while (await purge_ended(self.store, shard, 100)).more:
                 pass
         await self.recover(HOUR)  # that aliases have gone is checked once more
+
+    async def _end_isolations(self) -> None:
+        """Let the time pass for which workers run suspects alone."""
+        for shard in self.store.keys:
+            for worker, until in self.db.zrange(shard.quiet_workers, 0, -1, withscores=True):
+                if until % 1:
+                    self.db.zincrby(shard.quiet_workers, -HOUR, worker)
+                    await remove_leftovers(self.store, shard)
 
     def leftovers(self) -> list[bytes]:
         """Return every key that should be gone."""

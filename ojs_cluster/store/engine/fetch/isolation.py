@@ -137,13 +137,13 @@ async def _is_idle(
 async def _remove_flags(
     store: Store, worker_id: str, until: str, action: Literal["abort", "end"]
 ) -> bool:
-    """Remove the flags in all shards; return whether each shard has answered."""
-    has_failed = False
+    """Remove the flags in all shards; return whether none is left, as each shard has answered."""
+    is_left = False
 
     async def remove(shard: Shard) -> None:
-        nonlocal has_failed
+        nonlocal is_left
         try:
-            await store.run(
+            left, _ = await store.run(
                 shard,
                 "isolate_worker",
                 [shard.quiet_workers, shard.active],
@@ -151,7 +151,8 @@ async def _remove_flags(
                 idempotent=True,
             )
         except OJSError:
-            has_failed = True
+            left = True
+        is_left = is_left or bool(left)
 
     await run_concurrently(store.keys, remove)
-    return not has_failed
+    return not is_left
