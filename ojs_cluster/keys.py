@@ -456,8 +456,6 @@ class Meta:
     """Stream: refused requests. They have a stream of their own so that they evict no changes."""
     history_minutes: bytes = b"ojs:{meta}:history_minutes"
     """Hash: the totals of the cluster at the start of each minute of the last 25 hours."""
-    busy_queues: bytes = b"ojs:{meta}:busy_queues"
-    """Sorted set: queues by the minute in which their numbers changed last, the busiest last."""
     history_hours: bytes = b"ojs:{meta}:history_hours"
     """Hash: the totals of the cluster at the start of each hour of the last 31 days."""
     maintenance: bytes = b"ojs:{meta}:maintenance"

@@ -39,8 +39,6 @@ _HEALTH_CACHED_S = 0.25
 Health checks need no API key. So this limits the load that clients can cause: a process sends Redis
 at most four health checks per second.
 """
-_SEARCHED_QUEUES = 1000
-"""Maximum number of queues in which problems are looked for."""
 _WEBHOOK_TESTS = 8
 """Maximum number of concurrent test deliveries of a process."""
 
@@ -123,7 +121,7 @@ class App:
         object.__setattr__(self, "cached_metrics", cached_metrics)
         exposed = ClusterExposition(self.store, cached_metrics, self.settings.health_timeout_s)
         object.__setattr__(self, "cluster_exposition", exposed)
-        brief_metrics = CachedMetrics(self.store, _SEARCHED_QUEUES, brief=True)
+        brief_metrics = CachedMetrics(self.store, self.settings.metrics_queues, brief=True)
         object.__setattr__(self, "brief_metrics", brief_metrics)
         object.__setattr__(self, "overview", cached_overview(self.store))
         client = WebhookClient(self.store.settings.webhooks)

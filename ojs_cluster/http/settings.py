@@ -112,9 +112,9 @@ class HttpSettings:
     metrics_queues: int = variable(
         "OJS_METRICS_QUEUES",
         integer(minimum=0, maximum=10_000),
-        "250",
-        "Maximum number of queues for which /metrics has metrics of their own: those with the "
-        "latest jobs. A queue takes 3.4 KiB of a scrape.",
+        "1000",
+        "Maximum number of queues for which /metrics has metrics of their own: the first ones in "
+        "the order of their names.",
     )
     metrics_tenants: int = variable(
         "OJS_METRICS_TENANTS",

@@ -45,7 +45,7 @@ of times.
 YEAR = 366 * 24 * HOUR
 
 _KEPT = re.compile(
-    rb"ojs:\{meta\}:(schema|queues|events|cron_counts|partitions|partition_changes|history_minutes|history_hours|busy_queues|webhooks|job_schemas|pools|tenants|known_tenants)"
+    rb"ojs:\{meta\}:(schema|queues|events|cron_counts|partitions|partition_changes|history_minutes|history_hours|webhooks|job_schemas|pools|tenants|known_tenants)"
     rb"|ojs:\{meta\}:queue_defaults"
     rb"|ojs:\{[0-9.]+\}:(events|outbox|schema|workers|last_worker_check|c:.*|m:.*|w:.*|l:.*)"
     rb"|ojs:\{[0-9.]+\}:(rate_limits|rate_limit_checks|history_totals|s:.*|t:.*|ty:.*)"

@@ -91,7 +91,7 @@ def test_keys_of_the_whole_cluster_carry_one_tag_of_their_own() -> None:
         *(meta.crons, meta.cron_names, meta.cron("x"), meta.cron_history("x")),
         meta.cron_counts,
         *(meta.events, meta.schedule_channel, meta.audit, meta.audit_refused),
-        *(meta.history_minutes, meta.history_hours, meta.busy_queues),
+        *(meta.history_minutes, meta.history_hours),
         *(meta.maintenance, meta.ui_secret, meta.processes, meta.process_reports),
         *(meta.bulk_running, meta.bulk_ended, meta.bulk("x")),
         *(meta.pools, meta.pool_counts("x"), meta.tenants, meta.known_tenants),

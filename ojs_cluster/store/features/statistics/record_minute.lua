@@ -1,12 +1,9 @@
 -- Stores the record of the cluster for a minute, which record_minutes.py has made. The first record of an hour is also
 -- stored as the record of the hour.
--- Post: each hash has a fixed number of fields, so a new record replaces an old one. busy_queues has the queues that
---       changed last, ARGV[5] at most.
--- Memory: allow-oom; a record has up to 1 KiB, and there are as many as ARGV[2] and ARGV[3] together. 300 bytes per
---       busy queue.
--- KEYS: 1 history_minutes, 2 history_hours, 3 busy_queues.
--- ARGV: 1 the minute, in Unix minutes, 2 minutes kept, 3 hours kept, 4 the record without its minute, 5 maximum number
---       of busy queues, 6.. scores and names of queues that have changed, ARGV[5] at most.
+-- Post: each hash has a fixed number of fields, so a new record replaces an old one.
+-- Memory: allow-oom; a record has up to 1 KiB, and there are as many as ARGV[2] and ARGV[3] together.
+-- KEYS: 1 history_minutes, 2 history_hours.
+-- ARGV: 1 the minute, in Unix minutes, 2 minutes kept, 3 hours kept, 4 the record without its minute.
 -- Returns: 1
 local minute, hour = tonumber(ARGV[1]), math.floor(tonumber(ARGV[1]) / 60)
 local hour_field = string.format('%.0f', hour % tonumber(ARGV[3]))
@@ -16,9 +13,5 @@ local record = ARGV[1] .. ',' .. ARGV[4]
 redis.call('HSET', KEYS[1], string.format('%.0f', minute % tonumber(ARGV[2])), record)
 if not (stored_minute and math.floor(stored_minute / 60) == hour) then
     redis.call('HSET', KEYS[2], hour_field, record)
-end
-if ARGV[6] then
-    redis.call('ZADD', KEYS[3], unpack(ARGV, 6))
-    redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -1 - tonumber(ARGV[5]))
 end
 return 1

@@ -14,7 +14,6 @@ more key.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,7 +27,6 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.jobs.validate_job import read_number
 from ojs_cluster.store.features.statistics.records import HOURS, MINUTES, QUEUE_MINUTES, STATES
 from ojs_cluster.store.ground.fanout import run_concurrently
-from ojs_cluster.store.ground.runtime import Arg
 
 log = logging.getLogger("ojs.store")
 
@@ -36,8 +34,6 @@ _PAGE: Final = 1000
 """Number of queue names that are read at once."""
 _PAGE_PAUSE_S: Final = 0.05
 """Pause after each page, in seconds. So 100 000 queues cause no burst of load."""
-MAX_BUSY: Final = 2000
-"""Number of queues that are remembered as those that changed last."""
 _CHUNK: Final = 50
 """Number of queues that one script samples. The script takes about 10 µs per queue."""
 
@@ -50,13 +46,11 @@ class _Round:
         minute: the minute, in Unix minutes.
         depths: numbers of jobs of the queues read so far, by shard.
         failed: shards that have failed. They are not read again in this minute.
-        changed: by how many jobs and attempts queues have changed.
     """
 
     minute: int
     depths: dict[Shard, list[int]] = field(default_factory=dict)
     failed: set[Shard] = field(default_factory=set)
-    changed: Counter[str] = field(default_factory=Counter)
 
 
 class MinuteRecorder:
@@ -128,13 +122,10 @@ class MinuteRecorder:
             return False
         sums = [sum(column) for column in zip(*self._totals.values(), strict=True)]
         depths = [sum(column) for column in zip(*self._depths.values(), strict=True)]
-        busy: list[Arg] = []
-        for place, (name, _) in enumerate(current.changed.most_common(MAX_BUSY)):
-            busy += (minute + 1 - place / MAX_BUSY, name)  # those with most changes last
         await store.run_meta(
             "record_minute",
-            [meta.history_minutes, meta.history_hours, meta.busy_queues],
-            [minute, MINUTES, HOURS, ",".join(map(str, [*sums, *depths])), MAX_BUSY, *busy],
+            [meta.history_minutes, meta.history_hours],
+            [minute, MINUTES, HOURS, ",".join(map(str, [*sums, *depths]))],
         )
         return True
 
@@ -175,14 +166,12 @@ class MinuteRecorder:
                 keys += (shard.queue_counters(name), shard.queue_available(name))
                 keys += (shard.queue_blocked(name), shard.queue_history(name))
                 keys.append(shard.queue_times(name))
-            totals, depths, damaged, changed = await self._store.run(
+            totals, depths, damaged = await self._store.run(
                 shard, "sample_queues", keys, [current.minute, QUEUE_MINUTES], idempotent=True
             )
             if damaged:
                 damaged_names = [chunk[position - 1] for position in damaged]
                 log.warning("cannot sample queues of shard %d: %s", shard.index, damaged_names)
-            for position, count in zip(changed[::2], changed[1::2], strict=True):
-                current.changed[chunk[position - 1]] += count
             self._totals[shard] = [read_number(total) for total in totals]
             sums = current.depths.get(shard, [0] * len(STATES))
             current.depths[shard] = [total + int(n) for total, n in zip(sums, depths, strict=True)]

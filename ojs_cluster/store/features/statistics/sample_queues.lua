@@ -9,12 +9,11 @@
 --       queue_times.
 -- ARGV: 1 the minute at whose start the samples are taken, in Unix minutes, 2 minutes kept per queue.
 -- Returns: {totals and times of the shard, numbers of jobs of these queues by state, positions from 1 of the queues
---          with a key of a wrong type, then per queue that has changed its position and by how many jobs and attempts},
---          the numbers in the order of sample_queue.lua
+--          with a key of a wrong type}, the numbers in the order of sample_queue.lua
 --@include sample_queue
 local minute, kept = tonumber(ARGV[1]), tonumber(ARGV[2])
 -- totals: those of TOTALS, then those of TIMES. depths: of COUNTED_STATES, then of the available and blocked jobs.
-local totals, depths, samples, damaged, changed = read_totals(KEYS[1]), {0, 0, 0, 0, 0}, {}, {}, {}
+local totals, depths, samples, damaged = read_totals(KEYS[1]), {0, 0, 0, 0, 0}, {}, {}
 
 -- Returns the sample of the queue whose keys begin at KEYS[i], and its last sample.
 local function read_queue(i)
@@ -36,9 +35,6 @@ for i = 2, #KEYS, 5 do
         if last ~= text then
             local growth = growth_since(last, sample)
             for n = 1, #totals do totals[n] = totals[n] + growth[n] end
-            -- The jobs enqueued and completed, and the failed attempts.
-            changed[#changed + 1] = (i + 3) / 5
-            changed[#changed + 1] = math.min(growth[1] + growth[2] + growth[3], 2 ^ 31)
             samples[#samples + 1] = {key = KEYS[i + 3], text = text, record = string.format('%.0f', minute)
                 .. ',' .. join_numbers(growth) .. ',' .. join_numbers(numbers)}
         end
@@ -48,6 +44,6 @@ for _, sample in ipairs(samples) do
     redis.call('HSET', sample.key, 'last', sample.text, string.format('%.0f', minute % kept), sample.record)
 end
 if samples[1] then write_totals(KEYS[1], totals) end
-local reply = {{}, depths, damaged, changed}
+local reply = {{}, depths, damaged}
 for i = 1, #totals do reply[1][i] = string.format('%.0f', totals[i]) end
 return reply

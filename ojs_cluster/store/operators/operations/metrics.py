@@ -98,8 +98,8 @@ class ClusterMetrics:
     """Metrics of the whole cluster.
 
     Args:
-        queues: queue name -> metrics, of ``max_queues`` queues at most, in the order of their
-            names.
+        queues: queue name -> metrics; only the first ``max_queues`` queues in the order of
+            their names.
         registered: number of all queues, None while the list of queues is unreachable.
         outbox_entries: number of effects that are not delivered yet.
         outbox_dead_letters: number of effects that failed too often.
@@ -202,7 +202,7 @@ async def collect(
 
     Args:
         store: the store.
-        max_queues: maximum number of queues to include, those that changed last.
+        max_queues: maximum number of queues to include, the first by name.
         brief: whether to read only what problems are found by: of a queue whether it is paused, and
             ``oldest_ms``. Queues without available jobs that are not paused are then left out.
         kept: the calls of the last brief metrics; None to build them.
@@ -318,9 +318,7 @@ async def _add_meta_webhooks(store: Store, cluster: ClusterMetrics) -> None:
 
 
 async def _queue_names(store: Store, max_queues: int) -> tuple[list[str] | None, int | None]:
-    """Return the queues to show, by name, and the number of all queues.
-
-    If there are too many, those that changed last are shown, and the first ones by name.
+    """Return the first queues by name, and the number of all queues.
 
     Returns:
         None for both values while the list of queues is unreachable.
@@ -336,23 +334,8 @@ async def _queue_names(store: Store, max_queues: int) -> tuple[list[str] | None,
                 names = await store.redis.call(
                     meta.slot, "ZRANGE", meta.queues, 0, max_queues - 1, idempotent=True
                 )
-            if max_queues < registered:
-                names = await _busiest(store, names)
             return [name.decode(errors="replace") for name in names], registered
     return None, None
-
-
-async def _busiest(store: Store, first: Sequence[bytes]) -> list[bytes]:
-    """Return as many queues as ``first`` has, those that changed last rather than these."""
-    meta = store.keys.meta
-    busy: Any = await store.redis.call(
-        meta.slot, "ZREVRANGE", meta.busy_queues, 0, len(first) - 1, idempotent=True
-    )
-    if not busy:
-        return list(first)
-    scores: Any = await store.redis.call(meta.slot, "ZMSCORE", meta.queues, *busy, idempotent=True)
-    known = [name for name, score in zip(busy, scores, strict=True) if score is not None]
-    return sorted(list(dict.fromkeys((*known, *first)))[: len(first)])
 
 
 class CachedMetrics(Cached[ClusterMetrics]):

@@ -293,7 +293,7 @@ async def _minutes(visit: Visit, names: Sequence[str]) -> dict[str, list[list[in
 async def _oldest(visit: Visit) -> dict[str, int]:
     """Return the age of the oldest available job by queue, in milliseconds, if it is known."""
     try:
-        queues = (await visit.app.brief_metrics.get()).queues
+        queues = (await visit.app.cached_metrics.get()).queues
     except OJSError:
         return {}
     admitted = visit.principal.queues
