@@ -71,8 +71,8 @@ def test_a_master_that_restarts_empty_is_named_with_what_was_on_it(
         found = server.see(problem_id)
         what = ", the cron jobs, the webhooks and all settings of the cluster" if of_meta else ""
         assert found["text"] == (
-            f"The Redis master {node.address} has lost its data: the jobs of {len(lost)} of 64 "
-            f"shards{what}"
+            f"The Redis master {node.address} has lost its data: jobs and settings of "
+            f"queues in {len(lost)} of 64 shards{what}"
         )
         assert found["severity"] == "critical"
         until(lambda: is_stamped(cluster), what="the stamps are written again")

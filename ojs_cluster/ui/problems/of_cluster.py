@@ -93,19 +93,21 @@ def problems_of_losses(status: Mapping[str, Any]) -> Iterator[Problem]:
         given = {"address": address, "shards": number(loss["shards"]), "total": number(total)}
         what = (
             ngettext(
-                "The Redis master %(address)s has lost its data: the jobs of %(shards)s of "
-                "%(total)s shard, the cron jobs, the webhooks and all settings of the cluster",
-                "The Redis master %(address)s has lost its data: the jobs of %(shards)s of "
-                "%(total)s shards, the cron jobs, the webhooks and all settings of the cluster",
+                "The Redis master %(address)s has lost its data: jobs and settings of "
+                "queues in %(shards)s of %(total)s shard, the cron jobs, the webhooks "
+                "and all settings of the cluster",
+                "The Redis master %(address)s has lost its data: jobs and settings of "
+                "queues in %(shards)s of %(total)s shards, the cron jobs, the webhooks "
+                "and all settings of the cluster",
                 total,
                 **given,
             )
             if loss["of_meta"]
             else ngettext(
-                "The Redis master %(address)s has lost its data: the jobs of %(shards)s of "
-                "%(total)s shard",
-                "The Redis master %(address)s has lost its data: the jobs of %(shards)s of "
-                "%(total)s shards",
+                "The Redis master %(address)s has lost its data: jobs and settings of "
+                "queues in %(shards)s of %(total)s shard",
+                "The Redis master %(address)s has lost its data: jobs and settings of "
+                "queues in %(shards)s of %(total)s shards",
                 total,
                 **given,
             )

@@ -95,7 +95,8 @@ async def test_a_step_that_is_moved_continues_its_workflow(store: Store, consist
     flow = await chain(store, step(), step("second"))
     [first] = await take(store)
     await nack(store, first, {"message": "later"})
-    await move(store, first.id, elsewhere(store))
+    moved, _ = await move(store, first.id, elsewhere(store))
+    assert moved.queue == elsewhere(store)
     await cancel(store, first.id)
     assert await state_of(store, flow) != "running"
     consistent()
@@ -139,11 +140,11 @@ async def test_a_target_that_cannot_take_the_job_is_refused(
     with pytest.raises(Conflict, match="draining"):
         await move(store, job.id, target)
     await pauses.pause_or_resume(store, target, "resume")
-    await depth_bounds.set_bound(store, target, DepthBound(1, "reject", 0.8))
-    other = await put(store)
-    await move(store, other.id, target)
-    with pytest.raises(QueueFull):
-        await move(store, job.id, target)
+    await put(store, target)
+    for strategy in ("reject", "drop_oldest"):
+        await depth_bounds.set_bound(store, target, DepthBound(1, strategy, 0.8))
+        with pytest.raises(QueueFull):
+            await move(store, job.id, target)
     found = await read_jobs.get(store, job.id)
     assert (found.queue, found.state) == (QUEUE, State.AVAILABLE)
     consistent()

@@ -103,7 +103,7 @@ class Jobs:
         Raises:
             ApiError: the search is not valid, or all jobs would match.
         """
-        return await self._change_all("cancel", query, chosen, repeat=Repeat.ALWAYS)
+        return await self._change_all("cancel", query, chosen)
 
     async def retry_all(self, query: str | None = None, **chosen: Unpack[JobFilter]) -> BulkReport:
         """Make all discarded jobs that match available again.
@@ -117,7 +117,7 @@ class Jobs:
 
         The arguments and errors are those of ``cancel_all``.
         """
-        return await self._change_all("delete", query, chosen, repeat=Repeat.ALWAYS)
+        return await self._change_all("delete", query, chosen)
 
     async def report(self, operation_id: str) -> BulkReport:
         """Return how far an operation is that has changed many jobs.
@@ -128,17 +128,10 @@ class Jobs:
         path = f"/admin/bulk/{segment(operation_id)}"
         return BulkReport.from_json(await self._transport.request("GET", path))
 
-    async def _change_all(
-        self,
-        action: str,
-        query: str | None,
-        chosen: JobFilter,
-        *,
-        repeat: Repeat = Repeat.UNLESS_APPLIED,
-    ) -> BulkReport:
+    async def _change_all(self, action: str, query: str | None, chosen: JobFilter) -> BulkReport:
         body: dict[str, JSON] = {"filter": filter_json(query, chosen)}
-        path = f"/jobs/bulk/{action}"
-        reply = await self._transport.request("POST", path, body, repeat=repeat)
+        path = f"/jobs/bulk/{action}"  # a repetition would be an operation of its own
+        reply = await self._transport.request("POST", path, body, repeat=Repeat.UNLESS_APPLIED)
         return BulkReport.from_json(reply)
 
     async def move(self, job_id: str, queue: str) -> Job:

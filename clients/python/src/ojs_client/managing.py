@@ -89,11 +89,15 @@ class Queues:
 
         ``Jobs.delete_all`` removes jobs that have ended, and ``Jobs.cancel_all`` cancels others.
         """
-        path, purged, left = f"/queues/{segment(name)}/purge", 0, 1
-        while left:  # the server returns after some seconds
+        path = f"/queues/{segment(name)}/purge"
+        purged = there = 0
+        while True:  # the server returns after some seconds
             reply = await self._transport.request("POST", path, {"confirm": True})
-            purged, left = purged + reply["purged_count"], reply["left"]
-        return purged
+            left = int(reply["left"])
+            purged += int(reply["purged_count"])
+            there = there or purged + left  # producers may add jobs as fast as they are removed
+            if not left or not reply["purged_count"] or purged >= there:
+                return purged
 
     async def configure(self, name: str, **settings: JSON) -> Mapping[str, JSON]:
         """Change settings of a queue, which need not exist yet, and return all of them.

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from ojs_cluster.core.errors import Conflict
+from ojs_cluster.core.errors import Conflict, QueueFull
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.raw_json import Raw, stored_members, value
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.engine.jobs.history_entries import UNKNOWN, Cause
 from ojs_cluster.store.engine.jobs.record import JobRecord
-from ojs_cluster.store.engine.limits.depth_bounds import check_bounds
+from ojs_cluster.store.engine.limits.depth_bounds import DepthBound, get_bound
+from ojs_cluster.store.engine.queues.queues import get_stats
 from ojs_cluster.store.features.queue_deletion.change_job import move_job
 from ojs_cluster.store.features.queue_deletion.target_queue import open_for_moves
 from ojs_cluster.store.ground import job_fields as f
@@ -70,11 +71,24 @@ async def move(
         raise Conflict(
             f"job '{job_id}' is unique in its queue, so its queue cannot change", job_id=job_id
         )
+    await _check_room(store, target)
     shard = await read_jobs.shard_of(store, queue, job_id)
     await open_for_moves(store, queue, target, [shard])
     with after_first_write():
-        await check_bounds(store, [(shard, target)])
         return await move_job(store, job_id, queue, target, job.created_ms, cause), queue
+
+
+async def _check_room(store: Store, target: str) -> None:
+    """Check that a queue has fewer jobs than its bound, also if it would drop its oldest jobs."""
+    bound = await get_bound(store, target) or DepthBound(store.settings.max_queue_depth)
+    if bound.jobs and (depth := (await get_stats(store, target)).depth) >= bound.jobs:
+        raise QueueFull(
+            f"queue '{target}' has reached its depth bound ({bound.jobs})",
+            queue=target,
+            depth=depth,
+            bound=bound.jobs,
+            strategy=bound.strategy,
+        )
 
 
 def _is_unique_in_queue(job: JobRecord) -> bool:

@@ -106,10 +106,14 @@ async def restore(store: Store) -> None:
     stamps = await _read_stamps(store)
     lost = _without_data(store, stamps)
     if lost:
-        await _record(store, lost)
-        if META in lost and not await _rebuild_queue_list(store):
-            lost.remove(META)  # it stays lost until a later call has rebuilt the list
-        await _write_stamps(store, lost, _SEEN_IN_ALL)
+        shards = [index for index in lost if index != META]
+        # A loss of the meta tag loses this record as well, so one that is there is of this loss.
+        is_new = META in lost and not await _is_recorded(store, META)
+        await _record(store, lost if is_new else shards)
+        await _write_stamps(store, shards, _SEEN_IN_ALL)
+        # It stays lost until a later call has rebuilt the list.
+        if META in lost and await _rebuild_queue_list(store):
+            await _write_stamps(store, [META], _SEEN_IN_ALL)
     elif len(stamps) == len(store.keys) + 1:
         if missing := [index for index, stamp in stamps.items() if not stamp]:
             await _write_stamps(store, missing, _WRITTEN)
@@ -150,6 +154,11 @@ def _without_data(store: Store, stamps: Mapping[int, int]) -> list[int]:
     if not store.layout.is_stamped:
         return []
     return [index for index, stamp in stamps.items() if not stamp]
+
+
+async def _is_recorded(store: Store, index: int) -> bool:
+    meta = store.keys.meta
+    return bool(await store.redis.call(meta.slot, "HEXISTS", meta.losses, index, idempotent=True))
 
 
 async def _record(store: Store, lost: Iterable[int]) -> None:
@@ -214,7 +223,7 @@ async def _rebuild_queue_list(store: Store) -> bool:
 
     try:
         await run_concurrently(store.redis.topology.masters, find)
-    except AclDenied as error:
+    except (AclDenied, RedisReplyError) as error:
         log.warning("the list of queues gets only those in use again: %s", error)
     await store.partitions.read(store)
     await run_concurrently(counts, register)
