@@ -20,7 +20,6 @@ from ojs_cluster.http.traffic import BOUNDS_S, Traffic
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.http.scheduler_http import scheduler_families
 from ojs_cluster.store.engine.outbox.outbox import ATTEMPTS
-from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
 from ojs_cluster.store.features.webhooks import deliveries
 from ojs_cluster.store.operators.dashboard.marks import Mark, add_mark
 from ojs_cluster.store.operators.dashboard.problem_records import (
@@ -190,21 +189,6 @@ async def test_the_number_of_shown_queues_is_bounded_and_all_are_counted(
         seen = await scrape(Api(app))
     assert seen.labels("ojs_queue_depth") == {f"q{n:03}" for n in range(60)}
     assert seen("ojs_queues") == 70
-
-
-async def test_a_queue_whose_jobs_wait_is_shown_while_others_are_busier(
-    standalone: Embedded,
-) -> None:
-    async with open_app(standalone, metrics_queues=3) as app:
-        api, recorder, now = Api(app), MinuteRecorder(app.store), app.store.clock.now_ms() // 60_000
-        for name in "abcdef":
-            await api.enqueue(options={"queue": name})
-        await recorder.record(now)
-        for name in "def":
-            await api.enqueue(options={"queue": name})
-        await recorder.record(now + 1)
-        assert (await scrape(api)).labels("ojs_queue_depth") == {"a", "b", "c"}
-        assert set((await app.brief_metrics.get()).queues) == set("abcdef")
 
 
 async def test_tenants_with_settings_have_metrics_up_to_a_number(standalone: Embedded) -> None:
