@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import trio
 
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.engine.fetch.isolation import BUSY, isolate
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.engine.jobs.cancel import cancel
 from ojs_cluster.store.engine.jobs.record import JobRecord
@@ -98,6 +100,18 @@ async def test_a_suspect_is_fetched_alone_and_its_worker_gets_no_other_job(
     [suspect] = await take(store, count=9, worker="w2")
     await ack(store, suspect)
     consistent()
+
+
+async def test_one_of_several_isolations_at_a_time_holds(store: Store) -> None:
+    modes = list[str]()
+
+    async def begin() -> None:
+        modes.append(await isolate(store, shard_of(store), "w1"))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(begin)
+    assert modes.count(BUSY) == 3
 
 
 async def test_the_job_that_kills_its_workers_alone_becomes_a_dead_letter(

@@ -54,6 +54,8 @@ async def isolate(store: Store, shard: Shard, worker_id: str) -> str:
     """
     if worker_id in store.busy_workers:
         return BUSY
+    # Other parts of the same fetch would take the flags of this isolation for their own.
+    store.busy_workers.add(worker_id)
     await ensure_task()
     until = f"{store.clock.now_ms() + ISOLATION_MS}.5"
     is_free = False
@@ -62,6 +64,7 @@ async def isolate(store: Store, shard: Shard, worker_id: str) -> str:
             store, store.keys, worker_id, until, "begin"
         )
     if is_free:
+        store.busy_workers.discard(worker_id)
         return until
     await abort(store, worker_id, until)
     store.busy_workers.add(worker_id)

@@ -23,5 +23,9 @@ class BusyWorkers:
             self._until.clear()
         self._until[worker_id] = trio.current_time() + _BUSY_S
 
+    def discard(self, worker_id: str) -> None:
+        """Forget a worker."""
+        self._until.pop(worker_id, None)
+
     def __contains__(self, worker_id: str) -> bool:
         return self._until.get(worker_id, 0.0) > trio.current_time()

@@ -44,7 +44,7 @@ MAX_TYPES_ADDED: Final = 256
 keeps would only make more scripts."""
 _AT_ONCE: Final = 8
 """Maximum number of types that one script adds."""
-_SUMMED_AT_ONCE: Final = 2
+_SUMMED_AT_ONCE: Final = 1
 """Maximum number of types whose records one script sums."""
 FINE: Final = b"f"
 """The first letter of the fields that have waits and runs in fine buckets."""
