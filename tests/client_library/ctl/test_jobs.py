@@ -259,6 +259,8 @@ def test_jobs_are_chosen_in_one_way(ctl: Ctl, words: list[str]) -> None:
         "job cancel --queue= --older-than 7d --yes",
         "dead rm --queue= --older-than 7d --yes",
         "job rm --queue= --older-than 7d --yes",
+        "job rm --queue q --query= --yes",
+        "job cancel --queue q --query= --yes",
         "queue purge q.unset --older-than= --yes",
         "queue purge q.unset --state= --yes",
         "error retry g --queue= --yes",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from ojs_client.ctl.complete import complete_profiles
 from ojs_client.ctl.errors import Exit, Failed, failure, pause_after
@@ -26,7 +27,6 @@ _CONNECTION: Final = ("url", "profile_name", "timeout_s")
 _SHARED: Final = ("output", "json", "watch", "since", "until", *_CONNECTION)
 """The options that ``Leaf`` adds. Their values begin with ``_`` in ``ctx.params`` until it has
 removed them, so no argument of a command's function can have the same name."""
-_MAY_BE_EMPTY: Final = ("query",)
 
 
 class Examples(click.Command):
@@ -98,8 +98,9 @@ class Leaf(Examples):
     def _check_no_value_is_empty(self, ctx: click.Context) -> None:
         """Refuse an empty value: an unset variable of a shell must not choose more jobs."""
         for option in self.params:
-            value = ctx.params.get(option.name or "")
-            if option.name not in _MAY_BE_EMPTY and value in ("", ("",)):
+            name = option.name or ""
+            is_given = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+            if is_given and ctx.params.get(name) in ("", ("",)):
                 raise click.UsageError(f"{option.opts[-1]} is empty", ctx)
 
     def _apply_options(self, session: Session, given: Mapping[str, Any]) -> None:
