@@ -31,6 +31,8 @@ STRICT_TRANSPORT: Final = ("Strict-Transport-Security", "max-age=31536000")
 _HTML: Final = "text/html; charset=utf-8"
 _MIN_COMPRESSED: Final = 1000
 """Size in bytes from which a response is compressed."""
+_MAX_COMPRESSED: Final = 256 * 1024
+"""Size in bytes up to which a response is compressed: larger ones would hold the event loop."""
 _LEVEL: Final = 4
 """Level of the compression: a page of 100 kB takes a millisecond."""
 _NOTE_S: Final = 60
@@ -89,7 +91,7 @@ def respond(
 
 
 def compressed(response: Response, accepted: str) -> Response:
-    """Return a response compressed, unless it is small, a stream, or refused by the browser.
+    """Return a response compressed, unless it is small, large, a stream, or refused by the browser.
 
     Pages have no secret beside what a request can put into them: forms are checked by their origin.
 
@@ -97,7 +99,8 @@ def compressed(response: Response, accepted: str) -> Response:
         response: the response.
         accepted: the header ``Accept-Encoding``.
     """
-    if len(response.body) < _MIN_COMPRESSED or response.stream or "gzip" not in accepted:
+    size = len(response.body)
+    if not _MIN_COMPRESSED <= size <= _MAX_COMPRESSED or response.stream or "gzip" not in accepted:
         return response
     body = gzip.compress(response.body, _LEVEL, mtime=0)
     more = (("Content-Encoding", "gzip"), ("Vary", "Accept-Encoding"))

@@ -47,6 +47,11 @@ _SERVER: Final = frozenset(
 )
 """Members that the server adds; the worker has reported all others."""
 _ALWAYS_SHOWN: Final = _SERVER - {"queues"}
+_LISTED: Final = (
+    *("id", "state", "directive", "active_jobs", "last_heartbeat", "started_at", "queues"),
+    *("hostname", "pid", "memory_bytes", "concurrency"),
+)
+"""The members that the list shows."""
 """Members that are shown although ``OJS_UI_REDACT`` has their names. The worker reports its queues
 itself."""
 _DIRECTIVES: Final = {
@@ -137,11 +142,16 @@ async def _read_all(visit: Visit) -> list[dict[str, Any]]:
         listed = []
         for worker in workers:
             await trio.lowlevel.checkpoint()  # each may describe itself by many members
-            listed.append(worker_json(visit.app, worker, worker.status(store, now)))
+            members = raw.members(worker_json(visit.app, worker, worker.status(store, now)))
+            shown = [b'"%b":%b' % (n.encode(), bytes(members[n])) for n in _LISTED if n in members]
+            listed.append(b"{%b}" % b",".join(shown))
         return b'{"items":[%b]}' % b",".join(listed)
 
     listed = raw.objects(raw.members(await visit.snapshots.get(_ALL, read, _KEPT_S)), "items")
-    found = [_worker(members) for members in await _hide(visit, listed)]
+    found = []
+    for members in await _hide(visit, listed):
+        await trio.lowlevel.checkpoint()
+        found.append(_worker(members))
     return sorted(found, key=lambda each: each["id"])
 
 

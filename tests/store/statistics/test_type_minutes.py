@@ -210,9 +210,10 @@ async def test_further_types_have_their_times_under_other(
 ) -> None:
     monkeypatch.setattr(type_minutes, "MAX_TYPES_ADDED", 1)
     fine = {}
-    for name, run_ms in ((b"a", 10), (b"b", 300), (b"c", 4_000)):
+    for name, run_ms, jobs in ((b"a", 10, 9), (b"b", 300, 2), (b"c", 4_000, 1)):
         fine[name] = WaitsAndRuns()
-        fine[name].runs.add(run_ms)
+        for _ in range(jobs):
+            fine[name].runs.add(run_ms)
     await add_type_minutes(store, {b"a": numbers(9), b"b": numbers(2), b"c": numbers(1)}, fine)
     listed, _ = await list_types(store, 60, WIDTH)
     assert {one.name: one.run_ms(1) for one in listed} == {"a": 10, "other": 4_000}

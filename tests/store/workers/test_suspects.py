@@ -28,7 +28,7 @@ Check = Callable[[], None]
 
 
 async def dies(store: Store, db: Any, worker: str, *, steadily: bool = False) -> None:
-    """Let a worker die that sends heartbeats, and its leases end, whichever comes first."""
+    """Let a worker die that sends heartbeats. Its leases end, or it misses heartbeats."""
     for _ in range(3 if steadily else 1):
         await heartbeat(store, Heartbeat(worker))
     home = store.keys.shard_of_worker(worker)
@@ -100,6 +100,18 @@ async def test_a_suspect_is_fetched_alone_and_its_worker_gets_no_other_job(
     [suspect] = await take(store, count=9, worker="w2")
     await ack(store, suspect)
     consistent()
+
+
+async def test_no_death_is_one_of_a_lone_job_while_the_worker_held_others(
+    store: Store, db: Any, steadily: bool
+) -> None:
+    jobs = [await active(store) for _ in range(2)]
+    for job in jobs:  # as two fetches, or a process of an earlier version, could leave it
+        db.hset(shard_of(store).job(job.id), f.ALONE, 2**52)
+    await dies(store, db, "w1", steadily=steadily)
+    for job in jobs:
+        found = await look(store, job)
+        assert message(found) == "the worker died while it held 2 jobs, and this was one of them"
 
 
 async def test_one_of_several_isolations_at_a_time_holds(store: Store) -> None:
@@ -218,7 +230,9 @@ async def test_a_fetch_without_a_worker_gets_a_suspect_in_the_end(store: Store, 
     key = shard_of(store).job(job.id)
     assert await take(store, worker="") == []
     db.hset(key, f.ENQUEUED, int(db.hget(key, f.ENQUEUED)) - MINUTE)
+    db.hset(key, f.ALONE, 2**52)  # a process of an earlier version leaves it
     assert [one.id for one in await take(store, worker="", count=9)] == [job.id]
+    assert db.hget(key, f.ALONE) is None, "it did not get this lease alone"
 
 
 async def test_many_suspects_do_not_stop_a_queue(store: Store, db: Any, consistent: Check) -> None:

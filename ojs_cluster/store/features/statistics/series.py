@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any, Final
 
-from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS, WaitsAndRuns, quantile
+from ojs_cluster.core.histograms import RUN_BOUNDS_MS, WAIT_BOUNDS_MS, WaitsAndRuns
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
@@ -37,6 +37,7 @@ from ojs_cluster.store.ground.process_state.type_minutes import (
     KEPT_MINUTES,
     FineRecords,
     add_fine_record,
+    best_quantile,
     read_type_records,
 )
 
@@ -61,7 +62,6 @@ class Point:
         depths: number of jobs by state at the end of the period.
         times: by how much each of ``TIMES`` has grown.
         fine: waits and runs in fine buckets.
-        has_fine: whether processes wrote fine buckets by then. Earlier versions did not.
         recorded: whether the scheduler has taken a sample in the period. The numbers of a period
             without a sample are a guess, from the samples before and after it.
     """
@@ -73,7 +73,6 @@ class Point:
     depths: Mapping[State, int]
     times: Sequence[int]
     fine: WaitsAndRuns = field(default_factory=WaitsAndRuns)
-    has_fine: bool = False
     recorded: bool = True
 
     @property
@@ -88,15 +87,11 @@ class Point:
 
     def wait_ms(self, probability: float) -> float:
         """Return a quantile of the waits of the jobs that started, in milliseconds."""
-        if self.has_fine:
-            return self.fine.waits.quantile(probability)
-        return quantile(self.times[WAIT_BUCKETS], WAIT_BOUNDS_MS, probability)
+        return best_quantile(self.fine.waits, self.times[WAIT_BUCKETS], WAIT_BOUNDS_MS, probability)
 
     def run_ms(self, probability: float) -> float:
         """Return a quantile of the run times of the completed jobs, in milliseconds."""
-        if self.has_fine:
-            return self.fine.runs.quantile(probability)
-        return quantile(self.times[RUN_BUCKETS], RUN_BOUNDS_MS, probability)
+        return best_quantile(self.fine.runs, self.times[RUN_BUCKETS], RUN_BOUNDS_MS, probability)
 
     def _average(self, name: str) -> float:
         completed = self.totals["acked"]  # the counter of completed jobs
@@ -305,7 +300,6 @@ def _points(
     would look like a drop at the end of a chart.
     """
     points: list[Point] = []
-    has_fine = False
     for number in range(periods.count):
         begin = periods.first + number * periods.length
         end = begin + periods.length
@@ -314,7 +308,6 @@ def _points(
             continue
         first, last = max(begin, oldest), min(end, newest)
         totals, times = growth(first, last), fine(first, last)
-        has_fine = has_fine or bool(times)
         points.append(
             Point(
                 begin * 60_000,
@@ -324,7 +317,6 @@ def _points(
                 dict(zip(STATES, depths_at(last), strict=True)),
                 totals[len(TOTALS) :],
                 times,
-                has_fine,
             )
         )
     return points

@@ -44,6 +44,8 @@ MAX_TYPES_ADDED: Final = 256
 keeps would only make more scripts."""
 _AT_ONCE: Final = 8
 """Maximum number of types that one script adds."""
+_FINE_PART: Final = 0.9
+"""Part of the jobs that must be in fine buckets. Earlier versions do not write these."""
 _SUMMED_AT_ONCE: Final = 1
 """Maximum number of types whose records one script sums."""
 FINE: Final = b"f"
@@ -196,7 +198,7 @@ def best_quantile(
     fine: FineTimes, counts: Numbers, bounds_ms: Sequence[int], probability: float
 ) -> float:
     """Return a quantile of the fine buckets, or of the others if earlier versions have counted."""
-    if fine.counts:
+    if fine.counts and sum(fine.counts.values()) >= _FINE_PART * sum(counts):
         return fine.quantile(probability)
     return quantile(counts, bounds_ms, probability)
 

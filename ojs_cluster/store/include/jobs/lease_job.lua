@@ -5,6 +5,8 @@
 -- reply leaves them out. The caller increments the queue's counter of active jobs.
 local function lease(id, job, worker, lease_id, requested_ms, default_ms)
     if job[F.expires] then remove_member(EXPIRING, id) end
+    -- A process of an earlier version has left it after another lease.
+    if job[F.alone] then redis.call('HDEL', job_key(id), F.alone) end
     leave_tenant_queue(id, job)
     local lease_ms = requested_ms ~= '' and requested_ms or job[F.visibility] or default_ms
     local deadline, attempt = now + lease_ms, (job[F.attempt] or 0) + 1

@@ -54,9 +54,10 @@ local function scan(queues, jobs, wanted, tenant, bytes_read, promoted)
                 local entry = is_parked and not job and parking.load_entry(queue, id)
                 local other = alive and not job[F.hold] and not is_parked and parking.is_other_type(queue, job)
                 local starts = alive and not job[F.hold] and not other and may_start(job)
-                local decision = starts and job[F.suspect] and suspects.decide(job, live, promoted)
+                local decision = starts and job[F.suspect] and suspects.decide(job, live, promoted, MAX_REPLY_BYTES)
                 if suspects.is_asked then return scanned, false end
                 if starts and decision ~= 'leave' then live, bytes = live + 1, bytes + size_of(job) end
+                if decision == 'leave' then suspects.left_bytes = suspects.left_bytes + size_of(job) end
                 if suspects.is_taken then max_live = live end
                 found_blocked = found_blocked or not starts or decision == 'leave'
                 local cost, key = (not alive or job[F.hold]) and LEAVING_JOB_COST or 1, job and job[F.limit]

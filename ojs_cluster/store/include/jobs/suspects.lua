@@ -5,9 +5,9 @@
 --   'busy'      the worker has other jobs, or may have: a suspect is taken only when it has waited for PATIENCE_MS
 --   'later'     the fetch has jobs already: suspects are left
 --   a time      in ms: the worker has no other job, and gets none until then
--- Behind MAX_LEFT suspects that were left, others are taken as any job: then many workers have died, for which no
--- single job is to blame. For the same reason, at most MAX_ISOLATED workers are kept from other jobs at a time: their
--- entries in `quiet_workers` have half a millisecond.
+-- Behind MAX_LEFT suspects that were left, or some of MAX_REPLY_BYTES, others are taken as any job: then many workers
+-- have died, for which no single job is to blame. For the same reason, at most MAX_ISOLATED workers are kept from
+-- other jobs at a time: their entries in `quiet_workers` have half a millisecond.
 -- The flags of an isolated worker may be removed ISOLATED_MS before they end (isolation.py). A call that comes later
 -- than that takes no suspect alone.
 local suspects = {PATIENCE_MS = 15000, MAX_LEFT = 50, MAX_ISOLATED = 8, ISOLATED_MS = 297500}
@@ -25,7 +25,7 @@ end
 
 -- Begins to decide for a scan: `left` counts the suspects that are left, `is_taken` says whether one is taken.
 function suspects.begin_scan()
-    suspects.left, suspects.is_taken = 0, false
+    suspects.left, suspects.left_bytes, suspects.is_taken = 0, 0, false
 end
 
 function suspects.count_isolated()
@@ -36,9 +36,9 @@ function suspects.count_isolated()
 end
 
 -- Returns what a fetch with `live` jobs so far does with a suspect that can start: 'leave', 'take' without others, or
--- nil for a job as any other. `promoted`: see scan.
-function suspects.decide(job, live, promoted)
-    if suspects.left >= suspects.MAX_LEFT then return nil end
+-- nil for a job as any other. `promoted`: see scan. `max_bytes`: the size of the suspects that may be left.
+function suspects.decide(job, live, promoted, max_bytes)
+    if suspects.left >= suspects.MAX_LEFT or suspects.left_bytes >= max_bytes then return nil end
     if suspects.mode == '' and live == 0 and not promoted then
         if suspects.count_isolated() < suspects.MAX_ISOLATED then suspects.is_asked = true
         else suspects.mode = 'busy' end

@@ -13,7 +13,7 @@ local function decide_death(job, held, max_lone)
     local max_attempts = tonumber(job[F.max_attempts])
     uncounted, lone, planned = tonumber(uncounted) or 0, tonumber(lone) or 0, tonumber(planned) or max_attempts
     local decision, message = decide_lost_lease(job, 'worker_lost'), 'the worker died while it held this job'
-    if (tonumber(job[F.alone] or '') or 0) > now then
+    if held <= 1 and (tonumber(job[F.alone] or '') or 0) > now then
         lone, message = lone + 1, 'the worker died while it ran this job alone'
         if lone > 1 then message = message .. ', ' .. lone .. ' times' end
         if lone >= max_lone then decision = job[F.on_exhaustion] or 'dead_letter' end

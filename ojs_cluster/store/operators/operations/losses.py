@@ -82,7 +82,7 @@ async def read_losses(store: Store) -> tuple[Loss, ...]:
                 at_ms, _, address = value.decode(errors="replace").partition(" ")
                 lost[int(index)] = (address, int(at_ms))
     for index in _without_data(store, await _read_stamps(store)):
-        lost[index] = (_address(store, index), now_ms)
+        lost.setdefault(index, (_address(store, index), now_ms))
     indexes_of: dict[str, list[int]] = {}
     for index, (address, _at_ms) in lost.items():
         indexes_of.setdefault(address, []).append(index)
