@@ -209,4 +209,4 @@ def test_the_guide_lists_what_the_start_asks_for_and_optional_rights_apart() -> 
     assert asked <= set(COMMANDS)
     alone = {"+eval", "+evalsha", "+ping", "+cluster|slots", "+ssubscribe"}
     assert set(COMMANDS) - asked == alone | LATER
-    assert OPTIONAL == ["+info", "+role", "+client|setname", "+config|get"]
+    assert OPTIONAL == ["+info", "+role", "+scan", "+client|setname", "+config|get"]
