@@ -113,7 +113,11 @@ class MetricsSummary(TypedDict):
 
 
 class MaintenanceMembers(TypedDict):
-    """Whether maintenance mode is on, and what it refuses."""
+    """Whether maintenance mode is on, and what it refuses.
+
+    Three facts have two names, because the specification's text and its clients differ: ``enabled``
+    and ``maintenance``, ``started_at`` and ``enabled_at``, ``ends_at`` and ``estimated_end``.
+    """
 
     enabled: bool
     maintenance: bool
@@ -138,12 +142,12 @@ class ConfigurationItem(TypedDict):
 
 
 class MigrationStatus(TypedDict):
-    """The last migration of the data. ``progress`` is between 0 and 1."""
+    """The last migration of the data."""
 
     state: Literal["running", "completed"]
     layout: Count
     changed: Count
-    progress: float
+    progress: Annotated[float, keywords(minimum=0, maximum=1)]
     started_at: Moment
     finished_at: Moment | None
 
@@ -170,7 +174,11 @@ class ConfigurationAnswer(TypedDict):
 
 
 class CountedQueues(TypedDict):
-    """The number of queues, and of the workers that serve them."""
+    """The number of queues, and of the workers that serve them.
+
+    Usually both are numbers. ``queues`` is a list if the request asks for details. For the command
+    line client both are objects of numbers by state.
+    """
 
     queues: Count | dict[str, Count] | list[QueueDurations]
     queues_counted: Count
@@ -179,11 +187,7 @@ class CountedQueues(TypedDict):
 
 
 class ClusterStats(CountedQueues):
-    """The statistics of all queues together, or of one queue.
-
-    ``queues`` and ``workers`` are numbers, unless the request asks for details or comes from the
-    command line client.
-    """
+    """The statistics of all queues together, or of one queue."""
 
     jobs: StateCounts
     dead_letters: Count

@@ -62,7 +62,7 @@ def test_a_bar_counts_and_disappears_at_the_end(monkeypatch: pytest.MonkeyPatch)
         with Bar("cancel", 7) as bar:
             bar.advance(2)
             bar.advance()
-            bar.show(5)
+            bar.set(5)
             bar.advance()
         with Bar("search") as unknown_total:
             unknown_total.advance(3)
@@ -93,7 +93,7 @@ def test_without_a_terminal_no_bar_is_shown(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "stderr", stderr)
     with Bar("cancel", 7) as bar:
         bar.advance()
-        bar.show(5)
+        bar.set(5)
     assert stderr.getvalue() == ""
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 
 class Bar:
@@ -16,18 +19,24 @@ class Bar:
     """
 
     def __init__(self, what: str, total: int | None = None) -> None:
-        self._progress: Any = None
+        self._progress: Progress | None = None
+        self._task: TaskID
         if not sys.stderr.isatty():
             return
         from rich.console import Console  # most commands show no bar
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeElapsedColumn as Elapsed
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            Elapsed(),
+            TimeElapsedColumn(),
             console=Console(stderr=True),
             transient=True,
         )
@@ -52,7 +61,7 @@ class Bar:
         if self._progress is not None:
             self._progress.advance(self._task, count)
 
-    def show(self, done: int) -> None:
+    def set(self, done: int) -> None:
         """Set what is done."""
         if self._progress is not None:
             self._progress.update(self._task, completed=done)

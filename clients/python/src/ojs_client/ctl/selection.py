@@ -299,7 +299,7 @@ def follow_operation(
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
                 operation = session.api.get(f"{ADMIN}/bulk/{operation['id']}")
-                bar.show(operation["succeeded"] or operation["matched"])
+                bar.set(operation["succeeded"] or operation["matched"])
     except KeyboardInterrupt:
         note(f"The operation goes on. Stop it: ojsctl bulk stop {operation['id']}")
         raise

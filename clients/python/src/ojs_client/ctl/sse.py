@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ojs_client.ctl.api import Api
+from ojs_client.ctl.errors import pause_after
 from ojs_client.ctl.output import note
 from ojs_client.errors import ConnectionFailed, Unavailable
 
@@ -41,7 +43,7 @@ def follow(api: Api, path: str, **params: str | None) -> Iterator[Event]:
         ConnectionFailed: the server cannot be reached, even after several attempts.
     """
     position = _Position()
-    failures = 0
+    failures = 0  # since the last event
     while True:
         shutdown = False
         try:
@@ -57,11 +59,14 @@ def follow(api: Api, path: str, **params: str | None) -> Iterator[Event]:
             if failures >= len(_PAUSES_S) or not position.began:
                 raise
             note(f"{error}: reconnecting")
+            pause_s = max(_PAUSES_S[failures], pause_after(error) or 0.0)
+            failures += 1
         else:
             if not shutdown:
                 return
-        time.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
-        failures += 1
+            pause_s = _PAUSES_S[0]
+        # Clients of one node must not return together.
+        time.sleep(pause_s * random.uniform(1.0, 1.5))  # noqa: S311 - no secret
 
 
 @dataclass(slots=True)
@@ -100,18 +105,3 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def detail(event: Mapping[str, Any]) -> str:
-    """Return the details of an event other than its job, for people."""
-    parts = []
-    if event.get("to"):
-        parts.append(f"{event.get('from') or '-'} -> {event['to']}")
-    for name in ("progress_percent", "progress_message", "attempt", "worker_id", "duration_ms"):
-        value = event.get(name)
-        if value not in (None, ""):
-            parts.append(f"{name.removeprefix('progress_')}={value}")
-    error = event.get("error")
-    if error:
-        parts.append(str(error.get("message") if isinstance(error, dict) else error))
-    return " ".join(parts)

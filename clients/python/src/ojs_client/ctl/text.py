@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -110,3 +111,18 @@ def clock(text: Any) -> str:
     """Return a time of the server as local time; empty without one."""
     time = moment(text)
     return "" if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def event_detail(event: Mapping[str, Any]) -> str:
+    """Return the details of an event other than its job, for people."""
+    parts = []
+    if event.get("to"):
+        parts.append(f"{event.get('from') or '-'} -> {event['to']}")
+    for name in ("progress_percent", "progress_message", "attempt", "worker_id", "duration_ms"):
+        value = event.get(name)
+        if value not in (None, ""):
+            parts.append(f"{name.removeprefix('progress_')}={value}")
+    error = event.get("error")
+    if error:
+        parts.append(str(error.get("message") if isinstance(error, dict) else error))
+    return " ".join(parts)

@@ -191,7 +191,7 @@ class Worker:
         return register
 
     def copy(self, url: str | None = None, **changes: Any) -> Worker:
-        """Return another worker with the same handlers and settings.
+        """Return another worker with the same handlers and settings. Each worker serves once.
 
         Args:
             url: the address of its server; None for the same server, with the same API key.
@@ -210,7 +210,7 @@ class Worker:
     ) -> None:
         """Run until SIGTERM or SIGINT, and then drain. A second signal ends the handlers at once.
 
-        The worker logs to stderr if the program has not set up ``logging``.
+        It logs to stderr if nothing else is set up, and ends the process if a handler never ends.
 
         Args:
             backend: the library whose event loop runs the async handlers.

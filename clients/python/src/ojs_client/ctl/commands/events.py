@@ -14,8 +14,8 @@ from ojs_client.ctl.errors import Exit
 from ojs_client.ctl.output import compact
 from ojs_client.ctl.queues import complete_queues
 from ojs_client.ctl.session import Session
-from ojs_client.ctl.sse import detail, follow
-from ojs_client.ctl.text import clock, safe
+from ojs_client.ctl.sse import follow
+from ojs_client.ctl.text import clock, event_detail, safe
 
 _STATE_CHANGED = "job.state_changed"
 _MAX = 1000
@@ -74,5 +74,5 @@ def _print(session: Session, name: str, members: Any, whole: Any) -> None:
     kind = members.get("job_type") or ""
     parts = (clock(members.get("timestamp")), f"{name:<18}", subject, members.get("queue"), kind)
     line = "  ".join(str(part) for part in parts if part)
-    more = detail(members)
+    more = event_detail(members)
     session.output.line(safe(f"{line}  {more}" if more else line.rstrip()))

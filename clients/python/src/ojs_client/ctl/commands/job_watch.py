@@ -10,8 +10,8 @@ from ojs_client.ctl.errors import Exit
 from ojs_client.ctl.output import compact
 from ojs_client.ctl.selection import job_id
 from ojs_client.ctl.session import Session
-from ojs_client.ctl.sse import detail, follow
-from ojs_client.ctl.text import clock, safe
+from ojs_client.ctl.sse import follow
+from ojs_client.ctl.text import clock, event_detail, safe
 from ojs_client.ctl.urls import url_path
 
 
@@ -37,7 +37,7 @@ def watch(session: Session, job_id: str) -> None:
         elif isinstance(event.data, dict) and event.data.get("event", event.name) == event.name:
             # A job.state_changed with the data of another event precedes that event.
             time = clock(event.data.get("timestamp"))
-            line = f"{time}  {event.name:<18}  {detail(event.data)}"
+            line = f"{time}  {event.name:<18}  {event_detail(event.data)}"
             session.output.line(safe(line.rstrip()))
     job = session.api.get(path)["job"]
     if session.output.format != "jsonl":
