@@ -37,6 +37,8 @@ async def test_every_method_blocks_until_its_response(url: str) -> None:
             assert "job.moved" in happened
             with pytest.raises(Conflict):
                 client.jobs.retry(waiting.id)
+            with pytest.raises(Conflict):
+                client.jobs.cancel_run(waiting.id)
             client.queues.pause("two")
             assert client.queues.get("two").paused
             client.queues.resume("two")

@@ -28,6 +28,21 @@ def test_an_enqueued_job_is_what_the_command_line_says(ctl: Ctl) -> None:
     assert ctl.json("job", "get", job["id"])["args"] == job["args"]
 
 
+def test_the_run_of_an_active_job_is_cancelled(ctl: Ctl) -> None:
+    [job_id] = ctl.enqueue("q.run", options={"retry": {"initial_interval": "PT5M"}})
+    assert "available" in ctl.run("job", "cancel-run", job_id, code=4).stderr
+    fetch = {"queues": ["q.run"], "worker_id": "w-run"}
+    [fetched] = ctl.api.post("/ojs/v1/workers/fetch", fetch)["jobs"]
+    assert fetched["id"] == job_id
+
+    ended = ctl.run("job", "kill-run", job_id)
+
+    assert ended.stdout == f"the run of job {job_id} is cancelled, the job is retryable\n"
+    [error] = ctl.json("job", "get", job_id)["errors"]
+    assert (error["code"], error["attempt"]) == ("run_cancelled", 1)
+    assert "does not exist" in ctl.run("job", "cancel-run", UNKNOWN, code=3).stderr
+
+
 def test_a_file_of_jobs_is_enqueued_in_batches(ctl: Ctl, tmp_path: Path) -> None:
     line = json.dumps({"type": "t.a", "args": [1], "options": {"queue": "q.file"}})
     file = tmp_path / "jobs.jsonl"

@@ -76,6 +76,20 @@ class Jobs:
         path = f"/admin/jobs/{segment(job_id)}/retry"
         return Job.from_json(await self._transport.request("POST", path))
 
+    async def cancel_run(self, job_id: str) -> Job:
+        """End the current attempt of an active job; its retry policy decides what follows.
+
+        The attempt fails with the error ``run_cancelled``, and the worker is told.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: the job is not active.
+        """
+        # A repetition of an applied request would end the next attempt too.
+        path = f"/admin/jobs/{segment(job_id)}/cancel-run"
+        reply = await self._transport.request("POST", path, repeat=Repeat.UNLESS_APPLIED)
+        return Job.from_json(reply)
+
     async def delete(self, job_id: str) -> None:
         """Delete a job that has ended. A job that does not exist counts as deleted.
 

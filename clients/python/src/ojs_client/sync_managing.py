@@ -55,6 +55,10 @@ class SyncJobs:
         """Make a discarded job available again, whether or not it is a dead letter."""
         return self._call(self._jobs.retry, job_id)
 
+    def cancel_run(self, job_id: str) -> Job:
+        """End the current attempt of an active job; its retry policy decides what follows."""
+        return self._call(self._jobs.cancel_run, job_id)
+
     def delete(self, job_id: str) -> None:
         """Delete a job that has ended."""
         self._call(self._jobs.delete, job_id)

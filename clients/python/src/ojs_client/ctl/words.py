@@ -28,6 +28,7 @@ _VERBS: Final = {
     **dict.fromkeys(("unpause", "enable", "start"), ("resume",)),
     **dict.fromkeys(("disable",), ("pause",)),
     **dict.fromkeys(("stop", "kill", "abort"), ("terminate", "cancel", "pause")),
+    **dict.fromkeys(("stop-run", "kill-run", "abort-run"), ("cancel-run",)),
     **dict.fromkeys(("logs", "events", "follow"), ("watch",)),
     **dict.fromkeys(("run", "fire"), ("trigger",)),
     **dict.fromkeys(("acknowledge",), ("ack",)),

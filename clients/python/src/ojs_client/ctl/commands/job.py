@@ -11,7 +11,7 @@ import click
 
 from ojs_client.ctl.api import ADMIN, V1
 from ojs_client.ctl.command import Leaf
-from ojs_client.ctl.commands.job_edit import edit, move
+from ojs_client.ctl.commands.job_edit import cancel_run, edit, move
 from ojs_client.ctl.commands.job_enqueue import enqueue
 from ojs_client.ctl.commands.job_watch import watch
 from ojs_client.ctl.confirm import confirm, dry_run_option, yes_option
@@ -48,7 +48,7 @@ def job() -> None:
     """List, read, enqueue, edit, move, retry, cancel and remove jobs."""
 
 
-for _command in (enqueue, watch, edit, move):
+for _command in (enqueue, watch, edit, move, cancel_run):
     job.add_command(_command)
 
 

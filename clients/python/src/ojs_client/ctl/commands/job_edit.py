@@ -1,4 +1,4 @@
-"""``ojsctl job edit`` and ``job move``. ``job.py`` adds both to its group."""
+"""``ojsctl job edit``, ``job move`` and ``job cancel-run``. ``job.py`` adds them to its group."""
 
 from __future__ import annotations
 
@@ -94,3 +94,20 @@ def move(session: Session, job_id: str, queue: str, yes: bool) -> None:
     path = f"{ADMIN}/jobs/{url_path(job_id)}/move"
     moved = session.api.request("POST", path, {"queue": queue})
     session.output.changed(moved, f"job {job_id} is in queue {queue}", name=job_id)
+
+
+@click.command(
+    "cancel-run", cls=Leaf, examples="job cancel-run 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f"
+)
+@job_id_argument
+@click.pass_obj
+def cancel_run(session: Session, job_id: str) -> None:
+    """End the current attempt of an active job, for example of one that hangs.
+
+    The attempt fails and its worker is told. The retry policy of the job decides what follows; job
+    cancel ends the job itself.
+    """
+    ended = session.api.post(f"{ADMIN}/jobs/{url_path(job_id)}/cancel-run")
+    session.output.changed(
+        ended, f"the run of job {job_id} is cancelled, the job is {ended['state']}", name=job_id
+    )
