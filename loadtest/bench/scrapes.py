@@ -3,8 +3,9 @@
     python -m loadtest.bench.scrapes [--queues 100 3000] [--scrapes 5] [--quick]
 
 One API process runs over one standalone server. Each queue has a job. The table has, for each
-number of queues, the processor time of the API process per scrape of ``/metrics``: of the first one
-after the numbers have expired, and of one that follows at once. *Beside* is the longest response to
+number of queues, the size of the response to ``/metrics``, compressed as for Prometheus, and the
+processor time of the API process per scrape: of the first one after the numbers have expired, and
+of one that follows at once. *Beside* is the longest response to
 ``/health`` while a scrape is built, and *alone* the longest of as many without a scrape.
 """
 
@@ -44,7 +45,9 @@ async def fill(target: Target, queues: int) -> None:
 
 async def get(stream: trio.SocketStream, path: str) -> bytes:
     """Return the response to a request whose connection the server closes."""
-    head = f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
+    head = (
+        f"GET {path} HTTP/1.1\r\nHost: bench\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n"
+    )
     await stream.send_all(head.encode())
     response = bytearray()
     async for piece in stream:

@@ -140,8 +140,21 @@ def queue_families(numbers: ClusterMetrics) -> Families:
         counter(f"ojs_job_{name}", f"Number of {text}", "queue", by_queue(read))
         for name, text, read in _QUEUE_COUNTERS
     )
+    waiting = {"oldest_available_age_seconds", "paused"}
     gauges = (
-        gauge(f"ojs_queue_{name}", text, "queue", by_queue(read))
+        gauge(
+            f"ojs_queue_{name}",
+            text,
+            "queue",
+            [
+                *by_queue(read),
+                *(
+                    (each, read(queue))
+                    for each, queue in numbers.waiting.items()
+                    if name in waiting
+                ),
+            ],
+        )
         for name, text, read in _QUEUE_GAUGES
     )
     return [
@@ -324,6 +337,8 @@ def store_families(numbers: ClusterMetrics) -> Families:
     if numbers.registered is not None:
         text = "Number of all queues, including queues without metrics of their own"
         queues.append(plain_gauge("ojs_queues", text, numbers.registered))
+        text = "Number of queues without metrics that may need attention"
+        queues.append(plain_gauge("ojs_queues_unwatched", text, numbers.unwatched))
     if numbers.bulk_operations is not None:
         text = "Number of bulk operations that are not over"
         queues.append(plain_gauge("ojs_bulk_operations", text, numbers.bulk_operations))

@@ -113,8 +113,8 @@ class HttpSettings:
         "OJS_METRICS_QUEUES",
         integer(minimum=0, maximum=10_000),
         "1000",
-        "Maximum number of queues for which /metrics has metrics of their own: the first ones in "
-        "the order of their names.",
+        "Maximum number of queues for which /metrics has all metrics: the first ones in the order "
+        "of their names. Other queues have gauges there while they are paused or their jobs wait.",
     )
     metrics_tenants: int = variable(
         "OJS_METRICS_TENANTS",

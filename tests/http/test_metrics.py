@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import mmap
 import threading
 from dataclasses import replace
@@ -189,6 +190,47 @@ async def test_the_number_of_shown_queues_is_bounded_and_all_are_counted(
         seen = await scrape(Api(app))
     assert seen.labels("ojs_queue_depth") == {f"q{n:03}" for n in range(60)}
     assert seen("ojs_queues") == 70
+
+
+async def test_stuck_queues_have_gauges_beyond_the_shown_ones(
+    standalone: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_MAX_WAITING", 2)
+    async with open_app(standalone, metrics_queues=1) as app:
+        api, keys = Api(app), app.store.keys
+        for queue, waits_ms in (("a", 0), ("busy", 0), ("y", 7_200_000), ("z", 3_600_000)):
+            job = await api.enqueue(options={"queue": queue})
+            shard = keys.shard_of_queue(queue)
+            await app.store.redis.call(shard.slot, "HINCRBY", shard.job(job["id"]), "c", -waits_ms)
+        await api.post("/ojs/v1/queues/y/pause")
+        seen = await scrape(api)
+        assert seen.labels("ojs_job_enqueued_total") == {"a"}
+        assert seen.labels("ojs_queue_oldest_available_age_seconds") == {"a", "y", "z"}
+        assert 3600 <= seen("ojs_queue_oldest_available_age_seconds", queue="z") < 7200
+        assert seen("ojs_queue_paused", queue="y") == 1
+        assert seen("ojs_queue_paused", queue="z") == 0
+        assert seen("ojs_queues_unwatched") == 0
+        await api.enqueue(options={"queue": "busy"})
+        await api.post("/ojs/v1/queues/busy/pause")
+    async with open_app(standalone, metrics_queues=1) as app:
+        seen = await scrape(Api(app))
+    assert seen.labels("ojs_queue_paused") == {"a", "y", "z"}
+    assert seen("ojs_queues_unwatched") == 1
+
+
+async def test_a_large_scrape_is_compressed_for_clients_that_accept_it(
+    standalone: Embedded,
+) -> None:
+    async with open_app(standalone) as app:
+        jobs = [{"type": "t", "args": [], "options": {"queue": f"q{n:03}"}} for n in range(60)]
+        await Api(app).post("/ojs/v1/jobs/batch", {"jobs": jobs})
+        plain = await Api(app).get("/metrics")
+        refused = await Api(app).get("/metrics", headers={"accept-encoding": "gzip;q=0, br"})
+        small = await Api(app).get("/metrics", headers={"accept-encoding": "br, gzip;q=0.5"})
+    assert "content-encoding" not in plain.headers.keys() | refused.headers.keys()
+    assert small.headers["content-encoding"] == "gzip"
+    assert len(small.body) < len(plain.body) / 10
+    assert b'ojs_queue_depth{queue="q059"} 1.0' in gzip.decompress(small.body)
 
 
 async def test_tenants_with_settings_have_metrics_up_to_a_number(standalone: Embedded) -> None:

@@ -6,10 +6,11 @@ counters, and a restart of a process does not reset them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from heapq import nlargest
 from typing import Any
 
 import trio
@@ -37,6 +38,13 @@ WEBHOOK_OUTCOMES = ("delivered", "failed", "dead", "full", "pending")
 attempts that were the last of their delivery. ``full``: events that were dropped because too many
 deliveries were pending."""
 
+_MAX_WATCHED = 20_000
+"""Queues that are searched for those that wait. It bounds the time of a scrape."""
+_MAX_WAITING = 1000
+"""Largest number of queues in ``ClusterMetrics.waiting``."""
+_WAITING_MS = 10_000
+"""Time in ms that a job has been available when its queue counts as one that waits. Without a limit
+each busy queue would come and go."""
 _CHUNK = 50
 """Queues per script call, so that one call blocks its Redis server for less than a millisecond."""
 _NO_JOBS = dict.fromkeys(State, 0)
@@ -112,6 +120,9 @@ class ClusterMetrics:
         bulk_operations: number of running bulk operations, None while their list is unreachable.
         counts: what belongs to no queue; not in brief metrics.
         unread: the queues that were left out because a shard did not answer.
+        waiting: brief metrics of queues beyond ``queues`` that are paused or whose jobs wait; the
+            worst ``_MAX_WAITING`` of the first ``_MAX_WATCHED`` queues by name.
+        unwatched: number of queues that ``waiting`` lacks although they wait, or could wait.
     """
 
     queues: dict[str, QueueMetrics]
@@ -126,6 +137,8 @@ class ClusterMetrics:
     bulk_operations: int | None = None
     counts: ClusterCounts = field(default_factory=ClusterCounts)
     unread: list[str] = field(default_factory=list)
+    waiting: dict[str, QueueMetrics] = field(default_factory=dict)
+    unwatched: int = 0
 
 
 @dataclass(slots=True)
@@ -269,6 +282,32 @@ async def collect(
     return cluster
 
 
+async def _collect_watched(store: Store, max_queues: int, kept: BriefCalls) -> ClusterMetrics:
+    """Read the metrics, and find the queues beyond the first ``max_queues`` that wait.
+
+    The counters of a queue must not come and go, or their rates are wrong. So the first queues by
+    name keep all metrics, and a queue that waits gets only gauges beside them.
+
+    Raises:
+        BackendUnavailable: no shard answered in time.
+    """
+    numbers = await collect(store, max_queues)
+    if not max_queues or numbers.registered is None or numbers.registered <= max_queues:
+        return numbers
+    brief = await collect(store, _MAX_WATCHED, brief=True, kept=kept)
+    waiting = [
+        (name, queue)
+        for name, queue in brief.queues.items()
+        if (queue.paused or queue.oldest_ms >= _WAITING_MS) and name not in numbers.queues
+    ]
+    worst = nlargest(_MAX_WAITING, waiting, key=lambda found: found[1].oldest_ms)
+    numbers.waiting = dict(sorted(worst))
+    unread = len(set(brief.unread).difference(numbers.unread))
+    beyond = max(0, numbers.registered - _MAX_WATCHED)
+    numbers.unwatched = len(waiting) - len(worst) + unread + beyond
+    return numbers
+
+
 async def oldest_available_ms(store: Store, queue: str) -> int | None:
     """Return when the oldest available job of a queue became available, in Unix milliseconds.
 
@@ -352,11 +391,14 @@ class CachedMetrics(Cached[ClusterMetrics]):
     def __init__(
         self, store: Store, max_queues: int, *, max_tenants: int = 0, brief: bool = False
     ) -> None:
-        kept = BriefCalls() if brief else None
-        super().__init__(
-            lambda: collect(store, max_queues, brief=brief, kept=kept),
-            lambda _value, _took_s: CACHED_S,
-        )
+        kept = BriefCalls()
+
+        def compute() -> Awaitable[ClusterMetrics]:
+            if brief:
+                return collect(store, max_queues, brief=True, kept=kept)
+            return _collect_watched(store, max_queues, kept)
+
+        super().__init__(compute, lambda _value, _took_s: CACHED_S)
         self.tenants = Cached(
             lambda: _read_tenants(store, max_tenants), lambda _value, _took_s: CACHED_S
         )
