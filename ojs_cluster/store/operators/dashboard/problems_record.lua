@@ -1,5 +1,6 @@
 -- Records which problems the cluster has. What was not there before begins, and what is missing for a while ends.
--- Post: problems has the given problems, and those that were found less than ARGV[3] ms ago; with '' up to 100 others.
+-- Post: problems has the given problems, and at most MAX_MISSING others: those that were found less than ARGV[3] ms ago,
+--       with '' all. If there are more, the ones that were found longest ago end.
 --       Mutes whose time has come, or whose problem has ended, are removed. problem.began is appended for each problem
 --       that begins and is not muted, problem.ended for each that ends.
 -- Memory: allow-oom; adds 4 KiB per problem, 200 problems at most.
@@ -10,7 +11,10 @@
 -- Returns: 1
 --@include keys now fields append_event
 begin_events(ARGV[1])
-local LOOKS, NEW_MUTE_MS, KEPT_MS, MAX_MISSING = '@', 60000, 3600000, 100
+local LOOKS = '@'           -- the field of the last look: when, when the last complete one was, and by which process
+local NEW_MUTE_MS = 60000   -- a mute without an end may come this long before the first look that finds its problem
+local KEPT_MS = 3600000     -- without a look for this long the records expire
+local MAX_MISSING = 100     -- without a bound, ids of jobs would become more and more while a master is lost
 local problems, mutes = KEYS[1], KEYS[2]
 local ended_after_ms, now_text = tonumber(ARGV[3]), string.format('%.0f', now)
 
@@ -29,32 +33,35 @@ local looks = known[LOOKS] or {0, 0}
 known[LOOKS] = nil
 local complete = ended_after_ms and now_text or string.format('%.0f', looks[2])
 local present = {LOOKS, now_text .. ' ' .. complete .. ' ' .. ARGV[2]}
-local began, ended, is_present = {}, {}, {}
+local began, ended, is_given = {}, {}, {}
 for position = 4, #ARGV, 3 do
     local id, since, description = ARGV[position], ARGV[position + 1], ARGV[position + 2]
     if known[id] then since = string.format('%.0f', known[id][1]) elseif since == '' then since = now_text end
     if not known[id] then began[#began + 1] = {id, since, description} end
     present[#present + 1], present[#present + 2] = id, since .. ' ' .. now_text .. ' ' .. description
-    is_present[id] = true
+    is_given[id] = true
 end
-local missing = 0
-for id in pairs(known) do if not is_present[id] then missing = missing + 1 end end
--- While a master is lost, none is known to have ended, but ids of jobs would become more and more.
-if missing > MAX_MISSING then ended_after_ms = 0 end
-for id, value in pairs(known) do
-    local is_over = ended_after_ms and now - value[2] >= ended_after_ms
-    if not is_present[id] and is_over then
-        ended[#ended + 1] = {id, string.format('%.0f', value[1]), value[3]}
-    else
-        is_present[id] = true
+
+local missing = {}
+for id in pairs(known) do if not is_given[id] then missing[#missing + 1] = id end end
+table.sort(missing, function(one, other) return known[one][2] > known[other][2] end)
+local has_ended = {}
+for rank, id in ipairs(missing) do
+    local since, found, description = unpack(known[id])
+    if rank > MAX_MISSING or ended_after_ms and now - found >= ended_after_ms then
+        ended[#ended + 1] = {id, string.format('%.0f', since), description}
+        has_ended[id] = true
     end
 end
+
 local unmuted = {}
-for id, value in pairs(muted) do
-    local is_over = value[2] > 0 and value[2] <= now
-    -- A problem may have been muted before its first look.
-    if value[2] == 0 then is_over = ended_after_ms and not is_present[id] and now - value[1] >= NEW_MUTE_MS end
-    if is_over then unmuted[#unmuted + 1] = id end
+for id, mute in pairs(muted) do
+    local muted_at, ends_at = unpack(mute)
+    local is_over = ends_at > 0 and ends_at <= now
+    if ends_at == 0 and not is_given[id] and (has_ended[id] or not known[id]) then
+        is_over = ended_after_ms and now - muted_at >= NEW_MUTE_MS
+    end
+    if is_over then unmuted[#unmuted + 1], muted[id] = id, nil end
 end
 
 local function announce(kind, id, since, description)

@@ -166,6 +166,14 @@ async def test_an_acknowledged_problem_is_open_when_it_begins_again(api: Api) ->
     assert set(await counts(api)) == {("queue_paused", "warning", "open")}
 
 
+async def test_a_problem_that_begins_when_its_mute_is_over_is_announced(api: Api) -> None:
+    await api.call("PUT", f"{PATH}/{quote(TYPE.id, safe='')}/mute", {"duration": "PT1H"})
+    await let_pass(api, 61 * MINUTE_MS)
+    find(api, TYPE)
+    await look(api.app, "a")
+    assert await events(api) == [("problem.began", TYPE.id)]
+
+
 async def test_a_wrong_mute_is_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     for id in ("unknown", "queue_paused:" + "x" * 600, "queue_paused:a%0Ab", "@"):
         assert (await api.call("PUT", f"{PATH}/{id}/mute")).status == 404, id
@@ -201,6 +209,8 @@ async def test_records_stay_few_while_a_master_is_lost(api: Api) -> None:
         found = {f"workflow_stuck:{turn}-{number}": (None, described) for number in range(100)}
         await records.record_problems(store, "p", found, is_complete=False)
         assert len((await records.read_records(store)).began_ms) <= 200
+        ended = [id for type, id in await events(api) if type == "problem.ended"]
+        assert all(not id.startswith(f"workflow_stuck:{turn - 1}") for id in ended), turn
     assert found.keys() <= (await records.read_records(store)).began_ms.keys()
 
 
