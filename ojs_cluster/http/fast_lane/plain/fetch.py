@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from functools import partial
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final, TypeGuard
 
 import msgspec
 import orjson
@@ -38,7 +38,7 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.script import Script
 from ojs_cluster.store.engine.fetch import fetch as store_fetch
-from ojs_cluster.store.engine.fetch.fetch_script import FetchReply
+from ojs_cluster.store.engine.fetch.fetch_script import NO_JOB, PLAIN_JOB, FetchReply
 from ojs_cluster.store.ground.lease_ids import new_prefix
 
 _MAX_TYPES: Final = 2048
@@ -110,8 +110,8 @@ class PlainFetch(PlainVerb):
         [shard] = store.keys.partitions(queue, 1)
         gaps = [b"$%d\r\n%b\r\n" % (len(worker), worker.encode())] if worker else []
         command = store_fetch.plain_command(store, shard, queue, worker, types, PREFIX)
-        reply = b"%d\n0\n%b\n%b\n%b\n%d\n%b\n%b" % (
-            *(STARTED_MS // 1000, ID.encode(), QUEUE, TYPE, CREATED_MS, ATTEMPTS),
+        reply = b"%b%d\n0\n%b\n%b\n%b\n%d\n%b\n%b" % (
+            *(PLAIN_JOB, STARTED_MS // 1000, ID.encode(), QUEUE, TYPE, CREATED_MS, ATTEMPTS),
             b'"args":' + ARGS,
         )
         sample = self._response(reply, worker, PREFIX).body
@@ -131,11 +131,11 @@ class PlainFetch(PlainVerb):
         """Implement ``PlainVerb``."""
         reply = call.answer
         _, prefix, worker, wait_ms, _, answer = call.values
-        if isinstance(reply, int) and not wait_ms:
+        if reply == NO_JOB and not wait_ms:
             return self._encode(call, 200, fetch.EMPTY.body)
-        if not isinstance(reply, bytes):
+        if not _has_plain_job(reply):
             return None
-        seconds, micros, job_id, queue, kind, created, attempts, envelope = reply.split(b"\n", 7)
+        _, seconds, micros, job_id, queue, kind, created, attempts, envelope = reply.split(b"\n", 8)
         if not (created.isdigit() and attempts.isdigit()) or envelope[:1] in (b"{", b""):
             return None
         now = int(seconds) * 1000 + int(micros) // 1000
@@ -154,7 +154,7 @@ class PlainFetch(PlainVerb):
     def render(self, call: PlainCall) -> Response:
         """Implement ``PlainVerb``."""
         reply = call.answer
-        if not isinstance(reply, bytes):
+        if not _has_plain_job(reply):
             return fetch.EMPTY
         return self._response(reply, call.values[2], call.values[1])
 
@@ -162,3 +162,8 @@ class PlainFetch(PlainVerb):
         parsed = FetchReply.of_plain_job(reply, self._store.settings.visibility_timeout_ms)
         leased = parsed.records(worker, prefix)
         return fetch.response_with(self._app, leased, [job.json(lease=True) for job in leased])
+
+
+def _has_plain_job(reply: Any) -> TypeGuard[bytes]:
+    """Return whether a reply of ``fetch.lua`` is the text with one job."""
+    return isinstance(reply, bytes) and reply.startswith(PLAIN_JOB)

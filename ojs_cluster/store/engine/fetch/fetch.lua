@@ -12,22 +12,23 @@
 --       the number of available jobs, '' otherwise, 8 types of the jobs that are taken: a line for each, between line
 --       breaks. 8 is absent for any type, never ''. 5 to 7 are absent, or all '' before an 8, when one job is wanted
 --       with its own timeout and without that number.
--- Returns: one of
---   now                  there is no job
---   {now, reason}        nothing has changed:
+-- Returns: a text or a list.
+--   A text has lines, of which the first is the outcome. Nothing has changed, unless it is 'plain_job':
+--     'none'             there is no job that can start
 --     'quiet'            the worker has a quiet flag
 --     'isolated'         it has one because it runs a suspect
 --     'limited'          a queue has limits or a fair share: the next fetches should run fetch_full.lua at once
 --     'limited_job'      a job has limits or another type, is blocked, or is parked and may start: they should until
 --                        they get another job
 --     'full_path'        any other reason to run fetch_full.lua
---   a text               the only job, if one was wanted and it is plain: the two values of TIME, its id and its values
---                        (queue, type, created, maximum number of attempts, envelope), a line each. A plain job has
---                        only the fields of every job.
---   {now, effects (0 for none), 0 (no more work), number of available jobs that the first queue had before (0 unless
---    ARGV[7] asks for it), per job: id, fields before the fetch, or a text with the values of a plain job, attempt,
---    deadline, lease in ms}
--- One plain job needs no table and no function, because these cost as much as commands.
+--     'plain_job'        the only job, if one was wanted and it is plain. The next lines are the two values of TIME,
+--                        its id, and the values of its fields: queue, type, created, maximum number of attempts, envelope.
+--   A list has what any other jobs need, or the depth without a job. fetch_full.lua returns the same list:
+--     1 now, 2 effects (0 for none), 3 what another call may find (0: nothing), 4 number of available jobs that the
+--     first queue had before (0 unless ARGV[7] asks for it), then per job five: id, fields before the fetch, attempt,
+--     deadline, lease in ms. The fields of a plain job are a text with the values that follow its id above.
+-- A plain job has only the fields of every job. One that is wanted alone needs no table and no function, because these
+-- cost as much as commands.
 --@include keys now fields
 --@include_where_used blocked_jobs load_for_lease validate_job reply_size remove_many read_job set_deadline
 --@include_where_used append_effect effects_of_jobs append_event count_for_tenants
@@ -36,42 +37,46 @@ local events_kept, worker, first_lease_id, default_ms, types = ARGV[1], ARGV[2],
 local is_single = not ARGV[5] or ARGV[5] == ''
 local wanted = is_single and 1 or ARGV[5] + 0
 
-local function sum_and_next(a, b, c) return a + b, c + 1 end -- for `pcall`: it fails if one is no number
-
--- 1. Check the worker and the due jobs. Usually no job is scheduled, no worker is quiet, and no job of the first queue
--- is blocked: one command shows it. Then `others` is 0, which saves part 2 a look at the blocked jobs of that queue.
-local others = redis.call('EXISTS', due, quiet_workers, first_blocked)
-if others > 0 then
-    local first_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
-    if first_due[1] then others = others - 1 end -- from here on: how many of the other two keys exist
-    if others > 0 and worker ~= '' then
-        local quiet_until = redis.call('ZSCORE', quiet_workers, worker)
-        if quiet_until and tonumber(quiet_until) > now then
-            return {now, quiet_until % 1 > 0 and 'isolated' or 'quiet'}
-        end
-    end
-    if first_due[1] and tonumber(first_due[2]) <= now then return {now, 'full_path'} end
+-- Returns the sum of two numbers of a job, and a counter plus 1. Runs under `pcall`: it fails if one is no number.
+local function sum_and_next(created, attempts, counter)
+    return created + attempts, counter + 1
 end
 
--- 2. Read the jobs, queue by queue, before the first write. A plain job that is wanted alone is kept in the locals
--- `lone_...`, others in `found`.
-local found, taken -- lists: the jobs to lease, and for each of their queues what part 5 writes; nil if empty
-local bytes, waiting = 0, false -- size of these jobs; whether blocked jobs wait for tokens
-local lone_id, lone_key, lone_type, lone_queue, lone_text, lone_active, lone_at
+-- 1. Check the worker and the due jobs. Usually no job is scheduled, no worker is quiet, and no job of the first queue
+-- is blocked: one command shows that none of the three keys exists.
+local first_may_be_blocked = false -- whether part 2 must look for blocked jobs of the first queue
+local existing = redis.call('EXISTS', due, quiet_workers, first_blocked)
+if existing > 0 then
+    local first_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
+    local others_exist = existing > (first_due[1] and 1 or 0) -- whether a worker is quiet, or a job is blocked
+    if others_exist and worker ~= '' then
+        local quiet_until = redis.call('ZSCORE', quiet_workers, worker)
+        -- store/engine/fetch/isolation.py stores a fraction.
+        if quiet_until and tonumber(quiet_until) > now then return quiet_until % 1 > 0 and 'isolated' or 'quiet' end
+    end
+    if first_due[1] and tonumber(first_due[2]) <= now then return 'full_path' end
+    first_may_be_blocked = others_exist
+end
+
+-- 2. Read the jobs to lease, queue by queue, before the first write. A plain job that is wanted alone is leased here.
+local jobs, served -- lists: the jobs to lease, and what part 4 writes for each of their queues; nil if empty
+local bytes = 0 -- size of these jobs
+local has_waiting = false -- whether blocked jobs wait for tokens
 for at = 5, #KEYS, 3 do -- index of the queue's first key
     local counters, available, blocked = KEYS[at], KEYS[at + 1], KEYS[at + 2]
     local paused, limits, max_per_second, active, fair = unpack(redis.call('HMGET', counters, 'paused', 'limits',
         'max_per_second', 'active', 'fair'))
-    if limits or max_per_second or fair then return {now, 'limited'} end
-    local before = found and #found or 0
+    if limits or max_per_second or fair then return 'limited' end
+    local before = jobs and #jobs or 0
+    local missing = wanted - before
     -- A fetch that wants no job only reads the depth.
-    local ids = not paused and wanted > before and redis.call('ZRANGE', available, 0, wanted - before - 1) or {}
+    local ids = not paused and missing > 0 and redis.call('ZRANGE', available, 0, missing - 1) or {}
     -- More ids may not fit on Lua's stack when `unpack` passes them to ZREM.
-    if #ids > 1000 then return {now, 'full_path'} end
-    if not paused and (others > 0 or at > 5) and redis.call('ZCARD', blocked) > 0 then
-        local refused, waits = check_blocked_jobs(queue_of(counters), types or '', ids, wanted - before)
-        if refused then return {now, 'limited_job'} end
-        waiting = waiting or waits
+    if #ids > 1000 then return 'full_path' end
+    if not paused and (first_may_be_blocked or at > 5) and redis.call('ZCARD', blocked) > 0 then
+        local needs_full_path, waits = check_blocked_jobs(queue_of(counters), types or '', ids, missing)
+        if needs_full_path then return 'limited_job' end
+        has_waiting = has_waiting or waits
     end
     for i = 1, #ids do
         if bytes >= MAX_REPLY_BYTES then break end
@@ -80,74 +85,65 @@ for at = 5, #KEYS, 3 do -- index of the queue's first key
         if redis.call('HLEN', key) == 6 then
             local state, queue, kind, envelope, created, attempts = unpack(redis.call('HMGET', key, F.state, F.queue,
                 F.type, F.envelope, F.created, F.max_attempts))
-            local valid, sum, next_active = pcall(sum_and_next, created, attempts, active or 0)
-            if valid and state == 'available' and queue and kind and envelope
+            local are_numbers, sum, next_active = pcall(sum_and_next, created, attempts, active or 0)
+            if are_numbers and state == 'available' and queue and kind and envelope
                 and (not types or string.find(types, '\n' .. kind .. '\n', 1, true))
                 and sum > -LATEST_MS and sum < 5 * LATEST_MS then
-                local text = queue .. '\n' .. kind .. '\n' .. created .. '\n' .. attempts .. '\n' .. envelope
-                -- Part 3 writes the deadline by a plain ZADD. A near one must be announced (set_deadline.lua).
-                -- A damaged counter is not for part 3 either: see below.
+                local values = queue .. '\n' .. kind .. '\n' .. created .. '\n' .. attempts .. '\n' .. envelope
+                -- A near deadline must be announced (set_deadline.lua), and the full path repairs a damaged counter:
+                -- parts 3 and 4 handle both.
                 if is_single and default_ms + 0 >= NEAR_MS and next_active % 1 == 0 and next_active < LATEST_MS
                     and next_active > -LATEST_MS then
-                    lone_id, lone_key, lone_type, lone_queue, lone_text, lone_active, lone_at =
-                        id, key, kind, queue, text, next_active, at
-                    break
+                    local deadline = now + default_ms
+                    redis.call('HSET', key, F.state, 'active', F.attempt, 1, F.worker, worker, F.lease,
+                        first_lease_id, F.lease_ms, default_ms, F.deadline, deadline, F.started, now)
+                    redis.call('ZADD', active_jobs, deadline, id)
+                    if events_kept ~= '0' then
+                        redis.call('XADD', events, 'MAXLEN', '~', events_kept, '*', 't', 'job.started', 'j', id,
+                            'y', kind, 'q', queue, 'a', 1, 'w', worker)
+                    end
+                    redis.call('HSET', counters, 'active', next_active)
+                    redis.call('ZREM', available, id)
+                    return 'plain_job\n' .. clock[1] .. '\n' .. clock[2] .. '\n' .. id .. '\n' .. values
                 end
-                job = {[F.queue] = queue, [F.type] = kind, key = key, id = id, field_list = text}
+                job = {[F.queue] = queue, [F.type] = kind, key = key, id = id, field_list = values}
                 bytes = bytes + #envelope
             end
         end
         if not job then
             local reason
             job, reason = load_for_lease(id, key, types)
-            if not job then return {now, reason} end
+            if not job then return reason end
             bytes = bytes + size_of(job)
         end
-        found = found or {}
-        found[#found + 1] = job
+        jobs = jobs or {}
+        jobs[#jobs + 1] = job
     end
-    if lone_id then break end
-    local count = found and #found - before or 0
+    local count = jobs and #jobs - before or 0
     if count > 0 then
         -- The full path handles a damaged counter: not a number, or too large.
         active = tonumber(active or 0)
-        if not (active and active % 1 == 0 and active < LATEST_MS and active > -LATEST_MS) then
-            return {now, 'full_path'}
-        end
-        taken = taken or {}
-        taken[#taken + 1] = {counters = counters, available = available, ids = ids, count = count,
+        if not (active and active % 1 == 0 and active < LATEST_MS and active > -LATEST_MS) then return 'full_path' end
+        served = served or {}
+        served[#served + 1] = {counters = counters, available = available, ids = ids, count = count,
             active = active + count}
     end
-    if found and #found >= wanted or bytes >= MAX_REPLY_BYTES then break end
+    if jobs and #jobs >= wanted or bytes >= MAX_REPLY_BYTES then break end
 end
 
--- 3. Lease a plain job that was wanted alone. It starts for the first time.
-if lone_id then
-    local deadline = now + default_ms
-    redis.call('HSET', lone_key, F.state, 'active', F.attempt, 1, F.worker, worker, F.lease, first_lease_id,
-        F.lease_ms, default_ms, F.deadline, deadline, F.started, now)
-    redis.call('ZADD', active_jobs, deadline, lone_id)
-    if events_kept ~= '0' then
-        redis.call('XADD', events, 'MAXLEN', '~', events_kept, '*', 't', 'job.started', 'j', lone_id,
-            'y', lone_type, 'q', lone_queue, 'a', 1, 'w', worker)
-    end
-    redis.call('HSET', KEYS[lone_at], 'active', lone_active)
-    redis.call('ZREM', KEYS[lone_at + 1], lone_id)
-    return clock[1] .. '\n' .. clock[2] .. '\n' .. lone_id .. '\n' .. lone_text
-end
-
--- 4. Lease any other jobs.
-if waiting and not (found and #found >= wanted) and bytes < MAX_REPLY_BYTES then return {now, 'limited_job'} end
+-- 3. Lease the jobs.
+if has_waiting and not (jobs and #jobs >= wanted) and bytes < MAX_REPLY_BYTES then return 'limited_job' end
 local with_depth = ARGV[7] == '1'
-if not (found or with_depth) then return now end
+if not (jobs or with_depth) then return 'none' end
 local reply = {now, 0, 0, with_depth and redis.call('ZCARD', KEYS[6]) or 0} -- of the first queue
-if not found then return reply end
+if not jobs then return reply end
 local PER_JOB = 5 -- values of a job in the reply. The head has one less, so the id of job n is at PER_JOB * n.
 local ATTEMPT = 2 -- places of values after the id
 local DEADLINE = 3
 local LEASE_MS = 4
-local requested_ms, lease_prefix, tenants = ARGV[6] or '', string.sub(first_lease_id, 1, -2), {}
-for n, job in ipairs(found) do
+local requested_ms, lease_prefix = ARGV[6] or '', string.sub(first_lease_id, 1, -2)
+local jobs_of_tenants = {}
+for n, job in ipairs(jobs) do
     local lease_ms = requested_ms ~= '' and requested_ms or job[F.visibility] or default_ms
     local deadline, attempt = now + lease_ms, (job[F.attempt] or 0) + 1
     -- A zero says that ack.lua cannot complete the job: see lease_ids.py.
@@ -158,28 +154,28 @@ for n, job in ipairs(found) do
     if job[F.timeout] then set_deadline(EXECUTION_DEADLINES, job.id, now + job[F.timeout]) end
     if job[F.expires] then remove_member(EXPIRING, job.id) end
     if job[F.token] then use_token(job.id, job) end
-    if job[F.tenant] then tenants[#tenants + 1] = job end
+    if job[F.tenant] then jobs_of_tenants[#jobs_of_tenants + 1] = job end
     local place = PER_JOB * n
     reply[place], reply[place + 1] = job.id, job.field_list
     reply[place + ATTEMPT], reply[place + DEADLINE], reply[place + LEASE_MS] = attempt, deadline, lease_ms + 0
 end
 if effects[1] then reply[2] = effects end
 
--- 5. Write the events, the counters, and at last the removals: Redis deletes a set that becomes empty, and a script
+-- 4. Write the events, the counters, and at last the removals: Redis deletes a set that becomes empty, and a script
 -- must not use a deleted key again (see preflight.lua).
-if #found > 1 or tenants[1] then
+if #jobs > 1 or jobs_of_tenants[1] then
     begin_events(events_kept)
     batch_events()
-    for n, job in ipairs(found) do emit('job.started', job.id, job, 'a', reply[PER_JOB * n + ATTEMPT], 'w', worker) end
+    for n, job in ipairs(jobs) do emit('job.started', job.id, job, 'a', reply[PER_JOB * n + ATTEMPT], 'w', worker) end
     flush_events()
 elseif events_kept ~= '0' then
-    local job = found[1]
+    local job = jobs[1]
     redis.call('XADD', events, 'MAXLEN', '~', events_kept, '*', 't', 'job.started', 'j', job.id,
         'y', job[F.type], 'q', job[F.queue], 'a', reply[PER_JOB + ATTEMPT], 'w', worker)
 end
-for _, queue in ipairs(taken) do redis.call('HSET', queue.counters, 'active', queue.active) end
-if tenants[1] then
-    for _, job in ipairs(tenants) do
+for _, queue in ipairs(served) do redis.call('HSET', queue.counters, 'active', queue.active) end
+if jobs_of_tenants[1] then
+    for _, job in ipairs(jobs_of_tenants) do
         count_for_tenant(job, 'available', -1)
         count_for_tenant(job, 'active', 1)
         remove_member(tenant_queue_key(job[F.queue], job[F.tenant]), job.id)
@@ -187,5 +183,5 @@ if tenants[1] then
     flush_tenant_counters()
 end
 flush_removals()
-for _, queue in ipairs(taken) do redis.call('ZREM', queue.available, unpack(queue.ids, 1, queue.count)) end
+for _, queue in ipairs(served) do redis.call('ZREM', queue.available, unpack(queue.ids, 1, queue.count)) end
 return reply

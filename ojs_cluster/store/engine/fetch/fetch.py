@@ -19,6 +19,7 @@ from ojs_cluster.redis.packed_calls import pack_call
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.fetch.fetch_script import (
     LIMITED_FIELDS,
+    NO_JOB,
     FetchReply,
     digest_of,
     fetch_keys,
@@ -517,9 +518,9 @@ class _Fetch:
             elif not (limited or store.webhooks.selects(JOB_STARTED)):
                 args = self._args(prefix, with_depth)
                 reply = await store.run(shard, "fetch", fetch_keys(shard, queues), args)
-            if isinstance(reply, list) and reply[1] in _FULL_PATH:
-                if reply[1] != b"full_path":
-                    by_job = reply[1] == b"limited_job"
+            if reply in _FULL_PATH:
+                if reply != b"full_path":
+                    by_job = reply == b"limited_job"
                     store.limited_queues.add(shard, queues, by_job=by_job)
                 reply = None
             if reply is None:
@@ -529,16 +530,16 @@ class _Fetch:
             if isinstance(error, ReplyTooLarge) or error.outcome != "not_applied":
                 store.unanswered_fetches.add(shard, prefix)
             raise
-        if isinstance(reply, int):  # the time: there is no job
+        if reply == NO_JOB:
             return False, 0, 0
-        if isinstance(reply, bytes):
-            parsed = FetchReply.of_plain_job(reply, store.settings.visibility_timeout_ms)
-        elif reply[1] == b"quiet":
+        if reply == b"quiet":
             raise WorkerIsQuiet
-        elif reply[1] == b"isolated":
+        if reply == b"isolated":
             if not await end_if_idle(store, shard, self._worker_id):
                 raise WorkerIsQuiet(isolated=True)
             return await self._call(shard, queues, idle_keys, with_depth, try_fast=try_fast)
+        if isinstance(reply, bytes):
+            parsed = FetchReply.of_plain_job(reply, store.settings.visibility_timeout_ms)
         else:
             parsed = FetchReply.parse(reply)
         fetched = parsed.records(self._worker_id, prefix)
@@ -573,14 +574,14 @@ class _Fetch:
         mode = "later" if (self._parent or self)._bytes else ""
         args = self._full_args(prefix, shard, queues, idle_keys, mode)
         reply = await store.run(shard, "fetch_full", keys, args)
-        if reply[1] != b"suspect":
+        if reply != b"suspect":
             return reply
         mode = await isolate(store, shard, self._worker_id)
         taken = None
         try:
             args = self._full_args(prefix, shard, queues, idle_keys, mode)
             reply = await store.run(shard, "fetch_full", keys, args)
-            if isinstance(reply[1], list):
+            if isinstance(reply, list):
                 taken = FetchReply.parse(reply).jobs
         finally:
             if mode != BUSY and (taken is None or len(taken) != 1 or not taken[0].is_suspect):

@@ -20,12 +20,10 @@
 --       10 tenant whose jobs are taken, '' for jobs of any tenant and of none,
 --       11 types of the jobs that are taken, as in find_parked.lua, '' for any, 12 digest of these types,
 --       13 mode of suspects (suspects.lua), then the queue names in order.
--- Returns: one of
---   {now, 'quiet'} the worker has a quiet flag; 'isolated' if it has it because it runs a suspect
---   {now, 'suspect'} nothing has changed: the first job is a suspect
---   {now, effects, 2 when another call may find more jobs, 1 when it may request more tokens, else 0, number of jobs of
---    the first queue that were available or that this fetch may take, per job: id, fields before the fetch, attempt,
---    deadline, lease in ms}
+-- Returns: a text or a list. fetch.lua describes both.
+--   The texts are 'quiet', 'isolated', and 'suspect': the first job is a suspect, and nothing has changed.
+--   In the list, 3 is 2 if another call may find more jobs, 1 if it may request more tokens, else 0. 4 also counts the
+--   parked jobs that this fetch may take. The fields of a job are names and values.
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue promote_jobs lease_job create_limiters
 --@include count_starts queue_limits hold_job
@@ -37,7 +35,7 @@ local tenant, types, types_digest = ARGV[10], ARGV[11], ARGV[12]
 begin_events(ARGV[1])
 batch_events()
 suspects.begin(ARGV[13], worker, KEYS[7])
-if suspects.refusal then return {now, suspects.refusal} end
+if suspects.refusal then return suspects.refusal end
 
 -- 1. Read, before the first write: due jobs, the limits of the queues, the jobs that may start, and blocked jobs.
 -- A fetch promotes a few due jobs only, so that it does not block its node; promote.lua does the rest, malformed ones
@@ -97,7 +95,7 @@ end
 local queues = {} -- in order
 for i = 14, #ARGV do queues[i - 13] = read_queue(ARGV[i], 8 + 4 * (i - 14)) end
 local found, more = scan(queues, jobs, wanted, tenant, due_bytes)
-if suspects.is_asked then return {now, 'suspect'} end
+if suspects.is_asked then return 'suspect' end
 for _, queue in ipairs(queues) do
     if queue.visited then
         queue.budget = request_budget(idle_keys, free_starts(queue.limits.limiters, wanted))

@@ -24,8 +24,12 @@ _NEED_FULL_ACK: Final = frozenset({f.WORKFLOW, f.KEEP, f.SUSPECT})
 """Fields with which ``ack.lua`` cannot complete a job: the scripts mark its lease id."""
 _MAX_LOOKUPS: Final = 2000
 """Maximum number of types, times queues, that one script looks up."""
-_LINES_BEFORE_JOB: Final = 3
-"""Number of lines in a text reply of ``fetch.lua`` before the values of its job."""
+NO_JOB: Final = b"none"
+"""The reply of ``fetch.lua`` if there is no job."""
+PLAIN_JOB: Final = b"plain_job\n"
+"""Begins the reply of ``fetch.lua`` that is a text with one job."""
+_LINES_BEFORE_VALUES: Final = 4
+"""Number of lines in such a reply before the values of the job."""
 
 
 def pack_types(types: Iterable[str]) -> str:
@@ -93,7 +97,7 @@ class FetchReply(NamedTuple):
 
     @classmethod
     def parse(cls, reply: Sequence[Any]) -> FetchReply:
-        """Return a parsed reply."""
+        """Return a parsed list."""
         now, effects, more, depth = reply[:_REPLY_HEAD]
         jobs = [
             _LeasedJob(*reply[index : index + _VALUES_PER_JOB])
@@ -132,13 +136,13 @@ class FetchReply(NamedTuple):
 
     @classmethod
     def of_plain_job(cls, reply: bytes, lease_ms: int) -> FetchReply:
-        """Return a text reply of ``fetch.lua``, which has one plain job.
+        """Return a parsed text that begins with ``PLAIN_JOB``.
 
         Args:
             reply: the reply.
             lease_ms: length of the lease in milliseconds.
         """
-        seconds, micros, job_id, values = reply.split(b"\n", _LINES_BEFORE_JOB)
+        _, seconds, micros, job_id, values = reply.split(b"\n", _LINES_BEFORE_VALUES)
         now = int(seconds) * 1000 + int(micros) // 1000
         job = _LeasedJob(job_id, values, 1, now + lease_ms, lease_ms)
         return cls(now, [], False, 0, [job])
