@@ -22,7 +22,8 @@
 --                        they get another job
 --     'full_path'        any other reason to run fetch_full.lua
 --     'plain_job'        the only job, if one was wanted and it is plain. The next lines are the two values of TIME,
---                        its id, and the values of its fields: queue, type, created, maximum number of attempts, envelope.
+--                        its id, and the values of its fields: queue, type, created, maximum number of attempts,
+--                        envelope.
 --   A list has what any other jobs need, or the depth without a job. fetch_full.lua returns the same list:
 --     1 now, 2 effects (0 for none), 3 what another call may find (0: nothing), 4 number of available jobs that the
 --     first queue had before (0 unless ARGV[7] asks for it), then per job five: id, fields before the fetch, attempt,
