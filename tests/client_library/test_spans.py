@@ -135,12 +135,21 @@ def test_the_span_of_a_failed_attempt_has_its_error(run: Run, spans: Spans) -> N
         async def slow(job: RunningJob) -> None:
             await anyio.sleep_forever()
 
+        @worker.handler("t.object")
+        async def returns_an_object(job: RunningJob) -> Any:
+            return object()
+
         async with server.client() as client, server.running(worker):
             await client.enqueue("t.fails", queue="a")
             await server.advance(1)
             await client.enqueue("t.slow", queue="a")
             await server.run_all()
-        first, second, third = spans.named("a process")
+            await client.enqueue("t.object", queue="a")
+            await server.run_all()
+        first, second, third, fourth = spans.named("a process")
+        assert fourth.attributes is not None
+        assert fourth.attributes["error.type"] == "invalid_result"
+        assert fourth.status.status_code is StatusCode.ERROR
         for span, error_type, message in (
             (first, "KeyError", "'first'"),
             (second, "gone", "no more"),

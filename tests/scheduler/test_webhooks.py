@@ -419,6 +419,13 @@ async def step(sender: webhooks.WebhookSender, store: Store) -> list[SweepResult
         ]
 
 
+async def test_a_receiver_that_is_away_for_days_is_asked_every_half_minute() -> None:
+    receiver = webhooks._Receiver()
+    for _ in range(3000):
+        receiver.note(AttemptResult(0, "away", b"", 1))
+    assert 29 < receiver.wait_until_s - trio.current_time() <= 30
+
+
 async def test_new_events_for_a_receiver_that_must_wait_start_nothing(backend: Embedded) -> None:
     async def busy() -> AttemptResult:
         await trio.lowlevel.checkpoint()

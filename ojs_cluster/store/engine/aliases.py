@@ -327,16 +327,18 @@ async def check_old_claims(store: Store, shard: Shard, limit: int) -> int:
 
     async def check(raw: bytes) -> None:
         job_id = raw.decode()
-        alias, transaction = await _read_alias(store, shard, job_id)
-        target = shard if alias is None else store.keys.shard(int(alias))
+        target = shard
         try:
+            alias, transaction = await _read_alias(store, shard, job_id)
+            if alias is not None:
+                target = store.keys.shard(int(alias))
             if transaction is not None:
                 await transactions.resolve_and_release(store, shard, transaction, [job_id])
                 return
             decision: _AliasDecision = "keep"
             if alias is not None:
                 decision = "drop" if target is shard else await _decide(store, target, job_id)
-        except OJSError as error:
+        except (OJSError, ValueError, IndexError) as error:  # the alias may be damaged
             log.warning(
                 "alias %s cannot be checked; the janitor will try again", job_id, exc_info=error
             )

@@ -157,8 +157,8 @@ def step(
             if missing:
                 incomplete.append(f"{recovery.worker.id} in shards {missing}")
                 continue
-            _log_recovery(recovery)
             await worker_store.finish_recovery(shard, recovery.worker)
+            _log_recovery(recovery)
             done += recovery.recovered_jobs + 1
         if incomplete:
             raise RecoveryIncomplete("; ".join(incomplete))

@@ -59,6 +59,8 @@ _INACTIVE_CHECK_S: Final = 60.0
 _INACTIVE_KEPT_MS: Final = 3 * 24 * 3_600_000
 """Age in ms at which a delivery to an inactive subscription is dead."""
 _FAILURE_PAUSE_S: Final = 1.0
+_MAX_DOUBLINGS: Final = 30
+"""Of a pause: a float cannot hold what the failures of an hour would double it to."""
 _GONE: Final = 410
 _TOO_MANY: Final = 429
 
@@ -92,7 +94,8 @@ class _Receiver:
             pause_s = min(result.retry_after_s, _LONGEST_RETRY_AFTER_S)
             self.wait_until_s = max(self.wait_until_s, now + pause_s)
         elif self.failures >= _FAILURES_WITHOUT_PAUSE:
-            pause_s = min(2.0 ** (self.failures - _FAILURES_WITHOUT_PAUSE), _LONGEST_PAUSE_S)
+            doublings = min(self.failures - _FAILURES_WITHOUT_PAUSE, _MAX_DOUBLINGS)
+            pause_s = min(2.0**doublings, _LONGEST_PAUSE_S)
             self.wait_until_s = max(self.wait_until_s, now + pause_s)
         elif not away:
             self.wait_until_s = float("-inf")

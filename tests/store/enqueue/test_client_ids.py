@@ -239,6 +239,28 @@ async def claim(store: Store, job_id: str) -> Any:
     )
 
 
+async def test_a_damaged_alias_delays_no_other(store: Store, db: Any) -> None:
+    """A target that is no shard, and a key of another type: both are checked again later."""
+    targets = ["x", "4096"]
+    ids = [foreign_id(store) for _ in range(4)]
+    home = store.keys.shard_of_id(ids[0])
+    for job_id in ids:
+        await claim(store, job_id)
+    for job_id, target in zip(ids, targets, strict=False):
+        db.hset(home.job(job_id), "@", target)
+    db.delete(home.job(ids[2]))
+    db.set(home.job(ids[2]), "x")
+    for job_id in ids:
+        age_claim(db, home, job_id, HOUR)
+
+    assert await aliases.check_old_claims(store, home, 10) == 4
+
+    left = {job_id.decode() for job_id in db.zrange(home.alias_claims, 0, -1)}
+    assert left == set(ids[:3])
+    assert await aliases.check_old_claims(store, home, 10) == 0
+    db.delete(*(home.job(job_id) for job_id in ids), home.alias_claims)
+
+
 async def test_a_claim_without_a_job_is_dropped_and_one_with_a_job_is_settled(
     store: Store, db: Any, backend: Embedded, consistent: Check
 ) -> None:

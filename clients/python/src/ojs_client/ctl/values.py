@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -16,10 +17,17 @@ def parsed(text: str) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: it is no JSON, such as NaN, which Python would read.
+        ValueError: it is no JSON that the server takes, such as NaN or 1e999.
         RecursionError: it is nested too deeply.
     """
-    return json.loads(text, parse_constant=_refuse)
+    return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"{number} is beyond the numbers of JSON")
+    return value
 
 
 def _refuse(constant: str) -> Any:

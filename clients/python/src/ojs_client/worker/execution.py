@@ -185,7 +185,8 @@ class Runner:
                 return None
             if job.loss_read:
                 completed, value = False, None
-            if completed:
+            settlement, value = _ack(job, value) if completed else (None, value)
+            if settlement is not None:
                 job.outcome = "completed"
                 span.set_completed()
             elif value is not None and value.get("action") == SNOOZE:
@@ -194,7 +195,7 @@ class Runner:
                 job.outcome = "failed"
                 span.set_failed(value, job.members.get("attempt", 0))
         # Without an error, the nack requeues the job, as after a drain that cancels the handler.
-        return _ack(job, value) if completed else _nack(job, value)
+        return settlement or _nack(job, value)
 
     async def _attempt(self, job: HeldJob, handler: Handler) -> tuple[bool, JSON]:
         """Run the handler.
@@ -256,14 +257,14 @@ def _limit_s(job: HeldJob, handler: Handler) -> float:
     return handler.timeout_s or (job.members.get("timeout_ms") or math.inf) / 1000
 
 
-def _ack(job: HeldJob, result: JSON) -> Settlement:
+def _ack(job: HeldJob, result: JSON) -> tuple[Settlement | None, JSON]:
+    """Return the ack of a result; None and an error if the result has no JSON form."""
     try:
-        return ack(job, result)
+        return ack(job, result), None
     except (TypeError, ValueError, RecursionError) as error:
         message = f"the result of the handler has no JSON form: {error}"
-        job.outcome = "failed"
         _log_failure(job, message)
-        return nack(job, {"code": "invalid_result", "message": message, "retryable": False})
+        return None, {"code": "invalid_result", "message": message, "retryable": False}
 
 
 def _log_failure(job: HeldJob, why: str, raised: BaseException | None = None) -> None:
