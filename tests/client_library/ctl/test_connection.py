@@ -22,10 +22,11 @@ from typing import Any
 
 import pytest
 
-from ojs_client.ctl import profile
+from ojs_client import ApiError, SyncClient
+from ojs_client.ctl import keyboard, profile
 from ojs_client.ctl.app import cli
 from ojs_client.ctl.command import LEAST_INTERVAL_S
-from ojs_client.ctl.keyboard import keys_of
+from ojs_client.ctl.keyboard import keys_of, pressed_keys
 from ojs_client.ctl.output import compact
 from ojs_client.ctl.text import parse_duration, rate, safe, short_span
 from tests.client_library.ctl.conftest import Ctl
@@ -231,6 +232,17 @@ def test_arrows_and_other_special_keys_are_no_letters(sent: bytes, keys: str) ->
     assert keys_of(sent) == keys
 
 
+def test_a_special_key_may_arrive_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyboard, "_MAX_BYTES", 1)
+    ours, theirs = os.pipe()
+    try:
+        os.write(theirs, b"\x1b[1;5Aa\x1b")
+        assert [pressed_keys(ours, 60) for _ in range(3)] == ["", "a", ""]
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+
 def on_terminal(words: Sequence[str], url: str, *, typed: bytes = b"", **more: str) -> str:
     """Run ``ojsctl`` on a terminal of 80 columns; returns what it shows."""
     env = {**os.environ, "OJS_URL": url, "TERM": "xterm-256color", "COLUMNS": "80", **more}
@@ -284,6 +296,32 @@ def test_watch_repeats_until_it_is_interrupted(ctl: Ctl) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     assert lines == ["seed.mail\n"] * 3
+
+
+def test_watch_that_is_interrupted_in_its_first_run_has_not_succeeded() -> None:
+    words = [*OJSCTL, "job", "get", "some-id"]
+    with socket.create_server(("127.0.0.1", 0)) as server:  # answers nothing
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        for command in (words, [*words, "--watch", "1s"]):
+            env = {**os.environ, "OJS_URL": url}
+            with subprocess.Popen(command, stderr=subprocess.PIPE, env=env) as process:
+                with server.accept()[0]:
+                    process.send_signal(signal.SIGINT)
+                    assert process.wait(60) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"error": {"code": "refused", "message": "not here"}}, "not here"),
+        ({"job": 1}, "422 without an error"),
+    ],
+)
+def test_a_removal_that_is_refused_as_a_whole_is_an_error(body: object, message: str) -> None:
+    with answering(422, body) as (url, _):
+        assert message in Ctl(url).run("job", "rm", "some-id", "--yes", code=4).stderr
+        with SyncClient(url) as client, pytest.raises(ApiError, match=message):
+            client.jobs.delete("some-id")
 
 
 def test_watch_waits_while_a_server_is_busy_and_ends_with_its_failure() -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal, Unpack
 
 from ojs_client.bulk import BulkReport, JobFilter, filter_json
-from ojs_client.errors import ApiError, Conflict
+from ojs_client.errors import ApiError, Conflict, api_error
 from ojs_client.jobs import Job
 from ojs_client.options import JSON, State, iso_time
 from ojs_client.paging import entries
@@ -95,9 +95,12 @@ class Jobs:
 
         Raises:
             Conflict: the job has not ended.
+            ApiError: the server refused the request.
         """
         body: dict[str, JSON] = {"job_ids": [job_id]}
         reply = await self._transport.request("POST", "/jobs/bulk/delete", body, also=(422,))
+        if not isinstance(reply, dict) or "items" not in reply:
+            raise api_error(422, reply)
         [item] = reply["items"]
         if item["status"] == "skipped":
             raise Conflict(409, "conflict", item["reason"])

@@ -124,10 +124,10 @@ class Leaf(Examples):
     def _repeat(self, ctx: click.Context, session: Session, interval_s: float) -> None:
         """Run the command until Ctrl-C, also while the server restarts or is busy.
 
-        The exit code is that of the last run. If the first run fails, the command ends: the address
-        is probably wrong.
+        The exit code is that of the last run that has ended. If the first run fails, the command
+        ends: the address is probably wrong. Ctrl-C during the first run is as without ``--watch``.
         """
-        last_code = Exit.OK
+        last_code: Exit | None = None
         try:
             for number in itertools.count():
                 _separate_runs(session.output, is_first=number == 0)
@@ -145,6 +145,8 @@ class Leaf(Examples):
                 sys.stdout.flush()
                 time.sleep(pause_s)
         except KeyboardInterrupt:
+            if last_code is None:
+                raise
             session.exit_code = last_code
 
 

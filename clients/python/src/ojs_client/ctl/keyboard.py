@@ -9,11 +9,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 _MAX_BYTES: Final = 256
 _SEQUENCE: Final = re.compile("\x1b(?:(?:\\[\\[?|O)[0-?]*[ -/]*[@-~]|.)?", re.DOTALL)
 """What the terminal sends for arrows and other special keys, and for a key with Alt."""
+_UNFINISHED: Final = re.compile(rb"\x1b(?:(?:\[\[?|O)[0-?]*[ -/]*)?\Z")
+"""The beginning of such a sequence, whose rest may still be under way, or the key Escape."""
+_REST_S: Final = 0.05
 
 
 @contextmanager
@@ -37,7 +41,7 @@ def keyboard() -> Iterator[Callable[[float], str]]:
     before = termios.tcgetattr(handle)
     try:
         tty.setcbreak(handle, termios.TCSADRAIN)  # keeps what was typed already
-        yield _pressed_keys
+        yield partial(pressed_keys, handle)
     finally:
         termios.tcsetattr(handle, termios.TCSADRAIN, before)
 
@@ -51,15 +55,25 @@ def keys_of(sent: bytes) -> str:
     return _SEQUENCE.sub("", sent.decode(errors="replace")).lower()
 
 
+def pressed_keys(handle: int, wait_s: float) -> str:
+    """Wait for keys, and return those that were pressed, as ``keys_of`` does.
+
+    Args:
+        handle: the descriptor that the terminal sends the keys to.
+        wait_s: the maximum time in seconds until the first one.
+    """
+    sent = b""
+    while select.select([handle], [], [], wait_s)[0]:
+        part = os.read(handle, _MAX_BYTES)
+        if not part:
+            return "q"  # the terminal is closed
+        sent += part
+        if not _UNFINISHED.search(sent):
+            break
+        wait_s = _REST_S
+    return keys_of(sent)
+
+
 def _no_keys(wait_s: float) -> str:
     time.sleep(wait_s)
     return ""
-
-
-def _pressed_keys(wait_s: float) -> str:
-    handle = sys.stdin.fileno()
-    ready, _, _ = select.select([handle], [], [], wait_s)
-    if not ready:
-        return ""
-    sent = os.read(handle, _MAX_BYTES)
-    return keys_of(sent) if sent else "q"  # the terminal is closed

@@ -32,6 +32,7 @@ from ojs_client.ctl.text import ago, clock
 from ojs_client.ctl.times import DURATION
 from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.words import Verbs
+from ojs_client.errors import api_error
 
 _STATE = click.Choice(STATES)
 _ENDED: Final = frozenset({"completed", "cancelled", "discarded"})
@@ -360,6 +361,8 @@ def rm(
 def _remove(session: Session, job_id: str) -> None:
     path, body = f"{V1}/jobs/bulk/delete", {"job_ids": [job_id]}
     reply = session.api.request("POST", path, body, also=(422,))
+    if "items" not in reply:
+        raise api_error(422, reply)
     if errors := reply.get("errors"):
         raise Failed(f"{job_id}: {errors[0]['error']}", Exit.REFUSED)
     session.output.changed(reply, f"job {job_id} removed", name=job_id)
