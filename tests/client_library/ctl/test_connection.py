@@ -304,10 +304,12 @@ def test_watch_that_is_interrupted_in_its_first_run_has_not_succeeded() -> None:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         for command in (words, [*words, "--watch", "1s"]):
             env = {**os.environ, "OJS_URL": url}
-            with subprocess.Popen(command, stderr=subprocess.PIPE, env=env) as process:
-                with server.accept()[0]:
-                    process.send_signal(signal.SIGINT)
-                    assert process.wait(60) == 1
+            with (
+                subprocess.Popen(command, stderr=subprocess.PIPE, env=env) as process,
+                server.accept()[0],
+            ):
+                process.send_signal(signal.SIGINT)
+                assert process.wait(60) == 1
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ojs_cluster.store.engine.queues import pauses
 from ojs_cluster.store.engine.queues.partition_maintenance import get_partitions
 from ojs_cluster.store.features.queue_deletion.move_waiting import move
 from tests.store.hot_queues import close_empty
+from tests.store.queues.test_lifecycle import before
 from tests.store.shortcuts import (
     QUEUE,
     ack,
@@ -133,7 +134,7 @@ async def test_a_target_that_cannot_take_the_job_is_refused(
     target = elsewhere(store)
     job = await put(store)
     await partition_quotas.set_limits(store, target, RateLimits(concurrency=5))
-    with pytest.raises(Conflict, match="has limits"):
+    with pytest.raises(Conflict, match=f"has limits, and job '{job.id}' is in another shard"):
         await move(store, job.id, target)
     await partition_quotas.set_limits(store, target, RateLimits())
     await pauses.pause_or_resume(store, target, "drain")
@@ -152,8 +153,31 @@ async def test_a_target_that_cannot_take_the_job_is_refused(
 
 async def test_a_job_with_a_declared_limit_stays_where_it_holds(store: Store) -> None:
     job = await put(store, rate_limit={"max_per_second": 5})
-    with pytest.raises(Conflict, match="max_per_second"):
+    with pytest.raises(Conflict, match=r"max_per_second.*, or cancel the job and enqueue it there"):
         await move(store, job.id, elsewhere(store))
+
+
+async def test_another_job_with_a_declared_limit_is_in_no_way(
+    store: Store, consistent: Check
+) -> None:
+    job = await put(store)
+    await put(store, rate_limit={"max_per_second": 5})
+    assert (await move(store, job.id, elsewhere(store)))[0].queue == elsewhere(store)
+    consistent()
+
+
+async def test_a_drain_that_begins_before_the_move_refuses_the_job(
+    store: Store, other_store: Store, consistent: Check
+) -> None:
+    job, target = await put(store), elsewhere(store)
+
+    async def drain() -> None:
+        await pauses.pause_or_resume(other_store, target, "drain")
+
+    with pytest.raises(Conflict, match=f"queue '{target}' is draining"):
+        await move(before(store, "move_job", 0, drain), job.id, target)
+    assert (await read_jobs.get(store, job.id)).queue == QUEUE
+    consistent()
 
 
 async def test_a_job_that_the_caller_refuses_is_not_moved(store: Store) -> None:

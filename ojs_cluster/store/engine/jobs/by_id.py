@@ -165,6 +165,8 @@ def refusal(job_id: str, reply: Sequence[Any], shard: Shard) -> OJSError:
         return Conflict(_refusal_start(job_id) + state, job_id=job_id, state=state)
     if reply[0] == b"changed":
         return RecordChanged(_refusal_start(job_id) + "changed by another client", job_id=job_id)
+    if reply[0] == b"draining":
+        return is_draining(reply[1].decode())
     if reply[0] == b"held":
         return Conflict(f"the agent of job '{job_id}' is paused: resume it", job_id=job_id)
     if reply[0] == b"not_holder":
@@ -175,6 +177,11 @@ def refusal(job_id: str, reply: Sequence[Any], shard: Shard) -> OJSError:
     if reply[0] == b"malformed":
         return MalformedJob(job_id, "fields are missing or not numbers", shard.index)
     return NotFound("job", job_id)
+
+
+def is_draining(queue: str) -> Conflict:
+    """Return the error for a job that would enter a queue that takes no new jobs."""
+    return Conflict(f"queue '{queue}' is draining: it takes no new jobs", queue=queue)
 
 
 def is_refusal(job_id: str, message: str) -> bool:

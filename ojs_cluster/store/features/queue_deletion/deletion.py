@@ -24,7 +24,11 @@ from ojs_cluster.store.engine.queues import pauses
 from ojs_cluster.store.engine.queues.queues import get_stats
 from ojs_cluster.store.features.bulk_records import operations
 from ojs_cluster.store.features.bulk_records.operation import BulkOperation, QueueDeletion
-from ojs_cluster.store.features.queue_deletion.target_queue import check_target, open_for_moves
+from ojs_cluster.store.features.queue_deletion.target_queue import (
+    all_jobs,
+    check_target,
+    open_for_moves,
+)
 from ojs_cluster.store.features.queue_drains.drains import begin_drain, end_drain, new_drain_token
 from ojs_cluster.store.features.retention import lifecycle
 from ojs_cluster.store.ground.partial_failures import after_first_write
@@ -86,7 +90,7 @@ async def begin_deletion(
         if target == queue:
             raise InvalidRequest("target_queue must be another queue", field="target_queue")
         shards = await store.partitions.occupied_shards(store, queue)
-        await check_target(store, queue, target, shards)
+        await check_target(store, all_jobs(queue), target, shards)
         await store.queues.ensure(store, [target])
     now_ms = await _time_of(store, queue)
     deletion = QueueDeletion(queue, new_drain_token(now_ms), target)
@@ -191,4 +195,4 @@ async def open_target(store: Store, deletion: QueueDeletion) -> None:
     """
     queue = deletion.queue
     shards = await store.partitions.occupied_shards(store, queue)
-    await open_for_moves(store, queue, deletion.target, shards)
+    await open_for_moves(store, all_jobs(queue), deletion.target, shards)

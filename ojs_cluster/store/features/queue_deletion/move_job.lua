@@ -7,7 +7,7 @@
 -- KEYS: 1 job.
 -- ARGV: 1 queue, 2 the other queue, 3 when the job was created (Unix time in ms), 4 history (see set_history).
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'prepared', transaction}
---          {'conflict', state}
+--          {'conflict', state} | {'draining', the other queue, which takes no new jobs}
 --@include keys now preflight remove_one read_job change_counters set_deadline append_effect finish_job
 --@include remove_from_queue make_available announce_queue record_history created_of
 local key, from, to = KEYS[1], ARGV[1], ARGV[2]
@@ -30,6 +30,7 @@ end
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 run_preflight()
+if redis.call('HGET', queue_counters_key(to), 'draining') then return {'draining', to} end
 
 if state == 'available' then remove_from_queue(id, job) else count_job(job, state, -1) end
 record_history(key, job, 'moved', string.format(',"qf":"%s","qt":"%s"', from, to))

@@ -19,7 +19,7 @@ from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.engine.limits.depth_bounds import DepthBound, get_bound
 from ojs_cluster.store.engine.queues.queues import get_stats
 from ojs_cluster.store.features.queue_deletion.change_job import move_job
-from ojs_cluster.store.features.queue_deletion.target_queue import open_for_moves
+from ojs_cluster.store.features.queue_deletion.target_queue import one_job, open_for_moves
 from ojs_cluster.store.ground import job_fields as f
 from ojs_cluster.store.ground.off_loop import off_loop
 from ojs_cluster.store.ground.partial_failures import after_first_write
@@ -73,7 +73,7 @@ async def move(
         )
     await _check_room(store, target)
     shard = await read_jobs.shard_of(store, queue, job_id)
-    await open_for_moves(store, queue, target, [shard])
+    await open_for_moves(store, one_job(job), target, [shard])
     with after_first_write():
         return await move_job(store, job_id, queue, target, job.created_ms, cause), queue
 
