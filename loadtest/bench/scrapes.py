@@ -3,9 +3,9 @@
     python -m loadtest.bench.scrapes [--queues 100 3000] [--scrapes 5] [--quick]
 
 One API process runs over one standalone server. Each queue has a job. The table has, for each
-number of queues, the size of the response to ``/metrics``, compressed as for Prometheus, and the
-processor time of the API process per scrape: of the first one after the numbers have expired, and
-of one that follows at once. *Beside* is the longest response to
+number of queues, the size of the answer of ``/metrics`` and its size on the wire, compressed as
+for Prometheus, and the processor time of the API process per scrape: of the first one after the
+numbers have expired, and of one that follows at once. *Beside* is the longest response to
 ``/health`` while a scrape is built, and *alone* the longest of as many without a scrape.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gzip
 import os
 import statistics
 import tempfile
@@ -30,6 +31,8 @@ from ojs_cluster.server.embedded.servers import find_server
 _EXPIRED_S = 6.0
 """After this time the numbers of a scrape are read again."""
 _CHUNK = 500
+_GZIP = b"\x1f\x8b"
+"""How a compressed body begins (RFC 1952, 2.3.1)."""
 
 
 async def fill(target: Target, queues: int) -> None:
@@ -63,11 +66,11 @@ async def fetch(target: Target, path: str) -> bytes:
         return await get(stream, path)
 
 
-async def scrape(target: Target) -> tuple[float, int]:
-    """Return the processor time of a scrape in seconds, and its size."""
+async def scrape(target: Target) -> tuple[float, bytes]:
+    """Return the processor time of a scrape in seconds, and its body as it was sent."""
     before = cpu_s(target.api_pids)
-    text = await fetch(target, "/metrics")
-    return cpu_s(target.api_pids) - before, len(text)
+    response = await fetch(target, "/metrics")
+    return cpu_s(target.api_pids) - before, response.partition(b"\r\n\r\n")[2]
 
 
 async def longest_health(target: Target, seconds: float, *, scrapes: bool) -> float:
@@ -88,17 +91,20 @@ async def measure(target: Target, queues: int, scrapes: int) -> list[str]:
     """Return the row of a number of queues."""
     await fill(target, queues)
     first, next_, beside, alone = list[float](), list[float](), list[float](), list[float]()
-    size = 0
+    body = b""
     for _ in range(scrapes):
         await trio.sleep(_EXPIRED_S)
-        used, size = await scrape(target)
+        used, body = await scrape(target)
         first.append(used * 1000)
         next_.append((await scrape(target))[0] * 1000)
         alone.append(await longest_health(target, 1, scrapes=False) * 1000)
         await trio.sleep(_EXPIRED_S)
         beside.append(await longest_health(target, 1, scrapes=True) * 1000)
     medians = (statistics.median(values) for values in (first, next_, beside, alone))
-    return [str(queues), str(size // 1024), *(f"{value:.1f}" for value in medians)]
+    text = gzip.decompress(body) if body.startswith(_GZIP) else body  # a short one is not
+    sizes = (len(text), len(body))
+    kib = (str(size // 1024) for size in sizes)
+    return [str(queues), *kib, *(f"{value:.1f}" for value in medians)]
 
 
 def main() -> None:
@@ -119,8 +125,8 @@ def main() -> None:
             trio.run(measure, target, queues, options.scrapes) for queues in sorted(options.queues)
         ]
     print_setting(binary, f"medians of {options.scrapes} scrapes")
-    heads = ["queues", "KiB", "first, ms of API", "next", "/health beside it, ms", "alone"]
-    print_table(heads, rows)
+    times = ["first, ms of API", "next", "/health beside it, ms", "alone"]
+    print_table(["queues", "KiB", "gzip, KiB", *times], rows)
 
 
 if __name__ == "__main__":
