@@ -14,7 +14,9 @@ FIND_PYTHON = $(shell IFS=:; for dir in $$PATH; do \
 	for name in python3.13 python3.12 python3.11 python3; do \
 	"$${dir:-.}/$$name" -I ojs_cluster/server/interpreter.py 2>/dev/null; done; done \
 	| sort -s -k 1,1nr -k 2,2nr | head -n 1 | cut -d ' ' -f 3-)
-JOBS ?= 2
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+# Tests wait more than they compute: with fewer processes the cores have nothing to do.
+JOBS ?= $(shell echo $$((3 * $(CORES))))
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PROFILE ?= mixed
 URL ?= http://localhost:8080
@@ -28,8 +30,8 @@ run: $(VENV)/.run ## install, then run everything on this machine (Ctrl-C stops 
 demo: $(VENV)/.run ## the same with a living example: jobs, workers, failures (data in .ojs-demo)
 	@exec $(BIN)/ojs-cluster dev --demo
 
-test: $(VENV)/.dev ## install, then run all tests (JOBS=2 in parallel; TESTS=tests/core for a part)
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+test: $(VENV)/.dev ## install, then run all tests (JOBS=6 in parallel; TESTS=tests/core for a part)
+	OJS_TEST_VARIANTS=some $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: $(VENV)/.dev ## run ruff and mypy
 	$(BIN)/ruff check
@@ -46,10 +48,10 @@ soak: $(VENV)/.dev ## run the long variants of the tests
 	OJS_KILL_ROUNDS=20 OJS_CHAOS_SECONDS=7200 $(BIN)/pytest -m soak -o faulthandler_timeout=0
 	$(BIN)/pytest -n $(JOBS) --dist loadfile
 	if command -v redis-server; then OJS_TEST_SERVER=redis-server $(BIN)/pytest -n $(JOBS) --dist loadfile tests/store; fi
-	$(BIN)/python -m tests.mutants -j $(JOBS)
+	$(BIN)/python -m tests.mutants -j $(CORES)
 
 mutants: $(VENV)/.dev ## insert bugs, one at a time, and check that tests fail (AREAS="lua redis" for a part)
-	$(BIN)/python -m tests.mutants -j $(JOBS) $(AREAS)
+	$(BIN)/python -m tests.mutants -j $(CORES) $(AREAS)
 
 loadtest: $(VENV)/.dev ## run a short load test of the whole system (PROFILE=spike; URL=... for another server)
 	$(BIN)/python -m loadtest.local --profile $(PROFILE) $(if $(filter command line,$(origin URL)),--host $(URL))

@@ -10,7 +10,11 @@ from tests.chaos.options import pytest_addoption  # noqa: F401 - a hook
 from tests.support.certificates import certificates  # noqa: F401 - a fixture
 from tests.support.interrupts import pytest_exception_interact  # noqa: F401 - a hook
 from tests.support.loggers import loggers_as_they_were  # noqa: F401 - a fixture
-from tests.support.order import pytest_collection_modifyitems  # noqa: F401 - a hook
+from tests.support.order import (  # noqa: F401 - hooks
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_report_header,
+)
 from tests.support.second_tries import pytest_terminal_summary  # noqa: F401 - a hook
 from tests.support.servers import (  # noqa: F401 - pytest finds fixtures by name
     backend,

@@ -8,9 +8,9 @@ from typing import Final
 
 import pytest
 
-USUAL_S: Final = 120.0
+USUAL_S: Final = 80.0
 SECONDS: Final = float(os.environ.get("OJS_CHAOS_SECONDS", USUAL_S))
-"""Seconds for all variants together: 2 minutes unless set (``make soak`` sets hours)."""
+"""Seconds for all variants together: 80 unless set (``make soak`` sets hours)."""
 ROUNDS: Final = max(1, round(SECONDS / USUAL_S))
 """A longer run uses more seeds."""
 

@@ -6,11 +6,13 @@ costs nothing while other files use the processor, but adds its whole length whe
 
 from __future__ import annotations
 
+import hashlib
 import os
-import zlib
+import sys
+import time
 from collections.abc import Iterable
 from functools import cache
-from typing import Final
+from typing import Final, TypeVar
 
 import pytest
 
@@ -43,7 +45,8 @@ TOGETHER: Final = ("tests/ui/",)
 """Prefixes of files that follow each other. They share servers whose recorded history grows old."""
 
 VARIANTS: Final = "OJS_TEST_VARIANTS"
-"""Variable that is ``some`` to leave out about half of the variants of tests, empty to run all.
+"""Variable that is ``some`` to leave out about half of the variants of tests, as ``make test``
+does, and empty to run all.
 
 Tests that others nearly cover are left out. Each test of the store and of crashes has one topology
 and one server, half of them the one and half the other, and one way to die. Other tests have one
@@ -52,6 +55,11 @@ conformance suite runs on one cluster, and half of them on one of three other in
 tests with several of the parameters topology, entry point and event loop, half of the variants run:
 each value occurs, and of three parameters each pair of values. Of tests that cost seconds a
 variant, only one runs (``ONE``), or as few as have each value of each parameter (``FEW``).
+"""
+SALT: Final = "OJS_TEST_SALT"
+"""Variable with any text, from which it follows which half of the variants runs. By default it is
+the version of Python and the day, so that other versions and later days run others. pytest shows it
+in its first lines. With it the choice of another run is repeated.
 """
 TOPOLOGIES: Final = ("standalone", "cluster")
 SERVERS: Final = ("auto", "redis-server")
@@ -122,7 +130,21 @@ OTHER_USERS: Final = "[users of OpenShift]"
 """A parameter of the container tests, which take minutes, that is left out."""
 FIRST: Final = frozenset({"standalone", "hypercorn", "asyncio"})
 SECOND: Final = frozenset({"cluster", "lane", "trio"})
-"""The values of the parameters. A variant with an even number of the second ones runs."""
+"""The values of the parameters. The variants with an even number of the second ones run, or those
+with an odd one.
+"""
+_Choice = TypeVar("_Choice", bound=str | int)
+
+
+def pytest_configure() -> None:
+    """Choose the variants for all processes of a parallel run, which start later."""
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    os.environ.setdefault(SALT, f"{sys.version_info.major}.{sys.version_info.minor} {today}")
+
+
+def pytest_report_header() -> str | None:
+    """Return the line that says which variants run."""
+    return f"variants: {SALT}={os.environ[SALT]!r}" if os.environ.get(VARIANTS) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -146,7 +168,7 @@ def chosen(node_ids: Iterable[str]) -> set[str]:
     for test in {_test(each) for each in wanted if each.startswith((*FEW, *ONE))}:
         variants = sorted(each for each in wanted if _test(each) == test)
         wanted.difference_update(variants)
-        wanted.update(_few(variants) if test.startswith(FEW) else variants[:1])
+        wanted.update(_few(variants) if test.startswith(FEW) else [_one_of(tuple(variants), test)])
     return wanted
 
 
@@ -179,7 +201,7 @@ def is_wanted(node_id: str) -> bool:
         return last == way and _other(TOPOLOGIES, name) not in values
     first, second = (sum(value in kind for value in values) for kind in (FIRST, SECOND))
     if first + second > 1:
-        return second % 2 == 0
+        return second % 2 == _one_of((0, 1), name)
     return all(
         _other(choices, name) not in values
         for prefixes, choices in ONE_EACH
@@ -217,9 +239,13 @@ def _other(choices: tuple[str, str], name: str) -> str:
     return _one_of(choices, name)
 
 
-def _one_of(choices: tuple[str, ...], text: str) -> str:
-    """Return the choice for a text. It is the same in all processes."""
-    return choices[zlib.crc32(text.encode()) % len(choices)]
+def _one_of(choices: tuple[_Choice, ...], text: str) -> _Choice:
+    """Return the choice for a text. It is the same in all processes of a run."""
+    return choices[_number(text + os.environ.get(SALT, "")) % len(choices)]
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
 
 
 def rank(node_id: str) -> tuple[int, int]:
@@ -232,4 +258,4 @@ def rank(node_id: str) -> tuple[int, int]:
         if file.startswith(name):
             return number, 0
     together = next((name for name in TOGETHER if file.startswith(name)), file)
-    return len(LONG), zlib.crc32(together.encode())
+    return len(LONG), _number(together)

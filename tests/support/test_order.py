@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import combinations, product
 from pathlib import Path
 
+import pytest
+
 from tests.containers.machine import lacking
 from tests.support.failing_process import MODES
 from tests.support.order import (
@@ -16,6 +18,7 @@ from tests.support.order import (
     ONE,
     ONE_EACH,
     OTHER_USERS,
+    SALT,
     SERVERS,
     chosen,
     is_wanted,
@@ -24,6 +27,11 @@ from tests.support.order import (
 
 FILE = "tests/http/test_a.py::test_b"
 AXES = (("standalone", "cluster"), ("hypercorn", "lane"), ("asyncio", "trio"))
+
+
+@pytest.fixture(autouse=True)
+def same_salt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SALT, "")  # how evenly a hash divides a hundred names differs by salt
 
 
 def test_all_pairs_of_values_run() -> None:
@@ -38,7 +46,10 @@ def test_all_pairs_of_values_run() -> None:
 def test_each_value_of_two_parameters_and_all_of_one_run() -> None:
     names = ["-".join(values) for values in product(AXES[0], AXES[2])]
     wanted = [name for name in names if is_wanted(f"{FILE}[{name}]")]
-    assert wanted == ["standalone-asyncio", "cluster-trio"]
+    assert wanted in (
+        ["standalone-asyncio", "cluster-trio"],
+        ["standalone-trio", "cluster-asyncio"],
+    )
     for name in ("lane", "hypercorn", "fake-trio", "a-b"):
         assert is_wanted(f"{FILE}[{name}]"), name
     assert is_wanted(FILE)
@@ -55,6 +66,20 @@ def test_each_test_runs_with_one_value_of_its_only_parameter_and_half_of_them_wi
             }
             assert runs[values[0]] ^ runs[values[1]] == set(range(100))
             assert min(map(len, runs.values())) > 25
+
+
+def test_another_salt_runs_others_and_the_same_salt_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = {f"{FILE}{n}[{topology}]" for n in range(100) for topology in AXES[0]}
+
+    def half(salt: str) -> set[str]:
+        monkeypatch.setenv(SALT, salt)
+        return chosen(names)
+
+    assert half("3.13 one") == half("3.13 one")
+    for other in ("3.13 two", "3.12 one"):
+        assert 25 < len(half("3.13 one") & half(other)) < 75, "neither the same nor all the others"
 
 
 def test_a_test_with_one_value_alone_runs() -> None:
