@@ -45,6 +45,8 @@ class Crew:
 
     def kill(self, choice: float) -> str:
         """Kill a worker at once; its jobs stay with their leases."""
+        if not self._scopes:
+            return "no worker"  # none has begun yet
         name = sorted(self._scopes)[int(choice * len(self._scopes))]
         self._scopes[name].cancel()
         return f"worker {name}"
