@@ -92,10 +92,10 @@ class UiSettings:
         "OJS_UI_REDACT",
         redactions,
         "",
-        "What the dashboard hides of client data, comma separated: names of members (`password`), "
-        "paths (`args.0.card`, `meta.*`, `type:email.*/args.1`), and patterns of texts "
-        "(`value:card`, `value:email`, `value:iban`, `value:jwt`, `value:sk_live_*`). The API "
-        "hides nothing.",
+        "What the dashboard hides of client data, comma separated: names of members (`password`, "
+        "`name:card.number`), paths (`args.0.card`, `meta.*`, `type:email.*/args.1`), and patterns "
+        "of texts (`value:card`, `value:email`, `value:iban`, `value:jwt`, `value:sk_live_*`). The "
+        "API hides nothing.",
         empty=frozenset(),
     )
     redactor: Function | None = variable(  # noqa: RUF009 - a declaration, as the others

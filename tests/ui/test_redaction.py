@@ -24,7 +24,7 @@ from tests.ui.html import parse
 from tests.ui.test_hostile_text import attack
 from tests.ui.test_pages import page
 
-HIDDEN = frozenset({"password", "card.number"})
+HIDDEN = frozenset({"password", "name:card.number"})
 CARD = "4111 1111 1111 1111"
 SECRET = f"sk_live_abcdef {CARD}"
 GUESSED = ("sk_live", "4111 1111")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import queue
+import re
 import threading
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from ojs_cluster.server.config.load import ConfigError, load
 from ojs_cluster.ui.json_view import MAX_SHOWN
 from ojs_cluster.ui.pages.events import ShownEvents
 from ojs_cluster.ui.redaction import function
@@ -90,10 +92,27 @@ def test_the_message_of_an_error_is_hidden(entry: str) -> None:
     assert b"1234" not in rules.json(b'{"message":"pin 1234"}', "", ERROR)
 
 
-@pytest.mark.parametrize("entry", ["type:email", "type:a/word", "args..x", "value:", "value:**"])
+@pytest.mark.parametrize(
+    "entry", ["type:email", "type:email/", "args..x", "args.", "name:", "value:", "value:**"]
+)
 def test_an_entry_that_hides_nothing_is_refused(entry: str) -> None:
     with pytest.raises(ValueError, match="such as"):
         parse_rules(frozenset({entry}))
+
+
+@pytest.mark.parametrize("path", ["arg.0.card", "error.message", "password.", ".password", "word."])
+def test_a_path_with_a_misspelt_root_is_refused_in_one_line_that_names_the_roots(path: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load({"OJS_UI_REDACT": f"password,{path}"})
+    [line] = str(refused.value).splitlines()
+    assert f"expected {path!r} to begin with one of {', '.join(sorted(ROOTS))}" in line
+    with pytest.raises(ValueError, match=re.escape(f"{path!r} to begin with")):
+        parse_rules(frozenset({f"type:email.*/{path}"}))
+
+
+def test_a_name_with_dots_is_an_entry_of_its_own() -> None:
+    value = [{"card.number": "x", "card": {"number": "x"}}]
+    assert hidden("name:card.number", value=value) == [{**value[0], "card.number": "hidden"}]
 
 
 @pytest.mark.parametrize(

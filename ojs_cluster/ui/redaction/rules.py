@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
@@ -24,6 +24,10 @@ ANY: Final = "*"
 ALIASES: Final = {"error": "errors", "parent_results_by_id": "parent_results"}
 """Members of a job that have a part of what is in another one."""
 _MAX_RULES: Final = 100
+_FIRST_PLACES: Final[Mapping[str, str | int]] = {"[": 0, "{": ""}
+"""What begins an array or an object, and where its first value is; a name is not read yet."""
+_ENDS: Final = frozenset("]}")
+_PUNCTUATION: Final = frozenset("[]{},:")
 
 Path = tuple[str, ...]
 """Lower-case names and numbers; ``*`` stands for any one, and in the path of a value for one that
@@ -43,8 +47,15 @@ class PathRule:
     path: Path
 
     def applies_to(self, job_type: str) -> bool:
-        """Return whether the rule is for jobs of a type; for all types if it is empty."""
-        return not (self.types and job_type) or fnmatchcase(job_type, self.types)
+        """Return whether the rule applies to a value of a job.
+
+        Args:
+            job_type: the type of the job. It is empty if the page does not know it; then every rule
+                applies, because any of them may be meant.
+        """
+        if not self.types or not job_type:
+            return True
+        return fnmatchcase(job_type, self.types)
 
     def covers(self, path: Path) -> bool:
         """Return whether a value at ``path`` is a hidden value or a part of one."""
@@ -54,6 +65,14 @@ class PathRule:
 def _agree(one: Path, other: Path) -> bool:
     """Return whether two paths may be the same, as far as the shorter one leads."""
     return all(a == b or ANY in (a, b) for a, b in zip(one, other, strict=False))
+
+
+def _by_length(paths: Iterable[Path]) -> Mapping[int, Sequence[Path]]:
+    """Return paths by their length: a walk compares each value only with those of its depth."""
+    found: dict[int, list[Path]] = {}
+    for path in paths:
+        found.setdefault(len(path), []).append(path)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,58 +111,63 @@ class Rules:
         is_part = not self.names.isdisjoint(path) or any(rule.covers(path) for rule in rules)
         if is_part or len(raw) > MAX_SHOWN:  # the walk below compares only what is inside
             return HIDDEN_JSON
-        text = raw.decode(errors="replace")
-        found = list(self._pieces(tokens_of(text), rules, path))
-        return "".join(piece for piece, _ in found).encode() if any(c for _, c in found) else raw
+        tokens = tokens_of(raw.decode(errors="replace"))
+        pieces = list(self._pieces(tokens, [rule.path for rule in rules], path))
+        is_any_hidden = any(is_hidden for _, is_hidden in pieces)
+        return "".join(text for text, _ in pieces).encode() if is_any_hidden else raw
 
     def _pieces(
-        self, tokens: Sequence[str], rules: Sequence[PathRule], path: Path
+        self, tokens: Sequence[str], hidden_paths: Sequence[Path], start: Path
     ) -> Iterator[tuple[str, bool]]:
-        """Yield the tokens, and whether each differs from the original."""
-        paths: dict[int, list[Path]] = {}
-        for rule in rules:
-            paths.setdefault(len(rule.path), []).append(rule.path)
-        places: list[str | int] = []  # a number in an array, a name in an object
+        """Yield the text to show for each token, and whether it hides something.
+
+        A hidden array or object is one piece.
+
+        Args:
+            tokens: the tokens of a JSON value.
+            hidden_paths: the paths of the rules that apply to it.
+            start: the path of the value.
+        """
+        of_length = _by_length(hidden_paths)
+        inside: list[str | int] = []  # leads from the value to a piece: names, and array indexes
         at = 0
         while at < len(tokens):
-            piece, is_name = tokens[at], tokens[at + 1 : at + 2] == [":"]
-            if piece in ("]", "}"):
-                places.pop()
+            piece = tokens[at]
+            if tokens[at + 1 : at + 2] == [":"]:
+                inside[-1] = name_of(piece)
             elif piece == ",":
-                place = places[-1]
-                if isinstance(place, int):
-                    places[-1] = place + 1
-            elif is_name:
-                places[-1] = name_of(piece)
-                shown = self._scalar(piece)
-                yield shown, shown != piece
-                at += 1
-                continue
-            elif piece != ":":
-                if self._is_hidden(paths, path, places):
+                if isinstance(index := inside[-1], int):
+                    inside[-1] = index + 1
+            elif piece in _ENDS:
+                inside.pop()
+            elif piece != ":":  # it begins a value
+                if self._is_hidden(inside, start, of_length):
                     yield f'"{HIDDEN}"', True
                     at = end_of_value(tokens, at)
                     continue
-                if piece in ("[", "{"):
-                    places.append(0 if piece == "[" else "")
-                else:
-                    shown = self._scalar(piece)
-                    yield shown, shown != piece
-                    at += 1
-                    continue
-            yield piece, False
+                if piece in _FIRST_PLACES:
+                    inside.append(_FIRST_PLACES[piece])
+            shown = piece if piece in _PUNCTUATION else self._scalar(piece)
+            yield shown, shown != piece
             at += 1
 
     def _is_hidden(
-        self, paths: dict[int, list[Path]], path: Path, places: Sequence[str | int]
+        self, inside: Sequence[str | int], start: Path, of_length: Mapping[int, Sequence[Path]]
     ) -> bool:
-        if places and places[-1] in self.names:
+        """Return whether a value is hidden by its name or by a path that ends at it.
+
+        Args:
+            inside: leads from the outer value to this one.
+            start: the path of the outer value.
+            of_length: the paths of rules, by their length.
+        """
+        if inside and inside[-1] in self.names:
             return True
-        rules = paths.get(len(path) + len(places))
-        if not rules:
+        candidates = of_length.get(len(start) + len(inside))
+        if not candidates:
             return False
-        whole = (*path, *map(str, places))
-        return any(_agree(rule, whole) for rule in rules)
+        path = (*start, *map(str, inside))
+        return any(_agree(candidate, path) for candidate in candidates)
 
     def _scalar(self, token: str) -> str:
         """Return a string without what the patterns find; a number that they find is hidden."""
@@ -163,31 +187,59 @@ def parse_rules(words: frozenset[str]) -> Rules:
     """Return the rules of the entries of ``OJS_UI_REDACT``.
 
     Args:
-        words: lower-case entries: a name, a path such as ``args.0.card``, ``type:email.*/args.1``,
-            or ``value:`` with a pattern.
+        words: lower-case entries: a name, ``name:`` with one that has dots, a path such as
+            ``args.0.card``, ``type:email.*/args.1``, or ``value:`` with a pattern.
 
     Raises:
-        ValueError: an entry is none of these, or there are too many.
+        ValueError: an entry is none of these, or there are too many. The message says what is
+            expected.
     """
     if len(words) > _MAX_RULES:
         raise ValueError(f"at most {_MAX_RULES} entries")
-    names, paths, patterns = set(), [], []
+    names: set[str] = set()
+    paths: list[PathRule] = []
+    patterns: list[Replace] = []
     for word in sorted(words):
         if word.startswith("value:"):
             patterns.append(pattern(word.removeprefix("value:")))
-            continue
-        types = ""
-        if word.startswith("type:"):
-            types, _, word = word.removeprefix("type:").partition("/")
-            if not types or word.partition(".")[0] not in ROOTS:
-                raise ValueError("a type and a path, such as type:email.*/args.1")
-        path = tuple(word.split("."))
-        if path[0] in ROOTS and (len(path) > 1 or types):
-            if "" in path:
-                raise ValueError("a path such as args.0.card")
-            paths.append(PathRule(types, path))
+        elif word.startswith("type:"):
+            paths.append(_rule_of_types(word.removeprefix("type:")))
+        elif word.startswith("name:"):
+            names.add(_name(word.removeprefix("name:")))
+        elif "." in word:
+            paths.append(PathRule("", _path(word)))
         else:
             names.add(word)
-            if word in ALIASES:
-                names.add(ALIASES[word])
+    names |= {ALIASES[name] for name in names if name in ALIASES}
     return Rules(frozenset(names), tuple(paths), tuple(patterns))
+
+
+def _rule_of_types(text: str) -> PathRule:
+    """Return the rule of what follows ``type:``, such as ``email.*/args.1``."""
+    types, _, path = text.partition("/")
+    if not types or not path:
+        raise ValueError("a type and a path, such as type:email.*/args.1")
+    return PathRule(types, _path(path))
+
+
+def _name(text: str) -> str:
+    """Return what follows ``name:``."""
+    if not text:
+        raise ValueError("a name, such as name:card.number")
+    return text
+
+
+def _path(text: str) -> Path:
+    """Return the path of an entry.
+
+    A first segment that is not a root is refused. It is probably misspelt, and would hide nothing.
+    """
+    path = tuple(text.split("."))
+    if path[0] not in ROOTS:
+        raise ValueError(
+            f"{text!r} to begin with one of {', '.join(sorted(ROOTS))}, such as args.0.card; "
+            "a name with dots is written name:card.number"
+        )
+    if "" in path:
+        raise ValueError(f"a path such as args.0.card, not {text!r}")
+    return path
