@@ -18,6 +18,7 @@ from ojs_cluster.store.features.search.small_fields import read_matching
 from ojs_cluster.store.features.webhooks.counts import read_counts
 from ojs_cluster.store.features.workers.lists import list_workers
 from ojs_cluster.store.ground.process_state.job_counts import WIDTH
+from ojs_cluster.store.ground.process_state.touch import MISSED_HEARTBEATS
 from ojs_cluster.store.ground.process_state.type_minutes import (
     KEPT_MINUTES,
     TypeStatistics,
@@ -61,6 +62,7 @@ _MIN_COMPLETED: Final = 20
 _MAX_ACTIVE: Final = 100
 """Number of active jobs that are read to find those that hang: those whose leases end first."""
 _MAX_WORKERS: Final = 1000
+"""Number of silent workers that are read to find the hosts that restart them: the last seen."""
 _MINUTE_MS: Final = 60_000
 MAX_NAMED: Final = 3
 """Number of types, hosts and others of a kind that are reported."""
@@ -249,7 +251,9 @@ async def _find_restarting(visit: Visit) -> list[tuple[str, int, int]]:
     """
     store = visit.app.store
     now_ms = store.clock.now_ms()
-    workers, _, _ = await list_workers(store, limit=_MAX_WORKERS)
+    # The list has the last seen first, so it begins behind those that are seen all the time.
+    seen_before_ms = now_ms - MISSED_HEARTBEATS * store.settings.heartbeat_interval_ms
+    workers, _, _ = await list_workers(store, limit=_MAX_WORKERS, after=(seen_before_ms, ""))
     began_ms: dict[str, list[int]] = {}
     for worker in workers:
         is_new = now_ms - worker.first_seen_ms < RESTART_MINUTES * 60_000

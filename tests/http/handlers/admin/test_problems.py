@@ -12,6 +12,7 @@ import trio
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.ground.job_fields import STARTED
 from ojs_cluster.store.ground.settings import StoreSettings
+from ojs_cluster.ui import incidents
 from ojs_cluster.ui.languages.language import Language, speak
 from ojs_cluster.webhooks.settings import WebhookSettings
 from tests.http.api import Api, open_app
@@ -135,21 +136,37 @@ async def test_a_job_that_runs_much_longer_than_others_is_named(any_api: Api) ->
     assert sum(each["rule"] == "job_hangs" for each in items) == 1, fresh
 
 
-async def test_a_host_whose_workers_end_at_once_is_named(any_api: Api) -> None:
-    api, store = any_api, any_api.app.store
+async def heartbeat(api: Api, name: str, host: str) -> None:
+    body = {"worker_id": name, "hostname": host}
+    assert (await api.post("/ojs/v1/workers/heartbeat", body)).status == 200
+
+
+async def crash(api: Api, name: str, host: str) -> None:
+    """Let a worker begin, and end without a word a second later, five minutes ago."""
+    await heartbeat(api, name, host)
+    store = api.app.store
+    shard = store.keys.shard_of_worker(name)
+    silent = store.clock.now_ms() - 300_000
+    times = "last_seen", silent, "last_heartbeat", silent, "first_seen", silent - 1000
+    await store.redis.call(shard.slot, "HSET", shard.worker(name), *times)
+    await store.redis.call(shard.slot, "ZADD", shard.workers, silent, name)
+
+
+async def test_a_host_whose_workers_end_at_once_is_named(
+    any_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers that live are seen later than those that have ended. They hide none of them."""
+    monkeypatch.setattr(incidents, "_MAX_WORKERS", 10)
+    for number in range(12):
+        await heartbeat(any_api, f"alive-{number}", f"host-{number}")
     for host, count in (("crash", 5), ("calm", 4)):
         for number in range(count):
-            name = f"{host}-{number}"
-            await api.post("/ojs/v1/workers/heartbeat", {"worker_id": name, "hostname": host})
-            shard = store.keys.shard_of_worker(name)
-            silent = store.clock.now_ms() - 300_000
-            await store.redis.call(
-                *(shard.slot, "HSET", shard.worker(name)),
-                *("last_seen", silent, "last_heartbeat", silent, "first_seen", silent - 1000),
-            )
-    restarts = await problem(api, "workers_restart")
+            await crash(any_api, f"{host}-{number}", host)
+    restarts = await problem(any_api, "workers_restart")
     assert restarts["id"] == "workers_restart:crash"
     assert "crash end soon after they begin: 5 in the last 10 minutes" in restarts["text"]
+    items = (await any_api.get(PATH)).json["items"]
+    assert sum(each["rule"] == "workers_restart" for each in items) == 1
 
 
 async def test_a_receiver_that_fails_is_named_until_it_accepts(webhook_api: Api) -> None:
