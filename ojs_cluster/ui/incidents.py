@@ -51,8 +51,7 @@ said to restart them."""
 RESTART_MINUTES: Final = 10
 """Number of minutes in which they began."""
 _MIN_REFUSED: Final = 3
-"""Number of failed deliveries from which a receiver fails, if its last one did."""
-_OK: Final = range(200, 300)
+"""Number of failed attempts in a row from which a receiver fails."""
 _HUNG_TIMES: Final = 100
 """A job hangs that has run for this many times what 95 % of the jobs of its type needed."""
 _HUNG_MS: Final = 60_000
@@ -111,8 +110,8 @@ class Incidents(msgspec.Struct, frozen=True):
             with their number.
         restarting: the hosts whose workers end soon after they begin, each with their number and
             the mean time between two of them in ms.
-        webhooks: the receivers that fail: id of the subscription, host, and the status of the last
-            response, 0 for none.
+        webhooks: the receivers that fail, each with the id of the subscription, the host, the
+            status of the last response (0 for none), and since when in Unix ms.
         hung: jobs that hang, the longest running first.
         skipped: cron jobs that start no jobs.
         late: cron jobs that should have run.
@@ -125,7 +124,7 @@ class Incidents(msgspec.Struct, frozen=True):
     failing: Sequence[FailingType] = ()
     discarded: Sequence[tuple[str, int]] = ()
     restarting: Sequence[tuple[str, int, int]] = ()
-    webhooks: Sequence[tuple[str, str, int]] = ()
+    webhooks: Sequence[tuple[str, str, int, int]] = ()
     hung: Sequence[HungJob] = ()
     skipped: Sequence[SkippedCron] = ()
     late: LateCrons = LateCrons()
@@ -273,16 +272,16 @@ async def _find_restarting(visit: Visit) -> list[tuple[str, int, int]]:
     return sorted(found, key=lambda each: -each[1]) if shown == names else []
 
 
-async def _find_failing_webhooks(visit: Visit) -> list[tuple[str, str, int]]:
+async def _find_failing_webhooks(visit: Visit) -> list[tuple[str, str, int, int]]:
     store = visit.app.store
     found = []
     for subscription_id, counts in (await read_counts(store)).items():
         subscription = store.webhooks.get(subscription_id)
         if subscription is None or not subscription.active:
             continue
-        if counts.failed >= _MIN_REFUSED and counts.last_status not in _OK:
+        if counts.failures_in_row >= _MIN_REFUSED:
             host = urlsplit(subscription.url).hostname or ""
-            found.append((subscription_id, host, counts.last_status))
+            found.append((subscription_id, host, counts.last_status, counts.failing_since_ms))
     return sorted(found)
 
 

@@ -77,7 +77,7 @@ def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
             ("workers",),
             subject=host,
         )
-    for subscription_id, host, status in incidents.webhooks[:MAX_NAMED]:
+    for subscription_id, host, status, since_ms in incidents.webhooks[:MAX_NAMED]:
         yield Problem(
             "webhook_fails",
             _("The receiver %(host)s of a webhook does not respond", host=readable(host))
@@ -94,6 +94,7 @@ def problems_of_incidents(incidents: Incidents) -> Iterator[Problem]:
             ("webhooks",),
             query={"subscription": subscription_id},
             subject=subscription_id,
+            since_ms=since_ms,
         )
     for job in incidents.hung[:MAX_NAMED]:
         yield Problem(

@@ -24,7 +24,7 @@ from ojs_cluster.store.features.events.listing import EventFilter, read_events
 from ojs_cluster.store.features.retention import lifecycle, retention
 from ojs_cluster.store.features.webhooks import deliveries
 from ojs_cluster.store.features.webhooks.counts import read_counts
-from ojs_cluster.store.features.webhooks.deliveries import Delivery, DeliveryState
+from ojs_cluster.store.features.webhooks.deliveries import Delivery, DeliveryState, Outcome
 from ojs_cluster.store.ground.process_state import rejections, subscriptions
 from ojs_cluster.store.operators.operations.metrics import collect
 from ojs_cluster.store.operators.pressure.pressure import check_pressure
@@ -131,6 +131,30 @@ async def test_the_event_of_a_fast_path_becomes_a_delivery(store: Store, event: 
     await ack(store, await active(store))
     [found] = await pending(store, made.id)
     assert found.kind == event
+
+
+async def test_failures_in_a_row_are_counted_over_all_shards(store: Store) -> None:
+    """A shard knows its own deliveries only: a success in another one ends the row as well."""
+    made = await subscribe(store, "job.enqueued")
+    await store.webhooks.read(store)
+    here, there = queues_in_other_shards(store, 2)
+
+    async def attempt(queue: str, status: int) -> tuple[int, int, int]:
+        await put(store, queue)
+        shard = store.keys.shard_of_queue(queue)
+        [due] = (await deliveries.next_due(store, shard, made.id, 1)).deliveries
+        outcome: Outcome = "delivered" if status == 200 else "dead"
+        await deliveries.record(store, shard, made.id, due.number, outcome, status=status)
+        counts = (await read_counts(store))[made.id]
+        return counts.failed, counts.failures_in_row, counts.failing_since_ms
+
+    assert (await attempt(here, 200))[:2] == (0, 0)
+    assert (await attempt(here, 500))[:2] == (1, 1)
+    *counted, since_ms = await attempt(there, 500)
+    assert counted == [2, 2]
+    assert await attempt(here, 500) == (3, 3, since_ms), "since the first of them"
+    assert await attempt(there, 200) == (3, 0, 0)
+    assert (await attempt(there, 500))[:2] == (4, 1)
 
 
 async def test_without_subscriptions_nothing_is_written(store: Store, db: Any) -> None:

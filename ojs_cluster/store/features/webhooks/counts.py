@@ -31,6 +31,7 @@ class DeliveryCounts:
         last_error: why that attempt got no response; empty if it got one.
         failing_since_ms: Unix time in ms of the first failed attempt since the last success; 0 if
             the last attempt was one.
+        failures_in_row: number of failed attempts since then.
     """
 
     numbers: Counter[str] = field(default_factory=Counter)
@@ -38,6 +39,7 @@ class DeliveryCounts:
     last_status: int = 0
     last_error: str = ""
     failing_since_ms: int = 0
+    failures_in_row: int = 0
 
     @property
     def failed(self) -> int:
@@ -75,7 +77,7 @@ async def read_counts(store: Store) -> dict[str, DeliveryCounts]:
     """
     found: dict[str, DeliveryCounts] = {}
     errors: dict[str, str] = {}
-    failures: list[tuple[str, int]] = []
+    failures: dict[str, list[tuple[int, int]]] = {}
     successes: dict[str, int] = {}
 
     async def read(shard: Shard) -> None:
@@ -85,8 +87,8 @@ async def read_counts(store: Store) -> dict[str, DeliveryCounts]:
         texts = dict(zip(flat[::2], flat[1::2], strict=True))
         for name, subscription_id, value in _parse(flat):
             counts = found.setdefault(subscription_id, DeliveryCounts())
-            if name == "since":
-                failures.append((subscription_id, value[0]))
+            if name == "since" and len(value) == 2:
+                failures.setdefault(subscription_id, []).append((value[0], value[1]))
             elif name == "success":
                 successes[subscription_id] = max(value[0], successes.get(subscription_id, 0))
             if name in OUTCOMES:
@@ -101,8 +103,9 @@ async def read_counts(store: Store) -> dict[str, DeliveryCounts]:
         if counts.last_ms and counts.last_status not in _OK:
             # Each shard knows its own deliveries, and the receiver may have answered another one.
             success_ms = successes.get(subscription_id, 0)
-            since = [ms for name, ms in failures if name == subscription_id and ms > success_ms]
-            counts.failing_since_ms = min(since, default=counts.last_ms)
+            since = [each for each in failures.get(subscription_id, ()) if each[0] > success_ms]
+            counts.failing_since_ms = min((ms for ms, _ in since), default=counts.last_ms)
+            counts.failures_in_row = sum(number for _, number in since) or 1
             counts.last_error = errors.get(subscription_id, "")
     return found
 

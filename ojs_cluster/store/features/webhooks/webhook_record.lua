@@ -47,7 +47,9 @@ if outcome == 'delivered' then
     redis.call('HDEL', COUNTS, 'since:' .. id, 'error:' .. id)
     redis.call('HSET', COUNTS, 'success:' .. id, string.format('%.0f', now))
 else
-    redis.call('HSETNX', COUNTS, 'since:' .. id, string.format('%.0f', now)) -- the first failure after a success
+    -- The time of the first failure after a success, and the number of failures since then.
+    local since, failures = string.match(redis.call('HGET', COUNTS, 'since:' .. id) or '', '^(%d+) (%d+)$')
+    redis.call('HSET', COUNTS, 'since:' .. id, string.format('%.0f %.0f', since or now, (failures or 0) + 1))
     redis.call('HSET', COUNTS, 'error:' .. id, ARGV[6])
 end
 if outcome == 'failed' then

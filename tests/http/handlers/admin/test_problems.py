@@ -10,6 +10,8 @@ import pytest
 import trio
 
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.features.webhooks import deliveries
+from ojs_cluster.store.features.webhooks.deliveries import Outcome
 from ojs_cluster.store.ground.job_fields import STARTED
 from ojs_cluster.store.ground.settings import StoreSettings
 from ojs_cluster.ui import incidents
@@ -169,22 +171,38 @@ async def test_a_host_whose_workers_end_at_once_is_named(
     assert sum(each["rule"] == "workers_restart" for each in items) == 1
 
 
-async def test_a_receiver_that_fails_is_named_until_it_accepts(webhook_api: Api) -> None:
-    api, store = webhook_api, webhook_api.app.store
-    body = {"url": "http://127.0.0.1:9/hook", "events": ["job.*"]}
-    created = await api.post("/ojs/v1/webhooks/subscriptions", body)
-    assert created.status == 201, created.body
-    shard, name = store.keys.shard_of_queue("default"), created.json["id"]
+async def attempt(api: Api, subscription_id: str, queue: str, *statuses: int) -> None:
+    """Record deliveries of events of a queue, each with the status of its only attempt."""
+    store = api.app.store
+    shard = store.keys.shard_of_queue(queue)
+    for status in statuses:
+        await api.enqueue(options={"queue": queue})
+        [delivery] = (await deliveries.next_due(store, shard, subscription_id, 1)).deliveries
+        outcome: Outcome = "delivered" if status < 300 else "dead"
+        assert await deliveries.record(
+            *(store, shard, subscription_id, delivery.number, outcome), status=status
+        )
 
-    async def record(failed: int, status: int) -> None:
-        counts = f"failed:{name}", failed, f"last:{name}", f"{store.clock.now_ms()} {status}"
-        await store.redis.call(shard.slot, "HSET", shard.webhook_counts, *counts)
 
-    await record(3, 503)
+async def test_a_receiver_that_fails_in_a_row_is_named_until_it_accepts(webhook_api: Api) -> None:
+    """Failures before its last success do not count."""
+    api, made = webhook_api, []
+    for name in ("old", "new"):
+        body = {"url": f"http://127.0.0.1:9/{name}", "events": ["job.enqueued"], "queues": [name]}
+        created = await api.post("/ojs/v1/webhooks/subscriptions", body)
+        assert created.status == 201, created.body
+        made.append(created.json["id"])
+    await attempt(api, made[0], "old", 500, 500, 200, 500, 200, 503)
+    await attempt(api, made[1], "new", 200, 503, 503)
+    failing = (await api.get(f"/ojs/v1/webhooks/subscriptions/{made[1]}")).json
+    await attempt(api, made[1], "new", 503)
     fails = await problem(api, "webhook_fails")
-    assert fails["id"] == f"webhook_fails:{name}"
+    assert fails["id"] == f"webhook_fails:{made[1]}"
     assert fails["text"] == "The receiver 127.0.0.1 of a webhook refuses deliveries (503)"
-    await record(3, 204)
+    assert fails["since"] == failing["failing_since"]
+    items = (await api.get(PATH)).json["items"]
+    assert sum(each["rule"] == "webhook_fails" for each in items) == 1
+    await attempt(api, made[1], "new", 204)
     with trio.fail_after(SHARED_S):
         while "webhook_fails:" in str((await api.get(PATH)).json):  # noqa: ASYNC110 - an API
             await trio.sleep(0.1)
