@@ -13,21 +13,33 @@ _SHORT_NAMES: Final = {
     "countryName": "C",
     "stateOrProvinceName": "ST",
     "localityName": "L",
-    "streetAddress": "STREET",
+    "streetAddress": "street",
     "domainComponent": "DC",
     "userId": "UID",
+    "givenName": "GN",
+    "surname": "SN",
+    "uniqueIdentifier": "uid",
+    "rfc822Mailbox": "mail",
+    "countryCode3c": "c3",
+    "countryCode3n": "n3",
+    "jurisdictionLocalityName": "jurisdictionL",
+    "jurisdictionStateOrProvinceName": "jurisdictionST",
+    "jurisdictionCountryName": "jurisdictionC",
 }
-"""Short names of attributes (RFC 4514 3). Other attributes keep their long names, as in OpenSSL."""
-_ESCAPES: Final = str.maketrans({character: f"\\{character}" for character in '"+,;<>\\'})
+"""Short names of OpenSSL, where they differ from its long names, which Python returns."""
+_ESCAPES: Final = str.maketrans(
+    {character: f"\\{character}" for character in '"+,;<>\\'}
+    | {code: f"\\{code:02X}" for code in (*range(0x20), 0x7F)}
+)
 
 
 def subject_of(stream: object) -> str:
     """Return the subject of the client's verified certificate; empty if there is none.
 
     The subject has the form of RFC 4514, with the most specific attribute first, as in
-    ``CN=ci,O=Example``. The command ``openssl x509 -noout -subject -nameopt RFC2253`` prints the
-    same text. For an unverified certificate the result is empty, because Python returns the content
-    of verified certificates only.
+    ``CN=ci,O=Example``. The same text is printed by ``openssl x509 -noout -subject -nameopt
+    RFC2253,-esc_msb,-dump_unknown``. For an unverified certificate the result is empty, because
+    Python returns the content of verified certificates only.
     """
     if not isinstance(stream, trio.SSLStream):
         return ""
@@ -56,7 +68,7 @@ def _relative_name(pairs: tuple[tuple[str, str], ...]) -> str:
 
 
 def _escaped(value: str) -> str:
-    text = value.translate(_ESCAPES).replace("\0", "\\00")
+    text = value.translate(_ESCAPES)
     if text.startswith(("#", " ")):
         text = f"\\{text}"
     if text.endswith(" ") and len(value) > 1:
