@@ -107,26 +107,42 @@ async def test_an_unconfirmed_run_keeps_its_firing_until_it_is_delivered_again(
     assert [job.id for job in await take(store, "reports", count=9)] == [pending.job_id]
 
 
+async def fail(store: Store, db: Any, pause_ms: int) -> None:
+    """Let a check fail, and compare for how long it is postponed."""
+    meta, pending = store.keys.meta, (await cron.get(store, "daily")).firing
+    before = await clock_ms(store, meta.slot)
+    await RedisCronStore(store).record_outcome("daily", "failed", pending.job_id if pending else "")
+    not_before = int(db.hget(meta.cron("daily"), "not_before"))
+    assert before + pause_ms <= not_before <= await clock_ms(store, meta.slot) + pause_ms
+
+
 async def test_a_failure_after_a_success_is_postponed_as_briefly_as_the_first(
     store: Store, db: Any
 ) -> None:
-    meta = store.keys.meta
-
-    async def fail(pause_ms: int) -> None:
-        """Fail, and check that it is postponed for that long."""
-        pending = (await cron.get(store, "daily")).firing
-        before = await clock_ms(store, meta.slot)
-        await RedisCronStore(store).record_outcome(
-            "daily", "failed", pending.job_id if pending else ""
-        )
-        not_before = int(db.hget(meta.cron("daily"), "not_before"))
-        assert before + pause_ms <= not_before <= await clock_ms(store, meta.slot) + pause_ms
-
     await cron.register(store, definition())
     await come(store, db)
     await die_owing(store)
     for pause_ms in (500, 1000, 2000):
-        await fail(pause_ms)
+        await fail(store, db, pause_ms)
     await recover(store, db)
     assert len(await take(store, "reports")) == 1
-    await fail(500)
+    await fail(store, db, 500)
+
+
+async def test_a_check_of_held_runs_that_succeeds_ends_the_failures_before_it(
+    store: Store, db: Any
+) -> None:
+    await cron.register(store, definition(overlap_policy="enqueue"))
+    for _ in range(2):
+        await come(store, db)
+        await look(store)
+    assert len((await cron.get(store, "daily")).held_runs) == 1
+    for pause_ms in (500, 1000, 2000):
+        await fail(store, db, pause_ms)
+    await recover(store, db)
+    assert db.hmget(store.keys.meta.cron("daily"), "failures", "not_before") == [None, None]
+    await fail(store, db, 500)
+
+    await come(store, db)
+    await RedisCronStore(store).record_outcome("daily", "checked", "")
+    await fail(store, db, 1000)  # the occurrence, which the same check handles after the held runs

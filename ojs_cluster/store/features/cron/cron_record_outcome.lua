@@ -6,7 +6,8 @@
 --                     another firing by now, the next check follows after a pause.
 --       'unreadable': the cron job could not be read, or its key has another type. The next check follows after a pause.
 --                     A deleted one is removed if its runs are damaged.
---       'checked':    the given runs have ended, and the given held runs were released.
+--       'checked':    the given runs have ended, and the given held runs were released. Unless an occurrence is due,
+--                     which the same check handles next, the check has succeeded: a later failure is the first one.
 -- Memory: allow-oom; adds 500 bytes.
 -- KEYS: 1 crons, then for each cron job cron:<name> and cron_history:<name>.
 -- ARGV: 1 first and 2 longest pause (ms), then for each cron job:
@@ -40,6 +41,11 @@ local function end_firing(key, history, cron, outcome, reason)
     cron.firing, cron.next_maintenance, cron.not_before = nil, nil, nil
 end
 
+-- Returns whether an occurrence is due, or no check can read when it is.
+local function is_due(cron)
+    return cron.next_occurrence and (tonumber(cron.next_occurrence) or 0) <= now
+end
+
 local function record(key, history, name, outcome, firing, ended, released, reason)
     if has_wrong_type(key) then return set_deadline(CRONS, name, now + longest_pause) end
     local cron = load_cron(key)
@@ -54,6 +60,9 @@ local function record(key, history, name, outcome, firing, ended, released, reas
         local pause = math.min(longest_pause, first_pause * 2 ^ math.min(failures - 1, 30))
         cron.not_before = format_ms(now + pause)
         redis.call('HSET', key, 'not_before', cron.not_before)
+    elseif outcome == 'checked' and not cron.firing and not is_due(cron) then
+        redis.call('HDEL', key, 'failures', 'not_before')
+        cron.not_before = nil
     end
     if ended ~= '' then
         redis.call('HSET', key, 'open_runs', table.concat(list_without(cron.open_runs, ended), ' '))
