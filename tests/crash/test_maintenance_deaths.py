@@ -54,6 +54,7 @@ OPERATIONS: dict[str, Operation] = {
     "a default of a queue": DefaultsChange(),
     "a move of an available job": Moved("available"),
     "a move of a scheduled job": Moved("scheduled"),
+    "a move of a step": Moved("step"),
     "bulk cancel": Bulk(BulkAction.CANCEL),
     "bulk retry": Bulk(BulkAction.RETRY),
     "bulk delete": Bulk(BulkAction.DELETE),

@@ -63,7 +63,7 @@ async def check_path_access(
     elif route.queue_access is QueueAccess.WORKFLOW:
         with _hiding_malformed("workflow", params[0]):
             workflow = await read_workflows.get(app.store, params[0], jobs=False)
-        if not all(_admits(request, node.queue, node.tenant) for node in workflow.plan.jobs):
+        if not all(_admits(request, queue, workflow.plan.tenant) for queue in workflow.queues):
             raise NotFound("workflow", params[0])
 
 

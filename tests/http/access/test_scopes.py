@@ -182,6 +182,33 @@ async def test_a_restricted_key_does_not_see_the_marks_of_all_queues(keyed: Api)
     assert (await keyed.get(marks, headers=bearer("key-viewer"))).json["total"] == 1
 
 
+async def test_a_step_that_is_moved_takes_its_workflow_along(keyed: Api) -> None:
+    """Otherwise a key of the plan's queues reads the step's result in a queue that it lacks."""
+    steps = [{"type": "t", "args": [], "options": {"queue": "mail-a"}} for _ in range(2)]
+    made = await keyed.post(
+        "/ojs/v1/workflows", {"type": "group", "jobs": steps}, headers=bearer("mail")
+    )
+    flow = f"/ojs/v1/workflows/{made.json['workflow']['id']}"
+    moved, other = (each["job_id"] for each in made.json["workflow"]["steps"])
+
+    async def move(job_id: str, queue: str) -> None:
+        path = f"/ojs/v1/admin/jobs/{job_id}/move"
+        assert (await keyed.post(path, {"queue": queue}, headers=bearer("key-admin"))).status == 200
+
+    async def seen(path: str) -> int:
+        return (await keyed.get(path, headers=bearer("mail"))).status
+
+    await move(other, "mail-b")
+    assert await seen(flow) == 200
+    await move(moved, "secret")
+    assert {await seen(flow), await seen(f"{flow}/progress")} == {404}
+    assert await seen(f"/ojs/v1/jobs/{moved}") == 404
+    listed = await keyed.get("/ojs/v1/workflows", headers=bearer("mail"))
+    assert listed.json["workflows"] == []
+    assert (await keyed.delete(flow, headers=bearer("mail"))).status == 404
+    assert (await keyed.get(flow, headers=bearer("key-admin"))).status == 200
+
+
 async def _raw(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
     stream = await trio.open_tcp_stream("127.0.0.1", port)
     async with stream:

@@ -18,6 +18,7 @@ from ojs_cluster.store.engine.limits.depth_bounds import DepthBound
 from ojs_cluster.store.engine.queues import pauses
 from ojs_cluster.store.engine.queues.partition_maintenance import get_partitions
 from ojs_cluster.store.features.queue_deletion.move_waiting import move
+from ojs_cluster.store.features.workflows import read_workflows
 from tests.store.hot_queues import close_empty
 from tests.store.queues.test_lifecycle import before
 from tests.store.shortcuts import (
@@ -33,7 +34,7 @@ from tests.store.shortcuts import (
     take,
 )
 from tests.store.tenants.shortcuts import put_for
-from tests.store.workflow_jobs import chain, state_of, step
+from tests.store.workflow_jobs import chain, group, job_ids, state_of, step
 from tests.support.invariants import InvariantReport
 
 Check = Callable[[], InvariantReport]
@@ -101,6 +102,27 @@ async def test_a_step_that_is_moved_continues_its_workflow(store: Store, consist
     await cancel(store, first.id)
     assert await state_of(store, flow) != "running"
     consistent()
+
+
+async def test_a_workflow_names_each_queue_that_its_steps_are_moved_to_once(store: Store) -> None:
+    flow = await group(store, step(), step())
+    first, second = job_ids(flow)
+    for job_id in (first, second):
+        await move(store, job_id, "target")
+    for target in ("targe", QUEUE, "target"):
+        await move(store, first, target)
+    stored = await read_workflows.get(store, flow.id)
+    assert stored.fields[b"moved_to"].decode().split() == ["target", "targe", QUEUE]
+    assert stored.queues == {QUEUE, "target", "targe"}
+
+
+async def test_the_steps_of_a_workflow_without_a_record_are_moved(store: Store, db: Any) -> None:
+    """Its retention may end, or a restored master may lack it, while a step waits."""
+    flow = await chain(store, step())
+    db.delete(store.keys.shard_of_id(flow.id).workflow(flow.id))
+    moved, _ = await move(store, job_ids(flow)[0], "target")
+    assert moved.queue == "target"
+    assert not db.exists(store.keys.shard_of_id(flow.id).workflow(flow.id))
 
 
 async def test_a_repeated_move_changes_nothing(store: Store, consistent: Check) -> None:

@@ -66,6 +66,7 @@ from ojs_cluster.store.features.maintenance.maintenance import set_maintenance
 from ojs_cluster.store.features.progress.checkpoints import MAX_BYTES, delete, read_checkpoint, save
 from ojs_cluster.store.features.progress.progress import Report, report_progress
 from ojs_cluster.store.features.queue_deletion.deletion import begin_deletion
+from ojs_cluster.store.features.queue_deletion.move_waiting import move
 from ojs_cluster.store.features.rate_limits import rate_limits
 from ojs_cluster.store.features.retention import lifecycle, retention
 from ojs_cluster.store.features.search.lists import list_jobs
@@ -130,7 +131,7 @@ from tests.store.shortcuts import (
 from tests.store.tenants.shortcuts import one_life_of_a_tenant
 from tests.store.unique_jobs import drain_waiting_now, once, recover
 from tests.store.webhook_jobs import one_life_of_a_webhook
-from tests.store.workflow_jobs import chain, drain_all, run_one, step
+from tests.store.workflow_jobs import chain, drain_all, job_ids, run_one, step
 from tests.support.lossy import without
 from tests.support.prelude import EMPTIED, MARK, NOT_READ, PRELUDE
 from tests.support.recording import Recording
@@ -521,7 +522,8 @@ async def a_workflow(store: Store, db: Any) -> None:
     home = store.keys.shard_of_id(made.id)
     db.zadd(home.running_workflows, {made.id: 1})
     await WorkflowCheck().check(store, home, 10)
-    await run_one(store, "steps")
+    await move(store, job_ids(made)[0], "moved-steps")
+    await run_one(store, "moved-steps")
     await workflows.cancel(store, made.id)
     await drain_all(store, db, everything=False)
     db.zincrby(home.ended_workflows, -8 * DAY, made.id)

@@ -35,6 +35,14 @@ class RecordChanged(Conflict):
     """Another client has changed a record of the job since the caller read it."""
 
 
+class OfWorkflow(Conflict):
+    """The job belongs to a workflow, which the caller must change first."""
+
+    def __init__(self, job_id: str, workflow_id: str) -> None:
+        super().__init__(_refusal_start(job_id) + "a step of a workflow", job_id=job_id)
+        self.workflow_id = workflow_id
+
+
 async def run_on_job(
     store: Store,
     name: str,
@@ -165,6 +173,8 @@ def refusal(job_id: str, reply: Sequence[Any], shard: Shard) -> OJSError:
         return Conflict(_refusal_start(job_id) + state, job_id=job_id, state=state)
     if reply[0] == b"changed":
         return RecordChanged(_refusal_start(job_id) + "changed by another client", job_id=job_id)
+    if reply[0] == b"of_workflow":
+        return OfWorkflow(job_id, reply[1].decode())
     if reply[0] == b"draining":
         return is_draining(reply[1].decode())
     if reply[0] == b"held":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ojs_cluster.core.errors import MalformedJob
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.engine.jobs.by_id import run_on_job
+from ojs_cluster.store.engine.jobs.by_id import OfWorkflow, run_on_job
 from ojs_cluster.store.engine.jobs.history_entries import UNKNOWN, Cause, history_arg
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.engine.jobs.remove_malformed import remove_malformed
@@ -47,7 +47,9 @@ async def move_job(
 ) -> JobRecord:
     """Give a waiting job another queue; return the job. Repeating it changes nothing.
 
-    The job stays in its shard, so ``open_target`` must have opened the shard for the target.
+    The job stays in its shard, so ``open_target`` must have opened the shard for the target. The
+    workflow of a step names the target before the step moves. So at no time may a reader without
+    access to the target read the step by its workflow.
 
     Args:
         store: the store.
@@ -64,4 +66,21 @@ async def move_job(
         BackendUnavailable: Redis did not answer in time.
     """
     args: list[Arg] = [queue, target, created_ms, history_arg(store, cause)]
-    return await run_on_job(store, "move_job", job_id, (), args, idempotent=True)
+    try:
+        return await run_on_job(store, "move_job", job_id, (), [*args, ""], idempotent=True)
+    except OfWorkflow as step:
+        workflow_id = step.workflow_id
+    await _add_queue(store, workflow_id, target)
+    return await run_on_job(store, "move_job", job_id, (), [*args, workflow_id], idempotent=True)
+
+
+async def _add_queue(store: Store, workflow_id: str, queue: str) -> None:
+    """Note that a job of a workflow moves to a queue. Repeating it changes nothing.
+
+    A queue is never removed: another job may be there, or have ended there with a result. A
+    workflow that is missing or malformed, and so not accessible, does not change.
+    """
+    owner = store.keys.shard_of_id(workflow_id)
+    await store.run(
+        owner, "workflow_add_queue", [owner.workflow(workflow_id)], [queue], idempotent=True
+    )

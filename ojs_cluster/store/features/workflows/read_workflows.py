@@ -112,6 +112,12 @@ class WorkflowRecord:
     fields: Mapping[bytes, bytes]
     jobs: Sequence[JobOutcome] = ()
 
+    @property
+    def queues(self) -> frozenset[str]:
+        """The queues of the plan, and those to which jobs were moved."""
+        moved_to = self.fields.get(b"moved_to", b"").decode(errors="replace").split()
+        return frozenset(moved_to).union(node.queue for node in self.plan.jobs)
+
 
 async def get(
     store: Store, workflow_id: str, *, jobs: bool = True, page: range = ALL_JOBS

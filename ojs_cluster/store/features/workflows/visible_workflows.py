@@ -1,6 +1,6 @@
 """List the workflows that a reader of some queues may see, or those in one state.
 
-A workflow is visible when the reader may see the queues of all its jobs. Only the plan of the
+A workflow is visible when the reader may see the queues of all its jobs. Only the record of the
 workflow names these queues; there is no index of workflows by queue or state. So a page reads up to
 ``MAX_WORKFLOWS_READ`` workflows after its cursor and leaves out those that do not match.
 """
@@ -66,9 +66,7 @@ async def list_visible(
             record = records.get(position[1])
             if record is not None:
                 size += len(record.fields.get(b"plan", b""))
-                visible = within is None or all(
-                    within.admits(node.queue) for node in record.plan.jobs
-                )
+                visible = within is None or all(map(within.admits, record.queues))
                 visible = visible and tenant in (None, record.plan.tenant)
                 if visible and state in (None, record.state):
                     found.append(record)

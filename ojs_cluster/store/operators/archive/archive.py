@@ -180,6 +180,8 @@ def _workflow(members: Mapping[str, Raw]) -> WorkflowLine:
     fields = {name.encode(): text(members, name).encode() for name in needed}
     if "finished" in members:
         fields[b"finished"] = text(members, "finished").encode()
+    if "moved_to" in members:  # queues
+        fields[b"moved_to"] = text(members, "moved_to").encode()
     fields[b"plan"] = bytes(members.get("plan", b"null"))
     for job, times in texts(members.get("times", Raw(b"{}"))).items():
         if not _are_times(times):
