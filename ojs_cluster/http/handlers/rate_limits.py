@@ -65,6 +65,7 @@ class OverrideBody(LimitsBody, frozen=True):
         return values
 
 
+_MAX_HOLDERS: Final = 100
 _override_decoder = msgspec.json.Decoder(OverrideBody)
 _limits_decoder = msgspec.json.Decoder(LimitsBody)
 
@@ -86,12 +87,15 @@ async def list_keys(app: App, request: Request) -> Response:
 
 
 async def get_key(app: App, _request: Request, key: str) -> Response:
-    """Return the limits and the usage of a rate limit key.
+    """Return the limits and the usage of a rate limit key, and the jobs that count as active.
+
+    ``holders`` has the ids of at most 100 of these jobs: those that run, then those that may start.
 
     (spec: ojs-rate-limiting 10)
     """
-    key_status = await store_limits.get_key(app.store, check_key(key))
-    return replies.json_response(200, _key(key_status))
+    key_status = await store_limits.get_key(app.store, check_key(key), holders=_MAX_HOLDERS)
+    members = shapes.HeldRateLimitKey(**_key(key_status), holders=[*key_status.holders])
+    return replies.json_response(200, members)
 
 
 async def override_key(app: App, request: Request, key: str) -> Response:

@@ -181,7 +181,7 @@ ROUTES: Final = table(
         "GET /ojs/v1/rate-limits/{key}",
         rate_limits.get_key,
         a.ADMIN_READ,
-        {200: limit_shapes.RateLimitKey},
+        {200: limit_shapes.HeldRateLimitKey},
     ),
     Route(
         "PUT /ojs/v1/rate-limits/{key}",

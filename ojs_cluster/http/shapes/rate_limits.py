@@ -64,6 +64,12 @@ class RateLimitKey(FirstLimit, LimitUsage):
     held_until: NotRequired[Moment]
 
 
+class HeldRateLimitKey(RateLimitKey):
+    """A rate limit key, and ids of jobs that have a token of it."""
+
+    holders: list[str]
+
+
 class RateLimitKeys(TypedDict):
     """A page of rate limit keys, under two names."""
 

@@ -206,9 +206,10 @@ def test_the_limits_of_a_key_are_overridden(ctl: Ctl) -> None:
     )
     assert limits["override"]["throttle"]["period"] == "PT10S"
     assert limits["override"]["expires_at"].startswith("2099")
-    soon = ctl.json("limit", "set", "q:limit", "--concurrency", "0", "--until", "1h")
-    left = datetime.fromisoformat(soon["override"]["expires_at"]) - datetime.now(UTC)
-    assert timedelta(minutes=30) < left <= timedelta(hours=1)
+    for option in ("--until", "--for"):
+        soon = ctl.json("limit", "set", "q:limit", "--concurrency", "0", option, "1h")
+        left = datetime.fromisoformat(soon["override"]["expires_at"]) - datetime.now(UTC)
+        assert timedelta(minutes=30) < left <= timedelta(hours=1)
     wrong = ctl.run("limit", "set", "k", "--concurrency", "0", "--until", "soon", code=2).stderr
     assert "2h from now" in wrong
     assert "Override ends" in ctl.run("limit", "get", "q:limit").stdout
@@ -216,6 +217,15 @@ def test_the_limits_of_a_key_are_overridden(ctl: Ctl) -> None:
     assert "override" not in ctl.json("limit", "get", "q:limit")
     ctl.run("limit", "set", "q:limit", code=2)
     assert "often" in ctl.run("limit", "set", "k", "--rate", "3/often", code=2).stderr
+
+
+def test_the_holders_of_a_rate_limit_key_are_shown(ctl: Ctl) -> None:
+    policy = {"rate_limit": {"key": "q:held", "concurrency": 1}}
+    [first, second] = ctl.enqueue("q.held", 2, options=policy)
+    ctl.api.post("/ojs/v1/workers/fetch", {"queues": ["q.held"], "worker_id": "w"})
+    shown = ctl.run("limit", "get", "q:held").stdout
+    assert f"Held by      {first}" in shown
+    assert second not in shown
 
 
 def test_a_bulk_operation_is_shown_and_stopped(ctl: Ctl) -> None:

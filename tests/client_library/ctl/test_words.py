@@ -124,6 +124,7 @@ def test_lists_leave_out_what_is_not_in_the_period(ctl: Ctl) -> None:
         assert ctl.names(noun, "ls", *more, "--since", "2d") == everything
         assert ctl.names(noun, "ls", *more, "--until", "2020-01-01") == []
         assert ctl.names(noun, "ls", *more, "--since", "2d", "--until", "1d") == []
+        assert ctl.names(noun, "ls", *more, "--older-than", "1d") == []
     words = ("job", "ls", "--queue", "q.period", "--sort", "priority", "--state", "available")
     assert ctl.names(*words) == [job_id]
     assert ctl.names("dead", "ls", *QUEUE, "--until", "1d") == []

@@ -95,6 +95,7 @@ async def test_a_key_is_seen_before_and_while_its_jobs_run(api: Api) -> None:
     seen = (await api.get(PATH)).json
     assert seen["key"] == KEY
     assert seen["concurrency"] == {"limit": 1, "active": 0, "available": 1}
+    assert seen["holders"] == []
 
     taken = await api.post("/ojs/v1/workers/fetch", {"queues": ["limited"], "count": 2})
     assert [job["id"] for job in taken.json["jobs"]] == [first["id"]]
@@ -102,6 +103,7 @@ async def test_a_key_is_seen_before_and_while_its_jobs_run(api: Api) -> None:
     assert seen["concurrency"] == {"limit": 1, "active": 1, "available": 0}
     assert seen["rate"]["current_count"] == 1
     assert seen["waiting_count"] == 1
+    assert seen["holders"] == [first["id"]]
     waiting = await api.get(f"/ojs/v1/jobs/{second['id']}")
     assert waiting.json["job"]["state"] == "available"
     assert (await api.get("/ojs/v1/rate-limits/tenant:acme")).json == seen

@@ -9,6 +9,7 @@ limit. The limits of a key are in the shard of the key, which grants tokens (``r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,7 @@ class RateLimitKeyStatus:
             requested that; None when jobs may start.
         waiting: number of requested tokens that are not granted yet.
         now_ms: time of the reading in Unix milliseconds.
+        holders: ids of the first jobs that have a token: those that run, then those that may start.
     """
 
     key: str
@@ -79,6 +81,7 @@ class RateLimitKeyStatus:
     hold_until_ms: int | None
     waiting: int
     now_ms: int
+    holders: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,18 +228,24 @@ async def get_queue_limits(store: Store, queue: str) -> QueueRateLimits:
     return QueueRateLimits(total, await _declared_limit(store, shards[0], now_ms, first_fields))
 
 
-async def get_key(store: Store, key: str) -> RateLimitKeyStatus:
+async def get_key(store: Store, key: str, *, holders: int = 0) -> RateLimitKeyStatus:
     """Return a key's limits and how far they are used.
+
+    Args:
+        store: the store.
+        key: the rate limit key.
+        holders: maximum number of jobs that are named as holders of its tokens.
 
     Raises:
         NotFound: no job has used the key for a day.
         BackendUnavailable: Redis did not answer in time.
     """
     shard = store.keys.shard_of_limit(key)
-    now, granted, requested, field_list = await store.run(
+    now, granted, requested, field_list, tokens = await store.run(
         shard,
         "limit_state",
         [shard.rate_limit(key), shard.token_holders(key), shard.token_requesters(key)],
+        [holders],
         idempotent=True,
     )
     if not field_list:
@@ -257,6 +266,7 @@ async def get_key(store: Store, key: str) -> RateLimitKeyStatus:
         hold_until_ms if hold_until_ms > now else None,
         requested,
         now,
+        [token.decode(errors="replace").split("/")[1] for token in tokens if b"/" in token],
     )
 
 

@@ -216,7 +216,7 @@ def _period_options(happened: str) -> list[click.Parameter]:
             help=f"Only those that {happened} since a time, or an age such as 1h.",
         ),
         click.Option(
-            ["--until", "_until"],
+            ["--until", "--older-than", "_until"],
             type=MOMENT,
             help=f"Only those that {happened} before a time, or an age such as 1h.",
         ),

@@ -95,13 +95,18 @@ query_option: Callable[[F], F] = click.option(
 )
 
 
-def selection_options(function: F) -> F:
-    """Add the options that choose jobs."""
+def selection_options(function: F, happened: str = "Created") -> F:
+    """Add the options that choose jobs.
+
+    Args:
+        function: the function of the command.
+        happened: what happened to a job at the times of ``--since`` and ``--until``.
+    """
     for option in (
         click.option("--all", "everything", is_flag=True, help="Choose all jobs."),
         click.option("--older-than", metavar="AGE", help="Ended (or created) before, as 7d."),
-        click.option("--until", type=MOMENT, help="Created before a time, or an age such as 1h."),
-        click.option("--since", type=MOMENT, help="Created since a time, or an age such as 1h."),
+        click.option("--until", type=MOMENT, help=f"{happened} before a time, or an age as 1h."),
+        click.option("--since", type=MOMENT, help=f"{happened} since a time, or an age as 1h."),
         click.option("--type", "job_type", metavar="TYPE", help="Type; 'email.*' is a prefix."),
         click.option("--queue", metavar="QUEUE", help="Jobs of this queue."),
         query_option,

@@ -22,7 +22,8 @@ from ojs_client.ctl.errors import Failed
 def completion(ctx: click.Context, shell: str) -> None:
     """Print a script with which a shell completes commands and names.
 
-    Names of queues, cron jobs and profiles come from the server and your profiles.
+    Names of queues and cron jobs, ids of jobs and workers and other names come from the server, and
+    profiles from your own file.
     """
     found = get_completion_class(shell)
     if found is None:

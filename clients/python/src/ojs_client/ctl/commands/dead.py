@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -27,6 +28,7 @@ from ojs_client.ctl.words import Verbs
 from ojs_client.errors import ApiError
 
 _LIST = f"{ADMIN}/dead-letter"
+_dead_letters = partial(selection_options, happened="Died")
 
 
 @click.group(cls=Verbs)
@@ -120,11 +122,11 @@ def get(session: Session, job_id: str) -> None:
     cls=Leaf,
     examples="""
     dead retry 019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f
-    dead retry --queue mail --dry-run
+    dead retry --type email.send --since 1h --dry-run
     dead retry --query 'error:timeout*' --yes
     """,
 )
-@selection_options
+@_dead_letters
 @dry_run_option
 @yes_option
 @click.option("--no-wait", is_flag=True, help="Do not wait for the end of the bulk operation.")
@@ -141,7 +143,7 @@ def retry(session: Session, /, yes: bool, dry_run: bool, no_wait: bool, **given:
     dead rm --all --yes
     """,
 )
-@selection_options
+@_dead_letters
 @dry_run_option
 @yes_option
 @click.option("--no-wait", is_flag=True, help="Do not wait for the end of the bulk operation.")

@@ -52,7 +52,7 @@ def ls(session: Session, most: int | None) -> None:
 @click.argument("key")
 @click.pass_obj
 def get(session: Session, key: str) -> None:
-    """Show a rate limit key."""
+    """Show a rate limit key, and the jobs that hold it."""
     _show(session, session.api.get(f"{_PATH}/{url_path(key)}"))
 
 
@@ -67,7 +67,9 @@ def get(session: Session, key: str) -> None:
 )
 @click.argument("key")
 @limit_options
-@click.option("--until", type=LATER, help="End of the override: a time, or how long, as 1h.")
+@click.option(
+    "--until", "--for", type=LATER, help="End of the override: a time, or how long, as 1h."
+)
 @click.pass_obj
 def set_(session: Session, /, key: str, until: str | None, **given: Any) -> None:
     """Override the limits that jobs declare for a key."""
@@ -102,3 +104,4 @@ def _fields(found: Row) -> Iterator[tuple[str, Any]]:
         yield "Override", _limits(override)
         yield "Override ends", clock(override.get("expires_at"))
     yield "Held until", clock(found.get("held_until"))
+    yield "Held by", "\n".join(found.get("holders", ()))  # none before 0.2

@@ -226,9 +226,10 @@ def purge(
 def rm(
     session: Session, names: tuple[str, ...], discard: bool, move_to: str | None, yes: bool
 ) -> None:
-    """Remove queues. Without an option, only those without waiting and active jobs.
+    """Remove queues, or move their jobs to another queue and remove them.
 
-    To remove jobs and keep the queue, use job rm --queue.
+    Without an option, only queues without waiting and active jobs are removed. To remove jobs and
+    keep the queue, use job rm --queue.
     """
     if discard and move_to is not None:
         raise click.UsageError("give either --discard or --move-to")
