@@ -59,7 +59,7 @@ _TYPES = {
         b"j cp tc ta l c m s t ty th thh w wf wd wr u ik tx outbox error_groups history_totals "
         b"webhook_deliveries webhook_counts webhooks tenant_weights tenants schema partitions "
         b"history_minutes history_hours maintenance searches pools pool_counts queue_defaults bulk "
-        b"job_schemas job_schema_documents processes cron problems problem_mutes losses "
+        b"job_schemas job_schema_documents processes cron problems problem_mutes "
         b"cron_counts"
     ),
     b"stream": b"events audit",
@@ -466,8 +466,6 @@ class Meta:
     """Hash: the present problems by id, and the process that looks for them."""
     problem_mutes: bytes = b"ojs:{meta}:problem_mutes"
     """Hash: by the id of a problem, until when it is muted and why, as JSON."""
-    losses: bytes = b"ojs:{meta}:losses"
-    """Hash: tags whose data a master has lost, the time and the address, for some days."""
     searches: bytes = b"ojs:{meta}:searches"
     """Hash: the saved searches of an earlier version. It expires; nothing reads it."""
     pools: bytes = b"ojs:{meta}:pools"

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from math import inf
 from typing import Final
 
 import trio
@@ -235,7 +236,7 @@ class Client:
         return {address: replies[address] for address in masters}
 
     async def read_each(
-        self, reads: Sequence[PackedReads], *, with_time: bool = False
+        self, reads: Sequence[PackedReads], *, with_time: bool = False, within_s: float = inf
     ) -> list[list[Answer]]:
         """Send many commands that only read, each to the master of its slot.
 
@@ -246,11 +247,12 @@ class Client:
             reads: the commands.
             with_time: whether the first answer for each element is that of its master to TIME,
                 which each master is asked once before the commands.
+            within_s: the longest time to wait, in seconds.
 
         Returns:
             The answers to the commands of each element, in order. An answer may be an exception.
-            There are no answers if the master is not connected or not responsive, or when the
-            deadline of the request has passed. Use ``call`` to find out more.
+            There are no answers if the master is not connected or not responsive, or when this
+            time or the deadline of the request has passed. Use ``call`` to find out more.
         """
         connections = [self._read_connection(read.slot) for read in reads]
         if any(connection is not None and connection.full for connection in set(connections)):
@@ -270,7 +272,7 @@ class Client:
             )
             for connection, numbers in numbers_of.items()
         ]
-        deadline = current_deadline().at
+        deadline = min(current_deadline().at, self._clock.now + within_s)
         if self._clock.now + self._call_timeout_s <= deadline:
             for batch in batches:
                 await batch.wait()

@@ -6,9 +6,9 @@ import itertools
 
 from ojs_cluster.keys import KEYS_OF_QUEUES
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.operators.operations.losses import forget_losses, read_losses, restore
+from ojs_cluster.store.operators.operations.losses import forget_losses, read_losses
 from tests.crash.harness import World
-from tests.store.shortcuts import put
+from tests.store.shortcuts import put, restore
 
 _serial = itertools.count(1)
 

@@ -67,7 +67,15 @@ def test_a_master_that_restarts_empty_is_named_with_what_was_on_it(
         cluster.kill(node)
         cluster.restart(node)
 
-        problem_id = f"data_lost:{node.address}"
+        problem_id = ""
+
+        def is_recorded() -> bool:
+            nonlocal problem_id
+            begin = f"data_lost:{node.address}@"
+            problem_id = next((each for each in server.listed() if each.startswith(begin)), "")
+            return problem_id != ""
+
+        until(is_recorded, what="the loss")
         found = server.see(problem_id)
         what = ", the cron jobs, the webhooks and all settings of the cluster" if of_meta else ""
         assert found["text"] == (

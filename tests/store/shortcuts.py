@@ -21,6 +21,7 @@ from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.engine.queues.deadlines import promote, reap
 from ojs_cluster.store.ground.sweep_result import SweepResult
 from ojs_cluster.store.operators.operations.leader import LeaderLease, RedisLeaderLock
+from ojs_cluster.store.operators.operations.losses import rebuild, record_losses
 
 T = TypeVar("T")
 QUEUE = "mail"
@@ -194,3 +195,13 @@ async def until(
 def lock_of(store: Store, lease: LeaderLease) -> RedisLeaderLock:
     """Return the lock of a lease, as the process of ``store`` uses it."""
     return RedisLeaderLock(store, lease.shard, lease.group, lease.identity, lease.ttl_ms)
+
+
+async def restore(store: Store) -> None:
+    """Record what masters have lost, and restore what the others know."""
+
+    async def may_continue() -> bool:
+        return True
+
+    if await record_losses(store):
+        await rebuild(store, may_continue)

@@ -121,7 +121,8 @@ def problems_of_losses(status: Mapping[str, Any]) -> Iterator[Problem]:
             ),
             _PAGE,
             True,
-            subject=address,
+            # The time tells this loss from the next one of the same master.
+            subject=f"{address}@{loss['at_ms']}" if loss["at_ms"] else address,
             since_ms=loss["at_ms"],
         )
 

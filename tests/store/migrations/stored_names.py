@@ -41,7 +41,7 @@ _NAMED_BY_DATA: Final = frozenset(
         *("error_groups", "outbox", "tenant_weights", "ty", "meta:job_schema_documents"),
         *("meta:job_schemas", "meta:partitions", "meta:pool_counts", "meta:pools"),
         *("meta:processes", "meta:queue_defaults", "meta:tenants"),
-        *("meta:problems", "meta:problem_mutes", "meta:losses"),
+        *("meta:problems", "meta:problem_mutes"),
         "meta:webhooks",
     )
 )

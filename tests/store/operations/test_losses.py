@@ -6,16 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.keys import META
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.operators.operations.losses import forget_losses, read_losses, restore
+from ojs_cluster.store.operators.operations.losses import (
+    forget_losses,
+    read_losses,
+    rebuild,
+    record_losses,
+)
 from tests.redis.slots import Mover
+from tests.redis.test_durability import paused
 from tests.scheduler.running import eventually
-from tests.store.shortcuts import put, take
+from tests.store.shortcuts import put, restore, take
 from tests.support.patience import patient_client
 from tests.support.servers import (
     await_replicated,
@@ -74,11 +81,107 @@ async def test_lost_shards_are_told_until_an_operator_knows_of_them(store: Store
         assert told(await read_losses(store)) == [(address, 2, False)]
     assert stamps(store, db) == {b"2"}
     assert db.hget(lost[0].schema, "shards") == b"64", "the copy of the layout is back"
-    assert 0 < db.pttl(store.keys.meta.losses) <= 7 * 86_400_000
     assert not await forget_losses(store, "10.0.0.1:1")
     assert await forget_losses(store, address)
     assert await read_losses(store) == ()
     assert not await forget_losses(store, address)
+
+
+async def test_a_second_loss_of_a_master_is_another_one(store: Store, db: Any) -> None:
+    await stamp(store)
+    shard = store.keys.shard(0)
+    seen = []
+    for _ in range(2):
+        db.delete(shard.schema)
+        await restore(store)
+        [loss] = await read_losses(store)
+        assert loss.at_ms is not None
+        seen.append((loss.address, loss.at_ms))
+        db.hset(shard.schema, "loss", f"{loss.at_ms - 1000} {loss.address}")
+    assert seen[0] != seen[1]
+    address, at_ms = seen[1]
+    assert not await forget_losses(store, f"{address}@{at_ms}"), "it is older by now"
+    assert await forget_losses(store, f"{address}@{at_ms - 1000}")
+    assert await read_losses(store) == ()
+
+
+async def test_a_loss_is_told_for_a_week(store: Store, db: Any) -> None:
+    await stamp(store)
+    shard = store.keys.shard(0)
+    db.delete(shard.schema)
+    await restore(store)
+    at_ms, _, address = db.hget(shard.schema, "loss").decode().partition(" ")
+    db.hset(shard.schema, "loss", f"{int(at_ms) - 7 * 86_400_000 - 60_000} {address}")
+    assert await read_losses(store) == ()
+
+
+async def test_a_loss_of_the_meta_tag_takes_no_other_loss_along(store: Store, db: Any) -> None:
+    await stamp(store)
+    db.delete(store.keys.shard(0).schema)
+    await restore(store)
+    before = await read_losses(store)
+    db.delete(store.keys.meta.schema)
+    await restore(store)
+    after = await read_losses(store)
+    assert sum(loss.shards for loss in after) == 1
+    assert set(before) < set(after)
+
+
+async def test_a_loss_that_is_acknowledged_before_the_rebuild_stays_so(
+    store: Store, db: Any
+) -> None:
+    await stamp(store)
+    for key in (store.keys.meta.schema, store.keys.meta.queues):
+        db.delete(key)
+    assert await record_losses(store)
+    assert db.hget(store.keys.meta.schema, "stamp") == b"1"
+    [loss] = await read_losses(store)
+    assert await forget_losses(store, loss.address)
+    await restore(store)
+    assert await read_losses(store) == ()
+    assert stamps(store, db) == {b"2"}
+
+
+async def test_a_process_without_the_task_leaves_the_rebuild_to_another(
+    store: Store, db: Any
+) -> None:
+    for queue in _QUEUES:
+        await put(store, queue)
+    await stamp(store)
+    for key in (store.keys.meta.schema, store.keys.meta.queues):
+        db.delete(key)
+    calls = []
+
+    async def has_task() -> bool:
+        calls.append(1)
+        return False
+
+    assert await record_losses(store)
+    await rebuild(store, has_task)
+    assert len(calls) == len(store.redis.topology.masters)
+    assert not db.exists(store.keys.meta.queues)
+    assert await record_losses(store), "it is still to be rebuilt"
+    await restore(store)
+    assert {each.decode() for each in db.zrange(store.keys.meta.queues, 0, -1)} == set(_QUEUES)
+    assert not await record_losses(store)
+
+
+async def test_a_master_that_hangs_delays_no_reader(tmp_path: Path) -> None:
+    with own_server(tmp_path, node_timeout_ms=120_000) as cluster:
+        async with open_store(patient_client(cluster)) as store:
+            await stamp(store)
+            [db, *_] = cluster.masters()
+            owned = [
+                shard
+                for shard in store.keys
+                if str(store.redis.topology.owner(shard.slot)) != db.address
+            ]
+            await store.redis.call(owned[0].slot, "DEL", owned[0].schema)
+            with paused(db):
+                began = trio.current_time()
+                losses = await read_losses(store)
+                assert trio.current_time() - began < 5, "patient clients wait for 60 s"
+            assert sum(loss.shards for loss in losses) == 1
 
 
 async def test_the_list_of_queues_is_rebuilt_with_their_partitions(

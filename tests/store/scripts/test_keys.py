@@ -96,7 +96,7 @@ def test_keys_of_the_whole_cluster_carry_one_tag_of_their_own() -> None:
         *(meta.bulk_running, meta.bulk_ended, meta.bulk("x")),
         *(meta.pools, meta.pool_counts("x"), meta.tenants, meta.known_tenants),
         *(meta.queue_defaults, meta.queue_defaults_channel),
-        *(meta.marks, meta.searches, meta.problems, meta.problem_mutes, meta.losses),
+        *(meta.marks, meta.searches, meta.problems, meta.problem_mutes),
         *(meta.job_schemas, meta.job_schema_documents, meta.job_schema_channel),
     ):
         assert key.startswith(b"ojs:{meta}:")

@@ -97,7 +97,7 @@ from ojs_cluster.store.operators.migrations.execution import migrate
 from ojs_cluster.store.operators.migrations.layout import check_layout, raise_copy, report
 from ojs_cluster.store.operators.operations import audit, metrics, rights
 from ojs_cluster.store.operators.operations.leader import RedisLeaderLock
-from ojs_cluster.store.operators.operations.losses import forget_losses, restore
+from ojs_cluster.store.operators.operations.losses import forget_losses
 from ojs_cluster.store.operators.operations.processes import _send
 from ojs_cluster.store.operators.operations.session_secret import session_secret
 from ojs_cluster.store.operators.pressure.pressure import check_due, check_pressure
@@ -124,6 +124,7 @@ from tests.store.shortcuts import (
     put,
     queues_in_other_shards,
     reap_all,
+    restore,
     shard_of,
     sibling_queue,
     take,

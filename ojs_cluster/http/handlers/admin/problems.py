@@ -25,7 +25,7 @@ from ojs_cluster.store.operators.dashboard.problem_records import (
     mute_problem,
     unmute_problem,
 )
-from ojs_cluster.store.operators.operations.losses import forget_losses
+from ojs_cluster.store.operators.operations.losses import forget_losses, record_losses
 
 _MAX_REASON: Final = 200  # characters
 
@@ -93,7 +93,11 @@ async def unmute(app: App, _request: Request, problem_id: str) -> Response:
 async def _forget(app: App, problem_id: str) -> bool:
     """End a problem that lasts only until operators know of it; return whether it was one."""
     rule, _, subject = problem_id.partition(":")
-    return rule == "data_lost" and await forget_losses(app.store, subject)
+    if rule != "data_lost":
+        return False
+    if "@" not in subject:  # it may not be recorded yet, and would be a new problem then
+        await record_losses(app.store)
+    return await forget_losses(app.store, subject)
 
 
 def _check_id(problem_id: str) -> None:

@@ -22,6 +22,7 @@ from ojs_cluster.keys import Meta, Shard
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.store.ground.process_state.layout_record import LayoutRecord
+from ojs_cluster.store.ground.runtime import Arg
 from ojs_cluster.store.operators.migrations.unnumbered import read_unread
 
 if TYPE_CHECKING:
@@ -133,7 +134,9 @@ async def wait_until_outdated(store: Store) -> UnusableBackend:
         await trio.sleep(REPORT_S)
 
 
-async def raise_copy(store: Store, tag: Shard | Meta, record: LayoutRecord, stamp: int = 0) -> None:
+async def raise_copy(
+    store: Store, tag: Shard | Meta, record: LayoutRecord, stamp: int = 0, loss: str = ""
+) -> None:
     """Write the copy of one shard, or the record that the meta tag has lost, unless it is as new.
 
     Args:
@@ -141,11 +144,12 @@ async def raise_copy(store: Store, tag: Shard | Meta, record: LayoutRecord, stam
         tag: the shard, or the meta tag.
         record: what the copy has at least.
         stamp: the stamp that the tag has at least (``operations/losses.py``), 0 for none.
+        loss: the loss to record if the stamp is new; empty for none.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    args = [record.version, len(store.keys), record.oldest, stamp]
+    args: list[Arg] = [record.version, len(store.keys), record.oldest, stamp, loss]
     script = store.scripts["layout_raise"]
     await store.redis.script(tag.slot, script, [tag.schema], args, idempotent=True)
 

@@ -9,22 +9,21 @@ had ever been stored. So every tag has a stamp, a field beside its copy of the l
 A tag without a stamp has lost its data if any other tag has the stamp ``2``. A new cluster has no
 such stamp before all tags have one. Slots move, and replicas take over, with the keys.
 
-One process (``http/problem_watch.py``) calls ``restore``. It records the loss under the meta tag
-first. If the meta tag itself is lost, it then rebuilds the list of queues from the other masters.
-Last it writes the stamps again. So a process that dies in between leaves the rest to the next call.
+The record of a loss is a field beside the new stamp, so no other loss takes it along. It tells the
+time, so an operator who knows of one loss hears of the next one of the same master.
+
+One process (``http/problem_watch.py``) calls ``record_losses`` and ``rebuild``. A meta tag that has
+lost its data gets the stamp ``1`` only. While it has that and others have a ``2``, the list of
+queues is to be rebuilt from the other masters. So a process that dies leaves the rest to another.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import trio
-
-from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import KEYS_OF_QUEUES, META, queue_of_key
 from ojs_cluster.redis.acl_errors import AclDenied
 from ojs_cluster.redis.connection import pack
@@ -34,14 +33,12 @@ from ojs_cluster.redis.settings import Address
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.ground.fanout import run_concurrently
 from ojs_cluster.store.ground.process_state.partitions import NO_ENTRY_LIMIT
-from ojs_cluster.store.ground.runtime import Arg
 from ojs_cluster.store.operators.migrations.layout import raise_copy
 
 log = logging.getLogger("ojs.store")
 
 KEPT_MS: Final = 7 * 86_400_000
 """Time in ms for which a loss is reported, unless an operator acknowledges it before."""
-_STAMP: Final = b"stamp"
 _WRITTEN, _SEEN_IN_ALL = 1, 2
 _PATIENCE_S: Final = 0.5
 _PAGE: Final = 1000
@@ -56,13 +53,23 @@ class Loss:
         address: the master.
         shards: number of shards whose data is lost.
         of_meta: whether the data of the whole cluster is lost, such as cron jobs and settings.
-        at_ms: when the loss was noticed, in Unix milliseconds.
+        at_ms: when the loss was recorded, in Unix milliseconds; None until then.
     """
 
     address: str
     shards: int
     of_meta: bool
-    at_ms: int
+    at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Tag:
+    """What the master of a tag knows: its stamp, 0 for none, and its recorded loss, if any."""
+
+    stamp: int
+    loss: bytes
+    address: str = ""
+    at_ms: int = 0
 
 
 async def read_losses(store: Store) -> tuple[Loss, ...]:
@@ -70,98 +77,120 @@ async def read_losses(store: Store) -> tuple[Loss, ...]:
 
     Never raises for a master that does not answer: its losses are left out.
     """
-    meta, now_ms = store.keys.meta, store.clock.now_ms()
-    lost: dict[int, tuple[str, int]] = {}
-    if store.redis.is_responsive(meta.slot):
-        with (
-            trio.move_on_after(_PATIENCE_S),
-            suppress(BackendUnavailable, RedisReplyError, ValueError),
-        ):
-            flat: Any = await store.redis.call(meta.slot, "HGETALL", meta.losses, idempotent=True)
-            for index, value in zip(flat[::2], flat[1::2], strict=True):
-                at_ms, _, address = value.decode(errors="replace").partition(" ")
-                lost[int(index)] = (address, int(at_ms))
-    for index in _without_data(store, await _read_stamps(store)):
-        lost.setdefault(index, (_address(store, index), now_ms))
-    indexes_of: dict[str, list[int]] = {}
-    for index, (address, _at_ms) in lost.items():
-        indexes_of.setdefault(address, []).append(index)
+    tags = await _read_tags(store)
+    oldest_ms = store.clock.now_ms() - KEPT_MS
+    found: dict[tuple[str, int], list[int]] = {}
+    for index, tag in tags.items():
+        if tag.at_ms > oldest_ms:
+            found.setdefault((tag.address, tag.at_ms), []).append(index)
+    for index in _without_data(store, tags):
+        found.setdefault((_address(store, index), 0), []).append(index)
     return tuple(
-        Loss(
-            address,
-            sum(index != META for index in indexes),
-            META in indexes,
-            min(lost[index][1] for index in indexes),
-        )
-        for address, indexes in sorted(indexes_of.items())
+        Loss(address, sum(index != META for index in indexes), META in indexes, at_ms or None)
+        for (address, at_ms), indexes in sorted(found.items())
     )
 
 
-async def restore(store: Store) -> None:
-    """Record new losses, restore what the other masters know, and write missing stamps.
+async def record_losses(store: Store) -> bool:
+    """Record new losses, and write missing stamps.
+
+    Returns:
+        Whether the meta tag has lost its data, and ``rebuild`` has not ended since.
 
     Raises:
         BackendUnavailable: Redis did not answer in time. The next call continues.
     """
-    stamps = await _read_stamps(store)
-    lost = _without_data(store, stamps)
-    if lost:
-        shards = [index for index in lost if index != META]
-        # A loss of the meta tag loses this record as well, so one that is there is of this loss.
-        is_new = META in lost and not await _is_recorded(store, META)
-        await _record(store, lost if is_new else shards)
-        await _write_stamps(store, shards, _SEEN_IN_ALL)
-        # It stays lost until a later call has rebuilt the list.
-        if META in lost and await _rebuild_queue_list(store):
-            await _write_stamps(store, [META], _SEEN_IN_ALL)
-    elif len(stamps) == len(store.keys) + 1:
-        if missing := [index for index, stamp in stamps.items() if not stamp]:
+    tags = await _read_tags(store)
+    if lost := _without_data(store, tags):
+        at_ms = store.clock.now_ms()
+        losses = {index: f"{at_ms} {_address(store, index)}" for index in lost}
+        _log(store, lost)
+        await _write_stamps(store, [META] if META in losses else [], _WRITTEN, losses)
+        await _write_stamps(store, losses.keys() - {META}, _SEEN_IN_ALL, losses)
+    elif len(tags) == len(store.keys) + 1:
+        if missing := [index for index, tag in tags.items() if not tag.stamp]:
             await _write_stamps(store, missing, _WRITTEN)
-        else:
-            older = [index for index, stamp in stamps.items() if stamp != _SEEN_IN_ALL]
-            await _write_stamps(store, older, _SEEN_IN_ALL)
+        elif not store.layout.is_stamped:
+            # The meta tag is first: so it has an older stamp than others only after a loss.
+            await _write_stamps(store, [META], _SEEN_IN_ALL)
             store.layout.is_stamped = True
+        if store.layout.is_stamped:
+            older = {index for index, tag in tags.items() if tag.stamp < _SEEN_IN_ALL}
+            await _write_stamps(store, older - {META}, _SEEN_IN_ALL)
+    is_seen = any(tag.stamp == _SEEN_IN_ALL for tag in tags.values())
+    return META in lost or (is_seen and META in tags and tags[META].stamp == _WRITTEN)
 
 
-async def forget_losses(store: Store, address: str) -> bool:
-    """Remove the losses of a master; return whether there were any.
+async def rebuild(store: Store, may_continue: Callable[[], Awaitable[bool]]) -> None:
+    """Rebuild what the other masters know of a meta tag that has lost its data.
+
+    Args:
+        store: the store.
+        may_continue: returns False when another process has the task now.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time. The next call begins again.
+    """
+    if await _rebuild_queue_list(store, may_continue):
+        await _write_stamps(store, [META], _SEEN_IN_ALL)
+
+
+async def forget_losses(store: Store, subject: str) -> bool:
+    """Remove a loss, or all of a master if the subject has no time; return whether it was there.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    return bool(await store.run_meta("losses_forget", [store.keys.meta.losses], [address]))
+    address, _, at_ms = subject.partition("@")
+    found = {
+        index: tag
+        for index, tag in (await _read_tags(store)).items()
+        if tag.loss and tag.address == address and at_ms in ("", str(tag.at_ms))
+    }
+
+    async def forget(index: int) -> None:
+        tag = store.keys.shard_or_meta(index)
+        script = store.scripts["loss_forget"]
+        await store.redis.script(
+            tag.slot, script, [tag.schema], [found[index].loss], idempotent=True
+        )
+
+    await run_concurrently(found, forget)
+    return bool(found)
 
 
-async def _read_stamps(store: Store) -> dict[int, int]:
-    """Return the stamp of every tag whose master answers, 0 for a tag without one."""
+async def _read_tags(store: Store) -> dict[int, _Tag]:
+    """Return what is known of every tag whose master answers in time."""
     tags = [store.keys.shard_or_meta(index) for index in (META, *range(len(store.keys)))]
-    reads = [PackedReads(tag.slot, pack(("HGET", tag.schema, _STAMP))) for tag in tags]
-    stamps: dict[int, int] = {}
-    for tag, answers in zip(tags, await store.redis.read_each(reads), strict=True):
-        if answers and not isinstance(answers[0], Exception):
-            stamp: Any = answers[0] or b""
-            stamps[tag.index] = int(stamp) if stamp.isdigit() else 0
-    return stamps
+    reads = [PackedReads(tag.slot, pack(("HMGET", tag.schema, b"stamp", b"loss"))) for tag in tags]
+    found: dict[int, _Tag] = {}
+    answers: Any = await store.redis.read_each(reads, within_s=_PATIENCE_S)
+    for tag, answer in zip(tags, answers, strict=True):
+        if answer and not isinstance(answer[0], Exception):
+            stamp, loss = (value or b"" for value in answer[0])
+            at_ms, _, address = loss.partition(b" ")
+            found[tag.index] = _Tag(
+                int(stamp) if stamp.isdigit() else 0,
+                loss,
+                address.decode(errors="replace"),
+                int(at_ms) if at_ms.isdigit() and len(at_ms) < 19 else 0,
+            )
+    return found
 
 
-def _without_data(store: Store, stamps: Mapping[int, int]) -> list[int]:
+def _without_data(store: Store, tags: Mapping[int, _Tag]) -> list[int]:
     """Return the tags that have lost their data.
 
     The process remembers that all tags had a stamp, in case that no master has kept its data.
     """
-    if _SEEN_IN_ALL in stamps.values():
+    if any(tag.stamp == _SEEN_IN_ALL for tag in tags.values()):
         store.layout.is_stamped = True
     if not store.layout.is_stamped:
         return []
-    return [index for index, stamp in stamps.items() if not stamp]
+    return [index for index, tag in tags.items() if not tag.stamp]
 
 
-async def _is_recorded(store: Store, index: int) -> bool:
-    meta = store.keys.meta
-    return bool(await store.redis.call(meta.slot, "HEXISTS", meta.losses, index, idempotent=True))
-
-
-async def _record(store: Store, lost: Iterable[int]) -> None:
+def _log(store: Store, lost: Iterable[int]) -> None:
     by_address: dict[str, list[int]] = {}
     for index in lost:
         by_address.setdefault(_address(store, index), []).append(index)
@@ -172,41 +201,52 @@ async def _record(store: Store, lost: Iterable[int]) -> None:
             sum(index != META for index in indexes),
             ", cron jobs and settings" if META in indexes else "",
         )
-        args: list[Arg] = [KEPT_MS, address, *indexes]
-        await store.run_meta("losses_record", [store.keys.meta.losses], args)
 
 
-async def _write_stamps(store: Store, indexes: Iterable[int], stamp: int) -> None:
-    """Write the stamps, and the copies of the layout, which may be lost too."""
+async def _write_stamps(
+    store: Store, indexes: Iterable[int], stamp: int, losses: Mapping[int, str] | None = None
+) -> None:
+    """Write stamps, records of losses, and the copies of the layout, which may be lost too."""
 
     async def write(index: int) -> None:
-        await raise_copy(store, store.keys.shard_or_meta(index), store.layout.record, stamp)
+        tag, loss = store.keys.shard_or_meta(index), (losses or {}).get(index, "")
+        await raise_copy(store, tag, store.layout.record, stamp, loss)
 
     await run_concurrently(indexes, write)
 
 
-async def _rebuild_queue_list(store: Store) -> bool:
+async def _rebuild_queue_list(store: Store, may_continue: Callable[[], Awaitable[bool]]) -> bool:
     """Register the queues of all shards again; return whether that is done.
 
     A queue whose partitions are unknown now gets as many open ones as it has used. So workers find
-    their jobs, and the partitions close when they are empty.
+    their jobs, and the partitions close when they are empty. Queues are registered page by page, so
+    those are known already if the process dies.
     """
     if not all(store.redis.is_responsive(shard.slot) for shard in store.keys):
         return False
     counts: dict[str, int] = {}
     shards = {shard.tag: shard for shard in store.keys}
+    is_complete = True
 
     async def find(address: Address) -> None:
+        nonlocal is_complete
         cursor: Any = b"0"
         while True:
+            if not await may_continue():
+                is_complete = False
+                return
             reply: Any = await store.redis.call_node(
                 *(address, "SCAN", cursor, "MATCH", KEYS_OF_QUEUES, "COUNT", _PAGE)
             )
             cursor, keys = reply
+            more: set[str] = set()
             for tag, queue in map(queue_of_key, keys):
                 if tag in shards:
                     count = store.keys.partition_of(queue, shards[tag]) + 1
-                    counts[queue] = max(count, counts.get(queue, 0))
+                    if count > counts.get(queue, 0):
+                        counts[queue] = count
+                        more.add(queue)
+            await run_concurrently(more, register)
             if cursor == b"0":
                 return
 
@@ -217,17 +257,16 @@ async def _rebuild_queue_list(store: Store) -> bool:
             await store.partitions.update(
                 store,
                 queue,
-                lambda old, now_ms: old.with_open(count, now_ms),
+                lambda old, now_ms: old.with_open(max(count, old.open_count), now_ms),
                 max_entries=NO_ENTRY_LIMIT,
             )
 
+    await store.partitions.read(store)
     try:
         await run_concurrently(store.redis.topology.masters, find)
     except (AclDenied, RedisReplyError) as error:
         log.warning("the list of queues gets only those in use again: %s", error)
-    await store.partitions.read(store)
-    await run_concurrently(counts, register)
-    return True
+    return is_complete
 
 
 def _address(store: Store, index: int) -> str:

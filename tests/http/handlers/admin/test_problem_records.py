@@ -11,7 +11,9 @@ from ojs_cluster.http.problem_watch import look
 from ojs_cluster.http.problems import Found, Problem
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.operators.dashboard import problem_records as records
+from ojs_cluster.ui import cluster_status
 from tests.http.api import Api, open_app
+from tests.store.shortcuts import restore
 from tests.support.servers import observer
 
 PATH = "/ojs/v1/admin/problems"
@@ -228,3 +230,39 @@ async def test_damaged_records_are_left_out(standalone: Embedded) -> None:
         await look(app, "a")
         ended = (await api.get("/ojs/v1/events?types=problem.ended")).json["items"]
         assert {each["subject"] for each in ended} == {"queue_paused", "old_jobs"}
+
+
+async def test_an_early_acknowledgement_hides_no_later_loss_of_the_same_master(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_status, "KEPT_S", 0.0)
+    store = api.app.store
+    shard = store.keys.shard(0)
+
+    async def lose() -> None:
+        await store.redis.call(shard.slot, "DEL", shard.schema)
+
+    async def lost() -> list[str]:
+        items = (await api.get(PATH)).json["items"]
+        return [each["id"] for each in items if each["rule"] == "data_lost"]
+
+    async def announced() -> list[str]:
+        return [id for kind, id in await events(api) if id.startswith("data_lost")]
+
+    for _ in range(2):
+        await restore(store)
+    await lose()
+    [early] = await lost()
+    await api.call("PUT", f"{PATH}/{quote(early, safe='')}/mute")
+    assert await lost() == []
+    await look(api.app, "a")
+    assert await announced() == []
+
+    await lose()
+    await look(api.app, "a")
+    [first] = await lost()
+    assert await announced() == [first]
+    await look(api.app, "a")
+    assert await announced() == [first], "once"
+    assert (await api.call("PUT", f"{PATH}/{quote(first, safe='')}/mute")).status == 200
+    assert await lost() == []
