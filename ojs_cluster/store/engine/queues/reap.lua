@@ -3,21 +3,21 @@
 --   visibility deadline passed: active -> available | discarded (likewise)
 --   either, with a cancel request: active -> cancelled
 --   expires_at passed:          available | scheduled | retryable | pending -> discarded
+--   quarantined and valid again: available -> available, at the front of the queue; a parked job stays parked
 -- A lease that ended because its worker has died makes the job a suspect (worker_death.lua).
--- A malformed job stays in its index, and is checked again in an hour. A job that a fetch has quarantined and that is
--- valid again returns to its queue, unless it is parked.
--- Post: of each index, the first overdue entries are removed, up to the limit, except those of malformed jobs,
---       those of `expiring` whose attempt has ended here, and leases of workers of which the caller does not say whether
---       they have died. Further entries are left to the next call, which is due at
---       the ms returned.
+-- Post: the overdue entries that were read have left their index. Three kinds stay: those of malformed jobs, which are
+--       checked again in an hour; leases of workers that the caller does not name; and in `expiring` those of jobs
+--       whose attempt ends here. What stays, or is beyond the limit, is left to the next call, which is due at the
+--       returned time.
 -- Memory: allow-oom; per job 2.5 KiB.
 -- KEYS: 1 active, 2 execution_deadlines, 3 expiring, 4 due, 5 pending, 6 finished, 7 dead, 8 events,
 --       9 quarantine. They are declared only: keys.lua names them.
 -- ARGV: 1 events kept, 2 limit, 3 random number in [0, 1) for the jitter, 4 errors kept, 5 ms to keep discarded
 --       jobs, 6 ms to keep dead letters, 7 dead letters kept per queue, 8 OJS_ON_EXHAUSTION, 9 entries of
 --       history kept, 10 OJS_LONE_DEATHS, then per worker: id, '1' if it has died, '0' if not.
--- Returns: {number of jobs that lost their lease, number of overdue entries of execution_deadlines that were read, and
---           of expiring, now, ms of the next deadline or -1, effects, ids of malformed jobs, workers whose leases are left}
+-- Returns: {number of jobs that lost their lease, number of overdue entries of execution_deadlines that were read,
+--           number of those of expiring, now, ms of the next deadline or -1, effects, ids of malformed jobs,
+--           workers that the caller must name, because they hold leases that have ended}
 --@include keys now preflight remove_many lowest_remaining load_jobs change_counters append_event set_deadline
 --@include append_effect make_available announce_queue finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters error_groups fail_attempt worker_death
@@ -28,96 +28,110 @@ set_server_exhaustion(ARGV[8])
 set_history(ARGV[9])
 begin_events(ARGV[1])
 batch_events()
-local max_lone, has_died = tonumber(ARGV[10]), {} -- has_died: worker -> '1' or '0'
-for i = 11, #ARGV, 2 do has_died[ARGV[i]] = ARGV[i + 1] end
+local max_lone = tonumber(ARGV[10])
+local death_of = {} -- worker -> '1' if it has died, '0' if not, nil if the caller does not know
+for i = 11, #ARGV, 2 do death_of[ARGV[i]] = ARGV[i + 1] end
 
+-- 1. Read all jobs whose time has passed.
 local jobs = {} -- id -> job, false if it is missing or malformed
-local malformed = {} -- id -> true
-local rechecked = {} -- pairs of an index and the id of a malformed job in it
+local is_malformed_id = {} -- id -> whether the job is malformed
+local malformed_entries = {} -- pairs of an index and the id of a malformed job in it
 
--- Loads the first jobs of an index whose time has passed, and returns their ids. Malformed jobs are added to
--- `rechecked` instead.
+-- Returns the ids of the first entries of an index whose time has passed, and loads their jobs. Entries of malformed
+-- jobs are added to `malformed_entries` instead.
 local function load_overdue(zset)
     local ids = {}
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit)) do
         if jobs[id] == nil then
             local job, reply = load_within_budget(job_key(id))
-            jobs[id], malformed[id] = job or false, is_malformed(reply)
+            jobs[id], is_malformed_id[id] = job or false, is_malformed(reply)
         end
-        if malformed[id] then
-            rechecked[#rechecked + 1] = {zset, id}
+        if is_malformed_id[id] then
+            malformed_entries[#malformed_entries + 1] = {zset, id}
         else
             ids[#ids + 1] = id
         end
     end
     return ids
 end
+local timed_out, overdue_leases = load_overdue(EXECUTION_DEADLINES), load_overdue(ACTIVE)
+local expired, repaired = load_overdue(EXPIRING), load_overdue(QUARANTINE)
 
--- 1. Read all jobs whose time has passed, and decide what happens to those whose attempt ends.
-local timeouts, lost, expired = load_overdue(EXECUTION_DEADLINES), load_overdue(ACTIVE), load_overdue(EXPIRING)
-local repaired = load_overdue(QUARANTINE) -- these jobs are valid again
-if #repaired > 0 then
-    preflight_key(OUTBOX)
-    preflight_key(OUTBOX_DUE)
+-- 2. Decide what happens to the jobs whose attempt ends.
+local decisions = {} -- id -> decision (decide_failure.lua) about a job whose attempt ends here
+local failures = {} -- pairs of such a job and its decision
+
+-- Returns whether the job is active, and nothing has ended its attempt.
+local function is_running(id)
+    return jobs[id] and jobs[id][F.state] == 'active' and not decisions[id]
 end
+
+local function end_attempt(id, decision)
+    decisions[id] = decision
+    failures[#failures + 1] = {jobs[id], decision}
+end
+
+for _, id in ipairs(timed_out) do
+    if is_running(id) then end_attempt(id, decide_lost_lease(jobs[id], 'timeout')) end
+end
+-- A lease that has ended counts otherwise if its worker has died, so leases of workers that the caller does not name
+-- are left.
+local unnamed_workers, is_unnamed = {}, {} -- a list, and worker -> true
+local ended_leases = {} -- ids of `overdue_leases` that are not left
+local orphans = {} -- ids of these whose worker has died
+local held = {} -- worker -> number of its orphans: one of several jobs has killed it
+for _, id in ipairs(overdue_leases) do
+    local worker = is_running(id) and jobs[id][F.worker] or ''
+    if worker ~= '' and not death_of[worker] then
+        if not is_unnamed[worker] then unnamed_workers[#unnamed_workers + 1] = worker end
+        is_unnamed[worker] = true
+    else
+        ended_leases[#ended_leases + 1] = id
+        if death_of[worker] == '1' then
+            orphans[#orphans + 1] = id
+            held[worker] = (held[worker] or 0) + 1
+        end
+    end
+end
+local death_messages = {} -- id of an orphan -> message of its error
+for _, id in ipairs(orphans) do
+    local decision, message = decide_death(jobs[id], held[jobs[id][F.worker]], max_lone)
+    death_messages[id] = message
+    end_attempt(id, decision)
+end
+for _, id in ipairs(ended_leases) do
+    if is_running(id) then end_attempt(id, decide_lost_lease(jobs[id], 'visibility_timeout')) end
+end
+
+-- 3. Read the other keys that the writes touch.
 for _, job in pairs(jobs) do
     if job then
         preflight_key(queue_counters_key(job[F.queue]))
         preflight_key(queue_available_key(job[F.queue]))
     end
 end
-local decisions = {} -- id -> decision (see decide_failure.lua)
-local ends = {} -- pairs of a job and its decision
-local function decide_ends(ids, error_type)
-    for _, id in ipairs(ids) do
-        local job = jobs[id]
-        if job and job[F.state] == 'active' and not decisions[id] then
-            decisions[id] = decide_lost_lease(job, error_type)
-            ends[#ends + 1] = {job, decisions[id]}
-        end
-    end
+if repaired[1] then -- for announce_queue
+    preflight_key(OUTBOX)
+    preflight_key(OUTBOX_DUE)
 end
-decide_ends(timeouts, 'timeout')
+preflight_failures(failures, max_dead_letters)
 
--- Leases of workers that have died, and of those about which the caller is asked. `lost` keeps the others.
-local held, deaths, unknown, asked, others = {}, {}, {}, {}, {}
-for _, id in ipairs(lost) do
-    local job = jobs[id]
-    local worker = job and job[F.state] == 'active' and not decisions[id] and job[F.worker] or ''
-    if worker ~= '' and not has_died[worker] then
-        if not asked[worker] then unknown[#unknown + 1] = worker end
-        asked[worker] = true
-    else
-        others[#others + 1] = id
-        if has_died[worker] == '1' then
-            deaths[id], held[worker] = worker, (held[worker] or 0) + 1
-        end
-    end
-end
-lost = others
-for id, worker in pairs(deaths) do
-    local decision, message = decide_death(jobs[id], held[worker], max_lone)
-    decisions[id], deaths[id] = decision, message
-    ends[#ends + 1] = {jobs[id], decision}
-end
-decide_ends(lost, 'visibility_timeout')
-preflight_failures(ends, max_dead_letters)
-
--- 2. Plan the next check of malformed jobs. This is the first write: no job is loaded from here on.
-local malformed_ids = {}
-for i, entry in ipairs(rechecked) do
+-- 4. Plan the next check of malformed jobs. This is the first write: no job is loaded from here on.
+local malformed_ids = {} -- once for each entry
+for i, entry in ipairs(malformed_entries) do
     local zset, id = unpack(entry)
     recheck_later(zset, id)
     malformed_ids[i] = id
 end
 
--- 3. End the attempts that took too long.
-for i, id in ipairs(timeouts) do
+-- 5. End the attempts that took too long.
+for i, id in ipairs(timed_out) do
     remove_member(EXECUTION_DEADLINES, id)
     local key, job = job_key(id), jobs[id]
     if job and job[F.state] == 'active' then
         release_from_worker(id, job)
-        drop_fields(key, job, F.delay, F.lease) -- see `fail` and record_lost_lease for the reasons
+        -- The delay is that of an earlier retry. With the lease id, a late nack would seem to repeat an accepted one.
+        drop_fields(key, job, F.delay, F.lease)
         local limit_ms = job[F.timeout] or 0
         local error, group = server_error('timeout', 'execution timeout of ' .. limit_ms .. ' ms exceeded',
             string.format(',"details":{"timeout_kind":"execution","limit_seconds":%.3f,'
@@ -127,42 +141,45 @@ for i, id in ipairs(timeouts) do
     end
 end
 
--- 4. End the leases that were not extended. A job whose attempt has just ended is no longer active.
-local lost_ids, errors = {}, {} -- errors: id -> error
-local late, late_group = server_error('visibility_timeout', 'the lease ended without ack, nack or heartbeat')
-for _, id in ipairs(lost) do
+-- 6. End the leases that were not extended. fail_attempt.lua explains why all failures are recorded first.
+local lost = {} -- ids of the jobs that lose their lease
+local errors = {} -- id of such a job -> its error
+local late_error, late_group = server_error('visibility_timeout', 'the lease ended without ack, nack or heartbeat')
+for _, id in ipairs(ended_leases) do
     remove_member(ACTIVE, id)
     local job = jobs[id]
-    if job and job[F.state] == 'active' then
-        lost_ids[#lost_ids + 1] = id
-        local error, group = late, late_group
-        if deaths[id] then error, group = server_error('worker_lost', deaths[id]) end
+    if job and job[F.state] == 'active' then -- it has not timed out
+        lost[#lost + 1] = id
+        local error, group = late_error, late_group
+        if death_messages[id] then error, group = server_error('worker_lost', death_messages[id]) end
         errors[id] = error
         record_lost_lease(id, job_key(id), job, error, group, errors_kept)
     end
 end
-for _, id in ipairs(lost_ids) do
-    if deaths[id] then record_death(job_key(id), jobs[id]) end
+for _, id in ipairs(lost) do
+    if death_messages[id] then record_death(job_key(id), jobs[id]) end
     settle_lost_lease(id, job_key(id), jobs[id], errors[id], decisions[id], retention)
 end
 
--- 5. Discard expired jobs. A job whose attempt has just ended is left out, because its entry is new: if it has expired,
+-- 7. Discard expired jobs. A job whose attempt has ended here is left out, because its entry is new. If it has expired,
 -- fetches leave it out, and the next call, which is due at once, discards it.
 for _, id in ipairs(expired) do
-    local job = jobs[id]
-    local state = job and not decisions[id] and job[F.expires] and job[F.state]
-    if not decisions[id] then remove_member(EXPIRING, id) end
-    if state == 'available' then
-        remove_from_queue(id, job)
-        expire(id, job_key(id), job, keep_discarded_ms)
-    elseif state == 'scheduled' or state == 'retryable' or state == 'pending' then
-        count_job(job, state, -1)
-        remove_member(state == 'pending' and PENDING or DUE, id)
-        expire(id, job_key(id), job, keep_discarded_ms)
+    if not decisions[id] then
+        remove_member(EXPIRING, id)
+        local job = jobs[id]
+        local state = job and job[F.expires] and job[F.state]
+        if state == 'available' then
+            remove_from_queue(id, job)
+            expire(id, job_key(id), job, keep_discarded_ms)
+        elseif state == 'scheduled' or state == 'retryable' or state == 'pending' then
+            count_job(job, state, -1)
+            remove_member(state == 'pending' and PENDING or DUE, id)
+            expire(id, job_key(id), job, keep_discarded_ms)
+        end
     end
 end
 
--- 6. Return repaired jobs to their queues. A parked job stays parked, and is checked again (see leave_parked.lua).
+-- 8. Return repaired jobs to their queues. A parked job stays parked, and is checked again (see leave_parked.lua).
 for _, id in ipairs(repaired) do
     local job = jobs[id]
     local is_available = job and job[F.state] == 'available'
@@ -170,7 +187,8 @@ for _, id in ipairs(repaired) do
         redis.call('ZADD', QUARANTINE, now + PARKED_CHECK_MS, id)
     elseif is_available then
         if job[F.parked] then leave_parked(id, job) else remove_member(QUARANTINE, id) end
-        if job[F.tenant] then count_for_tenant(job, 'available', -1) end -- it had left its queue only
+        -- The job was removed from its queue only. So its tenant still counts it, and make_available counts it again.
+        if job[F.tenant] then count_for_tenant(job, 'available', -1) end
         announce_queue(job[F.queue])
         make_available(id, job, true)
     else
@@ -178,7 +196,7 @@ for _, id in ipairs(repaired) do
     end
 end
 
--- 7. Write what was collected for all jobs.
+-- 9. Write what was collected for all jobs.
 local next_deadline = -1
 for _, zset in ipairs({ACTIVE, EXECUTION_DEADLINES, EXPIRING, QUARANTINE}) do
     local first = lowest_remaining(zset)
@@ -188,4 +206,4 @@ flush_events()
 flush_removals()
 flush_error_groups()
 flush_counters()
-return {#lost_ids, #timeouts, #expired, now, next_deadline, effects, malformed_ids, unknown}
+return {#lost, #timed_out, #expired, now, next_deadline, effects, malformed_ids, unnamed_workers}
