@@ -160,7 +160,8 @@ def test_selectors_select_the_pods_they_are_for(rendering: Rendering) -> None:
             assert selected(spec["selector"]["matchLabels"]) == {f"{manifest['kind']}/{name}"}
         elif manifest["kind"] == "Service":
             (owner,) = selected(spec["selector"])
-            component = name.removeprefix("jobs-ojs-cluster").removeprefix("-") or "api"
+            component = name.removeprefix("jobs-ojs-cluster").removesuffix("-meet")
+            component = component.removeprefix("-") or "api"
             assert owner.endswith(f"-{component}")
         elif manifest["kind"] == "PodDisruptionBudget":
             (owner,) = selected(spec["selector"]["matchLabels"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,32 @@ def test_nodes_find_each_other_when_every_address_has_changed(six: Pods) -> None
     wait_until(six.is_one, timeout_s=PATIENCE_S, what="the nodes have found each other")
     assert read(six, 1) == [b"0"]
     assert six.layout().keys() == before.keys()
+
+
+def test_nodes_find_each_other_while_dns_answers_with_old_addresses(
+    chart: Chart, server_binary: ServerBinary, tmp_path: Path
+) -> None:
+    # As often as in a real pod. The old addresses do not refuse a connection, they are silent.
+    rendering = chart.render(CHART / "ci" / "bundled-cluster-values.yaml")
+    with (
+        pods(rendering, server_binary, tmp_path, hasty=False) as six,
+        contextlib.ExitStack() as old,
+    ):
+        six.formed()
+        write(six, 1)
+        before = six.layout()
+        was = [node.port for node in six.nodes]
+        for pod in six.all:
+            pod.server.stop()
+        for port in was:
+            old.enter_context(socket.create_server(("127.0.0.1", port)))
+        for pod in six.all:
+            pod.start(empty=False)
+
+        six.meet(outdated=True)
+        wait_until(six.is_one, timeout_s=PATIENCE_S, what="the nodes have found each other")
+        assert read(six, 1) == [b"0"]
+        assert six.layout().keys() == before.keys()
 
 
 def test_pods_without_volumes_are_replaced_one_by_one_and_no_job_is_lost(six: Pods) -> None:

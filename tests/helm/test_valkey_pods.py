@@ -189,7 +189,7 @@ def test_the_first_process_of_every_container_ends_on_sigterm(chart: Chart, tmp_
         silent.settimeout(60)
         where = f"127.0.0.1:{silent.getsockname()[1]}"
         commands = {
-            "meet": [SHELL, str(tmp_path / "meet.sh"), f"{where}@1", "nodes"],
+            "meet": [SHELL, str(tmp_path / "meet.sh"), f"{where}@1", "nodes", where],
             "form": [sys.executable, str(tmp_path / "valkey_cluster.py"), where, "1"],
             "hook": [sys.executable, str(tmp_path / "hook.py")],
         }
@@ -212,20 +212,20 @@ def test_nodes_that_do_not_answer_are_asked_at_the_same_time(chart: Chart, tmp_p
     asks = f'exec {sys.executable} -c "{asks}" "$5"'
     programs = {
         "timeout": 'shift; exec "$@"',
-        "valkey-cli": f'case "$*" in *myid*) echo me ;; *) {asks} ;; esac',
+        "valkey-cli": f'case "$*" in *nodes) echo me - myself, ;; *) {asks} ;; esac',
     }
     (tmp_path / "bin").mkdir()
     for name, command in programs.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{command}\n")
         (tmp_path / "bin" / name).chmod(0o755)
     with contextlib.ExitStack() as stack:
-        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
-        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in silent]
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(5)]
+        any_pod, *pods_ = [f"127.0.0.1:{each.getsockname()[1]}" for each in silent]
         (tmp_path / "nodes").write_text(
-            "replicas 1\n" + "".join(f"node {each}\n" for each in addresses)
+            "replicas 1\n" + "".join(f"node {each}\n" for each in pods_)
         )
         process = spawn(
-            [SHELL, str(tmp_path / "meet.sh"), f"{addresses[0]}@1", str(tmp_path / "nodes")],
+            [SHELL, str(tmp_path / "meet.sh"), "here:1@1", str(tmp_path / "nodes"), any_pod],
             output=tmp_path / "meet.log",
             env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"},
         )
@@ -255,6 +255,10 @@ def test_nodes_are_found_before_they_are_ready(chart: Chart) -> None:
     service = rendering.one("Service", "-valkey")["spec"]
     assert service["clusterIP"] == "None"
     assert service["publishNotReadyAddresses"] is True
+    # The Service without an address per pod has one that DNS may answer for as long as it likes.
+    any_pod = rendering.one("Service", "-valkey-meet")["spec"]
+    assert "clusterIP" not in any_pod
+    assert (any_pod["publishNotReadyAddresses"], any_pod["selector"]) == (True, service["selector"])
     nodes = rendering.one("StatefulSet", "-valkey")
     assert nodes["spec"]["serviceName"] == rendering.one("Service", "-valkey")["metadata"]["name"]
     assert nodes["spec"]["podManagementPolicy"] == "Parallel"
@@ -276,7 +280,7 @@ def test_another_version_of_the_server_restarts_no_node(chart: Chart, tmp_path: 
     "change",
     [
         ("templates/_valkey.tpl", "appendfsync everysec", "appendfsync always"),
-        ("files/valkey_meet.sh", "sleep 5", "sleep 6"),
+        ("files/valkey_meet.sh", "period=5", "period=6"),
         ("files/valkey_meet.awk", "+ 2 <= count", "+ 3 <= count"),
     ],
     ids=["start.sh", "meet.sh", "meet.awk"],

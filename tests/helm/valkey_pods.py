@@ -2,17 +2,22 @@
 
 Pods are servers that do not know each other. The commands are those of the rendered Job, sidecar
 and probes. All DNS names of the cluster lead to this machine. The sidecar checks every second
-instead of every five, and waits at most two seconds for a node.
+instead of every five.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
+import select
 import shutil
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -107,6 +112,38 @@ class Pod:
         return dict(line.split(":") for line in reply.decode().split())
 
 
+class AnyPod(socketserver.ThreadingTCPServer):
+    """The Service without DNS: it leads each connection to one of the running pods."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, pods: list[Pod]) -> None:
+        super().__init__(("127.0.0.1", 0), self._Connection)
+        self.pods = pods
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.05,))
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.thread.join()
+        self.server_close()
+
+    class _Connection(socketserver.BaseRequestHandler):
+        server: AnyPod
+
+        def handle(self) -> None:
+            here = self.request
+            to = ("127.0.0.1", random.choice(self.server.pods).node.port)
+            with contextlib.suppress(OSError), socket.create_connection(to) as there:
+                while True:
+                    for source in select.select([here, there], [], [])[0]:
+                        data = source.recv(65536)
+                        if not data:
+                            return
+                        (there if source is here else here).sendall(data)
+
+
 @dataclass
 class Pods:
     """The pods of a rendering, with the commands of the chart."""
@@ -118,6 +155,10 @@ class Pods:
     password: str = ""
     replicas: int | None = None
     """Replicas of a master, if not as in the chart."""
+    hasty: bool = True
+    """Whether sidecars check more often than in a real pod."""
+    service: str = ""
+    """The address that leads to any of them."""
     _sidecars: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -130,6 +171,7 @@ class Pods:
         for index in range(len(self.all), count):
             name = f"{service}-{index}.{service}"
             config = {
+                "cluster-announce-ip": "127.0.0.1",
                 "cluster-announce-hostname": name,
                 "cluster-announce-human-nodename": hosts[index : index + 1] or f"host-{index}",
                 "hash-max-listpack-value": "1024",
@@ -157,9 +199,10 @@ class Pods:
         local = self.directory / Path(path).name
         if not local.exists():  # a shell reads on in its script while it runs
             text: str = self.rendering.one("ConfigMap", "-valkey")["data"][local.name]
-            for usual, short in [("sleep 5", "sleep 1"), ("timeout 5", "timeout 2")]:
-                text = text.replace(usual, short)
-            local.write_text(text.replace("patience=6", f"patience={LOOKS}"))
+            if self.hasty:
+                text = text.replace("period=5", "period=1")
+                text = text.replace("patience=6", f"patience={LOOKS}")
+            local.write_text(text)
         return str(local)
 
     def container(self, owner: str, name: str) -> dict[str, Any]:
@@ -203,17 +246,23 @@ class Pods:
             assert job.wait(PATIENCE_S) == 0, self.log("form")
         wait_until(self.is_one, timeout_s=PATIENCE_S, what="every node serves the cluster")
 
-    def meet(self) -> None:
-        """Start the sidecar of each node, with its address and the others'."""
+    def meet(self, *, outdated: bool = False) -> None:
+        """Start the sidecar of each node, with its address and the others'.
+
+        Args:
+            outdated: DNS answers with the addresses of the last call.
+        """
         self.end_sidecars()
-        program, script, own, names = self.container("StatefulSet/", "meet")["command"]
+        program, script, own, names, service = self.container("StatefulSet/", "meet")["command"]
         assert (program, own) == ("sh", "$(POD_IP):6379@16379")
+        any_pod = self.rendering.one("Service", "-valkey-meet")
+        assert service == f"{any_pod['metadata']['name']}:6379"
         self.script("/scripts/meet.awk")
-        everybody = self.write_names(names)
+        everybody = self.directory / "nodes" if outdated else self.write_names(names)
         for index, pod in enumerate(self.all):
             (self.directory / f"meet-{index}.log").unlink(missing_ok=True)
             process = spawn(
-                [SHELL, self.script(script), pod.here, str(everybody)],
+                [SHELL, self.script(script), pod.here, str(everybody), self.service],
                 output=self.directory / f"meet-{index}.log",
                 env=self.environment(),
             )
@@ -295,18 +344,25 @@ def pods(
     count: int = 6,
     hosts: str = "",
     replicas: int | None = None,
+    hasty: bool = True,
 ) -> Iterator[Pods]:
     """Start servers as the StatefulSet does, with their sidecars.
 
     Args:
-        chart: the chart.
+        rendering: the rendered chart.
+        binary: the server.
+        directory: for data, scripts and logs.
         count: how many pods.
         hosts: a letter for the host of each.
         replicas: replicas of a master, if not as in the chart.
+        hasty: whether sidecars check more often than in a real pod.
     """
-    started = Pods([], rendering, directory, binary, replicas=replicas)
+    started = Pods([], rendering, directory, binary, replicas=replicas, hasty=hasty)
     with contextlib.ExitStack() as stack:
         stack.callback(started.stop)
+        service = AnyPod(started.all)
+        stack.callback(service.stop)
+        started.service = f"127.0.0.1:{service.server_address[1]}"
         started.add(count, hosts)
         stack.callback(started.end_sidecars)
         started.meet()

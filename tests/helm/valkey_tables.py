@@ -55,7 +55,7 @@ def table(nodes: Sequence[Member], timeout_ms: int = 5000) -> str:
     for seer in nodes:
         if not seer.answers:
             continue
-        lines.append(f"NODE pod-{seer.pod}.valkey:6379")
+        lines.append(f"NODE pod-{seer.pod}.valkey 10.0.0.{seer.number}:6379")
         lines += [row(node, seer, nodes) for node in nodes]
         lines += ["cluster-announce-human-nodename", seer.host]
         lines += ["cluster-node-timeout", str(timeout_ms)]

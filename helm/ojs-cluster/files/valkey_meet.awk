@@ -7,7 +7,8 @@
 # when its node is the first of the plan. An action with `steady N` is taken when N checks in a row ask for it;
 # the shell counts.
 #
-#   meet NAME                       that node does not reach this one
+#   missing                         a pod does not answer, or does not reach this node: the next check is soon
+#   meet ADDRESS                    that node does not reach this one
 #   forget ID                       that node has failed, owns nothing, and no pod has its id
 #   replicate ID                    this node is empty: it becomes a replica of that master
 #   steady N replicate ID           this replica moves to a master that needs one on this host
@@ -22,7 +23,13 @@ function host_of(node) { return host[node] == "" ? node : host[node] }
 
 { sub(/\r$/, "") }
 
-$1 == "NODE" { name[++answered] = $2; assigned = 0; setting = ""; next }
+$1 == "NODE" {
+  repeated = $2 in asked
+  asked[$2] = 1
+  if (!repeated) { name[++answered] = $2; place[answered] = $3; assigned = 0; setting = "" }
+  next
+}
+repeated { next }
 
 setting != "" { config[answered, setting] = $1; setting = ""; next }
 $1 == "cluster-announce-human-nodename" || $1 == "cluster-node-timeout" { setting = $1; next }
@@ -65,7 +72,9 @@ END {
     if (master[own[i]] in at && owns_here[at[master[own[i]]], master[own[i]]])
       replicas[++followers] = own[i]
 
-  for (i = 1; i <= answered; i++) if (!reached[i]) print "meet", name[i]
+  for (i = 1; i <= answered; i++) reaching += reached[i]
+  if (reaching < all) print "missing"
+  for (i = 1; i <= answered; i++) if (!reached[i]) print "meet", place[i]
   if (formed) plan_replicas()
   # A node that does not answer may be the one that is missing here. Lost slots stay with their last master:
   # if it were forgotten, they could be assigned to another node.
@@ -206,13 +215,9 @@ function take_over(    i, lost, heir, seen, voters, size, each, need, asked) {
   }
 }
 
-function is_gone_for_good(lost,    i, j, replaced) {
+function is_gone_for_good(lost,    i, j) {
   if (lost in alive || !(lost in pod)) return 0
-  for (i = 1; i <= answered; i++) {
-    sub(/:[0-9]+$/, "", name[i])
-    if (name[i] == pod[lost]) replaced = 1
-  }
-  if (!replaced) return 0
+  if (!(pod[lost] in asked)) return 0
   for (i = 1; i <= ranges; i++) {
     if (owner[i] != lost) continue
     for (j = 1; j <= ranges; j++)

@@ -1,15 +1,20 @@
 # Keeps a node of the bundled Valkey Cluster a member of it. It runs beside the node, in Valkey's image, so that
 # a new version of the server restarts no node.
 #
-#   sh meet.sh HOST:PORT@BUS NODES
+#   sh meet.sh HOST:PORT@BUS NODES SERVICE
 #
 # HOST:PORT@BUS is the current address of this node. NODES is a file that every check reads again, because it
 # changes when the cluster grows: `replicas N`, the most replicas of a master, and `node HOST:PORT` for every
-# pod, by its DNS name. OJS_REDIS_PASSWORD is the password of the nodes.
+# pod, by its DNS name. SERVICE is the HOST:PORT that leads to any running pod. OJS_REDIS_PASSWORD is the password
+# of the nodes.
 #
 # The address of a pod changes when it restarts. A restarted node tells its new address to the nodes whose
 # addresses it remembers. If all nodes restart at the same time, no remembered address is valid. So this script
 # introduces its node to every node that does not reach it.
+#
+# Nodes to which this node is connected are asked at the address that it uses. DNS answers with old addresses for
+# up to 30 s. So while a node is missing, SERVICE is asked as well: its address never changes, and the pod that
+# answers tells its own address.
 #
 # A node that restarts without its directory is new to the cluster and has no role. After the cluster is formed,
 # it becomes a replica of a master that lacks one. Only this script decides that, by the nodes' own reports. It
@@ -28,34 +33,68 @@ self=${1%@*}
 bus=${1#*@}
 list=$2
 scripts=$(dirname "$0")
-# A change is made after this many checks in a row have asked for it.
+service=$3
+# A change is made after this many checks in a row have asked for it. They are this many seconds apart; checks
+# between them, while a node is missing, do not count.
 patience=6
+period=5
 
-# Sends a command to a node, or commands from standard input. Fails when the node does not answer or
-# refuses.
+# Sends a command to a node, or commands from standard input. Fails when the node refuses, or does not answer
+# within some seconds.
 ask() (
-  at=$1
-  shift
-  exec timeout 5 valkey-cli -e -h "${at%:*}" -p "${at##*:}" "$@" 2>&1
+  seconds=$1
+  at=$2
+  shift 2
+  exec timeout "$seconds" valkey-cli -e -h "${at%:*}" -p "${at##*:}" "$@" 2>&1
 )
 
-# Prints the report of a node that answers by its own name, below a NODE line.
-look_at() {
-  seen=$(printf '%s\n' 'cluster nodes' 'config get cluster-announce-human-nodename' \
-    'config get cluster-node-timeout' 'cluster info' 'info replication' | ask "$1")
-  case $seen in *' myself,'*) ;; *) return 0 ;; esac
-  # DNS may be late, and the address may belong to another pod now, even of another release, whose cluster
-  # would be joined with this one. So each node tells which pod it is.
-  address=${seen%% myself,*}
-  address=${address##*@}
-  case $address in
-    *,*) if [ "${address#*,}" != "${1%:*}" ]; then return 0; fi ;;
-  esac
-  printf 'NODE %s\n%s\n' "$1" "$seen"
+# Prints NAME@ADDRESS of every pod, and @SERVICE three times if this node, whose CLUSTER NODES is the input, is not
+# connected to all. Three, because it may lead to this node itself, or to a pod that is ending.
+pods() {
+  awk -v self="$self" -v service="$service" '
+    FNR == NR && length($1) == 40 && $8 == "connected" {
+      split($2, part, ",")
+      sub(/@.*/, "", part[1])
+      at[part[2]] = $3 ~ /myself/ ? self : part[1]
+    }
+    FNR != NR && $1 == "node" {
+      name = $2
+      sub(/:[0-9]+$/, "", name)
+      if (!(name in at)) missing = 1
+      print name "@" (name in at ? at[name] : $2)
+    }
+    END { if (missing) for (i = 0; i < 3; i++) print "@" service }
+  ' - "$list"
 }
 
-# Prints the reports of these nodes. They are asked at the same time: when all pods have restarted, most addresses
-# that DNS knows lead nowhere. A pipe keeps each report until the later ones are complete.
+# Prints the report of the pod NAME at ADDRESS, or of any pod there if NAME is empty, below the line
+# `NODE NAME ADDRESS`.
+look_at() {
+  name=${1%%@*}
+  address=${1#*@}
+  seen=$(printf '%s\n' 'cluster nodes' 'config get cluster-announce-human-nodename' \
+    'config get cluster-node-timeout' 'cluster info' 'info replication' | ask 2 "$address")
+  case $seen in *' myself,'*) ;; *) return 0 ;; esac
+  # The address may belong to another pod now, even of another release, whose cluster would be joined with this
+  # one. So each node tells which pod it is.
+  told=${seen%% myself,*}
+  told=${told##* }
+  case $told in
+    *,*)
+      if [ -z "$name" ]; then
+        name=${told#*,}
+        address=${told%@*}
+        if ! grep -q "^node $name:" "$list"; then return 0; fi
+      fi
+      if [ "${told#*,}" != "$name" ]; then return 0; fi
+      ;;
+    *) if [ -z "$name" ]; then return 0; fi ;;
+  esac
+  printf 'NODE %s %s\n%s\n' "$name" "$address" "$seen"
+}
+
+# Prints the reports of these pods, NAME@ADDRESS each. They are asked at the same time: when all pods have restarted,
+# most addresses that DNS knows lead nowhere. A pipe keeps each report until the later ones are complete.
 look() {
   if [ $# -eq 0 ]; then return 0; fi
   look_at "$1" | (
@@ -69,10 +108,10 @@ look() {
 # Takes one action and prints its result.
 act() {
   case $1 in
-    meet) answer=$(ask "$2" cluster meet "${self%:*}" "${self##*:}" "$bus") ;;
-    failover) answer=$(ask "$self" cluster failover) ;;
-    force | takeover) answer=$(ask "$self" cluster failover "$1") ;;
-    *) answer=$(ask "$self" cluster "$1" "$2") ;;
+    meet) answer=$(ask 5 "$2" cluster meet "${self%:*}" "${self##*:}" "$bus") ;;
+    failover) answer=$(ask 5 "$self" cluster failover) ;;
+    force | takeover) answer=$(ask 5 "$self" cluster failover "$1") ;;
+    *) answer=$(ask 5 "$self" cluster "$1" "$2") ;;
   esac
   echo "$1 $2: $answer"
 }
@@ -80,23 +119,29 @@ act() {
 wish=
 looks=0
 
-# Checks once and takes the necessary actions.
+# Checks once and takes the necessary actions. Sets `pause`, the seconds until the next check.
 tend() {
-  id=$(ask "$self" cluster myid </dev/null) || {
-    wish=
-    return 0
-  }
-  most=$(sed -n 's/^replicas //p' "$list")
-  set -- $(sed -n 's/^node //p' "$list")
-  todo=$(look "$@" | awk -v id="$id" -v all=$# -v most="$most" -v patience="$patience" \
-    -f "$scripts/meet.awk")
-  printf '%s\n' "$todo" | while read -r verb object; do
-    case $verb in '' | steady) ;; *) act "$verb" "$object" ;; esac
-  done
   last=$wish
+  wish=
+  pause=1
+  own=$(ask 5 "$self" cluster nodes </dev/null) || return 0
+  most=$(sed -n 's/^replicas //p' "$list")
+  todo=$(look $(printf '%s\n' "$own" | pods) | awk -v id="$(printf '%s\n' "$own" | sed -n 's/ .* myself,.*//p')" \
+    -v all="$(grep -c '^node ' "$list")" -v most="$most" -v patience="$patience" -f "$scripts/meet.awk")
+  printf '%s\n' "$todo" | while read -r verb object; do
+    case $verb in '' | missing | steady) ;; *) act "$verb" "$object" ;; esac
+  done
+  case $todo in missing*) ;; *) pause=$period ;; esac
   wish=$(printf '%s\n' "$todo" | sed -n 's/^steady //p')
   if [ -z "$wish" ]; then return 0; fi
-  if [ "$wish" = "$last" ]; then looks=$((looks + 1)); else looks=1; fi
+  now=$(date +%s)
+  if [ "$wish" != "$last" ]; then
+    looks=1
+    counted=$now
+  elif [ $((now - counted)) -ge "$period" ]; then
+    looks=$((looks + 1))
+    counted=$now
+  fi
   set -- $wish
   if [ "$looks" -ge "$1" ]; then
     act "$2" "$3"
@@ -108,11 +153,9 @@ echo "this node is at $self, its bus at port $bus"
 
 # A container's first process ignores signals without a handler. A shell handles signals while it waits, but
 # not while a command runs: so the work runs in the background.
-loop=
-trap 'if [ -n "$loop" ]; then kill "$loop"; fi; exit 0' TERM INT
+trap 'set +u; if [ -n "$!" ]; then kill "$!"; fi; exit 0' TERM INT
 while :; do
   tend
-  sleep 5
+  sleep "$pause"
 done &
-loop=$!
-wait "$loop"
+wait "$!"

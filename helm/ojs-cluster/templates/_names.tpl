@@ -19,7 +19,7 @@ name ends in a hash of the whole name, and so does a name that another release c
 {{- $whole = printf "%s-%s" $release $name -}}
 {{- if contains $name $release -}}
 {{- $whole = $release -}}
-{{- $taken = regexMatch (printf "-(%s|api|scheduler|dashboard|test|valkey(-leave|-form(-[0-9a-f]{8})?)?)$" (regexQuoteMeta $name)) $release -}}
+{{- $taken = regexMatch (printf "-(%s|api|scheduler|dashboard|test|valkey(-leave|-meet|-form(-[0-9a-f]{8})?)?)$" (regexQuoteMeta $name)) $release -}}
 {{- end -}}
 {{- end -}}
 {{- $cut := $whole | trunc 36 | trimSuffix "-" -}}
