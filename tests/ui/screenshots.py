@@ -33,6 +33,8 @@ PICTURES = {"overview": "", "job": "jobs/{discarded}"}
 """The pages by the names of their pictures."""
 _SAFE_S = 20
 """Number of seconds from the begin of a minute in which there is time for all pictures."""
+WIDTHS = {"": 1280, "-phone": 390}
+"""The widths of the windows by the end of the names of their pictures."""
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
@@ -56,27 +58,29 @@ def take(browser: Browser, running: Running, demo: Demo, folder: Path) -> list[P
 
 
 def take_all(browser: Browser, running: Running, demo: Demo, folder: Path) -> list[Path]:
-    """Write a picture of every page into ``folder``; return their paths."""
+    """Write a wide and a narrow picture of every page into ``folder``; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    context = browser.new_context(
-        viewport={"width": 1280, "height": 800}, color_scheme="light", reduced_motion="reduce"
-    )
-    page = context.new_page()
-    taken = [folder / "login.png"]
-    page.goto(f"{running.url}/ui/login")
-    page.screenshot(path=taken[-1], full_page=True)
-    context.set_extra_http_headers({"Authorization": "Bearer admin-key"})
-    for name, path in every_page(demo).items():
-        page.goto(f"{running.url}/ui/{path}")
-        page.locator("html.js").wait_for()
-        page.evaluate("document.fonts.ready")
-        # The menu is as high as the window, so the window is made as high as the page.
-        height = page.evaluate("document.documentElement.scrollHeight")
-        page.set_viewport_size({"width": 1280, "height": max(800, height)})
-        taken.append(folder / f"{name}.png")
-        page.screenshot(path=taken[-1])
-        page.set_viewport_size({"width": 1280, "height": 800})
-    context.close()
+    taken = []
+    for suffix, width in WIDTHS.items():
+        context = browser.new_context(
+            viewport={"width": width, "height": 800}, color_scheme="light", reduced_motion="reduce"
+        )
+        page = context.new_page()
+        taken.append(folder / f"login{suffix}.png")
+        page.goto(f"{running.url}/ui/login")
+        page.screenshot(path=taken[-1], full_page=True)
+        context.set_extra_http_headers({"Authorization": "Bearer admin-key"})
+        for name, path in every_page(demo).items():
+            page.goto(f"{running.url}/ui/{path}")
+            page.locator("html.js").wait_for()
+            page.evaluate("document.fonts.ready")
+            # The menu is as high as the window, so the window is made as high as the page.
+            height = page.evaluate("document.documentElement.scrollHeight")
+            page.set_viewport_size({"width": width, "height": max(800, height)})
+            taken.append(folder / f"{name}{suffix}.png")
+            page.screenshot(path=taken[-1])
+            page.set_viewport_size({"width": width, "height": 800})
+        context.close()
     return taken
 
 
