@@ -183,3 +183,89 @@ def test_a_part_of_the_history_has_an_address(admin: httpx.Client, demo: Demo) -
     for wrong in ("from=5&to=1", "from=x&to=9", "from=1", "from=99999999999&to=999999999999"):
         assert "Zoom out" not in page(admin, f"/ui/?{wrong}")
     assert "Zoom out" in page_of(admin.get("/ui/?from=1&to=9999999999")), "any time is answered"
+
+
+def heads(text: str, name: str) -> list[str]:
+    """The names that the first column of a list shows, of those that contain ``name``."""
+    rows = re.findall(r'<th scope="row"[^>]*>\s*<a [^>]*>([^<]*)</a>', text)
+    return [each for each in rows if name in each]
+
+
+def test_types_and_workers_are_sorted_by_the_address(running: Running, admin: httpx.Client) -> None:
+    with running.api() as api:
+        for name, count in (("srt.few", 1), ("srt.many", 3), ("srt.last", 2)):
+            for _ in range(count):
+                body = {"type": name, "args": [], "options": {"queue": "srt-types"}}
+                api.post("/ojs/v1/jobs", json=body).raise_for_status()
+        for name, host, jobs in (("s-1", "b", 1), ("s-2", "a", 3), ("s-3", "c", 2)):
+            beat = {**BEAT, "worker_id": name, "hostname": f"sorted-{host}", "active_jobs": jobs}
+            api.post("/ojs/v1/workers/heartbeat", json=beat).raise_for_status()
+
+    def listed(query: str) -> list[str]:
+        return heads(page(admin, f"/ui/types?{query}"), "srt.")
+
+    by_count = ["srt.many", "srt.last", "srt.few"]
+    wait_until(
+        lambda: listed("find=SRT.&sort=enqueued") == by_count,
+        what="processes write the counts of types",
+    )
+    by_name = page(admin, "/ui/types?find=srt.&sort=name")
+    assert heads(by_name, "srt.") == sorted(by_count)
+    assert 'aria-sort="ascending"><a href="./types?range=1h&amp;find=srt.&amp;sort=name"' in by_name
+    assert 'href="./types?range=24h&amp;find=srt.&amp;sort=name"' in by_name, "tabs keep the order"
+    assert listed("find=srt.f&sort=unknown") == ["srt.few"]
+    assert "No type matches" in page(admin, "/ui/types?find=no-such-type")
+
+    def of_host(query: str) -> list[str]:
+        return heads(page(admin, f"/ui/workers?host=sorted-&{query}"), "s-")
+
+    assert of_host("") == ["s-1", "s-2", "s-3"]
+    assert of_host("sort=host") == ["s-2", "s-1", "s-3"]
+    assert of_host("sort=active_jobs") == ["s-2", "s-3", "s-1"]
+    assert of_host("sort=started_at") == ["s-3", "s-2", "s-1"]
+
+
+def test_cron_jobs_and_keys_and_webhooks_are_sorted_and_found(
+    running: Running, admin: httpx.Client
+) -> None:
+    with running.api() as api:
+        for name, expression in (("srt-new-year", "0 0 1 1 *"), ("srt-soon", "* * * * *")):
+            cron = {"name": name, "cron": expression, "type": f"{name}.job", "args": []}
+            api.post("/ojs/v1/cron", json=cron).raise_for_status()
+        api.post("/ojs/v1/cron/srt-new-year/pause").raise_for_status()
+        for key in ("srt:z", "srt:a"):
+            limit = {"queue": "srt-limits", "rate_limit": {"key": key, "concurrency": 1}}
+            body = {"type": "a.b", "args": [], "options": limit}
+            for _ in range(1 if key == "srt:a" else 2):
+                api.post("/ojs/v1/jobs", json=body).raise_for_status()
+        for _ in range(2):
+            api.post("/ojs/v1/workers/fetch", json={"queues": ["srt-limits"], "count": 5})
+        subscriptions = []
+        for url, event in (("srt-b", "job.failed"), ("srt-a", "job.completed")):
+            hook = {"url": f"https://example.com/{url}", "events": [event]}
+            made = api.post("/ojs/v1/webhooks/subscriptions", json=hook).json()
+            subscriptions.append(made["subscription"]["id"])
+
+        crons = partial(heads, name="srt-")
+        assert crons(page(admin, "/ui/cron?find=srt-&sort=name")) == ["srt-new-year", "srt-soon"]
+        assert crons(page(admin, "/ui/cron?find=srt-&sort=next_run_at"))[0] == "srt-soon"
+        assert crons(page(admin, "/ui/cron?find=new-year.job")) == ["srt-new-year"], "by its type"
+        assert crons(page(admin, "/ui/cron?find=srt-&state=paused")) == ["srt-new-year"]
+        assert "No cron job matches" in page(admin, "/ui/cron?find=no-such-cron")
+
+        keys = partial(heads, name="srt:")
+        by_name = page(admin, "/ui/limits?find=srt:&sort=key")
+        assert keys(by_name) == ["srt:a", "srt:z"]
+        assert keys(page(admin, "/ui/limits?find=srt:&sort=waiting")) == ["srt:z", "srt:a"]
+        assert "No key matches" in page(admin, "/ui/limits?find=no-such-key")
+
+        hooks = partial(heads, name="/srt-")
+        a, b = "https://example.com/srt-a", "https://example.com/srt-b"
+        assert hooks(page(admin, "/ui/webhooks?find=srt-&sort=url")) == [a, b]
+        assert hooks(page(admin, "/ui/webhooks?find=job.failed&sort=url")) == [b], "by its event"
+        assert "No webhook matches" in page(admin, "/ui/webhooks?find=no-such-hook")
+
+        for name in ("srt-new-year", "srt-soon"):
+            api.delete(f"/ojs/v1/cron/{name}").raise_for_status()
+        for subscription in subscriptions:
+            api.delete(f"/ojs/v1/webhooks/subscriptions/{subscription}").raise_for_status()

@@ -10,22 +10,45 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui.forms import limits as limit_form
 from ojs_cluster.ui.forms.form import Form, confirmation, is_confirmed, refused
 from ojs_cluster.ui.languages.translate import _
+from ojs_cluster.ui.pages.shared.ordered import Sorts, by_number, order_of, read_list
 from ojs_cluster.ui.visit import Answer, ApiError, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
+_MAX_SORTED: Final = 200
+"""Maximum number of keys that are read to sort or filter: each takes a call per shard."""
+_SORTS: Final[Sorts] = {
+    "key": lambda each: each["key"],
+    **{name: by_number(name) for name in ("active", "waiting")},
+}
 
 
 async def show_all(visit: Visit) -> Answer:
-    """List the rate limit keys."""
-    page = visit.page
-    listed = orjson.loads(await visit.get("rate-limits", page=page, per_page=_PER_PAGE))
+    """List the rate limit keys.
+
+    To sort or filter takes the numbers of all keys, so it is done with the first ones only.
+    """
+    page, order = visit.page, order_of(visit, "limits", _SORTS)
+    first, most = (page - 1) * _PER_PAGE, 0
+    if order.is_given:
+        items, total = await read_list(visit, "rate-limits", most=_MAX_SORTED)
+        keys = [{name: orjson.loads(bytes(part)) for name, part in each.items()} for each in items]
+        keys = order.sorted(each for each in keys if order.finds(each["key"]))
+        most = _MAX_SORTED if total > len(items) else 0
+        total, has_more = len(keys), first + _PER_PAGE < len(keys)
+        keys = keys[first : first + _PER_PAGE]
+    else:
+        listed = orjson.loads(await visit.get("rate-limits", page=page, per_page=_PER_PAGE))
+        keys, pagination = listed["items"], listed["pagination"]
+        total, has_more = pagination["total"], pagination["has_more"]
     return Page(
         "limits/list.html",
         {
-            "limits": listed["items"],
-            "total": listed["pagination"]["total"],
+            "limits": keys,
+            "total": total,
+            "order": order,
+            "most": most,
             "page": page,
-            "has_more": listed["pagination"]["has_more"],
+            "has_more": has_more,
             "may_write": visit.may_change(Scope.ADMIN_WRITE),
         },
     )

@@ -17,6 +17,7 @@ from ojs_cluster.ui.languages.translate import _, later
 from ojs_cluster.ui.pages.overview import points_of
 from ojs_cluster.ui.pages.shared.comparison import compare
 from ojs_cluster.ui.pages.shared.marks import may_mark, read_marks
+from ojs_cluster.ui.pages.shared.ordered import Sorts, by_number, order_of
 from ojs_cluster.ui.pages.shared.type_changes import MIN_JOBS, change_of, read_since
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
@@ -35,6 +36,22 @@ _KEPT_S: Final = 10.0
 _KEPT_BY_HOUR_S: Final = 60.0
 """Maximum age in seconds of a list of many hours, which has more records to sum."""
 _MAX_SHOWN: Final = 500
+_SORTS: Final[Sorts] = {
+    "name": lambda one: one["name"],
+    **{
+        name: by_number(name)
+        for name in (
+            *("enqueued", "attempts", "completed", "failed", "failed_share", "discarded"),
+            *("wait_p50_ms", "wait_p95_ms", "run_p50_ms", "run_p95_ms"),
+        )
+    },
+}
+_SORTS_WITH_MARK: Final[Sorts] = {
+    **{name: key for name, key in _SORTS.items() if not name.startswith(("run", "discarded"))},
+    "failed_share": lambda one: -(one["failed_change"] or 0),
+    "change": lambda one: inf if one["change"] is None else -one["change"],
+}
+"""The columns of a comparison, of which some have two numbers."""
 
 
 async def show_all(visit: Visit) -> Answer:
@@ -51,21 +68,21 @@ async def show_all(visit: Visit) -> Answer:
     name = f"types {chosen} {mark['id'] if mark else ''}"
     shared = await visit.snapshots.get(name, lambda: _read(visit, chosen, mark), kept_s)
     listed = orjson.loads(shared)
-    by_change = mark is not None and visit.query.get("sort") == "change"
-    if by_change:
-        listed["types"].sort(key=lambda one: inf if one["change"] is None else -one["change"])
+    sorts = _SORTS_WITH_MARK if mark else _SORTS
+    order = order_of(visit, "types", sorts, ("find", "mark"), {"range": chosen})
+    types = order.sorted(one for one in listed["types"] if order.finds(one["name"]))
     return Page(
         "types.html",
         {
             "ranges": {key: _(label) for key, label in SPANS.items()},
             "range": chosen,
             "range_of_type": chosen if chosen in RANGES else "",
-            "types": listed["types"][:_MAX_SHOWN],
+            "types": types[:_MAX_SHOWN],
+            "order": order,
             "marks": marks,
             "mark": mark,
-            "by_change": by_change,
             "min_jobs": MIN_JOBS,
-            "hidden": max(0, len(listed["types"]) - _MAX_SHOWN),
+            "hidden": max(0, len(types) - _MAX_SHOWN),
             "unread": listed["unread"],
             "max_types": MAX_TYPES,
         },

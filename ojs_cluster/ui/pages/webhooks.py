@@ -12,6 +12,7 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.ui import raw
 from ojs_cluster.ui.json_view import HIDDEN
 from ojs_cluster.ui.languages.translate import _, later
+from ojs_cluster.ui.pages.shared.ordered import Sorts, by_number, by_time, order_of
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
@@ -28,6 +29,11 @@ _NONE_OF_STATUS: Final = {
     "dead": later("No delivery is given up."),
 }
 """What the list says if it is empty, by the chosen status."""
+_SORTS: Final[Sorts] = {
+    "url": lambda each: each["url"],
+    **{name: by_number(name) for name in ("delivered", "failed", "dead")},
+    "last_at": by_time("last_at"),
+}
 _OK: Final = range(200, 300)
 
 
@@ -43,12 +49,20 @@ async def show_all(visit: Visit) -> Answer:
         _subscription(each, hides_query=visit.redaction.active)
         for each in raw.objects(listed, "items")
     ]
+    kept = {name: visit.query.get(name, "") for name in ("show", "subscription", "status")}
+    order = order_of(visit, "webhooks", _SORTS, kept=kept)
     failing = [each for each in subscriptions if each["failing_since"]]
-    only_failing = visit.query.get("show") == "failing"
+    only_failing = kept["show"] == "failing"
+    shown = [
+        each
+        for each in (failing if only_failing else subscriptions)
+        if order.finds(each["url"], *each["events"])
+    ]
     return Page(
         "webhooks.html",
         {
-            "subscriptions": failing if only_failing else subscriptions,
+            "subscriptions": order.sorted(shown),
+            "order": order,
             "total": len(subscriptions),
             "failing": len(failing),
             "only_failing": only_failing,
@@ -132,7 +146,7 @@ async def _set_active(visit: Visit, subscription_id: str, active: bool) -> None:
     await visit.send("PATCH", "webhooks", "subscriptions", subscription_id, body=body)
 
 
-def _subscription(members: raw.Members, *, hides_query: bool) -> dict[str, object]:
+def _subscription(members: raw.Members, *, hides_query: bool) -> dict[str, Any]:
     """Return what the page shows of a subscription.
 
     Args:

@@ -23,13 +23,21 @@ from ojs_cluster.ui.incidents import RESTART_MINUTES
 from ojs_cluster.ui.json_view import HIDDEN, show_json
 from ojs_cluster.ui.languages.translate import _, later
 from ojs_cluster.ui.pages.shared.held_jobs import MAX_ACTIVE, HeldJobs, read_held_jobs
+from ojs_cluster.ui.pages.shared.ordered import Sorts, by_number, by_time, order_of
 from ojs_cluster.ui.redaction.redaction import Value
 from ojs_cluster.ui.redaction.rules import HIDDEN_JSON
 from ojs_cluster.ui.serving import MAX_WORKERS
 from ojs_cluster.ui.visit import Answer, Page, Visit
 
 _PER_PAGE: Final = 50
-_FILTERS: Final = ("state", "queue", "host")
+_FILTERS: Final = ("host", "state", "queue")
+_SORTS_WITHOUT_JOBS: Final[Sorts] = {
+    "id": lambda each: each["id"],
+    "host": lambda each: (each["host"], each["id"]),
+    **{name: by_number(name) for name in ("restarts", "active_jobs", "memory_bytes")},
+    **{name: by_time(name) for name in ("seen_at", "started_at")},
+}
+_SORTS: Final[Sorts] = {**_SORTS_WITHOUT_JOBS, "oldest": lambda each: each["oldest_at"]}
 _ALL: Final = "all-workers"
 _KEPT_S: Final = 4.0
 """Maximum age of the list of all workers in seconds, on open pages. It reads a record for each."""
@@ -89,8 +97,8 @@ async def show_all(visit: Visit) -> Answer:
     """
     found = await _read_summary(visit)
     held = await read_held_jobs(visit)
-    filters = {name: visit.query.get(name, "").strip() for name in _FILTERS}
-    by_job = visit.query.get("sort") == "oldest" and held is not None
+    order = order_of(visit, "workers", _SORTS if held else _SORTS_WITHOUT_JOBS, _FILTERS)
+    filters, by_job = order.filters, order.sort == "oldest"
     everyone = await _read_all(visit)
     summary, now_s = orjson.loads(bytes(found["summary"])), visit.clock.now_s()
     left = [each for each in everyone if _has_left(each, now_s)]
@@ -110,13 +118,15 @@ async def show_all(visit: Visit) -> Answer:
         places = {name: place for place, name in enumerate(held.by_worker)}
         workers = [each for each in workers if each["id"] in places]
         workers.sort(key=lambda each: places[each["id"]])
+    else:
+        workers = order.sorted(workers)
     first = (visit.page - 1) * _PER_PAGE
     return Page(
         "workers.html",
         {
             "workers": workers[first : first + _PER_PAGE],
             "found": len(workers),
-            "filters": filters,
+            "order": order,
             "by_job": by_job,
             "held": held,
             "max_active": MAX_ACTIVE,

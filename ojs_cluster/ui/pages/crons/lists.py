@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -16,10 +17,26 @@ from ojs_cluster.ui.formats import exact_time, number, zone_name
 from ojs_cluster.ui.forms.form import confirmation, is_confirmed
 from ojs_cluster.ui.json_view import show_values
 from ojs_cluster.ui.languages.translate import _, ngettext
+from ojs_cluster.ui.pages.shared.ordered import (
+    Sorts,
+    by_number,
+    by_time,
+    order_of,
+    read_list,
+)
 from ojs_cluster.ui.pages.shared.times import typed_time
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit
 
 _PER_PAGE: Final = 50
+_MAX_SORTED: Final = 1000
+"""Maximum number of cron jobs that are read to sort or filter."""
+_SORTS: Final[Sorts] = {
+    **{name: itemgetter(name) for name in ("name", "type", "queue")},
+    # The next one first; a cron job without a next occurrence is the last.
+    "next_run_at": lambda each: (not each["next_run_at"], each["next_run_at"]),
+    "last_run_at": by_time("last_run_at"),
+    "runs": by_number("runs"),
+}
 _TEXTS: Final = (
     *("name", "expression", "timezone", "overlap_policy", "status", "type", "queue"),
     *("description", "next_run_at", "last_run_at", "created_at"),
@@ -27,17 +44,35 @@ _TEXTS: Final = (
 
 
 async def show_all(visit: Visit) -> Answer:
-    """List the cron jobs by name."""
-    cursor = visit.query.get("cursor", "")
-    found = raw.members(await visit.get("cron", cursor=cursor, limit=_PER_PAGE))
-    pagination = orjson.loads(bytes(found["pagination"]))
+    """List the cron jobs: first the enabled ones by name, or as the user has sorted them."""
+    order = order_of(visit, "cron", _SORTS, ("find", "state"))
+    page, most = visit.page, 0
+    first = (page - 1) * _PER_PAGE
+    if order.is_given:
+        items, total = await read_list(visit, "cron", most=_MAX_SORTED)
+        crons = [
+            cron
+            for cron in map(_cron, items)
+            if order.filters["state"] in ("", cron["status"])
+            and order.finds(cron["name"], cron["type"], cron["queue"])
+        ]
+        most = _MAX_SORTED if total > len(items) else 0
+        total, has_more = len(crons), first + _PER_PAGE < len(crons)
+        crons = order.sorted(crons)[first : first + _PER_PAGE]
+    else:
+        found = raw.members(await visit.get("cron", offset=first, limit=_PER_PAGE))
+        crons = [_cron(members) for members in raw.objects(found, "items")]
+        total = raw.integer(found, "total")
+        has_more = first + _PER_PAGE < total
     return Page(
         "crons/list.html",
         {
-            "crons": [_cron(members) for members in raw.objects(found, "items")],
-            "total": raw.integer(found, "total"),
-            "next_cursor": pagination.get("next_cursor"),
-            "cursor": cursor,
+            "crons": crons,
+            "order": order,
+            "total": total,
+            "most": most,
+            "page": page,
+            "has_more": has_more,
             "may_write": visit.may_change(Scope.DATA_WRITE),
         },
     )
