@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from ojs_cluster.ui.formats import NONE
 from ojs_cluster.ui.navigation import MENU
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
@@ -432,6 +433,34 @@ def test_a_page_keeps_what_has_not_changed(chromium: Browser, running: Running, 
         page.locator("#live").select_option("2")
     expect(page.locator(".tile-available .tile-value")).to_be_visible()
     expect(page.locator("#not-refreshed")).to_be_hidden()
+    visitor.check()
+    visitor.page.context.close()
+
+
+def test_a_workflow_refreshes_and_its_map_leads_to_a_part_of_the_drawing(
+    chromium: Browser, running: Running, demo: Demo
+) -> None:
+    with running.api() as api:
+        options = {"queue": "mapped", "retry": {"max_attempts": 1}}
+        steps = [{"type": f"map.n{number}", "args": [], "options": options} for number in range(20)]
+        made = api.post("/ojs/v1/workflows", json={"type": "chain", "steps": steps}).json()
+        visitor = window(chromium, running)
+        visitor.log_in()
+        page = visitor.open(f"workflows/{made['id']}")
+        expect(page.locator(".map")).to_be_visible()
+        assert page.locator("details.numbers[open]").count() == 2
+        width = page.evaluate("document.querySelector('.map').clientWidth")
+        page.locator(".map").click(position={"x": width - 4, "y": 4})
+        page.wait_for_function("document.querySelector('.dag').scrollLeft > 1000")
+        page.locator("#live").select_option("2")
+        job = api.post("/ojs/v1/workers/fetch", json={"queues": ["mapped"]}).json()["jobs"][0]
+        expect(page.locator(".waits").first).to_have_text(NONE)
+        assert page.evaluate("document.querySelector('.dag').scrollLeft") > 1000, "it stays"
+        assert page.locator("details.numbers[open]").count() == 2
+        page.get_by_role("button", name="Fit").click()
+        expect(page.locator(".map")).to_be_hidden()
+        api.post("/ojs/v1/workers/ack", json={"job_id": job["id"]})
+        api.delete(f"/ojs/v1/workflows/{made['id']}")
     visitor.check()
     visitor.page.context.close()
 

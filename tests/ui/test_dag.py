@@ -56,6 +56,9 @@ def test_a_thousand_steps_between_two_become_one_box_that_counts_its_states() ->
     assert group.label == "998 steps"
     assert group.state == "failed"
     assert group.counts == {"completed": 997, "failed": 1}
+    for types, label in ((("a.b",), "998 a.b"), (("a.b", "c.d"), "998 steps")):
+        several = [Step("", "", frozenset({0}), type=types[n % len(types)]) for n in range(998)]
+        assert draw([step(), *several]).boxes[1].label == label
 
 
 def test_a_chain_of_a_thousand_steps_is_drawn_in_pieces() -> None:

@@ -17,8 +17,11 @@ from ojs_cluster.store.features.workflows.read_workflows import (
     WaitingJob,
     WorkflowRecord,
 )
+from ojs_cluster.ui import workers_by_queue
 from ojs_cluster.ui.formats import NONE
+from ojs_cluster.ui.pages import workflows
 from ojs_cluster.ui.pages.timelines.workflow_waits import Queues, wait_of
+from ojs_cluster.ui.workers_by_queue import WorkersByQueue
 from tests.support.servers import wait_until
 from tests.ui.dashboard import Running
 from tests.ui.demo import Demo
@@ -76,10 +79,15 @@ def test_each_waiting_step_says_what_it_waits_for(running: Running, admin: httpx
         cells = re.findall(r'<td class="wrap waits">(.*?)</td>', table, re.DOTALL)
         return [" ".join(parse(cell).text.split()) for cell in cells]
 
+    def head(workflow: str) -> str:
+        shown = page(admin, f"/ui/workflows/{workflow}").partition('class="facts')[0]
+        return " ".join(parse(shown).text.split())
+
     with running.api() as api:
         first = chain(api, "flow-waits", 2)
-        available = ["a worker of flow-waits", "step-0"]
+        available = ["a worker of flow-waits", "step.n0"]
         wait_until(lambda: waits(first) == available, what="the first step is enqueued")
+        assert "Step step.n0 waits for a worker of flow-waits" in head(first)
         table = page(admin, f"/ui/workflows/{first}").partition("Table of steps")[2]
         job = api.get(f"{V1}/workflows/{first}").json()["steps"][0]["job_id"]
         cells = re.findall(r'<td class="wrap waits">(.*?)</td>', table, re.DOTALL)
@@ -87,6 +95,7 @@ def test_each_waiting_step_says_what_it_waits_for(running: Running, admin: httpx
         limits = f"{V1}/admin/queues/flow-waits/rate-limit"
         api.put(limits, json={"concurrency": 0}).raise_for_status()
         assert waits(first)[0] == "the limit of flow-waits, which lets no job start"
+        assert "Step step.n0 does not start: the limit of flow-waits" in head(first)
         assert '<span class="warn">the limit of' in page(admin, f"/ui/workflows/{first}")
         api.delete(limits).raise_for_status()
         api.post(f"{V1}/queues/flow-waits/pause")
@@ -115,10 +124,29 @@ def test_each_waiting_step_says_what_it_waits_for(running: Running, admin: httpx
         started, limit, undo = waits(second)
         assert started.startswith("its start time, in ")
         assert limit == "the rate limit key flow:key"
-        assert undo == "a failure of step-0, step-1"
+        assert undo == "a failure of a, b"
         for workflow in (first, second):
             api.delete(f"{V1}/workflows/{workflow}")
             assert set(waits(workflow)) == {NONE}
+            assert "does not start" not in head(workflow)
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_the_page_says_first_that_no_worker_fetches_from_the_queue(
+    running: Running, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch, served: bool
+) -> None:
+    async def by_queue(_visit: object) -> WorkersByQueue:
+        return WorkersByQueue({"flow-served": 1} if served else {}, is_complete=True)
+
+    monkeypatch.setattr(workers_by_queue, "UNSERVED_MS", 0)
+    monkeypatch.setattr(workflows, "read_workers_by_queue", by_queue)
+    with running.api() as api:
+        workflow = chain(api, "flow-served", 2)
+        text = page(admin, f"/ui/workflows/{workflow}").partition('class="facts')[0]
+        words = " ".join(parse(text).text.split())
+        stuck = "Step step.n0 does not start: no worker fetches from the queue flow-served"
+        assert (stuck in words) != served
+        api.delete(f"{V1}/workflows/{workflow}")
 
 
 def test_a_step_whose_job_was_moved_waits_for_the_other_queue(

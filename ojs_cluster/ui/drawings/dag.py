@@ -36,6 +36,7 @@ class Step:
         deps: the numbers of the steps that it waits for.
         job_id: its job; empty if there is none.
         caption: what its box shows; empty for the name.
+        type: the type of its job, which names a box of several such steps.
     """
 
     label: str
@@ -43,6 +44,7 @@ class Step:
     deps: frozenset[int] = frozenset()
     job_id: str = ""
     caption: str = ""
+    type: str = ""
 
 
 @dataclass(slots=True)
@@ -154,7 +156,9 @@ def _box(steps: Sequence[Step], members: list[int]) -> Box:
         label = first.caption or first.label
         return Box(members, label, first.state, dict(counts), first.job_id)
     state = next((name for name in _WORST if counts[name]), first.state)
-    return Box(members, f"{len(members):,} steps", state, dict(counts))
+    types = {steps[number].type for number in members}
+    what = first.type if first.type and len(types) == 1 else "steps"
+    return Box(members, f"{len(members):,} {what}", state, dict(counts))
 
 
 def _ordered(layers: Sequence[int], deps: Sequence[set[int]]) -> list[list[int]]:

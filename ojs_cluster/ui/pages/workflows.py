@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import trio
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.errors import NotFound, OJSError
-from ojs_cluster.core.jobs.states import TERMINAL
+from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.core.workflow import FAILED, WorkflowNode
 from ojs_cluster.core.workflow_copy import copy_request
@@ -31,13 +32,16 @@ from ojs_cluster.ui.pages.timelines.workflow_events import read_events
 from ojs_cluster.ui.pages.timelines.workflow_waits import (
     Queues,
     Wait,
+    no_worker,
     read_queues,
     wait_of,
     without_hidden_keys,
 )
 from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE, ERROR_TYPE
 from ojs_cluster.ui.redaction.rules import Path
+from ojs_cluster.ui.serving import read_workers_by_queue
 from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit, number_of_page
+from ojs_cluster.ui.workers_by_queue import RECENT_MINUTES
 
 _PER_PAGE: Final = 50
 _PER_TABLE: Final = 200
@@ -45,6 +49,9 @@ _PER_TABLE: Final = 200
 _MAX_FAILED: Final = 20
 """Maximum number of failed steps of which the page says whether they were retried by hand."""
 _MAX_MESSAGE: Final = 200  # characters
+_MAP_WIDTH: Final = 480
+_MAP_HEIGHT: Final = 120
+_MIN_MAP_HEIGHT: Final = 20
 STATES: Final = ("running", "completed", "failed", "cancelled")
 
 
@@ -119,7 +126,8 @@ async def show_one(visit: Visit, workflow_id: str) -> Answer:
             "lane_left": LEFT,
             "lane_middle": MIDDLE,
             "rows": rows,
-            "stopped": next((row for row in rows if row.wait and row.wait.is_stopped), None),
+            "held_up": await _held_up(visit, found, steps, queues),
+            "map_size": _map_size(drawing),
             "created_at": _time(found.created_ms),
             "page": visit.page,
             "has_more": len(steps) > visit.page * _PER_TABLE,
@@ -156,6 +164,52 @@ async def cancel(visit: Visit, workflow_id: str) -> Answer:
     """Cancel a workflow and its unfinished jobs."""
     await visit.send("POST", "workflows", workflow_id, "cancel", action="workflow.cancel")
     return visit.back(_("The workflow is cancelled."), "workflows")
+
+
+async def _held_up(
+    visit: Visit, found: WorkflowRecord, steps: Sequence[Step], queues: Queues
+) -> tuple[Step, Wait] | None:
+    """Return the enqueued step for which the workflow waits, and what this step waits for.
+
+    Returns:
+        The first step that does not start without an operator; while none runs, the first enqueued
+        one; None if steps run, and after the end of the workflow.
+    """
+    if found.state != "running":
+        return None
+    now_ms = visit.clock.now_ms()
+    by_queue = await read_workers_by_queue(visit)
+    lacking = {
+        name
+        for name, stats in queues.stats.items()
+        if by_queue is not None
+        and stats.counts[State.AVAILABLE]
+        and not stats.counts[State.ACTIVE]
+        and not stats.has_run_since(RECENT_MINUTES)
+        and by_queue.may_lack(name, now_ms - found.created_ms)
+    }
+    first: tuple[WorkflowNode, Wait] | None = None
+    for node, job in zip(found.plan.jobs, found.jobs, strict=True):
+        wait = wait_of(found, node, steps, queues, now_ms) if job.state == "pending" else None
+        if wait is None:
+            continue
+        if wait.queue in lacking and not wait.is_stopped:
+            wait = no_worker(wait.queue)
+        if first is None or wait.is_stopped:
+            first = node, wait
+        if wait.is_stopped:
+            break
+    runs = any(job.state == "active" for job in found.jobs)
+    if first is None or (runs and not first[1].is_stopped):
+        return None
+    [shown] = await without_hidden_keys(visit, [(first[1], first[0].type)])
+    return None if shown is None else (steps[first[0].job], shown)
+
+
+def _map_size(drawing: Drawing) -> tuple[int, int]:
+    """Return width and height of the map of a drawing, which fits into a part of the window."""
+    scale = min(_MAP_WIDTH / drawing.width, _MAP_HEIGHT / drawing.height)
+    return round(drawing.width * scale), max(_MIN_MAP_HEIGHT, round(drawing.height * scale))
 
 
 async def _retried(visit: Visit, found: WorkflowRecord, rows: Sequence[Row]) -> dict[str, str]:
@@ -245,13 +299,17 @@ def _steps(found: WorkflowRecord) -> list[Step]:
     """Return the jobs of a workflow as a graph, without the inner nodes of nested workflows."""
     nodes = found.plan.nodes
     last_jobs: dict[int, set[int]] = {}
+    types = Counter(node.type for node in nodes if node.job >= 0)
     return [
         Step(
-            node.label or node.callback or f"step-{node.job}",
+            node.label
+            or node.callback
+            or (node.type if types[node.type] == 1 else f"{node.type} {node.job + 1}"),
             found.jobs[node.job].state,
             frozenset(_jobs_before(found, node, last_jobs)),
             "" if found.jobs[node.job].state == "waiting" else node.job_id,
             node.label or node.callback or node.type,
+            node.type,
         )
         for node in nodes
         if node.job >= 0

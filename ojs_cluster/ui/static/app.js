@@ -53,7 +53,7 @@
   function busy() {
     const area = byId("refreshed");
     const focus = document.activeElement;
-    return document.hidden || !area || area.querySelector("details[open], input:checked") !== null ||
+    return document.hidden || !area || area.querySelector("details[open]:not(.numbers), input:checked") !== null ||
       (area.contains(focus) && /^(INPUT|SELECT|TEXTAREA)$/.test(focus.tagName)) ||
       String(getSelection()) !== "";
   }
@@ -70,7 +70,9 @@
       const focus = document.activeElement; // a link that was reached by j and k
       const address = area.contains(focus) && focus.getAttribute("href");
       const places = [...area.querySelectorAll(".scroll")].map((each) => [each.getAttribute("aria-label"), each.scrollLeft, each.scrollTop]);
+      const unfolded = [...area.querySelectorAll("details.numbers")].map((each) => each.open);
       area.replaceWith(fresh);
+      fresh.querySelectorAll("details.numbers").forEach((each, place) => { each.open = unfolded[place] ?? each.open; });
       scaleDrawing();
       for (const [label, left, top] of places) fresh.querySelector(`.scroll[aria-label="${CSS.escape(label)}"]`)?.scrollTo(left, top);
       if (address) fresh.querySelector(`a[href="${CSS.escape(address)}"]`)?.focus({ preventScroll: true });
@@ -206,7 +208,24 @@
   function scaleDrawing() {
     const svg = document.querySelector(".dag svg");
     if (svg) for (const side of ["width", "height"]) svg.setAttribute(side, Math.round(svg.viewBox.baseVal[side] * scale));
+    showPart();
   }
+  // The map beside a drawing that does not fit shows which part is in sight, and a click goes to another.
+  function showPart() {
+    const [place, map] = [document.querySelector(".dag"), document.querySelector(".map")];
+    if (!map) return;
+    const part = map.querySelector(".part");
+    const numbers = { x: place.scrollLeft, y: place.scrollTop, width: place.clientWidth, height: place.clientHeight };
+    for (const [name, value] of Object.entries(numbers)) part.setAttribute(name, value / scale);
+    map.toggleAttribute("hidden", place.scrollWidth <= place.clientWidth && place.scrollHeight <= place.clientHeight);
+  }
+  document.addEventListener("scroll", (event) => { if (event.target.matches?.(".dag")) showPart(); }, true);
+  document.addEventListener("click", (event) => {
+    const map = event.target.closest(".map");
+    if (!map) return;
+    const [place, box, size] = [document.querySelector(".dag"), map.getBoundingClientRect(), map.viewBox.baseVal];
+    place.scrollTo((event.clientX - box.left) / box.width * size.width * scale - place.clientWidth / 2, (event.clientY - box.top) / box.height * size.height * scale - place.clientHeight / 2);
+  });
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-scale]");
     if (!button) return;
@@ -221,6 +240,7 @@
     const [box, frame] = [running.getBoundingClientRect(), place.getBoundingClientRect()];
     place.scrollTo(box.left - frame.left - (frame.width - box.width) / 2, box.top - frame.top - (frame.height - box.height) / 2);
   }
+  showPart();
 
   // -- events as they happen: rows are added at the top, unless the tab is hidden
   const events = byId("events");

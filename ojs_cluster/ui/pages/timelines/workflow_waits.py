@@ -358,6 +358,12 @@ def _for_queue(queue: str, limit_key: str, queues: Queues) -> Wait:
     return _wait(text, queue=queue)
 
 
+def no_worker(queue: str) -> Wait:
+    """Return that a step waits for a worker of a queue from which none fetches."""
+    text = _("no worker fetches from the queue %(queue)s", queue=_PLACE)
+    return _wait(text, queue=queue, is_stopped=True)
+
+
 def _is_available(waiting: WaitingJob | None) -> bool:
     return waiting is not None and waiting.state is State.AVAILABLE
 
