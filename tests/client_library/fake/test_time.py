@@ -160,12 +160,43 @@ def test_a_wait_for_a_result_ends_when_the_job_ends(run: Run) -> None:
             job = await client.enqueue("t.note", queue="a", delay=60)
 
             async def wait() -> None:
-                results.append(await client.result(job.id, wait=50))
+                results.append(await client.result(job.id, wait=3600))  # longer than the test
 
             async with anyio.create_task_group() as group:
                 group.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+                assert results == []
                 await server.advance(60)
         assert results == [7]
+
+    run(test)
+
+
+def test_a_job_that_is_cancelled_before_its_thread_begins_holds_no_thread(run: Run) -> None:
+    copies: list[Worker] = []
+
+    class Copied(Worker):
+        def copy(self, *args: Any, **changes: Any) -> Worker:
+            copies.append(super().copy(*args, **changes))
+            return copies[-1]
+
+    async def cancel(_job: RunningJob, call_next: Callable[[], Awaitable[Any]]) -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await call_next()
+
+    async def test() -> None:
+        server, worker = FakeServer(), Copied(queues=["a"], middleware=[cancel])
+
+        @worker.handler("t.note")
+        def note(job: BlockingJob) -> None:
+            raise AssertionError(job)
+
+        async with server.client() as client, server.running(worker):
+            job = await client.enqueue("t.note", queue="a")
+            await server.run_all()
+            assert (await client.get(job.id)).state == "completed"
+        assert [each._runner.threads for each in copies] == [set()]
 
     run(test)
 

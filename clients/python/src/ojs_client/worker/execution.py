@@ -234,9 +234,9 @@ class Runner:
                 return await handler.function(running)
             limiter = self._limiter = self._limiter or anyio.CapacityLimiter(self._concurrency)
             blocking, now = BlockingJob(job, self._context), job.server_time()
-            self.threads.add(job)
 
-            def in_thread() -> JSON:
+            def in_thread() -> JSON:  # not called if the job is cancelled before a thread is free
+                self.threads.add(job)
                 try:
                     if handler.process:
                         limit_s = _limit_s(job, handler)
