@@ -343,14 +343,17 @@ def _with_expressions(script: str) -> str:
     """Inline functions that only return an expression.
 
     The expression must use each parameter once, in their order: then nothing is evaluated twice or
-    in another order.
+    in another order. A function that is also used as a value, without a call, is kept.
     """
     for found in list(_EXPRESSION.finditer(script)):
         name, value, parameters = found["name"], found["value"], found["parameters"].split(", ")
         if [word for word in _WORD.findall(value) if word in parameters] != parameters:
             continue
+        others = script.replace(found[0], "")
+        if re.search(rf"(?<!\.)\b{name}\b(?!\(| = )", others):  # `.name` and `name = ` are members
+            continue
         around = re.split(rf"\b(?:{'|'.join(parameters)})\b", value)
-        script, start = script.replace(found[0], ""), 0
+        script, start = others, 0
         while (start := script.find(f"{name}(", start)) >= 0:
             if _WORD.match(script[start - 1]):  # the end of a longer name
                 start += 1

@@ -137,6 +137,14 @@ def test_a_function_of_one_expression_stands_where_it_is_called() -> None:
     assert last == "return ('j(' .. (a .. ')' .. ('j(' .. (b)))) .. odd_key_of((2 * 3), 1)"
 
 
+def test_a_function_that_is_passed_as_a_value_is_kept() -> None:
+    text = _trimmed(
+        "local function key_of(id) return 'j' .. id end\nreturn map(ids, key_of) .. key_of(a)\n"
+    )
+    assert "local function key_of(id) return 'j' .. id end\n" in text
+    assert text.endswith("return map(ids, key_of) .. key_of(a)\n")
+
+
 def test_a_function_of_several_parameters_stands_where_it_is_called() -> None:
     text = _trimmed(
         "local function key_of(queue, id) return 'q' .. queue .. ':' .. id end\n"
