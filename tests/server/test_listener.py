@@ -48,6 +48,26 @@ def test_a_kernel_without_ipv6_serves_the_default_address_over_ipv4(
     with open_listener(default_host(), 0, 16, 60) as listener:
         assert listener.family == socket.AF_INET
         assert reaches(listener, "127.0.0.1")
-    # An address that was asked for by name is not replaced by another.
+    # An address that was asked for is not replaced by another.
     with pytest.raises(OSError, match="no IPv6 here"):
         open_listener("::1", 0, 16, 60)
+
+
+def test_a_name_listens_on_the_first_of_its_addresses_that_the_machine_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolve = socket.getaddrinfo
+
+    def several(host: str, port: int, **options: int) -> list[object]:
+        assert host == "jobs.example.com"
+        addresses = ("192.0.2.1", "127.0.0.1", "127.0.0.2")
+        return [entry for each in addresses for entry in resolve(each, port, **options)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", several)
+        listener = open_listener("jobs.example.com", 0, 16, 60)
+        with listener:
+            assert listener.getsockname()[0] == "127.0.0.1"
+            # One in use is not replaced: clients would reach the other program.
+            with pytest.raises(OSError, match="in use"):
+                open_listener("jobs.example.com", listener.getsockname()[1], 16, 60)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import errno
 import socket
+from typing import Any
 
 from ojs_cluster.redis.keepalive import keep_alive
 
 ALL_ADDRESSES = "::"
 """The host that stands for all addresses, IPv6 and IPv4."""
 _ALL_IPV4_ADDRESSES = "0.0.0.0"  # noqa: S104 - used only if the host is ALL_ADDRESSES
-_NO_IPV6_ERRORS = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+_NO_ADDRESS_ERRORS = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+"""The kernel does not have the address, for example because it has no IPv6."""
 
 
 def open_listener(host: str, port: int, backlog: int, write_timeout_s: float) -> socket.socket:
@@ -27,7 +29,7 @@ def open_listener(host: str, port: int, backlog: int, write_timeout_s: float) ->
 
     Args:
         host: address or name. ``::`` listens on IPv6 and IPv4, or only on IPv4 if the kernel has no
-            IPv6.
+            IPv6. A name with several addresses listens on the first of them that the kernel has.
         port: port number; 0 for any free port.
         backlog: maximum number of connections that wait to be accepted.
         write_timeout_s: after this number of seconds without an acknowledgement from the peer, the
@@ -36,19 +38,27 @@ def open_listener(host: str, port: int, backlog: int, write_timeout_s: float) ->
     Raises:
         OSError: the address cannot be bound.
     """
-    try:
-        return _open(host, port, backlog, write_timeout_s)
-    except OSError as error:
-        if host != ALL_ADDRESSES or error.errno not in _NO_IPV6_ERRORS:
-            raise
-        return _open(_ALL_IPV4_ADDRESSES, port, backlog, write_timeout_s)
-
-
-def _open(host: str, port: int, backlog: int, write_timeout_s: float) -> socket.socket:
-    (family, kind, proto, _, address), *_ = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    hosts = (host, _ALL_IPV4_ADDRESSES) if host == ALL_ADDRESSES else (host,)
+    *others, last = (
+        (family, address)
+        for each in hosts
+        for family, _, _, _, address in socket.getaddrinfo(
+            each, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
     )
-    listener = socket.socket(family, kind, proto)
+    for family, address in others:
+        try:
+            return _open(family, address, backlog, write_timeout_s)
+        except OSError as error:
+            if error.errno not in _NO_ADDRESS_ERRORS:
+                raise
+    return _open(*last, backlog, write_timeout_s)
+
+
+def _open(
+    family: int, address: tuple[Any, ...], backlog: int, write_timeout_s: float
+) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
