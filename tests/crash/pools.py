@@ -45,10 +45,14 @@ class PoolChange:
         """The counts always belong to the configuration that is stored."""
         pool = (await pools.read_all(world.store)).records.get(scene)
         counts = (await read_counts(world.store, [scene]))[scene]
+        meta = world.store.keys.meta
+        counted = await world.store.redis.call(
+            meta.slot, "HGET", meta.pool_counts(scene), "@", idempotent=True
+        )
         if pool is None:
-            assert counts == {}
+            assert (counted, counts) == (None, {})
             return self.how == "deleted"
-        assert counts["@"] == pool.updated_ms
+        assert counted == str(pool.updated_ms).encode()
         assert counts.get("a", 0) == (pool.strategy == "strict")
         return self.how != "deleted" and pool.strategy == "weighted"
 

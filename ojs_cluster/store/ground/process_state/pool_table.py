@@ -30,6 +30,8 @@ UNKNOWN_REFRESH_S: Final = 0.1
 """Age in seconds at which a fetch for an unknown pool reads the pools again."""
 FLUSH_S: Final = 5.0
 """Seconds between two writes of counts."""
+_CONFIGURATION: Final = b"@"
+"""Field of the counts that says to which configuration of the pool they belong."""
 _MAX_KINDS: Final = 100
 """Maximum number of sets of types for which a process keeps the depths of a pool."""
 _LAST_FLUSH_S: Final = 1.0
@@ -235,7 +237,7 @@ async def read_counts(store: Runtime, names: list[str]) -> dict[str, dict[str, i
         found[name] = {
             field.decode(errors="replace"): int(number)
             for field, number in zip(items, items, strict=True)
-            if number.isdigit()
+            if number.isdigit() and field != _CONFIGURATION
         }
 
     await run_concurrently(names, read)
