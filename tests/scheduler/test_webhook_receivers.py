@@ -92,6 +92,17 @@ async def test_a_receiver_that_answers_again_gets_deliveries_at_once(standalone:
         assert sorted(each.state for each in found) == ["delivered", "delivered", "pending"]
 
 
+async def test_the_receivers_of_deleted_subscriptions_are_forgotten(standalone: Embedded) -> None:
+    async with store_at(standalone.url, using(NO_REPETITION)) as store:
+        sender = sender_of(store, in_turn(500, 500, 200, 200, 200))
+        for number in range(3):  # deliveries of the first one fail
+            made = await subscribed(store, "job.enqueued", url=URL)
+            await deliver_one_by_one(store, sender, 2 if number == 0 else 1)
+            assert set(sender._receivers) == {made}
+            await subscriptions.delete(store, made)
+            await store.webhooks.read(store)
+
+
 async def test_a_shard_is_checked_again_when_its_first_receiver_may_get_deliveries(
     standalone: Embedded,
 ) -> None:

@@ -182,7 +182,7 @@ class WebhookSender:
 
     async def _send_all(self, shard: Shard, subscription_id: str, wake: Wake) -> None:
         """Send a subscription's due deliveries of one shard until none is due."""
-        receiver = self._receivers.setdefault(subscription_id, _Receiver())
+        receiver = self._receiver_of(subscription_id)
         try:
             more = True
             while more:
@@ -200,6 +200,17 @@ class WebhookSender:
         finally:
             self._busy.discard((shard.index, subscription_id))
             wake(shard.index)
+
+    def _receiver_of(self, subscription_id: str) -> _Receiver:
+        """Return the receiver of a subscription; forget those of deleted ones for a new one."""
+        receiver = self._receivers.get(subscription_id)
+        if receiver is None:
+            in_use = {each for _, each in self._busy}
+            for other in [each for each in self._receivers if each not in in_use]:
+                if not self._store.webhooks.exists(other):
+                    del self._receivers[other]
+            receiver = self._receivers[subscription_id] = _Receiver()
+        return receiver
 
     async def _send_batch(self, shard: Shard, subscription_id: str, receiver: _Receiver) -> bool:
         """Send some due deliveries; return whether more may be due.
