@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +21,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 """The function of a command, to which a decorator adds options."""
 LEAST_INTERVAL_S: Final = 0.2
 """Least time in seconds between two runs of a command that is repeated."""
-_CLEAR: Final = "\x1b[H\x1b[2J"
+_CLEAR_SCREEN: Final = "\x1b[H\x1b[2J"
 _CONNECTION: Final = ("url", "profile_name", "timeout_s")
-_SHARED: Final = ("output", "json", "watch", "since", "until", *_CONNECTION)
-"""The options that ``Leaf`` adds. Their values begin with ``_`` in ``ctx.params`` until it has
-removed them, so no argument of a command's function can have the same name."""
+_ADDED: Final = ("output", "json", "watch", "since", "until", *_CONNECTION)
+"""The options that ``Leaf`` adds to a command. It takes their values out of ``ctx.params`` before
+the command's function gets the others. There their names begin with ``_``, so that an argument of
+the function may have the same name."""
 
 
 class Examples(click.Command):
@@ -84,14 +84,14 @@ class Leaf(Examples):
     def invoke(self, ctx: click.Context) -> None:
         """Run the command, once or with ``--watch`` until Ctrl-C."""
         self._check_no_value_is_empty(ctx)
-        given = {name: ctx.params.pop(f"_{name}", None) for name in _SHARED}
+        added = {name: ctx.params.pop(f"_{name}", None) for name in _ADDED}
         session = ctx.obj = root_session(ctx)
-        self._apply_options(session, given)
+        self._apply_options(session, added)
         ctx.call_on_close(session.close)
-        if given["watch"] is None:
+        if added["watch"] is None:
             self._run(ctx, session)
         else:
-            self._repeat(ctx, session, max(given["watch"], LEAST_INTERVAL_S))
+            self._repeat(ctx, session, max(added["watch"], LEAST_INTERVAL_S))
         if session.exit_code:
             ctx.exit(session.exit_code)
 
@@ -103,16 +103,21 @@ class Leaf(Examples):
             if is_given and ctx.params.get(name) in ("", ("",)):
                 raise click.UsageError(f"{option.opts[-1]} is empty", ctx)
 
-    def _apply_options(self, session: Session, given: Mapping[str, Any]) -> None:
-        as_json = given["json"] or session.as_json
+    def _apply_options(self, session: Session, added: Mapping[str, Any]) -> None:
+        """Set the output, the period and the connection that the options of the command name.
+
+        An option that was not given leaves what stands before the noun, such as ``ojsctl --url``.
+        """
+        as_json = added["json"] or session.as_json
         json_format: Format = "jsonl" if self._formats and "json" not in self._formats else "json"
-        session.output = Output(given["output"] or (json_format if as_json else "table"))
-        session.period = Period(self._period_member, given["since"], given["until"])
+        session.output = Output(added["output"] or (json_format if as_json else "table"))
+        session.period = Period(self._period_member, added["since"], added["until"])
         for name in _CONNECTION:
-            if given[name] is not None:
-                setattr(session, name, given[name])
+            if added[name] is not None:
+                setattr(session, name, added[name])
 
     def _run(self, ctx: click.Context, session: Session) -> None:
+        """Run the command's function; raise what ``ojsctl`` prints for an error of the client."""
         session.exit_code = Exit.OK
         try:
             super().invoke(ctx)
@@ -129,25 +134,34 @@ class Leaf(Examples):
         """
         last_code: Exit | None = None
         try:
-            for number in itertools.count():
-                _separate_runs(session.output, is_first=number == 0)
-                pause_s = interval_s
-                try:
-                    self._run(ctx, session)
-                except Failed as failed:
-                    least_s = pause_after(failed.__cause__)
-                    if number == 0 or least_s is None:
-                        raise
-                    failed.show()
-                    session.exit_code = failed.code
-                    pause_s = max(interval_s, least_s)
+            while True:
+                is_first = last_code is None
+                _separate_runs(session.output, is_first=is_first)
+                least_pause_s = self._run_or_show(ctx, session, is_first=is_first)
                 last_code = session.exit_code
                 sys.stdout.flush()
-                time.sleep(pause_s)
+                time.sleep(max(interval_s, least_pause_s))
         except KeyboardInterrupt:
             if last_code is None:
                 raise
             session.exit_code = last_code
+
+    def _run_or_show(self, ctx: click.Context, session: Session, *, is_first: bool) -> float:
+        """Run the command, and show a failure after which a later run may succeed.
+
+        Returns:
+            The least time in seconds until the next run.
+        """
+        try:
+            self._run(ctx, session)
+        except Failed as failed:
+            least_pause_s = pause_after(failed.__cause__)
+            if is_first or least_pause_s is None:
+                raise
+            failed.show()
+            session.exit_code = failed.code
+            return least_pause_s
+        return 0.0
 
 
 def root_session(ctx: click.Context) -> Session:
@@ -224,9 +238,10 @@ def _period_options(happened: str) -> list[click.Parameter]:
 
 
 def _separate_runs(output: Output, *, is_first: bool) -> None:
+    """Clear the terminal before a table; elsewhere write an empty line between two tables."""
     if not output.is_table:
         return
     if sys.stdout.isatty():
-        click.echo(_CLEAR, nl=False)
+        click.echo(_CLEAR_SCREEN, nl=False)
     elif not is_first:
         click.echo()
