@@ -164,7 +164,20 @@ async def test_an_error_tells_what_it_was_raised_from(server: Server) -> None:
         async def raise_group(job: RunningJob) -> None:
             raise ExceptionGroup("both", [KeyError("a"), ValueError("b")])
 
+        @worker.handler("t.one")
+        async def raise_group_from(job: RunningJob) -> None:
+            try:
+                _divide(1, 0)
+            except ZeroDivisionError as error:
+                raise ExceptionGroup("one", [KeyError("a")]) from error
+
         async with serving_jobs(worker):
+            job = await client.enqueue("t.one", queue=QUEUE, retry=ONCE)
+            error = (await job_in(client, job.id, "discarded")).error
+            assert error is not None
+            causes = [each["type"] for each in error["details"]["causes"]]
+            assert (error["type"], causes) == ("ExceptionGroup", ["KeyError", "ZeroDivisionError"])
+
             job = await client.enqueue("t.from", 0, queue=QUEUE, retry=ONCE)
             error = (await job_in(client, job.id, "discarded")).error
             assert error is not None

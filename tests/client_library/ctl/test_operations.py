@@ -406,13 +406,15 @@ def test_top_fits_every_terminal_and_sorts(ctl: Ctl) -> None:
 
 
 def test_the_script_of_bash_completes_names_of_the_server(ctl: Ctl, tmp_path: Path) -> None:
+    ctl.enqueue("q.complete", options={"rate_limit": {"key": "complete.me", "concurrency": 1}})
     program = tmp_path / "ojsctl"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m ojs_client.ctl "$@"\n')
     program.chmod(0o755)
     (tmp_path / "script").write_text(ctl.run("completion", "bash").stdout)
     commands = (
         "source $0\n"
-        "for words in 'ojsctl que' 'ojsctl queue get seed' \"ojsctl job ls --query sta\"; do\n"
+        "for words in 'ojsctl que' 'ojsctl queue get seed' \"ojsctl job ls --query sta\" "
+        "'ojsctl job ls --queue seed.m' 'ojsctl limit get complete.m'; do\n"
         "COMP_WORDS=($words) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))\n"
         "COMPREPLY=(); _ojsctl_completion ojsctl; echo ${COMPREPLY[@]}; done\n"
     )
@@ -424,7 +426,13 @@ def test_the_script_of_bash_completes_names_of_the_server(ctl: Ctl, tmp_path: Pa
         timeout=120,
         check=True,
     )
-    assert done.stdout.splitlines() == ["queue", "seed.mail seed.reports", "state:"]
+    assert done.stdout.splitlines() == [
+        "queue",
+        "seed.mail seed.reports",
+        "state:",
+        "seed.mail",
+        "complete.me",
+    ]
 
 
 @pytest.mark.parametrize(("shell", "start"), [("zsh", "#compdef ojsctl"), ("fish", "function")])

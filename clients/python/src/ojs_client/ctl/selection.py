@@ -20,6 +20,7 @@ from ojs_client.ctl.confirm import check_terminal, confirm
 from ojs_client.ctl.errors import Exit, Failed
 from ojs_client.ctl.output import Row, note
 from ojs_client.ctl.progress import Bar
+from ojs_client.ctl.queues import complete_queues
 from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import counted
 from ojs_client.ctl.times import MOMENT
@@ -108,7 +109,9 @@ def selection_options(function: F, happened: str = "Created") -> F:
         click.option("--until", type=MOMENT, help=f"{happened} before a time, or an age as 1h."),
         click.option("--since", type=MOMENT, help=f"{happened} since a time, or an age as 1h."),
         click.option("--type", "job_type", metavar="TYPE", help="Type; 'email.*' is a prefix."),
-        click.option("--queue", metavar="QUEUE", help="Jobs of this queue."),
+        click.option(
+            "--queue", metavar="QUEUE", help="Jobs of this queue.", shell_complete=complete_queues
+        ),
         query_option,
         click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=complete_jobs),
     ):

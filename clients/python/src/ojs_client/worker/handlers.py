@@ -226,8 +226,15 @@ def add_details(error: BaseException, **details: JSON) -> None:
 
 
 def _only(error: BaseException) -> BaseException:
-    """Return the error that the task groups of a handler have wrapped."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+    """Return the error that the task groups of a handler have wrapped.
+
+    A group that was raised from another error is the handler's own: its cause must not be lost.
+    """
+    while (
+        isinstance(error, BaseExceptionGroup)
+        and len(error.exceptions) == 1
+        and error.__cause__ is None
+    ):
         error = error.exceptions[0]
     return error
 

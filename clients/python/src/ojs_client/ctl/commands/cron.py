@@ -12,6 +12,7 @@ from ojs_client.ctl.command import Leaf
 from ojs_client.ctl.complete import completion_of
 from ojs_client.ctl.confirm import confirm, dry_run_option, yes_option
 from ojs_client.ctl.output import Column, Row, member, pretty
+from ojs_client.ctl.queues import complete_queues
 from ojs_client.ctl.selection import change_each, remove_each, report_failures
 from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import clock, counted, local_clock
@@ -93,7 +94,12 @@ def _fields(found: Row) -> Iterator[tuple[str, Any]]:
 @click.argument("expression")
 @click.argument("job_type", metavar="TYPE")
 @click.argument("args", nargs=-1, metavar="[ARG]...")
-@click.option("--queue", metavar="QUEUE", help="The queue of its jobs (default).")
+@click.option(
+    "--queue",
+    metavar="QUEUE",
+    help="The queue of its jobs (default).",
+    shell_complete=complete_queues,
+)
 @click.option("--priority", type=int, help="Higher runs earlier.")
 @click.option("--timezone", default="UTC", show_default=True, help="An IANA name.")
 @click.option(

@@ -12,6 +12,7 @@ from ojs_client.ctl.command import Leaf
 from ojs_client.ctl.commands.job import error_text, fields_of
 from ojs_client.ctl.confirm import confirm, dry_run_option, yes_option
 from ojs_client.ctl.output import Column, Row, member, note
+from ojs_client.ctl.queues import complete_queues
 from ojs_client.ctl.selection import (
     change_each,
     count_ids,
@@ -60,7 +61,9 @@ COLUMNS = (
     """,
 )
 @query_option
-@click.option("--queue", metavar="QUEUE", help="Dead letters of this queue.")
+@click.option(
+    "--queue", metavar="QUEUE", help="Dead letters of this queue.", shell_complete=complete_queues
+)
 @click.option("--type", "job_type", metavar="TYPE", help="Type; 'email.*' is a prefix.")
 @click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--all", "everything", is_flag=True, help="List all, whatever --limit is.")

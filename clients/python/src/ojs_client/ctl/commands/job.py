@@ -17,6 +17,7 @@ from ojs_client.ctl.commands.job_watch import watch
 from ojs_client.ctl.confirm import confirm, dry_run_option, yes_option
 from ojs_client.ctl.errors import Exit, Failed
 from ojs_client.ctl.output import Column, Row, compact, member, note, pretty, short_json
+from ojs_client.ctl.queues import complete_queues
 from ojs_client.ctl.selection import (
     STATES,
     change_each,
@@ -92,7 +93,9 @@ COLUMNS = (
     """,
 )
 @query_option
-@click.option("--queue", metavar="QUEUE", help="Jobs of this queue.")
+@click.option(
+    "--queue", metavar="QUEUE", help="Jobs of this queue.", shell_complete=complete_queues
+)
 @click.option("--state", type=_STATE, help="Jobs in this state.")
 @click.option("--type", "job_type", metavar="TYPE", help="Type; 'email.*' is a prefix.")
 @click.option("--tag", metavar="TAG", help="Jobs with this tag.")

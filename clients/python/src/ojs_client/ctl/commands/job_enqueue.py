@@ -12,6 +12,7 @@ from ojs_client.ctl.api import V1
 from ojs_client.ctl.command import Leaf
 from ojs_client.ctl.errors import Exit, Failed, failure
 from ojs_client.ctl.progress import Bar
+from ojs_client.ctl.queues import complete_queues
 from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import counted
 from ojs_client.ctl.times import DURATION
@@ -33,7 +34,9 @@ _BATCH_BYTES: Final = 256 * 1024
 )
 @click.argument("job_type", metavar="TYPE", required=False)
 @click.argument("args", nargs=-1, metavar="[ARG]...")
-@click.option("--queue", metavar="QUEUE", help="Its queue (default).")
+@click.option(
+    "--queue", metavar="QUEUE", help="Its queue (default).", shell_complete=complete_queues
+)
 @click.option("--priority", type=int, help="Higher runs earlier.")
 @click.option("--delay", type=DURATION, help="Run it after this time.")
 @click.option("--run-timeout", type=DURATION, help="How long an attempt may take.")

@@ -9,6 +9,7 @@ import click
 
 from ojs_client.ctl.api import V1
 from ojs_client.ctl.command import Leaf
+from ojs_client.ctl.complete import completion_of
 from ojs_client.ctl.output import Column, Row, member
 from ojs_client.ctl.rates import limit_options, limits_body, usage_fields
 from ojs_client.ctl.session import Session
@@ -18,6 +19,14 @@ from ojs_client.ctl.urls import url_path
 from ojs_client.ctl.words import Verbs
 
 _PATH = f"{V1}/rate-limits"
+
+
+_key = click.argument(
+    "key",
+    shell_complete=completion_of(
+        lambda api: (each["key"] for each in api.pages(_PATH, "rate_limits", 1000))
+    ),
+)
 
 
 @click.group(cls=Verbs)
@@ -49,7 +58,7 @@ def ls(session: Session, most: int | None) -> None:
 
 
 @limit.command(cls=Leaf, watch=True, examples="limit get tenant:acme")
-@click.argument("key")
+@_key
 @click.pass_obj
 def get(session: Session, key: str) -> None:
     """Show a rate limit key, and the jobs that hold it."""
@@ -65,7 +74,7 @@ def get(session: Session, key: str) -> None:
     limit set tenant:acme --rate 100/1m --until 2030-01-01T00:00:00Z
     """,
 )
-@click.argument("key")
+@_key
 @limit_options
 @click.option(
     "--until", "--for", type=LATER, help="End of the override: a time, or how long, as 1h."
@@ -82,7 +91,7 @@ def set_(session: Session, /, key: str, until: str | None, **given: Any) -> None
 
 
 @limit.command(cls=Leaf, examples="limit rm tenant:acme")
-@click.argument("key")
+@_key
 @click.pass_obj
 def rm(session: Session, key: str) -> None:
     """Remove the override of a key, so that the limits of its jobs hold again."""

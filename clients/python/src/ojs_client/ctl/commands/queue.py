@@ -220,7 +220,12 @@ def purge(
 )
 @queue_names
 @click.option("--discard", is_flag=True, help="Discard the waiting and active jobs.")
-@click.option("--move-to", metavar="QUEUE", help="Move the waiting jobs to this queue.")
+@click.option(
+    "--move-to",
+    metavar="QUEUE",
+    help="Move the waiting jobs to this queue.",
+    shell_complete=complete_queues,
+)
 @yes_option
 @click.pass_obj
 def rm(

@@ -12,6 +12,7 @@ from ojs_client.ctl.command import Leaf
 from ojs_client.ctl.confirm import confirm, yes_option
 from ojs_client.ctl.errors import Exit
 from ojs_client.ctl.output import Column, Row, compact, member, pretty
+from ojs_client.ctl.queues import complete_queues
 from ojs_client.ctl.selection import change_each, remove_each
 from ojs_client.ctl.session import Session
 from ojs_client.ctl.text import ago, clock
@@ -92,7 +93,13 @@ def _fields(found: Row) -> Iterator[tuple[str, Any]]:
 )
 @click.argument("url")
 @click.option("--event", "events", multiple=True, required=True, help="A type; may be repeated.")
-@click.option("--queue", "queues", multiple=True, help="Of this queue; may be repeated.")
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    help="Of this queue; may be repeated.",
+    shell_complete=complete_queues,
+)
 @click.option("--type", "types", multiple=True, help="Of this job type; may be repeated.")
 @click.option("--metadata", multiple=True, metavar="NAME=VALUE", help="May be repeated.")
 @click.pass_obj
