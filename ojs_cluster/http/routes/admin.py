@@ -282,6 +282,7 @@ ROUTES: Final = table(
         parameters=(
             p.text("principal", "Only changes by this API key."),
             p.text("action", "Only this kind of change, such as `queue.pause`."),
+            p.text("object", "Only changes of this object, such as a queue or a job."),
             p.SINCE,
             p.UNTIL,
             p.limit(50, 500),

@@ -200,6 +200,16 @@ def test_jobs_are_cancelled_by_ids_by_a_search_and_by_filters(ctl: Ctl) -> None:
     assert ctl.run("job", "cancel", *filters, "--yes").stdout == "3 jobs cancelled\n"
 
 
+def test_jobs_are_found_by_a_member_of_an_argument(ctl: Ctl) -> None:
+    for number in (1, 12):
+        ctl.run("job", "enqueue", "t.a", f'{{"customer": {number}}}', "--queue", "q.arg")
+    words = ("job", "ls", "--queue", "q.arg", "--arg")
+    [found] = ctl.json(*words, "customer=12")
+    assert found["args"] == [{"customer": 12}]
+    assert ctl.names(*words, "customer=2") == []
+    assert "NAME=VALUE" in ctl.run(*words, "customer", code=2).stderr
+
+
 def test_the_list_of_dead_letters_counts_the_discarded_jobs_that_are_none(ctl: Ctl) -> None:
     for _ in range(2):
         [job_id] = ctl.enqueue("q.unkept", options={"retry": {"max_attempts": 1}})

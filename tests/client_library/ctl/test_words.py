@@ -174,6 +174,11 @@ def test_changes_are_listed(ctl: Ctl) -> None:
         return {entry["object"] for entry in ctl.json(*words, "--since", "1h")}
 
     ctl.until(lambda: "q.audit" in changed(), "the entry is written")
+    ctl.run("queue", "pause", "q.other.audit", "--yes")
+    ctl.until(lambda: "q.other.audit" in changed(), "the entry is written")
+    for option in ("--object", "--queue"):
+        found = ctl.json("audit", "ls", option, "q.audit")
+        assert {entry["object"] for entry in found} == {"q.audit"}
     assert re.search(r"^20\d\d-\S+ \S+  queue\.pause ", ctl.run(*words).stdout, re.MULTILINE)
     assert len(ctl.names(*words, "-n", "1")) == 1
     assert ctl.json(*words, "--until", "1h") == []

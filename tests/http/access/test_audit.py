@@ -432,6 +432,7 @@ async def test_the_endpoint_gives_pages_and_filters(any_api: Api) -> None:
 
     assert await objects("action=queue.resume") == ["q5", "q3", "q1"]
     assert await objects("principal=anonymous&limit=1") == ["q5"]
+    assert await objects("object=q3") == ["q3"]
     assert await objects("principal=root") == []
     assert await objects("since=2001-01-01T00:00:00Z&limit=2") == ["q5", "q4"]
     assert await objects("since=2999-01-01T00:00:00Z") == []

@@ -21,6 +21,7 @@ async def list_entries(app: App, request: Request) -> Response:
     wanted = AuditFilter(
         principal=given.get("principal") or None,
         action=given.get("action") or None,
+        object=given.get("object") or None,
         since_ms=fields.absolute_time_ms(given.get("since") or None, field="since"),
         until_ms=fields.absolute_time_ms(given.get("until") or None, field="until"),
     )

@@ -53,20 +53,21 @@ class AuditFilter:
     Attributes:
         principal: name of the API key.
         action: name of the action.
+        object: what was changed, such as the name of a queue.
         since_ms: earliest time at which an entry was stored, in milliseconds of Unix time.
         until_ms: the time before which an entry was stored.
     """
 
     principal: str | None = None
     action: str | None = None
+    object: str | None = None
     since_ms: int | None = None
     until_ms: int | None = None
 
     def admits(self, entry: dict[str, Any]) -> bool:
-        """Return whether an entry has the wanted principal and action."""
-        return (self.principal is None or entry.get("principal") == self.principal) and (
-            self.action is None or entry.get("action") == self.action
-        )
+        """Return whether an entry has the wanted principal, action and object."""
+        wanted = {"principal": self.principal, "action": self.action, "object": self.object}
+        return all(entry.get(name) == value for name, value in wanted.items() if value is not None)
 
 
 @dataclass(frozen=True, slots=True)

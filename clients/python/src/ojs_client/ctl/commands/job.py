@@ -99,6 +99,7 @@ COLUMNS = (
 @click.option("--state", type=_STATE, help="Jobs in this state.")
 @click.option("--type", "job_type", metavar="TYPE", help="Type; 'email.*' is a prefix.")
 @click.option("--tag", metavar="TAG", help="Jobs with this tag.")
+@click.option("--arg", metavar="NAME=VALUE", help="Jobs with this member in an argument.")
 @click.option("--worker", metavar="ID", help="Jobs that this worker runs or ran last.")
 @click.option(
     "--sort",
@@ -116,6 +117,7 @@ def ls(
     state: str | None,
     job_type: str | None,
     tag: str | None,
+    arg: str | None,
     worker: str | None,
     sort: str | None,
     order: str | None,
@@ -123,7 +125,13 @@ def ls(
     everything: bool,
 ) -> None:
     """List jobs, newest first."""
-    terms = [f"{name}:{_quoted(text)}" for name, text in (("tag", tag), ("worker", worker)) if text]
+    wanted = [("tag", tag), ("worker", worker)]
+    if arg:
+        name, equals, value = arg.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{arg!r} is not NAME=VALUE", param_hint="--arg")
+        wanted.append((f"args.{name}", value))
+    terms = [f"{name}:{_quoted(text)}" for name, text in wanted if text]
     query = " ".join((query, *terms, *session.period.terms())).strip()
     # The index of the search may lack jobs that `job cancel --query` would choose.
     index = "false" if query else None

@@ -211,7 +211,7 @@ DELIVERIES = (
     """,
 )
 @click.option("--subscription", metavar="ID", help="Of this subscription.")
-@click.option("--status", type=click.Choice(("pending", "delivered", "dead")))
+@click.option("--status", "--state", type=click.Choice(("pending", "delivered", "dead")))
 @click.option("-n", "--limit", type=click.IntRange(1, 200), default=50, show_default=True)
 @click.pass_obj
 def deliveries(session: Session, subscription: str | None, status: str | None, limit: int) -> None:
