@@ -67,7 +67,8 @@ bench: $(VENV)/.loadtest ## run short benchmarks (BENCH= for full ones; PEER=htt
 bench-peers: $(VENV)/.dev ## compare with other job libraries, which it installs into .cache (BENCH= in full; BENCH_OUT=docs/performance.md)
 	$(BIN)/python -m loadtest.peers $(BENCH) $(if $(BENCH_OUT),--out $(BENCH_OUT))
 
-lock: $(VENV)/.uv ## pin the packages of the image (UPGRADE=--upgrade for newer versions)
+lock: $(VENV)/.uv ## pin the packages of the image and of uv sync (UPGRADE=--upgrade for newer versions)
+	$(BIN)/uv lock --quiet $(UPGRADE)
 	$(COMPILE) $(PROJECTS) --extra otel --extra oidc --extra ctl --output-file requirements/runtime.lock
 	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
 		print("\n".join(project["build-system"]["requires"]))' \

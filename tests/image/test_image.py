@@ -11,10 +11,12 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import NormalizedName, canonicalize_name
 
 from ojs_cluster.server.embedded.servers import Embedded
@@ -106,6 +108,28 @@ def test_locks_hold_what_pyproject_asks_for(lock: str) -> None:
     for name, version, _ in pinned:
         if name in wanted:
             assert wanted[name].specifier.contains(version), f"{name} {version}: run `make lock`"
+
+
+@pytest.mark.parametrize("folder", [".", "clients/python"])
+def test_the_lock_of_a_checkout_holds_what_its_projects_ask_for(folder: str) -> None:
+    project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+    texts = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    asked = {
+        (canonicalize_name(each.name), str(each.specifier)) for each in map(Requirement, texts)
+    }
+    packages = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+    [locked] = [each for each in packages if each["source"] == {"editable": folder}]
+    found = {
+        (each["name"], str(SpecifierSet(each.get("specifier", ""))))
+        for each in locked["metadata"]["requires-dist"]
+    }
+    ours = {"ojs-cluster", "ojs-client"}  # the lock has their folders, and no version
+
+    def foreign(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
+        return {pair for pair in pairs if pair[0] not in ours}
+
+    assert foreign(found) == foreign(asked), "run `make lock`"
+    assert {each["name"] for each in packages} >= ours
 
 
 @pytest.fixture(scope="module")
