@@ -115,7 +115,7 @@ def test_the_lock_of_a_checkout_holds_what_its_projects_ask_for(folder: str) -> 
     project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
     texts = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     asked = {
-        (canonicalize_name(each.name), str(each.specifier)) for each in map(Requirement, texts)
+        (str(canonicalize_name(each.name)), str(each.specifier)) for each in map(Requirement, texts)
     }
     packages = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
     [locked] = [each for each in packages if each["source"] == {"editable": folder}]
