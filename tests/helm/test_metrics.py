@@ -55,6 +55,14 @@ def names(query: str) -> set[str]:
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in OURS.findall(query)}
 
 
+def test_alerts_omit_what_old_versions_of_prometheus_do_not_know(chart: Chart) -> None:
+    values = CHART / "ci" / "observed-cluster-values.yaml"
+    kept = [rule.get("keep_firing_for") for rule in rules(chart.render(values))]
+    assert set(kept) == {None, "2m"}
+    without = chart.render(values, sets={"metrics.prometheusRule.keepFiringFor": ""})
+    assert not [rule for rule in rules(without) if "keep_firing_for" in rule]
+
+
 def test_queries_are_promql_and_name_documented_metrics_only(
     chart: Chart, production: Rendering
 ) -> None:
