@@ -7,6 +7,7 @@ the job is stored, so a later change of the default does not touch jobs that are
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any, Final
 
 import msgspec
@@ -175,6 +176,11 @@ class JobDefaults:
             str(parse_duration_ms(durations[state])) if state in durations else ""
             for state in _STATES
         ).rstrip(":")
+
+    def kept_ms(self, state: str) -> float:
+        """Return how long in ms a job is kept in a final state; infinity without a default."""
+        text = dict(zip(_STATES, self._retention.split(":"), strict=False)).get(state)
+        return int(text) if text else inf
 
     def apply(self, job: NewJob) -> NewJob:
         """Return the job with the defaults for those options that it does not have."""

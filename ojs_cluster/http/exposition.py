@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -17,7 +16,7 @@ from prometheus_client.metrics_core import (
 )
 
 from ojs_cluster.core.errors import BackendUnavailable, OJSError
-from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.messages import Request, Response, accepts_gzip
 from ojs_cluster.http.metric_families import (
     Families,
     Problems,
@@ -46,7 +45,6 @@ _MAX_TEXTS: Final = 4
 """Maximum number of texts of the same numbers that a process keeps."""
 _MIN_COMPRESSED: Final = 16_384
 """Size in bytes from which a response is compressed: a scrape of few queues is not worth it."""
-_GZIP: Final = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
 _EOF: Final = b"# EOF\n"
 """The last line of the OpenMetrics format."""
 
@@ -87,7 +85,7 @@ async def exposition(
     text = _encoded(encode, families)
     body = text.removesuffix(_EOF) + more if more else text
     headers.append(("Vary", "Accept-Encoding"))
-    if len(body) >= _MIN_COMPRESSED and _GZIP.search(request.headers.get("accept-encoding", "")):
+    if len(body) >= _MIN_COMPRESSED and accepts_gzip(request.headers.get("accept-encoding", "")):
         await ensure_task()
         body = await trio.to_thread.run_sync(partial(gzip.compress, body, 1, mtime=0))
         headers.append(("Content-Encoding", "gzip"))

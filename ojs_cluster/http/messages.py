@@ -7,6 +7,7 @@ as long.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -218,3 +219,11 @@ def join_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     for name, values in repeated.items():
         headers[name] = ", ".join([headers[name], *values])
     return headers
+
+
+_GZIP: Final = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", re.IGNORECASE)
+
+
+def accepts_gzip(accepted: str) -> bool:
+    """Return whether a client accepts gzip; ``accepted`` is the header ``Accept-Encoding``."""
+    return _GZIP.search(accepted) is not None

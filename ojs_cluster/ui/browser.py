@@ -12,7 +12,7 @@ from werkzeug.http import dump_cookie
 
 from ojs_cluster.core.access.scopes import Principal
 from ojs_cluster.http.app import App
-from ojs_cluster.http.messages import BodyStream, Headers, Request, Response
+from ojs_cluster.http.messages import BodyStream, Headers, Request, Response, accepts_gzip
 from ojs_cluster.http.request_ids import new_request_id
 from ojs_cluster.http.routing.router import Route
 from ojs_cluster.ui.settings import base_path
@@ -100,7 +100,9 @@ def compressed(response: Response, accepted: str) -> Response:
         accepted: the header ``Accept-Encoding``.
     """
     size = len(response.body)
-    if not _MIN_COMPRESSED <= size <= _MAX_COMPRESSED or response.stream or "gzip" not in accepted:
+    if not _MIN_COMPRESSED <= size <= _MAX_COMPRESSED or response.stream:
+        return response
+    if not accepts_gzip(accepted):
         return response
     body = gzip.compress(response.body, _LEVEL, mtime=0)
     more = (("Content-Encoding", "gzip"), ("Vary", "Accept-Encoding"))
@@ -110,7 +112,7 @@ def compressed(response: Response, accepted: str) -> Response:
 def send_file(found: StaticFile, accepted: str) -> Response:
     """Return a static file, compressed if the browser accepts it."""
     headers = (*_FILE_HEADERS, ("Content-Type", found.content_type))
-    if "gzip" in accepted:
+    if accepts_gzip(accepted):
         return Response(200, found.compressed, (*headers, ("Content-Encoding", "gzip")))
     return Response(200, found.content, headers)
 

@@ -186,11 +186,14 @@ async def _find(visit: Visit) -> bytes:
 
 
 async def _keeps_discarded(visit: Visit) -> bool:
-    """Return whether discarded jobs are there; True if they would not be kept for an hour.
+    """Return whether discarded jobs are there; True if queues need not keep them for an hour.
 
     Without any, operators have retried or deleted all of the last hour.
     """
-    if visit.app.store.settings.retention_discarded_ms < 60 * _MINUTE_MS:
+    store = visit.app.store
+    defaults = [*store.queue_defaults.by_queue.values(), store.queue_defaults.policy]
+    kept_ms = [each.kept_ms(State.DISCARDED) for each in defaults if each is not None]
+    if min([store.settings.retention_discarded_ms, *kept_ms]) < 60 * _MINUTE_MS:
         return True
     return bool((await visit.app.overview.get()).stats.counts[State.DISCARDED])
 

@@ -130,6 +130,8 @@ def test_pages_are_compressed_for_browsers_that_accept_it(admin: httpx.Client) -
         for headers in ({}, REFRESH):
             plain = admin.get(f"/ui/{path}", headers={**headers, "Accept-Encoding": "identity"})
             assert "content-encoding" not in plain.headers
+            refused = {**headers, "Accept-Encoding": "br, gzip;q=0"}
+            assert "content-encoding" not in admin.get(f"/ui/{path}", headers=refused).headers
             sent = admin.get(f"/ui/{path}", headers={**headers, "Accept-Encoding": "gzip, br"})
             is_large = len(plain.content) >= 1000
             assert (sent.headers.get("content-encoding") == "gzip") is is_large

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from ojs_cluster.core.errors import InvalidRequest, NotFound
@@ -29,6 +30,7 @@ from ojs_cluster.store.features.statistics.series import (
     queue_series,
     type_series,
 )
+from ojs_cluster.store.ground.off_loop import off_loop
 from ojs_cluster.store.ground.process_state.job_counts import RUN_BUCKETS, WAIT_BUCKETS
 from ojs_cluster.store.ground.process_state.type_minutes import best_quantile
 
@@ -38,6 +40,8 @@ _DEFAULT_SPAN: Final = {"1m": 60, "5m": 60, "1h": 1440, "1d": 30 * 1440}
 """Length in minutes of a series, by period, if the request has no ``since``. The specification's
 default is an hour, which is too short for periods of an hour or a day."""
 _UNITS_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_MANY: Final = 60
+"""Number of points above which a thread computes their quantiles: it takes milliseconds."""
 _is_age: Final = re.compile(r"([0-9]{1,6})([smhd])").fullmatch
 
 
@@ -78,10 +82,7 @@ async def get(app: App, request: Request) -> Response:
         points = await queue_series(app.store, name, periods)
     else:
         raise NotFound("queue", name)
-    data = [_point(point) for point in points]
-    fine = WaitsAndRuns()
-    for point in points:
-        fine.merge(point.fine)
+    data, waits, runs = await off_loop(partial(_summarize, points), len(points), large=_MANY)
     subject: SeriesSubject = {"period": period}
     if name is not None:
         subject["queue"] = name
@@ -91,10 +92,24 @@ async def get(app: App, request: Request) -> Response:
         **subject,
         "data": data,
         "data_points": data,
-        "waits": _histogram(points, WAIT_BUCKETS, WAIT_BOUNDS_MS, fine.waits),
-        "run_times": _histogram(points, RUN_BUCKETS, RUN_BOUNDS_MS, fine.runs),
+        "waits": waits,
+        "run_times": runs,
     }
     return replies.json_response(200, members)
+
+
+def _summarize(
+    points: Sequence[Point],
+) -> tuple[list[SeriesPoint], TimeHistogram, TimeHistogram]:
+    """Return the points, how long their jobs waited, and how long they ran."""
+    fine = WaitsAndRuns()
+    for point in points:
+        fine.merge(point.fine)
+    return (
+        [_point(point) for point in points],
+        _histogram(points, WAIT_BUCKETS, WAIT_BOUNDS_MS, fine.waits),
+        _histogram(points, RUN_BUCKETS, RUN_BOUNDS_MS, fine.runs),
+    )
 
 
 def _histogram(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import ceil
 from typing import Any, Final
 
@@ -47,6 +48,10 @@ _HOUR: Final = 60
 _NEWEST_MINUTES: Final = 2 * _HOUR
 """Number of minutes whose records a series of hours or days also uses. The record of an hour shows
 only the start of the hour, so the records by minute complete the last hours."""
+
+
+_LARGE: Final = 120
+"""Number of minutes above which a thread adds their waits and runs: it takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ async def cluster_series(store: Store, periods: Periods) -> list[Point]:
         return records[max(0, bisect_right(minutes, minute) - 1)].depths
 
     fine = await _cluster_fine(store, periods)
-    points = _points(periods, minutes[0], minutes[-1], growth, depths_at, fine)
+    points = await _points(periods, minutes[0], minutes[-1], growth, depths_at, fine)
     return _with_gaps(points, periods.length, minutes)
 
 
@@ -224,7 +229,7 @@ async def queue_series(store: Store, queue: str, periods: Periods) -> list[Point
     shard = store.keys.shard_of_queue(queue)
     names = _fine_fields(range(begin + 1, end + 1), QUEUE_MINUTES)
     fine = await _read_fine(store, shard.slot, shard.queue_times(queue), names)
-    points = _points(periods, oldest, newest, growth, depths_at, _between(fine))
+    points = await _points(periods, oldest, newest, growth, depths_at, _between(fine))
     return _with_gaps(points, periods.length, await _recorded_minutes(store, begin, end))
 
 
@@ -282,11 +287,11 @@ async def type_series(store: Store, job_type: str, periods: Periods) -> list[Poi
         starts.append(max(newest - KEPT_MINUTES + 1, min(records) - 1))
     oldest = min(starts)
     none = [0] * len(STATES)
-    points = _points(periods, oldest, newest, growth, lambda _: none, fine_growth)
+    points = await _points(periods, oldest, newest, growth, lambda _: none, fine_growth)
     return [replace(point, depths={}) for point in points]
 
 
-def _points(
+async def _points(
     periods: Periods,
     oldest: int,
     newest: int,
@@ -299,6 +304,18 @@ def _points(
     If periods are shorter than an hour, an incomplete last period is left out. Its small numbers
     would look like a drop at the end of a chart.
     """
+    read = partial(_read_points, periods, oldest, newest, growth, depths_at, fine)
+    return await off_loop(read, periods.count * periods.length, large=_LARGE)
+
+
+def _read_points(
+    periods: Periods,
+    oldest: int,
+    newest: int,
+    growth: Callable[[int, int], Sequence[int]],
+    depths_at: Callable[[int], Sequence[int]],
+    fine: Callable[[int, int], WaitsAndRuns],
+) -> list[Point]:
     points: list[Point] = []
     for number in range(periods.count):
         begin = periods.first + number * periods.length

@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 
+from ojs_cluster.core.histograms import FINE_BOUNDS_MS, FineTimes, WaitsAndRuns
 from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.http import replies
+from ojs_cluster.http.handlers.admin import history
+from ojs_cluster.http.messages import Response
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.features.statistics import series
 from ojs_cluster.store.features.statistics.record_minutes import MinuteRecorder
+from ojs_cluster.store.features.statistics.records import STATES, TOTALS
+from ojs_cluster.store.ground.process_state.job_counts import WIDTH
 from tests.http.api import Api
 
 HISTORY = "/ojs/v1/admin/stats/history"
@@ -130,3 +138,34 @@ async def test_any_time_is_answered_in_bounded_space(api: Api, query: str) -> No
 
 async def test_nothing_recorded_is_no_data(api: Api) -> None:
     assert await points(api, "") == []
+
+
+async def test_a_day_by_the_minute_blocks_no_other_request(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop spends little processor time on the fullest histograms of 1440 minutes."""
+    answered = replies.json_response
+    began = took_s = 0.0
+    full = FineTimes(dict.fromkeys(range(len(FINE_BOUNDS_MS) + 1), 2), 10**9)
+    minutes = {minute: WaitsAndRuns(full, full) for minute in range(1441)}
+
+    async def cluster_series(_store: Store, _periods: Any) -> list[series.Point]:
+        nonlocal began
+        zeros, began = [0] * (len(TOTALS) + WIDTH), time.thread_time()
+        return await series._points(
+            *(series.Periods(0, 1, 1440), 0, 1440),
+            *(lambda _begin, _end: zeros, lambda _minute: [0] * len(STATES)),
+            series._between(minutes),
+        )
+
+    def json_response(status: int, members: Any) -> Response:
+        nonlocal took_s
+        took_s = time.thread_time() - began
+        return answered(status, members)
+
+    monkeypatch.setattr(history, "cluster_series", cluster_series)
+    monkeypatch.setattr(replies, "json_response", json_response)
+    answer = await api.get("/ojs/v1/admin/stats/history?period=1m&since=24h")
+    assert len(answer.json["data"]) == 1440
+    assert answer.json["data"][0]["latency_p95_ms"] > 0
+    assert 0 < took_s < 0.05

@@ -116,6 +116,19 @@ async def test_types_that_fail_and_discarded_jobs_are_named(any_api: Api) -> Non
     assert discarded["link"] == "ui/jobs?state=discarded"
 
 
+async def test_discarded_jobs_of_a_queue_that_soon_removes_them_are_named(api: Api) -> None:
+    store = api.app.store
+    config = {"retention": {"discarded": "PT5M"}}
+    assert (await api.call("PUT", "/ojs/v1/queues/default/config", config)).status == 200
+    await api.enqueue(type="brief", options={"retry": {"max_attempts": 1}})
+    [job] = await fetch(api, 1)
+    await nack(api, job)
+    await store.job_counts.flush(store)
+    await api.delete(f"/ojs/v1/admin/jobs/{job['id']}")  # as retention does
+
+    assert (await problem(api, "jobs_discarded"))["text"].startswith("1 job was discarded")
+
+
 async def test_a_job_that_runs_much_longer_than_others_is_named(any_api: Api) -> None:
     api, store = any_api, any_api.app.store
     for _ in range(20):
