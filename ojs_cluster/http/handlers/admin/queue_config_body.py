@@ -85,7 +85,7 @@ class QueueConfigBody(msgspec.Struct, frozen=True):
     on_exhaustion: str | UnsetType | None = UNSET
     max_size: _Depth | UnsetType | None = UNSET
     overflow_policy: _Strategy | None = None
-    concurrency: _Positive | UnsetType | None = UNSET
+    concurrency: Annotated[int, between(1, MAX_LIMIT)] | UnsetType | None = UNSET
     rate_limit: QueueRateBody | UnsetType | None = UNSET
     default_retry: dict[str, Any] | UnsetType | None = UNSET
     default_timeout: _Positive | UnsetType | None = UNSET
@@ -188,8 +188,8 @@ def _changed_limits(body: QueueConfigBody) -> dict[str, Any]:
     """Return the changed fields of the queue's limits, which are valid."""
     limits: dict[str, Any] = {}
     if body.concurrency is not UNSET:
-        if body.concurrency is not None and body.concurrency < 1:
-            raise InvalidRequest("concurrency must be at least 1", field="concurrency")
+        if body.concurrency is not None and not 1 <= body.concurrency <= MAX_LIMIT:
+            raise InvalidRequest(f"concurrency must be from 1 to {MAX_LIMIT}", field="concurrency")
         limits["concurrency"] = body.concurrency
     if body.rate_limit is None:
         limits["rate"] = None
