@@ -12,7 +12,7 @@ import trio
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.engine.fetch.isolation import BUSY, isolate
+from ojs_cluster.store.engine.fetch.isolation import BUSY, end_if_idle, isolate
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.engine.jobs.cancel import cancel
 from ojs_cluster.store.engine.jobs.record import JobRecord
@@ -114,6 +114,27 @@ async def test_no_death_is_one_of_a_lone_job_while_the_worker_held_others(
     for job in jobs:
         found = await look(store, job)
         assert message(found) == "the worker died while it held 2 jobs, and this was one of them"
+
+
+async def test_a_worker_gets_no_other_job_while_it_runs_a_suspect_for_long(
+    store: Store, db: Any
+) -> None:
+    for _ in range(2):
+        await active(store)
+    await dies(store, db, "w1")
+    await put(store, "other")
+    assert len(await take(store, count=9, worker="w2")) == 1
+    begin_earlier(store, db, "w2")
+    assert await take(store, "other", worker="w2") == []
+
+
+async def test_an_isolation_leaves_the_quiet_flag_of_an_operator(store: Store, db: Any) -> None:
+    ends_ms = store.clock.now_ms() + MINUTE
+    for shard in store.keys:
+        db.zadd(shard.quiet_workers, {"w1": ends_ms})
+    assert await isolate(store, shard_of(store), "w1") == BUSY
+    assert not await end_if_idle(store, shard_of(store), "w1")
+    assert {db.zscore(shard.quiet_workers, "w1") for shard in store.keys} == {float(ends_ms)}
 
 
 async def test_one_of_several_isolations_at_a_time_holds(store: Store) -> None:
