@@ -34,16 +34,42 @@ local applied_transactions = KEYS[7]
 local queue_count, job_count, run_before = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local transaction, keep_cancelled_ms, tombstones = ARGV[5], ARGV[6], ARGV[7]
 local this_shard, shards, portion, bounds = tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10], ARGV[11]
-local names = {unpack(ARGV, 12, 11 + queue_count)}
+local queues = {unpack(ARGV, 12, 11 + queue_count)}
 local first_queue = 9 -- index of the first key of the queues
 local before_jobs = 8 + 2 * queue_count -- index of the last key before the jobs
+local first_job = 12 + queue_count -- index of the first argument of the jobs
 begin_events(ARGV[1])
 if job_count > 1 then batch_events() end
 
--- Appends a field to a list of names and values.
-local function put(list, name, value)
+-- Appends two values to a list, such as the name and the value of a field.
+local function put(list, first, second)
     local length = #list
-    list[length + 1], list[length + 2] = name, value
+    list[length + 1], list[length + 2] = first, second
+end
+
+-- Returns the new job that the arguments from index `at` on describe, and the index of the first argument behind it.
+-- The job has the fields that this script reads by name, and all of them in the list `job.field_list`.
+local function read_job_arguments(at)
+    local id, queue_position, priority, initial_state, outcome, due_text, expires_text, length =
+        unpack(ARGV, at, at + 7)
+    local due, due_shown = parse_time(due_text)
+    local expires, expires_shown = parse_time(expires_text)
+    local state = 'available'
+    if outcome == 'superseded' then state = 'cancelled'
+    elseif initial_state == 'pending' then state = 'pending'
+    elseif due and due > now then state = 'scheduled' end
+    local behind, queue = at + 8 + length, queues[tonumber(queue_position)]
+    local field_list = {F.state, state, F.queue, queue, F.created, now, unpack(ARGV, at + 8, behind - 1)}
+    local job = {id = id, outcome = outcome, field_list = field_list, [F.state] = state, [F.queue] = queue,
+        [F.created] = now, [F.priority] = priority, [F.due] = due, [F.expires] = expires}
+    for i = 7, #field_list, 2 do job[field_list[i]] = field_list[i + 1] end -- those of the arguments
+    if priority ~= '0' then put(field_list, F.priority, priority) end
+    if due then put(field_list, F.due, due) end
+    if due_shown then put(field_list, F.scheduled_shown, due_shown) end
+    if expires then put(field_list, F.expires, expires) end
+    if expires_shown then put(field_list, F.expires_shown, expires_shown) end
+    if outcome == 'prepared' then put(field_list, F.transaction, transaction) end
+    return job, behind
 end
 
 -- 1. Check what may refuse the jobs, before their first write.
@@ -62,17 +88,17 @@ preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 run_preflight()
 if run_before ~= '0' and now >= tonumber(run_before) then return {'too_late'} end
-local refusal, pressure = refuse_full(names, KEYS, first_queue, bounds)
+local refusal, pressure = refuse_full(queues, KEYS, first_queue, bounds)
 if refusal then return refusal end
 
 -- 2. Write the note of the portion, and the new queues.
 if transaction ~= '' then redis.call('ZADD', applied_transactions, now, portion) end
-for i, name in ipairs(names) do
+for i, queue in ipairs(queues) do
     local counters = KEYS[first_queue + 2 * (i - 1)]
     local created, bound, draining, open = unpack(redis.call('HMGET', counters, 'created', 'bound', 'draining', 'open'))
     if not created then
         redis.call('HSET', counters, 'created', now)
-        append_effect('queue', name)
+        append_effect('queue', queue)
     end
     if not (bound or draining or open) then redis.call('HSET', counters, 'open', 1) end -- for enqueue_one.lua
 end
@@ -81,38 +107,18 @@ end
 local reply, dues = {'ok', now, effects}, {} -- dues: position of a job -> ms, nil for none
 local released = {} -- ids that are not reserved any more
 local declared = {} -- rate limit key with its limits -> true
-local at = 11 + queue_count -- index of the argument before the eight, and the fields, of the next job
+local at = first_job
 for i = 1, job_count do
     local key = KEYS[before_jobs + i]
-    local id, queue_position, priority, initial_state, outcome, due_text, expires_text, length =
-        unpack(ARGV, at + 1, at + 8)
-    local due, due_shown = parse_time(due_text)
-    local expires, expires_shown = parse_time(expires_text)
-    local fields = {unpack(ARGV, at + 9, at + 8 + length)} -- names and values
-    at = at + 8 + length
-    local job = {[F.queue] = names[tonumber(queue_position)], [F.priority] = priority, [F.expires] = expires,
-        [F.created] = now}
-    for j = 1, #fields, 2 do job[fields[j]] = fields[j + 1] end
-
-    local state = 'available'
-    if outcome == 'superseded' then state = 'cancelled'
-    elseif initial_state == 'pending' then state = 'pending'
-    elseif due and due > now then state = 'scheduled' end
-    put(fields, F.state, state)
-    put(fields, F.queue, job[F.queue])
-    put(fields, F.created, now)
-    if priority ~= '0' then put(fields, F.priority, priority) end
-    if due then put(fields, F.due, due) end
-    if due_shown then put(fields, F.scheduled_shown, due_shown) end
-    if expires then put(fields, F.expires, expires) end
-    if expires_shown then put(fields, F.expires_shown, expires_shown) end
-    if outcome == 'prepared' then put(fields, F.transaction, transaction) end
+    local job, behind = read_job_arguments(at)
+    local id, state, outcome, due = job.id, job[F.state], job.outcome, job[F.due]
+    at = behind
     if reserved[i] == 'tombstone' then
         -- The job must outlive the stalled producer that the tombstone kept out: see removal_time.lua.
-        put(fields, F.fixed_id, 1)
+        put(job.field_list, F.fixed_id, 1)
         job[F.fixed_id] = 1
     end
-    redis.call('HSET', key, unpack(fields))
+    redis.call('HSET', key, unpack(job.field_list))
     if reserved[i] then
         redis.call('HDEL', key, F.alias, F.tombstone)
         if outcome ~= 'prepared' then
@@ -131,27 +137,25 @@ for i = 1, job_count do
     if outcome == 'prepared' then
         redis.call('ZADD', ALIAS_CLAIMS, now, id)
     elseif outcome == 'superseded' then
-        job.field_list = fields
         job[F.unique] = nil -- a later job of the request has the lock
         finish(id, key, job, 'cancelled', keep_cancelled_ms)
         emit('job.cancelled', id, job)
     elseif state == 'available' and job_count > 1 then
         -- As index_job, but the jobs of a queue are written together.
         add_arrival(id, job)
-        if expires then set_deadline(EXPIRING, id, expires) end
+        if job[F.expires] then set_deadline(EXPIRING, id, job[F.expires]) end
         emit('job.enqueued', id, job)
     else
         index_job(id, job, state, due)
     end
-    if due then dues[i] = due end
+    dues[i] = due
     reply[#reply + 1] = state
-    reply[#reply + 1] = due or ''
-    reply[#reply + 1] = expires or ''
+    put(reply, due or '', job[F.expires] or '')
 end
 
 -- 4. Write what was collected for all jobs. The arguments after those of the jobs name the indexed values.
-local keep_index_ms = ARGV[at + 1]
-for i = at + 2, #ARGV, 2 do
+local keep_index_ms = ARGV[at]
+for i = at + 1, #ARGV, 2 do
     local set, position = KEYS[tonumber(ARGV[i])], tonumber(ARGV[i + 1])
     index_value(set, job_id_of(KEYS[before_jobs + position]), now, dues[position], keep_index_ms)
 end
@@ -160,8 +164,5 @@ flush_counters()
 flush_events()
 -- Removals come last: an emptied set is deleted, and its key cannot be touched again (see preflight.lua).
 call_in_slices('ZREM', ALIAS_CLAIMS, released)
-if pressure then
-    reply[#reply + 1] = pressure[1]
-    reply[#reply + 1] = pressure[2]
-end
+if pressure then put(reply, pressure[1], pressure[2]) end
 return reply

@@ -1,8 +1,8 @@
 -- Transition: active -> completed, of a job whose only effects are those of its lock and its token; the fast path.
 -- Pre:  the job is active, and the caller holds its lease or names no holder. For any other job, for a malformed
---       job, for a job with a workflow or its own retention, for a suspect, and for the first ack of a minute in the queue, the
---       script changes nothing and returns 'full_path': the caller then runs ack_full.lua. Creating the functions
---       of ack_full.lua takes longer than this whole script.
+--       job, for a job with a workflow or its own retention, for a suspect, and for the first ack of a minute in the
+--       queue, the script changes nothing and returns 'full_path': the caller then runs ack_full.lua. Creating the
+--       functions of ack_full.lua takes longer than this whole script.
 -- Post: the result is stored, the job is not in active and has no token and no backoff. Its hash keeps holder and
 --       lease, by which a repeated ack is recognized (complete_job.lua). The time of its removal is set, and the
 --       effects for its lock and its rate limit key are in the outbox.
@@ -51,7 +51,9 @@ if not (state and queue and kind and envelope and created and max_attempts and a
     local field_list = redis.call('HGETALL', key)
     job = {field_list = field_list}
     for i = 1, #field_list, 2 do job[field_list[i]] = field_list[i + 1] end
-    if job[F.transaction] or job[F.workflow] or job[F.keep] or job[F.suspect] or not has_valid_fields(job) then return {'full_path'} end
+    if job[F.transaction] or job[F.workflow] or job[F.keep] or job[F.suspect] or not has_valid_fields(job) then
+        return {'full_path'}
+    end
     -- A key that KEYS does not name is read before the first write: see preflight.lua.
     if job[F.timeout] then redis.call('EXISTS', key, EXECUTION_DEADLINES) end
     if job[F.unique] or job[F.token] then redis.call('EXISTS', key, OUTBOX, OUTBOX_DUE) end
@@ -62,8 +64,7 @@ if not (state and queue and kind and envelope and created and max_attempts and a
     deadline, lease_ms, since = job[F.deadline] or 0, job[F.lease_ms] or 0, job[F.enqueued] or created
 end
 
--- 2. Check the holder, and read the counters of the queue. After `sum_and_count`, their locals have the values that the
--- ack leaves.
+-- 2. Check the holder, and compute the counters of the queue that the ack leaves.
 if state ~= 'active' or (lease ~= '' and lease ~= held_lease) or (worker ~= '' and worker ~= holder) then
     return {'full_path'}
 end
@@ -72,11 +73,11 @@ local id, counters = job_id_of(key), queue_counters_key(queue)
 -- write, or `minute` is absent and the full path makes the preflight (see preflight.lua).
 local minute, limits, active, completed, acked, run_ms, wait_ms = unpack(redis.call('HMGET', counters, 'minute',
     'limits', 'active', 'completed', 'acked', 'run_ms', 'wait_ms'))
-local valid, sum, ran, waited
-valid, sum, ran, waited, minute, active, completed, acked, run_ms, wait_ms = pcall(sum_and_count, now, since, created,
-    max_attempts, attempt, started, deadline, lease_ms, minute, active, completed, acked, run_ms, wait_ms)
+local valid, sum, ran, waited, counted_minute, new_active, new_completed, new_acked, new_run_ms, new_wait_ms =
+    pcall(sum_and_count, now, since, created, max_attempts, attempt, started, deadline, lease_ms, minute, active,
+        completed, acked, run_ms, wait_ms)
 -- The sum is too large, or not a number, if a field is: see validate_job.lua.
-if not (valid and minute * 60000 == now - now % 60000 and sum > -LATEST_MS and sum < 5 * LATEST_MS) then
+if not (valid and counted_minute * 60000 == now - now % 60000 and sum > -LATEST_MS and sum < 5 * LATEST_MS) then
     return {'full_path'}
 end
 
@@ -87,10 +88,10 @@ redis.call('ZREM', active_jobs, id)
 redis.call('ZADD', finished_jobs, removal, id)
 if result then redis.call('HSET', key, F.state, 'completed', F.finished, now, F.result, result)
 else redis.call('HSET', key, F.state, 'completed', F.finished, now) end
-redis.call('HSET', counters, 'active', active, 'completed', completed, 'acked', acked, 'run_ms', run_ms,
-    'wait_ms', wait_ms)
+redis.call('HSET', counters, 'active', new_active, 'completed', new_completed, 'acked', new_acked, 'run_ms',
+    new_run_ms, 'wait_ms', new_wait_ms)
 if limits then
-    wake_on_free_slot(queue, limits, active + 1, -1) -- active before the ack, and its change
+    wake_on_free_slot(queue, limits, active + 0, -1) -- active before the ack, and its change
 end
 if job then
     if job[F.timeout] then redis.call('ZREM', EXECUTION_DEADLINES, id) end
