@@ -137,6 +137,17 @@ async def test_an_isolation_leaves_the_quiet_flag_of_an_operator(store: Store, d
     assert {db.zscore(shard.quiet_workers, "w1") for shard in store.keys} == {float(ends_ms)}
 
 
+async def test_what_an_earlier_version_left_does_not_hide_that_a_suspect_runs_alone(
+    store: Store, db: Any
+) -> None:
+    job = await active(store)
+    await dies(store, db, "w1")
+    key = shard_of(store).job(job.id)
+    db.hset(key, f.ALONE, 1)
+    assert len(await take(store, worker="w2")) == 1
+    assert float(db.hget(key, f.ALONE)) > 1
+
+
 async def test_one_of_several_isolations_at_a_time_holds(store: Store) -> None:
     modes = list[str]()
 

@@ -31,10 +31,10 @@
 --@include select_jobs
 local wanted, worker, lease_prefix, requested_ms, default_ms = tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local keep_discarded_ms, this_shard, idle_keys = ARGV[7], ARGV[8], tonumber(ARGV[9])
-local tenant, types, types_digest = ARGV[10], ARGV[11], ARGV[12]
+local tenant, types, types_digest, suspect_mode = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
 begin_events(ARGV[1])
 batch_events()
-suspects.begin(ARGV[13], worker, KEYS[7])
+suspects.begin(suspect_mode, worker, KEYS[7])
 if suspects.refusal then return suspects.refusal end
 
 -- 1. Read, before the first write: due jobs, the limits of the queues, the jobs that may start, and blocked jobs.
@@ -157,8 +157,8 @@ for _, item in ipairs(found) do -- see `scan` for the members of an item
         charge_turn(queue, id, job)
         local at, lease_id = #reply, lease_prefix .. (needs_full_ack(job) and '0' or '') .. leased
         reply[at + 1], reply[at + 2] = id, job.field_list
-        if item.alone_until then redis.call('HSET', key, F.alone, ARGV[13]) end
         reply[at + 3], reply[at + 4], reply[at + 5] = lease(id, job, worker, lease_id, requested_ms, default_ms)
+        if item.alone_until then redis.call('HSET', key, F.alone, suspect_mode) end
     end
 end
 
