@@ -12,7 +12,7 @@ from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.ground import job_fields as f
 from tests.crash.harness import World
 from tests.store.shortcuts import HOUR, ack, put, reap_all, take
-from tests.support.timeshift import age_job, age_worker
+from tests.support.timeshift import age_job, age_worker, isolation_of
 
 _serial = count()
 MINUTE = 60_000
@@ -58,7 +58,8 @@ class SuspectFetch:
         state, alone = world.db.hmget(key, f.STATE, f.ALONE)
         assert state == b"active"
         flags: list[Any] = [
-            world.db.zscore(shard.quiet_workers, scene.worker) for shard in world.store.keys
+            world.db.zscore(shard.quiet_workers, isolation_of(scene.worker))
+            for shard in world.store.keys
         ]
         assert flags == [float(alone)] * len(flags)
         return True
@@ -71,6 +72,7 @@ class SuspectFetch:
 
 
 def _age_flags(world: World, scene: Fetched) -> None:
+    isolation = isolation_of(scene.worker)
     for shard in world.store.keys:
-        if world.db.zscore(shard.quiet_workers, scene.worker):
-            world.db.zincrby(shard.quiet_workers, -MINUTE, scene.worker)
+        if world.db.zscore(shard.quiet_workers, isolation):
+            world.db.zincrby(shard.quiet_workers, -MINUTE, isolation)

@@ -41,7 +41,7 @@ local redis = (function(server)
     local keyless = {TIME = true}
     local reads = {}
     for name in string.gmatch('EXISTS TOUCH TYPE GET HGET HGETALL HMGET HEXISTS HLEN HSTRLEN '
-        .. 'ZSCORE ZCARD ZCOUNT ZRANGE ZREVRANGE ZRANGEBYSCORE XREVRANGE', '%u+') do
+        .. 'ZSCORE ZMSCORE ZCARD ZCOUNT ZRANGE ZREVRANGE ZRANGEBYSCORE XREVRANGE', '%u+') do
         reads[name] = true
     end
     local function is_there(key) return server.call('EXISTS', key) == 1 end

@@ -53,6 +53,12 @@ def age_worker(db: Any, shard: Shard, worker_id: str, ms: int) -> None:
             db.hset(key, name, int(value) - ms)
     for name in _WORKER_INDEXES:
         _age(db, getattr(shard, name), worker_id, ms)
+    _age(db, shard.quiet_workers, isolation_of(worker_id), ms)
+
+
+def isolation_of(worker_id: str) -> str:
+    """Return the member of ``quiet_workers`` that isolates a worker (``isolated_workers.lua``)."""
+    return f"{worker_id}\nisolated"
 
 
 def age_claim(db: Any, shard: Shard, job_id: str, ms: int) -> None:

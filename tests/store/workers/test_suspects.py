@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis import Client, Reply, Script
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.fetch.isolation import BUSY, end_if_idle, isolate
 from ojs_cluster.store.engine.jobs import read_jobs
@@ -21,7 +23,8 @@ from ojs_cluster.store.features.workers import workers
 from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.ground import job_fields as f
 from tests.store.shortcuts import ack, active, envelope, nack, put, reap_all, shard_of, take
-from tests.support.timeshift import age_job, age_worker
+from tests.support.lossy import LossyClient
+from tests.support.timeshift import age_job, age_worker, isolation_of
 
 SECOND, MINUTE, HOUR = 1000, 60_000, 3_600_000
 Check = Callable[[], None]
@@ -51,9 +54,13 @@ async def dies(store: Store, db: Any, worker: str, *, steadily: bool = False) ->
 
 def begin_earlier(store: Store, db: Any, worker: str) -> None:
     """Let the isolation of a worker have begun seconds ago."""
-    for shard in store.keys:
-        if db.zscore(shard.quiet_workers, worker):
-            db.zincrby(shard.quiet_workers, -4000, worker)
+    for shard in _isolating(store, db, worker):
+        db.zincrby(shard.quiet_workers, -4000, isolation_of(worker))
+
+
+def _isolating(store: Store, db: Any, worker: str) -> list[Shard]:
+    """Return the shards that isolate a worker."""
+    return [s for s in store.keys if db.zscore(s.quiet_workers, isolation_of(worker))]
 
 
 async def look(store: Store, job: JobRecord) -> JobRecord:
@@ -300,7 +307,73 @@ async def test_an_operators_quiet_flag_outlives_the_isolation(store: Store, db: 
     await put(store)
     assert await take(store, worker="w2") == []
     await workers.send_directive(store, "w2", "running")
+    begin_earlier(store, db, "w2")
     assert len(await take(store, worker="w2")) == 1
+
+
+async def test_neither_a_quiet_nor_a_resumed_worker_gets_jobs_beside_its_suspect(
+    store: Store, db: Any
+) -> None:
+    job = await active(store)
+    await dies(store, db, "w1")
+    await heartbeat(store, Heartbeat("w2"))
+    await take(store, worker="w2")
+    await put(store, "other")
+    for directive in ("quiet", "running"):
+        await workers.send_directive(store, "w2", directive)
+        begin_earlier(store, db, "w2")
+        assert await take(store, "other", worker="w2") == []
+        assert _isolating(store, db, "w2") == list(store.keys)
+    await ack(store, job)
+    assert len(await take(store, "other", worker="w2")) == 1
+    assert _isolating(store, db, "w2") == []
+
+
+async def test_concurrent_isolations_are_bounded(store: Store, db: Any) -> None:
+    modes = list[str]()
+
+    async def begin(number: int) -> None:
+        modes.append(await isolate(store, list(store.keys)[number % 3], f"idle-{number}"))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(30):
+            nursery.start_soon(begin, number)
+    assert 30 - modes.count(BUSY) <= 8
+    for number in range(30):  # those that were refused have left nothing
+        assert len(_isolating(store, db, f"idle-{number}")) in (0, len(store.keys))
+
+
+async def test_too_many_quiet_workers_to_count_isolate_none(store: Store, db: Any) -> None:
+    for shard in store.keys:
+        db.zadd(shard.quiet_workers, dict.fromkeys((f"quiet-{n}" for n in range(1000)), 2**52))
+    assert await isolate(store, shard_of(store), "w1") == BUSY
+
+
+async def test_a_lost_reply_does_not_end_the_isolation(store: Store, db: Any) -> None:
+    job = await active(store)
+    await dies(store, db, "w1")
+    client = LossyClient(store.redis, lambda name, before: name == "fetch_full" and before == 1)
+    with pytest.raises(BackendUnavailable):
+        await take(replace(store, redis=cast(Client, client)), worker="w2")
+    assert client.lost == ["fetch_full"]
+    assert float(db.hget(shard_of(store).job(job.id), f.ALONE)) > 1
+    assert _isolating(store, db, "w2") == list(store.keys)
+
+
+async def test_a_fetch_that_was_not_applied_ends_the_isolation(store: Store, db: Any) -> None:
+    class Refusing(LossyClient):
+        async def script(self, slot: int, script: Script, *args: Any, **kind: Any) -> Reply:
+            if script.name == "fetch_full" and self.calls.get("fetch_full") == 1:
+                assert _isolating(store, db, "w2") == list(store.keys)
+                raise BackendUnavailable("no answer", outcome="not_applied")
+            return await super().script(slot, script, *args, **kind)
+
+    await active(store)
+    await dies(store, db, "w1")
+    refusing = Refusing(store.redis, lambda _name, _before: False)
+    with pytest.raises(BackendUnavailable):
+        await take(replace(store, redis=cast(Client, refusing)), worker="w2")
+    assert _isolating(store, db, "w2") == []
 
 
 async def test_a_suspect_that_fails_is_retried_alone(store: Store, db: Any) -> None:
@@ -315,16 +388,12 @@ async def test_a_suspect_that_fails_is_retried_alone(store: Store, db: Any) -> N
     assert db.hget(shard_of(store).job(job.id), f.ALONE) is None
 
 
-def _flags(store: Store, db: Any, worker: str) -> list[Shard]:
-    return [shard for shard in store.keys if db.zscore(shard.quiet_workers, worker)]
-
-
 async def test_the_number_of_lone_deaths_is_a_setting(store: Store, db: Any) -> None:
     once = replace(store, settings=replace(store.settings, lone_deaths=1))
     job = await active(once, retry={"on_exhaustion": "discard"})
     await dies(once, db, "w1")
     await take(once, worker="w2")
-    assert len(_flags(once, db, "w2")) == len(once.keys)
+    assert _isolating(once, db, "w2") == list(once.keys)
     await dies(once, db, "w2")
     found = await look(once, job)
     assert (found.state, found.dead, found.attempt) == (State.DISCARDED, False, 2)

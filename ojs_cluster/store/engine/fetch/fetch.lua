@@ -16,7 +16,7 @@
 --   A text has lines, of which the first is the outcome. Nothing has changed, unless it is 'plain_job':
 --     'none'             there is no job that can start
 --     'quiet'            the worker has a quiet flag
---     'isolated'         it has one because it runs a suspect
+--     'isolated'         the worker runs a suspect alone
 --     'limited'          a queue has limits or a fair share: the next fetches should run fetch_full.lua at once
 --     'limited_job'      a job has limits or another type, is blocked, or is parked and may start: they should until
 --                        they get another job
@@ -31,7 +31,7 @@
 -- A plain job has only the fields of every job. One that is wanted alone needs no table and no function, because these
 -- cost as much as commands.
 --@include keys now fields
---@include_where_used blocked_jobs load_for_lease validate_job reply_size remove_many read_job set_deadline
+--@include_where_used isolated_workers blocked_jobs load_for_lease validate_job reply_size remove_many read_job set_deadline
 --@include_where_used append_effect effects_of_jobs append_event count_for_tenants
 local due, active_jobs, events, quiet_workers, first_blocked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[7]
 local events_kept, worker, first_lease_id, default_ms, types = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[8]
@@ -45,18 +45,19 @@ end
 
 -- 1. Check the worker and the due jobs. Usually no job is scheduled, no worker is quiet, and no job of the first queue
 -- is blocked: one command shows that none of the three keys exists.
-local first_may_be_blocked = false -- whether part 2 must look for blocked jobs of the first queue
+local first_blocked_count = 0 -- blocked jobs of the first queue
 local existing = redis.call('EXISTS', due, quiet_workers, first_blocked)
 if existing > 0 then
     local first_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
-    local others_exist = existing > (first_due[1] and 1 or 0) -- whether a worker is quiet, or a job is blocked
-    if others_exist and worker ~= '' then
-        local quiet_until = redis.call('ZSCORE', quiet_workers, worker)
-        -- store/engine/fetch/isolation.py stores a fraction.
-        if quiet_until and tonumber(quiet_until) > now then return quiet_until % 1 > 0 and 'isolated' or 'quiet' end
+    local others = existing - (first_due[1] and 1 or 0)
+    if others > 0 then first_blocked_count = redis.call('ZCARD', first_blocked) end
+    local is_some_worker_quiet = others > (first_blocked_count > 0 and 1 or 0)
+    if is_some_worker_quiet and worker ~= '' then
+        local quiet_until, isolated_until = unpack(redis.call('ZMSCORE', quiet_workers, worker, isolation_of(worker)))
+        if quiet_until and tonumber(quiet_until) > now then return 'quiet' end
+        if isolated_until and tonumber(isolated_until) > now then return 'isolated' end
     end
     if first_due[1] and tonumber(first_due[2]) <= now then return 'full_path' end
-    first_may_be_blocked = others_exist
 end
 
 -- 2. Read the jobs to lease, queue by queue, before the first write. A plain job that is wanted alone is leased here.
@@ -74,7 +75,7 @@ for at = 5, #KEYS, 3 do -- index of the queue's first key
     local ids = not paused and missing > 0 and redis.call('ZRANGE', available, 0, missing - 1) or {}
     -- More ids may not fit on Lua's stack when `unpack` passes them to ZREM.
     if #ids > 1000 then return 'full_path' end
-    if not paused and (first_may_be_blocked or at > 5) and redis.call('ZCARD', blocked) > 0 then
+    if not paused and (at == 5 and first_blocked_count or redis.call('ZCARD', blocked)) > 0 then
         local needs_full_path, waits = check_blocked_jobs(queue_of(counters), types or '', ids, missing)
         if needs_full_path then return 'limited_job' end
         has_waiting = has_waiting or waits

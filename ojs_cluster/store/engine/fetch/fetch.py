@@ -97,10 +97,10 @@ class SentFetch:
 
 
 class WorkerIsQuiet(Exception):
-    """The worker has a quiet flag, so it may not fetch.
+    """The worker is quiet or isolated, so it may not fetch.
 
     Args:
-        isolated: whether it runs a suspect alone, so that the flag will soon be removed.
+        isolated: whether it runs a suspect alone, and may fetch again soon.
     """
 
     def __init__(self, *, isolated: bool = False) -> None:
@@ -577,15 +577,16 @@ class _Fetch:
         if reply != b"suspect":
             return reply
         mode = await isolate(store, shard, self._worker_id)
-        taken = None
+        args = self._full_args(prefix, shard, queues, idle_keys, mode)
         try:
-            args = self._full_args(prefix, shard, queues, idle_keys, mode)
             reply = await store.run(shard, "fetch_full", keys, args)
-            if isinstance(reply, list):
-                taken = FetchReply.parse(reply).jobs
-        finally:
-            if mode != BUSY and (taken is None or len(taken) != 1 or not taken[0].is_suspect):
+        except BackendUnavailable as error:
+            # After a lost reply the worker may hold the suspect: ``end_if_idle`` finds out.
+            if mode != BUSY and error.outcome == "not_applied":
                 await abort(store, self._worker_id, mode)
+            raise
+        if mode != BUSY and not (isinstance(reply, list) and FetchReply.parse(reply).is_suspect):
+            await abort(store, self._worker_id, mode)
         return reply
 
     def _args(self, prefix: bytes, with_depth: bool) -> list[Arg]:

@@ -72,11 +72,6 @@ class _LeasedJob(NamedTuple):
     deadline: int
     lease_ms: int
 
-    @property
-    def is_suspect(self) -> bool:
-        """Whether a worker has died while it held the job."""
-        return isinstance(self.stored, list) and f.SUSPECT in self.stored[::2]
-
 
 class FetchReply(NamedTuple):
     """A reply of ``fetch.lua`` or ``fetch_full.lua`` that leased jobs.
@@ -104,6 +99,14 @@ class FetchReply(NamedTuple):
             for index in range(_REPLY_HEAD, len(reply), _VALUES_PER_JOB)
         ]
         return cls(now, effects, int(more), int(depth), jobs)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether the only job is one whose worker has died while it held the job."""
+        if len(self.jobs) != 1:
+            return False
+        stored = self.jobs[0].stored
+        return isinstance(stored, list) and f.SUSPECT in stored[::2]
 
     def records(self, worker_id: str, prefix: bytes) -> list[JobRecord]:
         """Return the leased jobs, with the fields of their leases.

@@ -1,9 +1,13 @@
 """Isolation: a worker that is to run a suspect gets no other job while it holds it.
 
 A suspect is a job whose worker has died while it held the job (``worker_death.lua``). Each fetch
-script refuses jobs to a worker with a quiet flag, so isolation sets these flags in all shards, for
-a limited time. They come before the lease, and the worker must hold no job then. So if it dies
-before they expire, it ran the suspect alone.
+script refuses jobs to an isolated worker. So isolation sets a flag of the worker in all shards, for
+a limited time. The flags come before the lease, and the worker must hold no job then. So if it dies
+before they expire, it ran the suspect alone. They are no quiet flags: an operator may quiet and
+resume the worker meanwhile (``isolated_workers.lua``).
+
+A shard refuses the flag of one more worker if the largest number is reached there. So concurrent
+isolations cannot exceed it. Two may refuse each other, and a later fetch tries again.
 
 A fetch of the worker that meets such a flag removes the flags if the worker holds no job any more.
 So they also end when a process has died before it leased the suspect.
@@ -49,15 +53,15 @@ async def isolate(store: Store, shard: Shard, worker_id: str) -> str:
         worker_id: the worker.
 
     Returns:
-        The time until which it gets no other job; ``BUSY`` if it holds jobs, or a shard did not
-        answer.
+        The time until which it gets no other job; ``BUSY`` if it holds jobs, if it or too many
+        others are isolated, or if a shard did not answer.
     """
     if worker_id in store.busy_workers:
         return BUSY
     # Other parts of the same fetch would take the flags of this isolation for their own.
     store.busy_workers.add(worker_id)
     await ensure_task()
-    until = f"{store.clock.now_ms() + ISOLATION_MS}.5"
+    until = str(store.clock.now_ms() + ISOLATION_MS)
     is_free = False
     with trio.move_on_after(_TIMEOUT_S):
         is_free = await _is_idle(store, [shard], worker_id, until, "check") and await _is_idle(
@@ -91,7 +95,7 @@ async def end_if_idle(store: Store, shard: Shard, worker_id: str) -> bool:
     await ensure_task()
     with trio.move_on_after(_TIMEOUT_S):
         # A fetch that has isolated the worker just now is still to lease the suspect.
-        until = f"{store.clock.now_ms() + ISOLATION_MS - _FIRST_MS}.5"
+        until = str(store.clock.now_ms() + ISOLATION_MS - _FIRST_MS)
         for shards in ([shard], store.keys):
             if not await _is_idle(store, shards, worker_id, until, "check"):
                 return False
@@ -109,7 +113,8 @@ async def _is_idle(
     """Run ``isolate_worker.lua`` over all active jobs of some shards.
 
     Returns:
-        Whether all shards have answered that the worker holds none of their jobs.
+        Whether all shards have answered that the worker holds none of their jobs, and have not
+        refused to begin.
     """
     is_idle = True
 

@@ -1,5 +1,6 @@
 -- Sets or removes a worker's quiet flag in this shard. The fetch scripts read the flag.
--- Post: while the flag is set and has not expired, the worker gets no job from this shard.
+-- Post: while the flag is set and has not expired, the worker gets no job from this shard. Its isolation, if it runs
+--       a suspect, is another member of the set and has not changed (isolated_workers.lua).
 -- Memory: allow-oom; adds 300 bytes per quiet worker.
 -- KEYS: 1 quiet_workers.
 -- ARGV: 1 worker id, 2 time for which the flag is valid (ms; 0 removes it).

@@ -6,19 +6,25 @@
 --   'later'     the fetch has jobs already: suspects are left
 --   a time      in ms: the worker has no other job, and gets none until then
 -- Behind MAX_LEFT suspects that were left, or some of MAX_REPLY_BYTES, others are taken as any job: then many workers
--- have died, for which no single job is to blame. For the same reason, at most MAX_ISOLATED workers are kept from
--- other jobs at a time: their entries in `quiet_workers` have half a millisecond.
--- The flags of an isolated worker may be removed ISOLATED_MS before they end (isolation.py). A call that comes later
--- than that takes no suspect alone.
-local suspects = {PATIENCE_MS = 15000, MAX_LEFT = 50, MAX_ISOLATED = 8, ISOLATED_MS = 297500}
+-- have died, for which no single job is to blame. For the same reason, at most MAX_ISOLATED workers are isolated at a
+-- time (isolated_workers.lua).
+-- The isolation of a worker may be ended ISOLATED_MS before its time (isolation.py). A call that comes later than that
+-- takes no suspect alone.
+--@include isolated_workers
+local suspects = {PATIENCE_MS = 15000, MAX_LEFT = 50, ISOLATED_MS = 297500}
 
 -- Sets the mode, and `suspects.refusal`: why the worker gets no job, nil if it may get some.
 function suspects.begin(mode, worker, quiet_workers)
-    local quiet_until = worker ~= '' and redis.call('ZSCORE', quiet_workers, worker)
-    if quiet_until and tonumber(quiet_until) > now and quiet_until ~= mode then
-        suspects.refusal = quiet_until % 1 > 0 and 'isolated' or 'quiet'
+    local quiet_until, isolated_until
+    if worker ~= '' then
+        quiet_until, isolated_until = unpack(redis.call('ZMSCORE', quiet_workers, worker, isolation_of(worker)))
     end
-    local is_late = tonumber(mode) and (quiet_until ~= mode or mode - suspects.ISOLATED_MS < now)
+    if quiet_until and tonumber(quiet_until) > now then
+        suspects.refusal = 'quiet'
+    elseif isolated_until and isolated_until ~= mode and tonumber(isolated_until) > now then
+        suspects.refusal = 'isolated'
+    end
+    local is_late = tonumber(mode) and (isolated_until ~= mode or mode - suspects.ISOLATED_MS < now)
     suspects.mode = (is_late or mode == '' and worker == '') and 'busy' or mode
     suspects.quiet_workers = quiet_workers
 end
@@ -28,20 +34,12 @@ function suspects.begin_scan()
     suspects.left, suspects.left_bytes, suspects.is_taken = 0, 0, false
 end
 
-function suspects.count_isolated()
-    local rows = redis.call('ZRANGEBYSCORE', suspects.quiet_workers, now, '+inf', 'WITHSCORES', 'LIMIT', 0, 100)
-    local count = 0
-    for i = 2, #rows, 2 do if rows[i] % 1 > 0 then count = count + 1 end end
-    return count
-end
-
 -- Returns what a fetch with `live` jobs so far does with a suspect that can start: 'leave', 'take' without others, or
 -- nil for a job as any other. `promoted`: see scan. `max_bytes`: the size of the suspects that may be left.
 function suspects.decide(job, live, promoted, max_bytes)
     if suspects.left >= suspects.MAX_LEFT or suspects.left_bytes >= max_bytes then return nil end
     if suspects.mode == '' and live == 0 and not promoted then
-        if suspects.count_isolated() < suspects.MAX_ISOLATED then suspects.is_asked = true
-        else suspects.mode = 'busy' end
+        if may_isolate(suspects.quiet_workers) then suspects.is_asked = true else suspects.mode = 'busy' end
     end
     local waits = suspects.mode == 'busy'
         and tonumber(job[F.enqueued] or job[F.created]) + suspects.PATIENCE_MS > now
