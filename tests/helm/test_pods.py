@@ -103,7 +103,8 @@ def test_liveness_never_calls_redis_and_readiness_does(
 
 
 def test_a_failover_removes_no_pod_from_the_service(chart: Chart) -> None:
-    # All of them are unready at that time: one lost master would make all shards unavailable.
+    # If no master answers during it, as when all are lost at once, no pod is ready. Requests that
+    # wait in a pod are served after the failover; without a pod in the Service they fail at once.
     rendering = chart.render(CHART / "ci" / "bundled-cluster-values.yaml")
     probe = container(rendering.api)["readinessProbe"]
     patience_s = probe["periodSeconds"] * (probe["failureThreshold"] - 1)
