@@ -41,6 +41,7 @@ Rule: TypeAlias = Literal[
     "replica_copies",
     "replica_behind",
     "master_without_replica",
+    "masters_on_one_host",
     "no_scheduler",
     "shards_without_leader",
     "process_clock",

@@ -166,11 +166,35 @@ def test_an_empty_node_waits_while_no_master_lacks_a_replica() -> None:
     assert wanted == [f"replicate {nodes[0].id}"]
 
 
+def test_masters_leave_a_host_while_the_one_of_the_lost_master_is_away() -> None:
+    # The host x is lost with a master, whose replica was elected on a, beside another master.
+    parts = [("a", None), ("a", None), ("b", None), ("c", "0"), ("b", "1"), ("x", "2"), ("x", "0")]
+    nodes = cluster(parts)
+    for lost in nodes[5:]:
+        lost.answers = False
+        lost.flags.append("fail")
+    assert [a for node in nodes[:5] for a in actions(nodes, node) if "steady" in a] == [
+        f"steady 2 failover {nodes[0].id}"
+    ]
+    # Slots that an answer assigns to a silent node may be served there.
+    nodes[2].slots, nodes[5].master, nodes[5].slots = "", None, nodes[2].slots
+    assert not [a for node in nodes[:5] for a in actions(nodes, node) if "steady" in a]
+
+
+def test_replicas_stay_while_a_node_is_silent() -> None:
+    parts = [("a", None), ("b", None), ("c", None), ("a", "0"), ("b", "1"), ("c", "2")]
+    nodes = cluster(parts)
+    assert [a for node in nodes for a in actions(nodes, node) if "replicate" in a]
+    nodes[5].answers = False
+    nodes[5].flags.append("fail")
+    assert not [a for node in nodes for a in actions(nodes, node) if "steady" in a]
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
         lambda nodes: nodes[4].flags.append("fail?"),
-        lambda nodes: setattr(nodes[4], "answers", False),
+        lambda nodes: setattr(nodes[0], "answers", False),
         lambda nodes: setattr(nodes[4], "link", "down"),
         lambda nodes: setattr(nodes[2], "state", "fail"),
         lambda nodes: setattr(nodes[0], "slots", nodes[0].slots + " [1->-" + nodes[1].id + "]"),

@@ -12,7 +12,7 @@
 #   forget ID                       that node has failed, owns nothing, and no pod has its id
 #   replicate ID                    this node is empty: it becomes a replica of that master
 #   steady N replicate ID           this replica moves to a master that needs one on this host
-#   steady N failover ID            this replica takes over from a master whose host has two
+#   steady 2 failover ID            this replica takes over from a master whose host has two
 #   steady N force ID               this replica takes over from a lost master, elected by the others
 #   steady N takeover ID            the same without an election, because no majority is left to vote
 #
@@ -43,7 +43,7 @@ length($1) == 40 && NF >= 8 {
   if ($1 == id && $8 == "connected") reached[answered] = 1
   if ($3 ~ /(^|,)fail(,|$)/) gone[$1] = 1
   if ($8 == "connected" && !is_failed($3)) alive[$1] = 1
-  else apart = 1
+  else apart[$1] = 1
   if ($3 ~ /myself/) {
     own[answered] = $1
     at[$1] = answered
@@ -80,14 +80,19 @@ END {
   # if it were forgotten, they could be assigned to another node.
   if (answered == all)
     for (each in gone) if (!(each in at) && !(each in owns)) print "forget", each
-  if (is_healthy()) correct()
+  if (can_change()) correct()
   else if (answered == all && formed) take_over()
 }
 
-# Whether the cluster can afford a change: all nodes answer and reach all others, and replicas are in sync.
-function is_healthy(    i, each) {
-  if (answered != all || !formed || apart || moving) return 0
-  for (each in known) if (!(each in at)) return 0
+# Whether the cluster can afford a change: every node that owns slots answers, all that answer reach each other,
+# and replicas are in sync. Sets `whole` if no node is silent.
+function can_change(    i, each) {
+  if (!formed || moving) return 0
+  whole = answered == all
+  for (each in known) {
+    if (each in at ? each in apart : each in owns) return 0
+    if (!(each in at)) whole = 0
+  }
   for (i = 1; i <= answered; i++) {
     if (said[i, "cluster_state"] != "ok") return 0
     if (master[own[i]] != "" && said[i, "master_link_status"] != "up") return 0
@@ -150,12 +155,13 @@ function find_any_place(node,    i, best) {
   if (best != "") assign(node, best)
 }
 
-# -- a healthy cluster ------------------------------------------------------------------------------
+# -- a cluster that serves ----------------------------------------------------------------------------
 
 # One change at a time, the same in every node's script: the first replica with another planned master
-# moves. When all replicas are placed, a master leaves a host with two masters.
+# moves. When all replicas are placed, a master leaves a host with two masters. While nodes are silent, as after an
+# election, replicas stay, but masters leave soon: if a host with two masters is lost too, no majority may be left.
 function correct(    i, node) {
-  for (i = 1; i <= followers; i++) {
+  for (i = 1; whole && i <= followers; i++) {
     node = replicas[i]
     if (node in goal && goal[node] != master[node]) {
       if (node == id) print "steady", patience, "replicate", goal[node]
@@ -163,7 +169,7 @@ function correct(    i, node) {
     }
   }
   node = next_failover()
-  if (node == id) print "steady", patience, "failover", master[id]
+  if (node == id) print "steady", 2, "failover", master[id]
 }
 
 # The replica that takes over next, so that the fullest host has one master less, or "". The path may lead

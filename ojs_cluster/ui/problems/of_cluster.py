@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ def problems_of_cluster(status: Mapping[str, Any], group: str) -> Iterator[Probl
         yield from _of_memory(master)
         yield from _of_replicas(master)
     yield from _of_missing_replicas(status["masters"])
+    yield from _of_hosts(status["masters"])
     yield from _of_schedulers(status, group)
     yield from _of_clocks(status)
     yield from _of_suspect_schemas(status["processes"] or {})
@@ -233,6 +235,48 @@ def _of_missing_replicas(masters: Sequence[Node]) -> Iterator[Problem]:
             ),
             _PAGE,
         )
+
+
+def _of_hosts(masters: Sequence[Node]) -> Iterator[Problem]:
+    """Report a host with so many masters that the others are no majority, if there are others.
+
+    The host of a master is the one that it announces, as in the chart, otherwise that of its
+    address. A cluster on one machine, such as that of ``make run``, has no other host to move to.
+    """
+    voters = [master for master in masters if master["slots"]]
+    hosts = Counter(_host_of(master) for master in voters)
+    if len(hosts) < 2:
+        return
+    ((host, announced), count) = hosts.most_common(1)[0]
+    if count < 2 or 2 * (len(voters) - count) > len(voters):
+        return
+    given = {"host": host, "count": number(count), "total": number(len(voters))}
+    yield Problem(
+        "masters_on_one_host",
+        _(
+            "%(count)s of %(total)s Redis masters are on the host %(host)s: if it fails, the "
+            "others cannot elect its replicas",
+            **given,
+        )
+        if announced
+        else _(
+            "%(count)s of %(total)s Redis masters have the address %(host)s: if that host fails, "
+            "the others cannot elect its replicas",
+            **given,
+        ),
+        _(
+            "Run CLUSTER FAILOVER on a replica of one of them that is on another host. The bundled "
+            "Valkey of the chart does it by itself within ten seconds, if there is such a replica."
+        ),
+        _PAGE,
+        subject=host,
+    )
+
+
+def _host_of(master: Node) -> tuple[str, bool]:
+    """Return the host of a master, and whether it announces it."""
+    host = master["host"]
+    return (host or master["address"].rpartition(":")[0], bool(host))
 
 
 def _of_schedulers(status: Mapping[str, Any], group: str) -> Iterator[Problem]:

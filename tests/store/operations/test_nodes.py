@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 import trio
 
 from ojs_cluster.keys import META
@@ -43,6 +44,21 @@ async def test_every_shard_is_on_one_master_with_its_memory(store: Store) -> Non
         assert master.memory_bytes
         assert master.policy == "noeviction"
         assert master.server.partition(" ")[0] in ("redis", "valkey")
+
+
+async def test_a_master_tells_the_host_that_it_announces(store: Store) -> None:
+    first, *others = store.redis.topology.masters
+    setting = "cluster-announce-human-nodename"
+    if not store.redis.topology.clustered:
+        pytest.skip("a standalone server announces no host")
+    if not await store.redis.call_node(first, "CONFIG", "GET", setting):
+        pytest.skip("this server announces no host")
+    await store.redis.call_node(first, "CONFIG", "SET", setting, "machine.1")
+    try:
+        hosts = {each.address: each.host for each in (await read_cluster(store, "g")).masters}
+    finally:
+        await store.redis.call_node(first, "CONFIG", "SET", setting, "")
+    assert hosts == {str(first): "machine.1"} | {str(each): "" for each in others}
 
 
 async def test_the_leaders_and_the_candidates_are_schedulers(store: Store) -> None:

@@ -1,7 +1,7 @@
 """Read what operators want to know about the Redis nodes and the schedulers.
 
-One INFO per master tells its memory and its replicas. The locks of the shards tell which scheduler
-leads which shard.
+One INFO per master tells its memory and its replicas, CONFIG GET its host. The locks
+of the shards tell which scheduler leads which shard.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _FULL: Final = 0.99
 """Used part of the memory limit from which a master is full. Redis refuses jobs above the limit,
 and its memory then goes up and down around it."""
 _NEARLY_FULL: Final = 0.85
+_HOST: Final = "cluster-announce-human-nodename"
 
 MemoryVerdict = Literal["", "no_limit", "ok", "nearly_full", "full"]
 """Whether the memory of a master suffices; empty if unknown."""
@@ -75,6 +76,8 @@ class MasterStatus:
         commands_per_s: commands per second.
         uptime_s: time since its start in seconds.
         replicas: its replicas.
+        host: the host that it announces (``cluster-announce-human-nodename``), as nodes of the
+            chart do; empty if unknown.
     """
 
     address: str
@@ -92,6 +95,7 @@ class MasterStatus:
     commands_per_s: int | None = None
     uptime_s: int | None = None
     replicas: tuple[ReplicaStatus, ...] = ()
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +159,22 @@ async def read_cluster(store: Store, group: str) -> ClusterStatus:
     masters: list[MasterStatus] = []
 
     async def read_one(address: Address) -> None:
-        began, info = trio.current_time(), None
+        began, info, host = trio.current_time(), None, ""
         with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable):
             try:
                 info = _parse_info(await store.redis.call_node(address, "INFO"))
             except RedisReplyError:
                 info = {}  # it answers, although the user of the server may not run INFO
         took_ms = (trio.current_time() - began) * 1000
-        masters.append(_master(str(address), slots[address], owned[address], info, took_ms))
+        if info and topology.clustered:
+            with (
+                trio.move_on_after(PATIENCE_S),
+                suppress(BackendUnavailable, RedisReplyError),
+            ):
+                # Servers before Redis 7.4 do not know the setting, and the user may not read it.
+                reply: Any = await store.redis.call_node(address, "CONFIG", "GET", _HOST)
+                host = b"".join(reply[1:]).decode(errors="replace")
+        masters.append(_master(str(address), slots[address], owned[address], info, took_ms, host))
 
     await run_concurrently(topology.masters, read_one)
     schedulers, without_leader, unread = await _read_schedulers(store, group)
@@ -196,7 +208,12 @@ def _number(info: Mapping[str, str], name: str) -> int | None:
 
 
 def _master(
-    address: str, slots: int, shards: int, info: Mapping[str, str] | None, took_ms: float
+    address: str,
+    slots: int,
+    shards: int,
+    info: Mapping[str, str] | None,
+    took_ms: float,
+    host: str,
 ) -> MasterStatus:
     if info is None:
         return MasterStatus(address, slots, shards)
@@ -219,6 +236,7 @@ def _master(
         commands_per_s=_number(info, "instantaneous_ops_per_sec"),
         uptime_s=_number(info, "uptime_in_seconds"),
         replicas=tuple(_replicas(info)),
+        host=host,
     )
 
 
