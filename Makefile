@@ -1,6 +1,6 @@
 # Every target with a `##` line shows up in `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help messages run demo test lint conformance cluster-test soak mutants loadtest bench bench-peers lock docs site screenshots chart-docs release-check package python-packages chart-package clean
+.PHONY: help messages run demo test lint conformance cluster-test soak mutants loadtest bench bench-peers lock docs site screenshots chart-docs release-check release-notes package python-packages chart-package clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -89,6 +89,9 @@ messages: $(VENV)/.dev ## collect the texts of the dashboard in its languages, i
 
 release-check: $(VENV)/.dev ## check what only a release needs: a translation of every text of the dashboard
 	$(BIN)/python -m tests.ui.languages.collect --check
+
+release-notes: $(VENV)/.dev ## write the section of the changelog as the notes of the release in dist/
+	$(BIN)/python -m tests.distributions.notes dist/notes.md
 
 chart-docs: $(VENV)/.dev ## update the chart's README and schema
 	$(BIN)/python -m tests.helm.values_table

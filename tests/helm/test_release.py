@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -106,6 +107,19 @@ def test_the_release_publishes_both_python_packages_without_a_password() -> None
     (publish,) = (step for step in published["steps"] if "pypi-publish" in step["uses"])
     assert "password" not in publish["with"]
     assert "id-token" not in jobs["packages"].get("permissions", {}), "it runs code of packages"
+
+
+def test_no_job_that_may_push_runs_code_of_the_project() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
+    pushing = [
+        job for job in jobs.values() if job.get("permissions", {}).get("contents") == "write"
+    ]
+    assert pushing
+    for job in pushing:
+        runs = "\n".join(step.get("run", "") for step in job["steps"])
+        assert not re.search(r"\b(make|pip|python|mike)\b|\.venv", runs)
+    (checkout,) = (s for s in jobs["site"]["steps"] if s.get("uses") == "actions/checkout@v4")
+    assert checkout["with"]["persist-credentials"] is False
 
 
 def test_a_chart_is_packed_to_the_same_bytes(
