@@ -72,6 +72,43 @@ def test_a_paused_queue_of_a_waiting_step_is_named(running: Running, admin: http
         api.delete(f"{V1}/workflows/{workflow}")
 
 
+@pytest.mark.parametrize("served", [True, False])
+def test_the_list_finds_workflows_and_says_which_are_stuck(
+    running: Running, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch, served: bool
+) -> None:
+    async def by_queue(_visit: object) -> WorkersByQueue:
+        return WorkersByQueue({"flow-list-b": 1} if served else {}, is_complete=True)
+
+    monkeypatch.setattr(workers_by_queue, "UNSERVED_MS", 0)
+    monkeypatch.setattr(workflows, "read_workers_by_queue", by_queue)
+
+    def row(name: str) -> str:
+        shown = page(admin, f"/ui/workflows?find={name.upper()}&state=running")
+        assert shown.count('<th scope="row"') == 1, "no other has this in its name"
+        cell = shown.partition('<th scope="row"')[2].partition("</th>")[0]
+        return " ".join(parse(f"<th{cell}".replace("<p", " <p")).text.split())
+
+    with running.api() as api:
+        made = {name: chain(api, name, 2) for name in ("flow-list-a", "flow-list-b")}
+        listed = api.get(f"{V1}/workflows").json()["items"]
+        queues = {each["id"]: each["metadata"].get("queues") for each in listed}
+        assert [queues[each] for each in made.values()] == [[name] for name in made]
+        api.post(f"{V1}/queues/flow-list-a/pause")
+        paused = "flow-list-a the queue flow-list-a, which is paused"
+        wait_until(lambda: row("flow-list-a") == paused, what="the metrics are read again")
+        lacks = "flow-list-b no worker fetches from the queue flow-list-b"
+        expected = "flow-list-b" if served else lacks
+        wait_until(lambda: row("flow-list-b") == expected, what="the metrics are read again")
+        api.post(f"{V1}/queues/flow-list-a/resume")
+        assert "No workflow matches" in page(admin, "/ui/workflows?find=no-such-flow")
+        answer = admin.get(f"/ui/workflows?find={made['flow-list-a']}")
+        assert answer.headers["location"].endswith(f"/workflows/{made['flow-list-a']}")
+        for workflow in made.values():
+            api.delete(f"{V1}/workflows/{workflow}")
+        listed = api.get(f"{V1}/workflows").json()["items"]
+        assert not any("queues" in each["metadata"] for each in listed if each["id"] in made)
+
+
 def test_each_waiting_step_says_what_it_waits_for(running: Running, admin: httpx.Client) -> None:
     def waits(workflow: str) -> list[str]:
         """Return what the table of steps says, in the order of the steps."""

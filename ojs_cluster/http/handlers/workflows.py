@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from ojs_cluster.core.errors import InvalidRequest, QueueFull
@@ -43,6 +44,8 @@ _STATES: Final = {
 """Workflow states by the name that a filter may use. No workflow of this server is ever pending."""
 _MAX_READS: Final = 4
 """Maximum number of calls of ``list_visible`` for one page."""
+_MAX_QUEUES: Final = 10
+"""Maximum number of queues that a summary names."""
 
 
 async def create(app: App, request: Request) -> Response:
@@ -297,6 +300,15 @@ def _summary(workflow: WorkflowRecord) -> shapes.WorkflowSummary:
         times["completed_at"] = finished_at
         if workflow.state == CANCELLED:
             times["cancelled_at"] = finished_at
+    metadata: shapes.WorkflowMetadata = {**times, **_counts(workflow)}
+    if workflow.state == RUNNING:
+        states = workflow.evaluation.states
+        started = (
+            n.queue
+            for n, state in zip(workflow.plan.nodes, states, strict=True)
+            if n.job >= 0 and state == RUNNING
+        )
+        metadata["queues"] = list(islice(dict.fromkeys(started), _MAX_QUEUES))
     return {
         "id": workflow.id,
         "type": workflow.type,
@@ -304,7 +316,7 @@ def _summary(workflow: WorkflowRecord) -> shapes.WorkflowSummary:
         "state": workflow.state,
         **_steps(workflow),
         **times,
-        "metadata": {**times, **_counts(workflow)},
+        "metadata": metadata,
     }
 
 

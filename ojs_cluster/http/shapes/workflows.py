@@ -36,7 +36,9 @@ class WorkflowTimes(TypedDict):
 
 
 class WorkflowMetadata(WorkflowCounts, WorkflowTimes):
-    """The times and the counts of a workflow."""
+    """The times and the counts of a workflow, and while it runs the queues of its started steps."""
+
+    queues: NotRequired[list[QueueName]]
 
 
 class WorkflowSummary(StepCounts, WorkflowTimes):

@@ -8,18 +8,20 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import orjson
 import trio
 
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.errors import NotFound, OJSError
+from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.core.workflow import FAILED, WorkflowNode
 from ojs_cluster.core.workflow_copy import copy_request
 from ojs_cluster.store.engine.jobs.read_jobs import get as get_job
+from ojs_cluster.store.engine.queues.queues import get_stats
 from ojs_cluster.store.features.workflows import read_workflows
 from ojs_cluster.store.features.workflows.read_workflows import WorkflowRecord
 from ojs_cluster.store.ground.fanout import run_concurrently
@@ -28,11 +30,13 @@ from ojs_cluster.ui import raw
 from ojs_cluster.ui.drawings.dag import HEIGHT, MAX_BOXES, WIDTH, Drawing, Step, draw
 from ojs_cluster.ui.drawings.workflow_chart import LEFT, MIDDLE
 from ojs_cluster.ui.languages.translate import _
+from ojs_cluster.ui.pages.shared.ordered import order_of
 from ojs_cluster.ui.pages.timelines.workflow_events import read_events
 from ojs_cluster.ui.pages.timelines.workflow_waits import (
     Queues,
     Wait,
     no_worker,
+    paused_queue,
     read_queues,
     wait_of,
     without_hidden_keys,
@@ -44,6 +48,11 @@ from ojs_cluster.ui.visit import Answer, Page, SeeOther, Visit, number_of_page
 from ojs_cluster.ui.workers_by_queue import RECENT_MINUTES
 
 _PER_PAGE: Final = 50
+_PER_READ: Final = 200
+_MAX_READS: Final = 5
+"""Number of times that a page of a search reads workflows."""
+_MAX_SUSPECTS: Final = 10
+"""Maximum number of queues of which the list reads whether jobs have run in them."""
 _PER_TABLE: Final = 200
 """Number of steps in a table: a thousand take a tenth of a second of the event loop."""
 _MAX_FAILED: Final = 20
@@ -83,23 +92,82 @@ class Row:
 
 
 async def show_all(visit: Visit) -> Answer:
-    """List the workflows, newest first."""
+    """List the workflows, newest first; those whose name or id contains what the user searches.
+
+    Names are not indexed, so a page of a search reads a bounded number of workflows.
+    """
     state = visit.query.get("state", "")
     state = state if state in STATES else ""
-    cursor = visit.query.get("cursor", "")
-    body = await visit.get("workflows", state=state, cursor=cursor, limit=_PER_PAGE)
-    listed = orjson.loads(body)
+    order = order_of(visit, "workflows", {}, kept={"state": state})
+    if is_job_id(order.filters["find"]):
+        return SeeOther(visit.url("workflows", order.filters["find"]))
+    cursor = next_cursor = visit.query.get("cursor", "")
+    total: int | None = None
+    found: list[dict[str, Any]] = []
+    limit, reads = (_PER_READ, _MAX_READS) if order.is_given else (_PER_PAGE, 1)
+    for _number in range(reads):
+        body = await visit.get("workflows", state=state, cursor=next_cursor, limit=limit)
+        listed = orjson.loads(body)
+        total = None if order.is_given else listed.get("total")
+        found += (each for each in listed["items"] if order.finds(each["name"], each["id"]))
+        next_cursor = listed["pagination"].get("next_cursor") or ""
+        if not next_cursor or len(found) >= _PER_PAGE:
+            break
     return Page(
         "workflows.html",
         {
-            "workflows": listed["items"],
-            "total": listed.get("total"),
+            "workflows": found,
+            "stuck": await _stuck(visit, found),
+            "order": order,
+            "total": total,
             "states": STATES,
             "state": state,
             "cursor": cursor,
-            "next_cursor": listed["pagination"].get("next_cursor"),
+            "next_cursor": next_cursor,
         },
     )
+
+
+async def _stuck(visit: Visit, listed: Sequence[Mapping[str, Any]]) -> dict[str, Wait]:
+    """Return why running workflows do not continue, by their ids.
+
+    All is known from the metrics of queues, which a process has. Only of those that seem to lack
+    workers, the first ones are read.
+    """
+    admitted, by_queue = visit.principal.queues, await read_workers_by_queue(visit)
+    names = {name for each in listed for name in each["metadata"].get("queues", ())}
+    waits: dict[str, Wait] = {}
+    try:
+        queues = (await visit.app.cached_metrics.get()).queues
+    except OJSError:
+        return {}
+    suspects = []
+    for name in sorted(names.intersection(queues)):
+        queue = queues[name]
+        if admitted is not None and not admitted.admits(name):
+            continue
+        if queue.paused:
+            waits[name] = paused_queue(name)
+        elif (
+            by_queue is not None
+            and queue.jobs[State.AVAILABLE]
+            and not queue.jobs[State.ACTIVE]
+            and by_queue.may_lack(name, queue.oldest_ms)
+        ):
+            suspects.append(name)
+
+    async def check(name: str) -> None:
+        with suppress(OJSError):
+            if not (await get_stats(visit.app.store, name)).has_run_since(RECENT_MINUTES):
+                waits[name] = no_worker(name)
+
+    await run_concurrently(suspects[:_MAX_SUSPECTS], check)
+    return {
+        each["id"]: waits[name]
+        for each in listed
+        for name in each["metadata"].get("queues", ())
+        if name in waits
+    }
 
 
 async def show_one(visit: Visit, workflow_id: str) -> Answer:

@@ -330,8 +330,7 @@ def _for_queue(queue: str, limit_key: str, queues: Queues) -> Wait:
         return Wait(_("a queue that your API key may not access"))
     stats = queues.stats.get(queue)
     if stats is not None and stats.paused:
-        text = _("the queue %(queue)s, which is paused", queue=_PLACE)
-        return _wait(text, queue=queue, is_stopped=True)
+        return paused_queue(queue)
     if limit_key:
         return _wait(_("the rate limit key %(key)s", key=_PLACE), limit_key=limit_key)
     if stats is None:
@@ -356,6 +355,12 @@ def _for_queue(queue: str, limit_key: str, queues: Queues) -> Wait:
         number=number(available),
     )
     return _wait(text, queue=queue)
+
+
+def paused_queue(queue: str) -> Wait:
+    """Return that a step waits for a queue that is paused."""
+    text = _("the queue %(queue)s, which is paused", queue=_PLACE)
+    return _wait(text, queue=queue, is_stopped=True)
 
 
 def no_worker(queue: str) -> Wait:
