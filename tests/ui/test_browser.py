@@ -12,7 +12,9 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from ojs_cluster.ui.formats import NONE
 from ojs_cluster.ui.navigation import MENU
-from tests.ui.dashboard import Running
+from tests.support.servers import own_server
+from tests.ui.conftest import FULL
+from tests.ui.dashboard import Running, dashboard
 from tests.ui.demo import Demo
 from tests.ui.every_page import every_page
 from tests.ui.screenshots import ARGUMENTS, CHROMIUM, MAX_BYTES, take
@@ -190,6 +192,10 @@ def test_columns_and_the_menu_are_readable_in_a_window_of_360_pixels(
         entry = page.locator("nav[aria-label=Pages] [aria-current]").bounding_box()
         assert entry is not None
         assert 0 <= entry["x"] <= entry["x"] + entry["width"] <= 360, path
+    page = visitor.open("")
+    expect(page.locator(".charts-box > summary")).to_be_visible()
+    expect(page.locator(".charts-box[open]")).to_have_count(0)
+    expect(page.get_by_text("Drag in a chart")).to_be_hidden()
     visitor.check()
     visitor.page.context.close()
 
@@ -448,6 +454,10 @@ def test_a_workflow_refreshes_and_its_map_leads_to_a_part_of_the_drawing(
         visitor.log_in()
         page = visitor.open(f"workflows/{made['id']}")
         expect(page.locator(".map")).to_be_visible()
+        page.locator(".tip").focus()
+        legend = "getComputedStyle(document.querySelector('.tip'), '::after').content"
+        assert page.evaluate(legend) != "none", "it is shown without a mouse, too"
+        expect(page.get_by_role("note", name="Full bars: completed")).to_be_focused()
         assert page.locator("details.numbers[open]").count() == 2
         width = page.evaluate("document.querySelector('.map').clientWidth")
         page.locator(".map").click(position={"x": width - 4, "y": 4})
@@ -463,6 +473,20 @@ def test_a_workflow_refreshes_and_its_map_leads_to_a_part_of_the_drawing(
         api.delete(f"/ojs/v1/workflows/{made['id']}")
     visitor.check()
     visitor.page.context.close()
+
+
+def test_a_new_installation_draws_what_the_page_has_seen(chromium: Browser, tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=False) as redis, dashboard(redis, FULL) as own:
+        visitor = window(chromium, own)
+        visitor.log_in()
+        page = visitor.page
+        page.locator("#live").select_option("2")
+        with own.api() as api:
+            api.post("/ojs/v1/jobs", json={"type": "a.b", "args": []}).raise_for_status()
+        expect(page.locator(".tile-available .tile-value")).to_have_text("1")
+        expect(page.locator('[data-table="seen"] .u-legend')).to_contain_text("Available1")
+        visitor.check()
+        visitor.page.context.close()
 
 
 def test_a_page_that_cannot_refresh_says_so(

@@ -129,7 +129,7 @@
   function schedule() {
     clearInterval(timer);
     const seconds = Number(live && live.value);
-    if (seconds) timer = setInterval(refresh, seconds * 1000);
+    if (seconds) timer = setInterval(() => refresh().then(noteNumbers), seconds * 1000);
   }
   if (live) {
     live.value = stored("ojs-live") || "5";
@@ -291,6 +291,7 @@
   const two = (value) => String(value).padStart(2, "0");
   const local = (at) => zone ? window.uPlot.tzDate(new Date(at * 1000), zone) : new Date(at * 1000);
   const hour = (at) => { const time = local(at); return `${two(time.getHours())}:${two(time.getMinutes())}`; };
+  const second = (at) => `${hour(at)}:${two(local(at).getSeconds())}`;
   const day = (at) => { const time = local(at); return `${two(time.getMonth() + 1)}-${two(time.getDate())}`; };
   // Marks, such as deployments: a vertical line with its label. The table below has all labels.
   function drawMarks(plot, marks, colour) {
@@ -362,11 +363,23 @@
         width: Math.max(200, place.clientWidth), height: 150, series, tzDate: local, cursor: { y: false }, legend: { live: true },
         hooks: { draw: [(plot) => drawMarks(plot, marks, colour("--text"))], setSelect: zoom ? [zoom] : [] },
         scales: { x: { range: (_, low, high) => [low, high === last ? Math.max(high, newest) : high] }, y: { range: (_, low, high) => [0, Math.max(high * 1.1, place.dataset.unit === "count" ? 4 : 1)] } },
-        axes: [{ ...axis, space: 70, size: 26, values: (_, at, __, ___, step) => at.map(step >= 86400 ? day : hour) }, { ...axis, size: 58, values: (_, values) => values.map(format), ...(steps[place.dataset.unit] ? { incrs: steps[place.dataset.unit] } : {}) }],
+        axes: [{ ...axis, space: 70, size: 26, values: (_, at, __, ___, step) => at.map(step >= 86400 ? day : step < 60 ? second : hour) }, { ...axis, size: 58, values: (_, values) => values.map(format), ...(steps[place.dataset.unit] ? { incrs: steps[place.dataset.unit] } : {}) }],
       }, data, place);
       place.dataset.marks = marks.length;
     }
   }
+  // Until the history has two periods, a chart shows what the refreshes of this page have seen. Then the page has the history.
+  const seen = byId("seen");
+  const opened = Date.now();
+  function noteNumbers() {
+    if (!seen || document.hidden) return;
+    if (Date.now() - opened > 150000 && !busy()) location.reload();
+    const row = seen.tBodies[0].insertRow();
+    row.insertCell().append(Object.assign(document.createElement("time"), { dateTime: new Date().toISOString() }));
+    for (const head of [...seen.tHead.rows[0].cells].slice(1)) row.insertCell().textContent = document.querySelector(`.tile-${head.dataset.column} .tile-value`).dataset.value;
+    drawCharts();
+  }
+  noteNumbers();
   // On a narrow window the charts would come before all numbers.
   for (const box of document.querySelectorAll(".charts-box")) {
     if (matchMedia("(max-width: 820px)").matches) box.open = false;
