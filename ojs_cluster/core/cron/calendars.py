@@ -3,9 +3,9 @@
 croniter computes the calendar, and this module does the rest:
 
 * It accepts only what the spec allows: no years, no hashed or random fields.
-* Each kind of day (a plain list, ``15W``, ``5#3``, ``5L``) becomes a separate calendar, and the
-  earliest time of all calendars counts. croniter does not allow these kinds in one list. The spec
-  joins two restricted day fields by "or", but croniter does not do so for ``W``.
+* A plain list of days, each ``15W``, and the list of all ``5#3`` and ``5L`` become separate
+  calendars, and the earliest time of all calendars counts. croniter does not allow these kinds in
+  one list. The spec joins two restricted day fields by "or", but croniter does not do so for ``W``.
 * croniter reads ``31W`` as the last weekday of a shorter month. This module skips such months.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import calendar
 import re
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -57,7 +58,8 @@ class _KindCalendar:
     """The calendar of one kind of day.
 
     Args:
-        cron: croniter's calendar for this kind.
+        cron: croniter's calendar for this kind. Threads share it, and a search changes it, so every
+            search uses a copy.
         min_month_days: number of days that a month must have at least, such as 31 for ``31W``.
     """
 
@@ -66,10 +68,10 @@ class _KindCalendar:
 
     def after(self, start: datetime) -> datetime | None:
         """Return the first local time later than ``start``, in whole seconds; None for none."""
-        found = start
+        cron, found = copy(self.cron), start
         while found.year <= start.year + SEARCH_YEARS:
             try:
-                found = self.cron.get_next(datetime, start_time=found)
+                found = cron.get_next(datetime, start_time=found)
             except ValueError:  # CroniterBadDateError: not within fifty years
                 return None
             month_days = calendar.monthrange(found.year, found.month)[1]
@@ -156,6 +158,7 @@ def _calendars_by_kind(clock: str, dom: str, month: str, dow: str) -> list[_Kind
     any_day, any_weekday = dom in _UNRESTRICTED, dow in _UNRESTRICTED
     if any_day and any_weekday:
         return [kind("*", "*")]
+    # A field without plain items, such as 15W, has an empty list here.
     if days and not any_day:
         found.append(kind(",".join(days), "*"))
     if weekdays and not any_weekday:
@@ -199,7 +202,9 @@ def _days_of_week(field: str) -> tuple[list[str], list[str]]:
             special.append(f"l{_weekday(match[1])}")
         elif _is_day_item(item):
             _check_step(item, 7, "day of week")
-            plain.append(_plain(item))
+            numbers = _plain(item)
+            # Sunday has two numbers, and croniter reads 7-0 as the full range.
+            plain.append("0" if numbers.partition("/")[0] == "7-0" else numbers)
         else:
             raise ValueError(f"its day of week cannot be '{item}'")
     return plain, special

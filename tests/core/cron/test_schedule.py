@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -11,9 +13,11 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from croniter import croniter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ojs_cluster.core.cron.calendars import calendar_of
 from ojs_cluster.core.cron.schedule import Schedule, parse_schedule
 from ojs_cluster.core.errors import InvalidRequest
 from tests.support.cron_oracle import ZONES, random_expression, utc
@@ -75,6 +79,11 @@ def following(expression: str, after: str, zone: str = "UTC", count: int = 1) ->
         ("0 0 * * FRI-SUN", "2026-01-02 00:00:00"),
         ("0 0 * * 6-6", "2026-01-03 00:00:00"),
         ("0 0 * * 7-7", "2026-01-04 00:00:00"),
+        ("0 0 * * 7-0", "2026-01-04 00:00:00"),
+        ("0 0 * * 7-SUN", "2026-01-04 00:00:00"),
+        ("0 0 * * 7-0/2", "2026-01-04 00:00:00"),
+        ("0 0 * * 0-7", "2026-01-02 00:00:00"),
+        ("0 0 * * 7-6", "2026-01-02 00:00:00"),
         ("0 22-2 * * *", "2026-01-01 01:00:00"),
         ("*/10 * * * * *", "2026-01-01 00:00:10"),
         ("30 0 0 1 * *", "2026-01-01 00:00:30"),
@@ -316,6 +325,23 @@ def test_every_counts_from_its_anchor() -> None:
         found = schedule.following(ms(after), anchor)
         assert found is not None
         assert found.ms == ms(expected)
+
+
+def test_threads_can_search_the_same_calendar(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = calendar_of("0 0 1 1 *")
+    later = threading.Barrier(2, timeout=60)
+    set_current = croniter.set_current
+
+    def set_when_both_search(cron: croniter, *args: Any, **kwargs: Any) -> Any:
+        result = set_current(cron, *args, **kwargs)
+        later.wait()
+        return result
+
+    monkeypatch.setattr(croniter, "set_current", set_when_both_search)
+    starts = [datetime(year, 6, 1) for year in (2000, 2026)]
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(shared.after, starts))
+    assert found == [datetime(2001, 1, 1), datetime(2027, 1, 1)]
 
 
 @settings(max_examples=60, deadline=None)
