@@ -32,7 +32,7 @@ def read_ojs_redis(source: Source) -> Iterator[ForeignItem]:
         if source.exists(f"ojs:queue:{queue}:paused"):
             yield ForeignQueue(queue)
         available = source.scores(f"ojs:queue:{queue}:available")
-        yield from _jobs(source, ((as_text(raw), 0) for raw, _ in available), State.AVAILABLE)
+        yield from _jobs(source, available, State.AVAILABLE)
         if running := source.size("set", f"ojs:queue:{queue}:active"):
             reason = "is active: stop its worker, then import again"
             yield NotCarried(queue, reason, count=running)
@@ -41,17 +41,19 @@ def read_ojs_redis(source: Source) -> Iterator[ForeignItem]:
         ("ojs:retry", State.RETRYABLE),
         ("ojs:dead", State.DISCARDED),
     ):
-        yield from _jobs(source, ((as_text(raw), at) for raw, at in source.scores(key)), state)
+        yield from _jobs(source, source.scores(key), state)
     for name in source.members("ojs:cron:names"):
         yield NotCarried("", "is a cron job: register it again", name)
 
 
-def _jobs(source: Source, ids: Iterable[tuple[str, float]], state: State) -> Iterator[ForeignItem]:
+def _jobs(
+    source: Source, entries: Iterable[tuple[bytes, float]], state: State
+) -> Iterator[ForeignItem]:
     scores = dict[str, float]()
 
     def keys() -> Iterator[str]:
-        for job_id, score in ids:
-            key = f"ojs:job:{job_id}"
+        for raw, score in entries:
+            key = f"ojs:job:{as_text(raw)}"
             scores[key] = score
             yield key
 
@@ -67,7 +69,9 @@ def _jobs(source: Source, ids: Iterable[tuple[str, float]], state: State) -> Ite
             yield NotCarried(queue, "is incomplete or malformed", job_id)
 
 
-def _job(job_id: str, queue: str, values: dict[str, bytes], state: State, at_ms: int) -> ForeignJob:
+def _job(job_id: str, queue: str, values: dict[str, bytes], state: State, score: int) -> ForeignJob:
+    due_ms = score if state in (State.SCHEDULED, State.RETRYABLE) else None
+    finished_ms = score if state is State.DISCARDED else None
     options: dict[str, object] = {
         name: orjson.loads(values[name]) for name in _JSON if name in values
     } | {name: int(values[name]) for name in _NUMBERS if name in values}
@@ -79,7 +83,8 @@ def _job(job_id: str, queue: str, values: dict[str, bytes], state: State, at_ms:
         if name.startswith(_UNKNOWN):
             options[name.removeprefix(_UNKNOWN)] = orjson.loads(value)
     args, meta = values.get("args", b"[]"), values.get("meta", b"{}")
-    orjson.loads(args), orjson.loads(meta)  # The conversion needs valid JSON.
+    for text in (args, meta):
+        orjson.loads(text)  # The conversion needs valid JSON.
     attempt = int(values.get("attempt") or 0)
     return ForeignJob(
         source_id=job_id,
@@ -88,18 +93,31 @@ def _job(job_id: str, queue: str, values: dict[str, bytes], state: State, at_ms:
         args=args,
         state=state,
         created_ms=_ms(values.get("created_at")),
-        due_ms=at_ms if state in (State.SCHEDULED, State.RETRYABLE) else None,
-        finished_ms=at_ms if state is State.DISCARDED else None,
+        due_ms=due_ms,
+        finished_ms=finished_ms,
         attempt=attempt,
         options=options,
         meta=meta,
-        errors=_errors(values, attempt, at_ms),
+        errors=_errors(values, attempt, _last_failure_ms(values, due_ms, finished_ms)),
         job_id=job_id if is_job_id(job_id) else None,
     )
 
 
+def _last_failure_ms(values: dict[str, bytes], due_ms: int | None, finished_ms: int | None) -> int:
+    """Return when the last attempt failed, or when it began if that is not recorded."""
+    if finished_ms is not None:
+        return finished_ms
+    if due_ms is not None and "retry_delay_ms" in values:
+        return due_ms - int(values["retry_delay_ms"])
+    return _ms(values.get("started_at")) or _ms(values.get("created_at")) or 0
+
+
 def _errors(values: dict[str, bytes], attempt: int, at_ms: int) -> tuple[ForeignError, ...]:
-    history = orjson.loads(values.get("error_history") or b"[]")
+    """Return the failed attempts, all with the time of the last one.
+
+    The reference server records no other times. It counts the attempts of its errors from 0.
+    """
+    history = orjson.loads(values.get("error_history") or b"[]") or []
     if not history and "error" in values:
         history = [orjson.loads(values["error"])]
     first = max(1, attempt - len(history) + 1)
@@ -107,8 +125,8 @@ def _errors(values: dict[str, bytes], attempt: int, at_ms: int) -> tuple[Foreign
         ForeignError(
             str(error.get("type") or error.get("code") or "Error"),
             str(error.get("message") or ""),
-            int(error.get("attempt") or first + i),
-            _ms(str(error.get("occurred_at") or "").encode()) or at_ms,
+            first + i,
+            at_ms,
         )
         for i, error in enumerate(history)
         if isinstance(error, dict)

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
+from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.server.commands.import_from import ImportOptions, import_from
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
@@ -195,6 +196,26 @@ async def test_the_reference_server(target: Store, standalone: Embedded) -> None
     assert by_id["1"]["holds_lock"]
     assert by_id["2"]["envelope"]["customer"] == {"id": 7}
     assert (by_id["2"]["priority"], by_id["2"]["timeout_ms"]) == (5, 90_000)
+    failures = {
+        number: [
+            (error["attempt"], format_ms(error["at_ms"]), error["error"]["message"])
+            for error in job["errors"]
+        ]
+        for number, job in by_id.items()
+        if job.get("errors")
+    }
+    assert failures == {
+        "4": [
+            (1, b"2026-11-01T10:01:00.000Z", "no"),
+            (2, b"2026-11-01T10:01:00.000Z", "still no"),
+        ],
+        "6": [
+            (1, b"2026-11-27T02:02:32.000Z", "away"),
+            (2, b"2026-11-27T02:02:32.000Z", "away"),
+            (3, b"2026-11-27T02:02:32.000Z", "gone"),
+        ],
+        "7": [(1, b"2026-11-01T10:02:00.000Z", "no")],
+    }
     assert by_id["4"]["errors"][0]["error"]["type"] == "Refused"
     assert by_id["6"]["dead_letter"] == 1
     assert (await queues.get_stats(target, "reports")).paused
