@@ -124,6 +124,16 @@ def test_a_program_may_set_up_logging_while_a_worker_runs() -> None:
     assert all(line.startswith("program: ") for line in lines[1:])
 
 
+def test_a_level_that_a_program_sets_while_a_worker_runs_stays() -> None:
+    lines_of(
+        """
+        run_and_catch("w-1", lambda: library.setLevel(logging.INFO))
+        assert library.level == logging.INFO
+        """,
+        status=0,
+    )
+
+
 def test_each_refusal_that_no_one_catches_is_one_line() -> None:
     logs = "logging.basicConfig(level=logging.WARNING)\n"
     line = "http://a refuses this worker: 401 unauthorized: no key; OJS_API_KEY"
@@ -132,6 +142,26 @@ def test_each_refusal_that_no_one_catches_is_one_line() -> None:
         assert shown.startswith(line)
     *_, last = lines = lines_of(f'{logs}run_and_catch("w-1")\nraise KeyError("other")', status=1)
     assert (lines[0], last) == ("Traceback (most recent call last):", "KeyError: 'other'")
+
+
+def test_an_error_of_the_application_keeps_its_traceback() -> None:
+    """A lifespan may ask another server, which answers as the one that refuses a worker."""
+    lines = lines_of(
+        """
+        from contextlib import asynccontextmanager
+
+        @asynccontextmanager
+        async def lifespan():
+            raise ApiError(401, "unauthorized", "another server")
+            yield
+
+        logging.basicConfig(level=logging.WARNING)
+        Worker("http://a", lifespan=lifespan).run()
+        """,
+        status=1,
+    )
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1].endswith("another server")
 
 
 def test_the_hook_of_a_program_gets_its_refusals() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final
@@ -12,6 +12,8 @@ from weakref import WeakKeyDictionary
 
 from ojs_client.errors import ApiError
 
+_LEVEL: Final = logging.INFO - 1
+"""Level for the events of the library: programs that set INFO set another number."""
 _FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 _HINTS: Final = {
     401: "; OJS_API_KEY or api_key names the API key",
@@ -31,7 +33,7 @@ def log_to_stderr() -> Iterator[None]:
     level, propagate = library.level, library.propagate
 
     def restore_level() -> None:
-        if library.level == logging.INFO:  # not one that the program has set meanwhile
+        if library.level == _LEVEL:  # not one that the program has set meanwhile
             library.setLevel(level)
 
     def has_no_other_handler(record: logging.LogRecord) -> bool:
@@ -50,7 +52,7 @@ def log_to_stderr() -> Iterator[None]:
     # Otherwise later handlers of the root logger would get events below its level.
     library.propagate = False
     if level == logging.NOTSET:
-        library.setLevel(logging.INFO)
+        library.setLevel(_LEVEL)
     try:
         yield
     finally:
@@ -60,7 +62,7 @@ def log_to_stderr() -> Iterator[None]:
 
 
 @contextmanager
-def refusal_in_one_line(url: str) -> Iterator[None]:
+def refusal_in_one_line(url: str, is_refusal: Callable[[ApiError], bool]) -> Iterator[None]:
     """Let Python print one line, and no traceback, if the server refuses the worker.
 
     A traceback would only show this library. A program that handles uncaught exceptions in its own
@@ -68,13 +70,15 @@ def refusal_in_one_line(url: str) -> Iterator[None]:
 
     Args:
         url: the address of the server.
+        is_refusal: whether an error ended the worker. Others come from the application.
     """
     try:
         yield
-    except ApiError as refusal:
-        _lines[refusal] = refusal_line(url, refusal)
-        if sys.excepthook is sys.__excepthook__:
-            sys.excepthook = _show
+    except ApiError as error:
+        if is_refusal(error):
+            _lines[error] = refusal_line(url, error)
+            if sys.excepthook is sys.__excepthook__:
+                sys.excepthook = _show
         raise
 
 

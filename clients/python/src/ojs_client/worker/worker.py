@@ -222,7 +222,7 @@ class Worker:
         self._ends_process = True
         with log_to_stderr():
             try:
-                with refusal_in_one_line(self._transport.url):
+                with refusal_in_one_line(self._transport.url, lambda e: e is self._refused):
                     anyio.run(main or partial(self.serve, signals=True), backend=backend)
             finally:
                 if self._runner.threads:
