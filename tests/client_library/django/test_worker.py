@@ -96,6 +96,25 @@ def test_failures_tell_class_and_traceback(project: dict[str, str], tasks: Any) 
         assert told.count("Backend fail FAILED") == 5
         assert told.count("Backend price FAILED") == 1
         assert told.count("Backend second SUCCESSFUL") == 1
+        assert told.count("fail ended after ['NotPaid', 'NotPaid']") == 2
+        assert told.count("fail ended after ['Discard']") == 1
+        assert told.count("second ended after ['NotPaid']") == 1
+
+
+def test_an_error_in_a_task_group_counts_as_the_error(project: dict[str, str], tasks: Any) -> None:
+    with manage(project, *ONE):
+        assert ended(tasks.grouped.enqueue("snooze")).status == TaskResultStatus.SUCCESSFUL
+        assert ended(tasks.grouped.enqueue("fail")).errors[0].exception_class is tasks.NotPaid
+        told = ended(tasks.signals.enqueue()).return_value
+    assert told[told.index("Backend grouped RUNNING") : -1] == [
+        "Backend grouped RUNNING",
+        "Backend grouped RUNNING",
+        "grouped ended after []",
+        "Backend grouped SUCCESSFUL",
+        "Backend grouped RUNNING",
+        "grouped ended after ['NotPaid']",
+        "Backend grouped FAILED",
+    ]
 
 
 def test_jobs_of_other_programs_run_or_fail_with_a_reason(

@@ -62,6 +62,21 @@ def names(value: Iterable[str], argument: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+def is_non_retryable(error_names: Iterable[str], patterns: Sequence[str]) -> bool:
+    """Return whether a policy ends a job after an error that has these names, as a server decides.
+
+    Args:
+        error_names: the type, the code and the class of the error.
+        patterns: the ``non_retryable_errors`` of the policy.
+    """
+    return any(
+        name == pattern
+        or (pattern.endswith(".*") and name.startswith(pattern[:-2]) and name != pattern[:-2])
+        for name in error_names
+        for pattern in patterns
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """How failed attempts are repeated (spec: ojs-retry).

@@ -12,6 +12,7 @@ import django
 from django.apps import apps
 from django.db import close_old_connections
 from django.tasks import DEFAULT_TASK_BACKEND_ALIAS, Task, TaskResult, TaskResultStatus
+from django.tasks.base import TaskError
 from django.tasks.signals import task_finished, task_started
 from django.utils import timezone
 from django.utils.json import normalize_json
@@ -20,8 +21,8 @@ from ojs_client.django.backend import Backend, backend_of
 from ojs_client.django.discovery import all_tasks
 from ojs_client.django.results import Context, Starts, result_of, starts_of
 from ojs_client.errors import LeaseLost, OJSError, Retry, Snooze
-from ojs_client.options import JSON, is_job_type
-from ojs_client.worker.handlers import add_details, error_of
+from ojs_client.options import JSON, is_job_type, is_non_retryable
+from ojs_client.worker.handlers import add_details, error_of, unwrapped
 from ojs_client.worker.running import BlockingJob
 from ojs_client.worker.worker import Worker
 
@@ -82,22 +83,25 @@ def _run(task: Task[..., Any], job: BlockingJob, backend: Backend) -> JSON:
     try:
         result = result_of(job.job, starts, task, backend)
     except ValueError as error:
-        # Another version of the task may know these arguments, so the policy decides.
+        # Another version of the task may know these arguments, so the policy decides. No signal is
+        # sent, also at the last attempt, because a signal needs a result with arguments.
         raise Retry(str(error), code="invalid_arguments") from error
     # A receiver that raises must not fail a task, or run one again that has succeeded.
     task_started.send_robust(type(backend), task_result=result)
     context = (Context(task_result=result, job=job),) if task.takes_context else ()
     try:
         value = normalize_json(task.call(*context, *result.args, **result.kwargs))
-    except BaseException as error:
-        if isinstance(error, Snooze | LeaseLost):
+    except BaseException as raised:
+        failure = unwrapped(raised)
+        if isinstance(failure, Snooze | LeaseLost):
             raise
-        kind = type(error)
-        lines = "".join(format_exception(error))[-_MAX_TRACEBACK:]
+        kind = type(failure)
+        lines = "".join(format_exception(raised))[-_MAX_TRACEBACK:]
         trace = lines.encode(errors="replace").decode()  # a message may have lone surrogates
         path = f"{kind.__module__}.{kind.__qualname__}"
-        add_details(error, exception_class_path=path, traceback=trace)
-        if job.attempt >= job.max_attempts or _ends_job(job, error):
+        add_details(failure, exception_class_path=path, traceback=trace)
+        if job.attempt >= job.max_attempts or _ends_job(job, failure):
+            result.errors.append(TaskError(exception_class_path=path, traceback=trace))
             _finish(backend, result, TaskResultStatus.FAILED)
         raise
     object.__setattr__(result, "_return_value", value)
@@ -110,11 +114,7 @@ def _ends_job(job: BlockingJob, error: BaseException) -> bool:
     sent = error_of(error, timezone.now())
     names = {sent["code"], sent.get("type"), sent.get("details", {}).get("error_class")} - {None}
     patterns = job.job.members.get("retry", {}).get("non_retryable_errors", ())
-    return not sent["retryable"] or any(
-        name == pattern or (pattern[-2:] == ".*" and name[:-1].startswith(pattern[:-2]))
-        for name in names
-        for pattern in patterns
-    )
+    return not sent["retryable"] or is_non_retryable(names, patterns)
 
 
 def _finish(backend: Backend, result: TaskResult[..., Any], status: TaskResultStatus) -> None:

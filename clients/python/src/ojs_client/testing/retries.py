@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from ojs_client.options import is_non_retryable
 from ojs_client.testing.refusals import not_allowed
 from ojs_client.testing.times import duration_ms, iso_duration
 
@@ -73,7 +74,7 @@ class Retries:
         names = {code, error.get("type") or code}
         if error.get("retryable") is False or {error.get("action"), code} & _ACTIONS:
             return False
-        return attempt < self.max_attempts and not any(map(self._is_non_retryable, names))
+        return attempt < self.max_attempts and not is_non_retryable(names, self._patterns)
 
     def delay_ms(self, attempt: int) -> int:
         """Return the backoff after a failed attempt in milliseconds.
@@ -88,10 +89,3 @@ class Retries:
         elif self._strategy == "polynomial":
             delay *= attempt**self._coefficient
         return round(min(delay, self._max_ms))
-
-    def _is_non_retryable(self, name: str) -> bool:
-        return any(
-            name == pattern
-            or (pattern.endswith(".*") and name.startswith(pattern[:-2]) and name != pattern[:-2])
-            for pattern in self._patterns
-        )

@@ -142,7 +142,7 @@ def error_of(error: BaseException, now: datetime) -> dict[str, JSON]:
         error: what the handler has raised.
         now: the time on the server's clock.
     """
-    error = _only(error)
+    error = unwrapped(error)
     described = _described(error, now)
     if (added := error.__dict__.get(_DETAILS)) is not None:
         described["details"] = {**described.get("details", {}), **added}
@@ -205,7 +205,7 @@ def set_retry_delay(
         delay_of: returns the delay after an error; None for the backoff of the job's policy. If it
             fails, the backoff holds, and the job keeps the error of its handler.
     """
-    error = _only(error)
+    error = unwrapped(error)
     try:
         delay = delay_of(error)
         delay_ms = None if delay is None else max(0, milliseconds(delay))
@@ -222,10 +222,10 @@ def add_details(error: BaseException, **details: JSON) -> None:
         error: what the handler has raised.
         **details: the members.
     """
-    _only(error).__dict__[_DETAILS] = details
+    unwrapped(error).__dict__[_DETAILS] = details
 
 
-def _only(error: BaseException) -> BaseException:
+def unwrapped(error: BaseException) -> BaseException:
     """Return the error that the task groups of a handler have wrapped.
 
     A group that was raised from another error is the handler's own: its cause must not be lost.

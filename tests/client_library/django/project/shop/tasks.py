@@ -8,7 +8,7 @@ from django.db import connection, connections
 from django.tasks import TaskContext, task
 from django.tasks.signals import task_finished, task_started
 
-from ojs_client import Discard, RetryPolicy
+from ojs_client import Discard, RetryPolicy, Snooze
 from ojs_client.django import Context, job_options
 
 from .models import Order
@@ -16,6 +16,8 @@ from .models import Order
 PRICES: dict[str, int] = {}
 told: list[str] = []
 """What the signals have told."""
+runs: list[str] = []
+"""The runs of ``grouped`` that were snoozed."""
 used: list[Any] = []
 """The connection of the last payment."""
 
@@ -29,6 +31,12 @@ def _raise(sender: Any, task_result: Any, **kwargs: Any) -> None:
         raise ValueError("of a receiver")
 
 
+def _tell_errors(sender: Any, task_result: Any, **kwargs: Any) -> None:
+    kinds = [error.exception_class.__name__ for error in task_result.errors]
+    told.append(f"{task_result.task.name} ended after {kinds}")
+
+
+task_finished.connect(_tell_errors)
 for receiver in (_raise, _tell):
     task_started.connect(receiver)
     task_finished.connect(receiver)
@@ -123,6 +131,17 @@ def tagged() -> None:
 def touchy(context: TaskContext[..., Any]) -> int:
     """Return the attempt, although receivers of its signals raise."""
     return context.attempt
+
+
+@task(queue_name="django")
+@job_options(retry=RetryPolicy(max_attempts=1))
+async def grouped(kind: str) -> None:
+    """Fail as a task in a task group does; snooze at the first run only."""
+    if kind != "snooze":
+        raise ExceptionGroup("of a task group", [NotPaid(kind)])
+    if kind not in runs:
+        runs.append(kind)
+        raise ExceptionGroup("of a task group", [Snooze("100ms")])
 
 
 def plain() -> None:
