@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import trio
+import trio.testing
 from hypercorn.config import Config
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
@@ -89,6 +90,8 @@ async def test_the_task_ends_with_the_connection() -> None:
 
 async def test_a_connection_ends_when_its_client_leaves_between_requests() -> None:
     """Without the watch hypercorn waits for its idle timeout."""
+    config = Config()
+    config.keep_alive_timeout = 600
 
     async def app(_scope: Any, _receive: Any, send: Any) -> None:
         headers = [(b"content-length", b"2")]
@@ -104,7 +107,7 @@ async def test_a_connection_ends_when_its_client_leaves_between_requests() -> No
                 async def serve() -> None:
                     await BoundedServer(
                         wrap_app(app, 0, "asgi"),
-                        Config(),
+                        config,
                         WorkerContext(None),
                         stream,
                         h2c=False,
