@@ -1,4 +1,4 @@
-"""Names of the events that this server emits.
+"""Names of the events that this server emits. Lua scripts emit some by their text.
 
 Spec: ojs-events, levels 0 and 1 and scheduling; ojs-rate-limiting 11.1;
 ojs-backpressure 10.1; ojs-queue-config 10.1;

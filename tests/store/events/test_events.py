@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from ojs_cluster.core import events as event_names
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.events import NAMES
@@ -443,3 +446,14 @@ async def test_events_start_at_a_time_and_go_on_from_the_cursor(store: Store, db
         assert len(page.events) == 8
         assert (await read_newest(store, EventFilter(since_ms=early), limit=1))[1] == 8
     assert (await read_events(store, EventFilter(since_ms=253402300799999))).events == []
+
+
+def test_the_names_are_those_of_the_module_and_of_the_scripts() -> None:
+    members = vars(event_names).items()
+    assert {value for name, value in members if name.isupper() and name != "NAMES"} == NAMES
+    package = Path(event_names.__file__).parents[1]
+    scripts = [path.read_text() for path in package.rglob("*.lua")]
+    emitted = {name for text in scripts for name in re.findall(r"\bemit\('([a-z_.]+)'", text)}
+    built = {name for name in emitted if name.endswith(".")}  # the script appends a state
+    assert built == {"workflow."}
+    assert emitted - built <= NAMES
