@@ -1,4 +1,7 @@
-"""The routes of agents, under the path of the suites and those of the SDKs."""
+"""The routes of agents, under the path of the suites.
+
+The aliases are the paths that the agent clients of the Python and JS SDKs call.
+"""
 
 from __future__ import annotations
 
