@@ -26,6 +26,8 @@ FREE_REDIRECTS = 5
 class CallRetry:
     """The attempts of one call that is repeated after failures.
 
+    ``FullPath`` sets both attributes.
+
     Attributes:
         in_flight: whether the command was sent and is not answered yet.
         latest_failure: the latest failure; None if no attempt has failed.
@@ -40,7 +42,7 @@ class CallRetry:
         self._redirects = 0
 
     def after_failure(self, failure: ReplyFailure) -> None:
-        """Record a failure after which the command may be sent again.
+        """Record whether a command without a reply may have been applied, before it is sent again.
 
         Raises:
             ReplyTooLarge: the reply is larger than ``max_reply_bytes``, as the next reply would be.

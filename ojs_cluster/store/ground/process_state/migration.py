@@ -97,7 +97,8 @@ class LayoutState:
             ``version``: before the migration begins, earlier versions read what this one writes.
         unread: the tags in which this process has not looked for data without a layout number yet,
             because their masters did not answer.
-        is_stamped: whether this process has seen that all tags have a stamp (``losses``).
+        is_stamped: whether this process has seen that all tags have a stamp
+            (``store/operators/operations/losses.py``).
     """
 
     layouts: Layouts = LAYOUTS
