@@ -4,7 +4,8 @@ A client that is willing to wait sends ``OJS-Block-Timeout`` in seconds. After g
 process repeats the enqueue. If the request is large, it first asks Redis whether the jobs fit,
 which sends names and counts only. Nothing of the request is in Redis while it waits, so a process
 that dies leaves nothing behind, and each attempt compares and stores in one step. The first attempt
-counts the jobs for the limits of their tenants, and the others do not. A wait list in
+counts the jobs for the limits of their tenants, and the others do not: the handlers give all
+attempts the same dict ``admitted``, in which the store notes what it has counted. A wait list in
 Redis was refused: it would need an end for clients that have gone.
 """
 
@@ -152,6 +153,7 @@ def _may_fit(store: Store, full: QueueFull, jobs: Sequence[NewJob]) -> bool:
     queue = details["queue"]
     shards = store.partitions.choose_shards(store, [job for job in jobs if job.queue == queue])
     # The bound in the error is that of one partition, and most jobs of a batch share a partition.
+    # Of several partitions each attempt chooses at random: this estimates its next choice.
     return bool(max(Counter(shards).values()) <= details["bound"])
 
 

@@ -37,7 +37,7 @@ async def enqueue_many(app: App, request: Request) -> Response:
         for new_job in new_jobs:
             validate_if_marked(new_job)
     warnings = await check_all(app.store, new_jobs)
-    store_jobs = partial(store_enqueue.enqueue_many, app.store, new_jobs, (), {})
+    store_jobs = partial(store_enqueue.enqueue_many, app.store, new_jobs, admitted={})
     try:
         jobs = await app.blocked.until_stored(request, new_jobs, store_jobs)
     except QueueFull as full:
