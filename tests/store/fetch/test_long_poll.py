@@ -28,6 +28,7 @@ from ojs_cluster.store.engine.queues import pauses
 from ojs_cluster.store.features.rate_limits import rate_limits
 from ojs_cluster.store.features.workers import workers
 from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
+from ojs_cluster.store.ground import job_fields as f
 from ojs_cluster.store.ground.process_state import touch
 from tests.store.shortcuts import (
     HOUR,
@@ -48,7 +49,7 @@ from tests.store.shortcuts import (
 from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
 from tests.support.moments import Moment, at_moments
-from tests.support.timeshift import age_job
+from tests.support.timeshift import age_job, age_worker
 
 Check = Callable[[], InvariantReport]
 PATIENCE_S = 60.0
@@ -100,6 +101,17 @@ async def waiting(waiters: Waiters, tasks: int = 1) -> None:
         return sum(waiter._event.statistics().tasks_waiting for waiter in found)
 
     await until(asleep, lambda number: number == tasks)
+
+
+async def lose_worker(store: Store, db: Any, job: JobRecord) -> None:
+    """Let the worker of a job die. No busy worker takes the job then, however long the test is."""
+    assert job.worker_id
+    shard = shard_of(store, job.queue)
+    await heartbeat(store, Heartbeat(job.worker_id))
+    age_worker(db, store.keys.shard_of_worker(job.worker_id), job.worker_id, HOUR)
+    age_job(db, shard, job.id, HOUR)
+    await reap_all(store, job.queue)
+    db.hincrby(shard.job(job.id), f.ENQUEUED, HOUR)
 
 
 async def served_after(
@@ -541,3 +553,35 @@ async def test_draining_sends_every_waiter_home(store: Store, waiters: Waiters) 
     job = await put(store)
     assert [found.id for found in await wait_for(store, waiters)] == [job.id]
     assert (await read_jobs.get(store, job.id)).state is State.ACTIVE
+
+
+async def test_a_busy_worker_gets_the_jobs_that_come_behind_a_suspect(
+    store: Store, db: Any, waiters: Waiters
+) -> None:
+    await active(store, "held", worker="w1")
+    suspect = await active(store, worker="dead")
+    await lose_worker(store, db, suspect)
+    # The queue is not empty, so the enqueue publishes nothing.
+    [got] = await served_after(store, waiters, lambda: put(store))
+    assert got.id != suspect.id
+
+
+async def test_an_idle_worker_gets_a_suspect_that_the_waiters_before_it_leave(
+    store: Store, db: Any, waiters: Waiters
+) -> None:
+    suspect = await active(store, worker="dead")
+    for number in range(3):
+        await active(store, "held", worker=f"busy{number}")
+    got: list[JobRecord] = []
+
+    async def wait(worker: str) -> None:
+        got.extend(await wait_for(store, waiters, worker=worker))
+        nursery.cancel_scope.cancel()
+
+    with trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            for tasks, worker in enumerate(("busy0", "busy1", "busy2", "idle"), 1):
+                nursery.start_soon(wait, worker)
+                await waiting(waiters, tasks)
+            await lose_worker(store, db, suspect)
+    assert [(job.id, job.worker_id) for job in got] == [(suspect.id, "idle")]

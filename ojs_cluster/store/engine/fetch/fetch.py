@@ -112,6 +112,10 @@ class FetchIsUnfinished(Exception):
     """The fetch got no job in its number of calls. The next fetch continues where it stopped."""
 
 
+class SuspectsAreLeft(Exception):
+    """The fetch got no job, but left suspects, which other workers may run (``suspects.lua``)."""
+
+
 async def fetch(
     store: Store,
     queues: Sequence[str],
@@ -148,7 +152,7 @@ async def fetch(
         return await fetch_unless_quiet(
             store, queues, count, worker_id, visibility_timeout_ms, tenant, types
         )
-    except (WorkerIsQuiet, FetchIsUnfinished):
+    except (WorkerIsQuiet, FetchIsUnfinished, SuspectsAreLeft):
         return []
 
 
@@ -166,6 +170,7 @@ async def fetch_unless_quiet(
     Raises:
         WorkerIsQuiet: the worker is quiet, and no job was found before.
         FetchIsUnfinished: no job was found, and another fetch may find one at once.
+        SuspectsAreLeft: no job was found for this worker.
         BackendUnavailable: as ``fetch``.
     """
     await store.fetch_touches.touch(store, worker_id)
@@ -232,7 +237,7 @@ async def collect(
 
     Raises:
         WorkerIsQuiet, BackendUnavailable: ``run`` has returned it, and no job was found.
-        FetchIsUnfinished: as ``fetch_unless_quiet``.
+        FetchIsUnfinished, SuspectsAreLeft: as ``fetch_unless_quiet``.
     """
     await store.fetch_touches.touch(store, worker_id)
     await store.partitions.refresh_if_stale(store)
@@ -361,6 +366,7 @@ class _Fetch:
         self._further_calls = 0
         self._is_unfinished = False
         self._has_suspect = False
+        self._left_suspects = False
         self._store = store
         self._count = count
         self._worker_id = worker_id
@@ -384,9 +390,13 @@ class _Fetch:
         return (self._parent or self)._bytes >= _MAX_BYTES
 
     def check_result(self, failure: Exception | None) -> None:
-        """Raise ``failure``, or ``FetchIsUnfinished``, if there is no job."""
-        if not self.jobs and (failure or self._is_unfinished):
+        """Raise ``failure``, or why another fetch may find a job, if there is none."""
+        if self.jobs:
+            return
+        if failure or self._is_unfinished:
             raise failure or FetchIsUnfinished
+        if self._left_suspects:
+            raise SuspectsAreLeft
 
     async def take(self, shard: Shard, queues: Sequence[str], max_jobs: int) -> int:
         """Fetch up to ``max_jobs`` jobs of a shard; return how many jobs were fetched.
@@ -552,6 +562,7 @@ class _Fetch:
         self.jobs += fetched  # before any step that may fail: the caller releases these jobs
         whole = self._parent or self
         whole._bytes += sum([job.size for job in fetched])
+        whole._left_suspects |= parsed.left_suspects
         whole._has_suspect |= len(fetched) == 1 and f.SUSPECT in fetched[0].fields
         for job in fetched:
             if job.fields[f.ATTEMPT] == b"1":

@@ -22,8 +22,8 @@
 --       13 mode of suspects (suspects.lua), then the queue names in order.
 -- Returns: a text or a list. fetch.lua describes both.
 --   The texts are 'quiet', 'isolated', and 'suspect': the first job is a suspect, and nothing has changed.
---   In the list, 3 is 2 if another call may find more jobs, 1 if it may request more tokens, else 0. 4 also counts the
---   parked jobs that this fetch may take. The fields of a job are names and values.
+--   In the list, 3 is 2 if another call may find more jobs, 1 if it may request more tokens, else 0; plus 4 if suspects
+--   were left. 4 also counts the parked jobs that this fetch may take. The fields of a job are names and values.
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue promote_jobs lease_job create_limiters
 --@include count_starts queue_limits hold_job
@@ -183,4 +183,5 @@ flush_additions()
 flush_events()
 flush_removals()
 flush_counters()
+if suspects.left > 0 then reply[3] = reply[3] + 4 end
 return reply

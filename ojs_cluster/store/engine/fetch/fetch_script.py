@@ -16,6 +16,8 @@ _MAX_PACKED_QUEUES: Final = 4
 """Packed keys are cached for lists of up to this many queues. Each cache has about 1 MB."""
 _REPLY_HEAD: Final = 4
 """Number of values in a reply before the first job (see ``fetch.lua``)."""
+_LEFT_SUSPECTS: Final = 4
+"""What the third value of a reply has in addition if suspects were left."""
 _VALUES_PER_JOB: Final = 5
 """Number of values of each job in a reply."""
 LIMITED_FIELDS: Final = frozenset({f.LIMIT, f.MAX_PER_SECOND})
@@ -80,6 +82,7 @@ class FetchReply(NamedTuple):
         now: the shard's time in Unix milliseconds.
         effects: outbox entries to deliver.
         more: 2 if another call may find more jobs, 1 if it may request more tokens, else 0.
+        left_suspects: whether the call has left suspects that other workers may run.
         depth: number of available jobs that the first queue had before the fetch.
         jobs: the leased jobs.
     """
@@ -87,6 +90,7 @@ class FetchReply(NamedTuple):
     now: int
     effects: list[bytes]
     more: int
+    left_suspects: bool
     depth: int
     jobs: list[_LeasedJob]
 
@@ -98,7 +102,8 @@ class FetchReply(NamedTuple):
             _LeasedJob(*reply[index : index + _VALUES_PER_JOB])
             for index in range(_REPLY_HEAD, len(reply), _VALUES_PER_JOB)
         ]
-        return cls(now, effects, int(more), int(depth), jobs)
+        left_suspects, more = divmod(int(more), _LEFT_SUSPECTS)
+        return cls(now, effects, more, bool(left_suspects), int(depth), jobs)
 
     @property
     def is_suspect(self) -> bool:
@@ -148,7 +153,7 @@ class FetchReply(NamedTuple):
         _, seconds, micros, job_id, values = reply.split(b"\n", _LINES_BEFORE_VALUES)
         now = int(seconds) * 1000 + int(micros) // 1000
         job = _LeasedJob(job_id, values, 1, now + lease_ms, lease_ms)
-        return cls(now, [], False, 0, [job])
+        return cls(now, [], 0, False, 0, [job])
 
 
 def _plain_fields(values: bytes) -> dict[bytes, bytes]:

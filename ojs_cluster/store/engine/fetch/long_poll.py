@@ -7,6 +7,10 @@ other. Of waiters that name different job types, each process wakes one of each 
 one kind may run the job. A fetch that parks jobs publishes ``<queue> * <digest>``, with the digest
 of its own types. It wakes one waiter of each kind with other types.
 
+A queue with suspects does not become empty, because only an idle worker takes one at once. So its
+further jobs are not published. As long as waiters leave suspects, one waiter after the other
+fetches, each after ``_SUSPECTS_EVERY_S``.
+
 A fetch for one tenant waits for a message of its own, ``<queue> <tenant>``. When a pause or a limit
 ends, jobs of any tenant may start, so ``<queue> *`` wakes one waiter of each tenant. Waking all
 waiters at once was rejected: a thousand waiters would fetch for one job.
@@ -33,6 +37,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.fetch.fetch import (
     FetchIsUnfinished,
     SentFetch,
+    SuspectsAreLeft,
     WorkerIsQuiet,
     fetch_unless_quiet,
     resume,
@@ -55,6 +60,8 @@ It is about the longest delay that a lost message causes. One task reads for all
 process. If each did so itself, a thousand waiters would wake up for it every few milliseconds."""
 _ISOLATED_S = 1.0
 """Longest wait in seconds of a worker that runs a suspect. It may get other jobs soon after."""
+_SUSPECTS_EVERY_S = 0.5
+"""Time in seconds from a fetch that has left suspects to that of the next waiter of its queues."""
 _TOUCHES_AT_ONCE = 50
 """Number of waiting workers that are recorded at once."""
 CHECK_S = 1.0
@@ -130,6 +137,8 @@ class Waiters:
         """When one waiter of each tenant of a queue may be woken again."""
         self._delayed: set[str] = set()
         """Queues whose tenants are woken when that time has come."""
+        self._with_suspects: set[tuple[str, _Kind]] = set()
+        """Queues in which suspects were left, each with the kind of waiter that has left them."""
         self._subscribed: set[Shard] = set()
         self._draining = trio.Event()
 
@@ -256,6 +265,27 @@ class Waiters:
             waiting = self._waiting.get(queue, {}).get(_Kind(tenant, types))
             if waiting:
                 next(iter(waiting)).wake(queue)
+
+    def wake_later(
+        self, store: Store, queues: Iterable[str], tenant: str = "", types: str = ""
+    ) -> None:
+        """Wake the next waiter of queues in which a fetch has left suspects, in a short time."""
+        left = {(queue, _Kind(tenant, types)) for queue in queues} - self._with_suspects
+        if left:
+            self._with_suspects |= left
+            store.background.start("waiters for suspects", partial(self._wake_later, left))
+
+    async def _wake_later(self, left: set[tuple[str, _Kind]]) -> None:
+        try:
+            await trio.sleep(_SUSPECTS_EVERY_S)
+        finally:
+            self._with_suspects -= left
+        for queue, kind in left:
+            waiting = self._waiting.get(queue, {}).get(kind)
+            if waiting:
+                waiter = next(iter(waiting))
+                waiting[waiter] = waiting.pop(waiter)  # the next time, the next one is woken
+                waiter.wake(queue)
 
     def _wake_kinds(self, queue: str, is_woken: Callable[[_Kind], object]) -> None:
         """Wake the first waiter of each kind of a queue that ``is_woken``."""
@@ -425,6 +455,7 @@ async def fetch_or_wait(
         extend_deadline(wait_ms / 1000)
     since = waiters.position(queues, wait_ms) if sent is None else sent.since
     jobs: list[JobRecord] = []
+    kind = _Kind(tenant, types)
     fetch_once = partial(
         fetch_now, store, queues, count, worker_id, visibility_timeout_ms, tenant, types
     )
@@ -436,6 +467,9 @@ async def fetch_or_wait(
                 jobs = await resume(store, queues, count, worker_id, types, sent)
         except FetchIsUnfinished:
             since = None
+        except SuspectsAreLeft:
+            if wait_ms > 0:
+                waiters.wake_later(store, queues, *kind)
         except BackendUnavailable as error:
             if wait_ms <= 0 or waiters.draining or isinstance(error, OutOfTime):
                 raise
@@ -444,7 +478,6 @@ async def fetch_or_wait(
             return jobs
         await ensure_task()
         on_wait()
-        kind = _Kind(tenant, types)
         return await _wait(
             store, waiters, queues, kind, worker_id, fetch_once, check, deadline, since
         )
@@ -493,6 +526,8 @@ async def _wait(
                 jobs = await fetch_once()
             except FetchIsUnfinished:
                 is_unfinished = True
+            except SuspectsAreLeft:
+                waiters.wake_later(store, queues, *kind)
             except BackendUnavailable as error:
                 now = trio.current_time()
                 if now >= deadline or waiters.draining or isinstance(error, OutOfTime):
