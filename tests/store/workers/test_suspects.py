@@ -14,6 +14,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client, Reply, Script
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.engine.fetch import isolation
 from ojs_cluster.store.engine.fetch.isolation import BUSY, end_if_idle, isolate
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.engine.jobs.cancel import cancel
@@ -165,6 +166,45 @@ async def test_one_of_several_isolations_at_a_time_holds(store: Store) -> None:
         for _ in range(4):
             nursery.start_soon(begin)
     assert modes.count(BUSY) == 3
+
+
+async def test_one_worker_at_a_time_is_checked_for_the_suspects_of_a_shard(store: Store) -> None:
+    modes = dict[str, str]()
+
+    async def begin(worker: str) -> None:
+        modes[worker] = await isolate(store, shard_of(store), worker)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(4):
+            nursery.start_soon(begin, f"w{number}")
+    [left, *_] = [worker for worker, mode in modes.items() if mode == BUSY]
+    assert list(modes.values()).count(BUSY) == 3
+    assert await isolate(store, shard_of(store), left) != BUSY, "it is checked with its next fetch"
+
+
+async def _count_calls(store: Store, command: str) -> int:
+    calls = 0
+    for reply in (await store.redis.call_masters("INFO", "commandstats")).values():
+        for line in cast(bytes, reply).decode().splitlines():
+            name, _, values = line.partition(":calls=")
+            calls += int(values.split(",")[0]) if name == f"cmdstat_{command}" else 0
+    return calls
+
+
+async def test_fetches_of_an_isolated_worker_rarely_read_the_active_jobs(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "_HOLDS_S", HOUR)  # else a slow machine looks twice
+    await active(store)
+    await dies(store, db, "w1")
+    await take(store, worker="w2")
+    reads = await _count_calls(store, "hmget")
+    assert await take(store, worker="w2") == []
+    assert await _count_calls(store, "hmget") == reads, "the isolation has begun just now"
+    begin_earlier(store, db, "w2")
+    for _ in range(5):
+        assert await take(store, worker="w2") == []
+    assert await _count_calls(store, "hmget") == reads + 1
 
 
 async def test_the_job_that_kills_its_workers_alone_becomes_a_dead_letter(

@@ -9,7 +9,7 @@
 -- ARGV: 1 worker id, 2 time in ms, 3 'check' | 'begin' | 'abort' | 'end', 4 cursor ('' for the first call), 5 maximum
 --       number of active jobs to read.
 -- Returns: {1 if the worker holds one of the jobs that were read, or 'begin' was refused, or 'abort' or 'end' has left
---           an isolation, else 0; next cursor, '' at the end}
+--           an isolation, or 'check' met one for a later time, else 0; next cursor, '' at the end}
 --@include keys now preflight read_job walk_active isolated_workers
 local QUIET_WORKERS, worker, time, action, cursor = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local isolation = isolation_of(worker)
@@ -26,6 +26,7 @@ end
 if action == 'begin' and isolated_until ~= time and (is_isolated or not may_isolate(QUIET_WORKERS)) then
     return {1, ''}
 end
+if action == 'check' and isolated_until and tonumber(isolated_until) > tonumber(time) then return {1, ''} end
 local held, next_cursor = walk_active(cursor, tonumber(ARGV[5]), {F.worker}, function(found)
     return found[1] == worker
 end)

@@ -40,6 +40,8 @@ _FIRST_MS: Final = 3000
 """Time in ms from the begin of an isolation in which the suspect is leased, or not at all.
 
 ``suspects.lua`` has half a second less, and the difference to ``ISOLATION_MS``."""
+_HOLDS_S: Final = 1.0
+"""Time in seconds for which a worker that holds its suspect is not checked again."""
 _TIMEOUT_S: Final = 2.0
 """Longest time in seconds by which isolation delays a fetch."""
 
@@ -54,19 +56,25 @@ async def isolate(store: Store, shard: Shard, worker_id: str) -> str:
 
     Returns:
         The time until which it gets no other job; ``BUSY`` if it holds jobs, if it or too many
-        others are isolated, or if a shard did not answer.
+        others are isolated, if another worker is checked for a suspect of this shard, or if a shard
+        did not answer.
     """
-    if worker_id in store.busy_workers:
+    probed = store.busy_workers.probed_shards
+    if worker_id in store.busy_workers or shard in probed:
         return BUSY
     # Other parts of the same fetch would take the flags of this isolation for their own.
     store.busy_workers.add(worker_id)
-    await ensure_task()
+    probed.add(shard)
     until = str(store.clock.now_ms() + ISOLATION_MS)
     is_free = False
-    with trio.move_on_after(_TIMEOUT_S):
-        is_free = await _is_idle(store, [shard], worker_id, until, "check") and await _is_idle(
-            store, store.keys, worker_id, until, "begin"
-        )
+    try:
+        await ensure_task()
+        with trio.move_on_after(_TIMEOUT_S):
+            is_free = await _is_idle(store, [shard], worker_id, until, "check") and await _is_idle(
+                store, store.keys, worker_id, until, "begin"
+            )
+    finally:
+        probed.discard(shard)
     if is_free:
         store.busy_workers.discard(worker_id)
         return until
@@ -92,12 +100,15 @@ async def end_if_idle(store: Store, shard: Shard, worker_id: str) -> bool:
     Returns:
         Whether it may fetch again.
     """
+    if worker_id in store.busy_workers:
+        return False
     await ensure_task()
     with trio.move_on_after(_TIMEOUT_S):
         # A fetch that has isolated the worker just now is still to lease the suspect.
         until = str(store.clock.now_ms() + ISOLATION_MS - _FIRST_MS)
         for shards in ([shard], store.keys):
             if not await _is_idle(store, shards, worker_id, until, "check"):
+                store.busy_workers.add(worker_id, _HOLDS_S)
                 return False
         return await _remove_flags(store, worker_id, until, "end")
     return False

@@ -6,6 +6,8 @@ from typing import Final
 
 import trio
 
+from ojs_cluster.keys import Shard
+
 _BUSY_S: Final = 5.0
 """Time in seconds for which a worker counts as busy."""
 _MAX_REMEMBERED: Final = 10_000
@@ -16,12 +18,14 @@ class BusyWorkers:
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
+        self.probed_shards: set[Shard] = set()
+        """Shards with a suspect for which a worker is being checked. A suspect needs only one."""
 
-    def add(self, worker_id: str) -> None:
-        """Remember a worker for ``_BUSY_S``."""
+    def add(self, worker_id: str, for_s: float = _BUSY_S) -> None:
+        """Remember a worker for some seconds."""
         if len(self._until) >= _MAX_REMEMBERED:
             self._until.clear()
-        self._until[worker_id] = trio.current_time() + _BUSY_S
+        self._until[worker_id] = trio.current_time() + for_s
 
     def discard(self, worker_id: str) -> None:
         """Forget a worker."""
