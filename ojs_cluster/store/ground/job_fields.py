@@ -131,6 +131,8 @@ KEEP: Final = b"kp"
 
 A part is empty, or missing at the end, where the retention of the server holds."""
 SUSPECT: Final = b"su"
+"""1 from the death of a worker that held the job, until another worker ends an attempt of it."""
+DEATHS: Final = b"wd"
 """Set when a worker died while it held the job: the number of these deaths that did not count, the
 number of deaths of workers that ran the job alone, and the maximum number of attempts before
 (``store/include/jobs/worker_death.lua``)."""

@@ -15,6 +15,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client, Reply, Script
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.fetch import isolation
+from ojs_cluster.store.engine.fetch.fetch import release
 from ojs_cluster.store.engine.fetch.isolation import BUSY, end_if_idle, isolate
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.engine.jobs.cancel import cancel
@@ -23,7 +24,17 @@ from ojs_cluster.store.features.dead_letters import dead_letters
 from ojs_cluster.store.features.workers import workers
 from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.ground import job_fields as f
-from tests.store.shortcuts import ack, active, envelope, nack, put, reap_all, shard_of, take
+from tests.store.shortcuts import (
+    ack,
+    active,
+    envelope,
+    nack,
+    promote_all,
+    put,
+    reap_all,
+    shard_of,
+    take,
+)
 from tests.support.lossy import LossyClient
 from tests.support.timeshift import age_job, age_worker, isolation_of
 
@@ -416,16 +427,36 @@ async def test_a_fetch_that_was_not_applied_ends_the_isolation(store: Store, db:
     assert _isolating(store, db, "w2") == []
 
 
-async def test_a_suspect_that_fails_is_retried_alone(store: Store, db: Any) -> None:
+@pytest.mark.parametrize("end", ["nack", "requeue", "snooze"])
+async def test_a_job_whose_worker_ends_an_attempt_is_no_suspect_any_more(
+    store: Store, db: Any, end: str, consistent: Check
+) -> None:
+    job = await active(store)
+    await dies(store, db, "w1")
+    await take(store, worker="w2")
+    await dies(store, db, "w2")
+    [suspect] = await take(store, worker="w3")
+    snooze = {"action": "SNOOZE", "retry_delay_ms": MINUTE}
+    await nack(store, suspect, snooze if end == "snooze" else None, requeue=end == "requeue")
+    key = shard_of(store).job(job.id)
+    assert db.hmget(key, f.SUSPECT, f.ALONE) == [None, None]
+    if end != "requeue":
+        age_job(db, shard_of(store), job.id, HOUR)
+        await promote_all(store)
+    other = await put(store)
+    await active(store, "busy", worker="w4")
+    assert {one.id for one in await take(store, count=9, worker="w4")} == {job.id, other.id}
+    found = await look(store, job)
+    assert (found.lone_deaths, found.max_attempts) == (1, 4)
+    consistent()
+
+
+async def test_a_suspect_whose_fetch_nobody_received_stays_one(store: Store, db: Any) -> None:
     job = await active(store)
     await dies(store, db, "w1")
     [suspect] = await take(store, worker="w2")
-    failed = await nack(store, suspect)
-    assert (failed.state, failed.attempt, failed.max_attempts) == (State.RETRYABLE, 2, 4)
-    await put(store, "other")
-    begin_earlier(store, db, "w2")
-    assert len(await take(store, "other", worker="w2")) == 1
-    assert db.hget(shard_of(store).job(job.id), f.ALONE) is None
+    await release(store, [suspect])
+    assert db.hget(shard_of(store).job(job.id), f.SUSPECT)
 
 
 async def test_the_number_of_lone_deaths_is_a_setting(store: Store, db: Any) -> None:

@@ -27,8 +27,8 @@ _SELDOM_SHOWN: Final = (
     *(f.ERRORS, f.WORKFLOW, f.PROGRESS, f.REPLAYS),
 )
 """Fields that responses show and that a plain job has not."""
-_SUSPECT_NUMBERS: Final = 3
-"""How many numbers ``fields.SUSPECT`` has."""
+_DEATH_NUMBERS: Final = 3
+"""How many numbers ``fields.DEATHS`` has."""
 
 
 class JobRecord(msgspec.Struct, frozen=True):
@@ -101,8 +101,8 @@ class JobRecord(msgspec.Struct, frozen=True):
     @property
     def lone_deaths(self) -> int:
         """How often a worker has died while it ran the job alone."""
-        parts = (self.fields.get(f.SUSPECT) or b"").split()
-        return int(parts[1]) if len(parts) == _SUSPECT_NUMBERS and parts[1].isdigit() else 0
+        parts = (self.fields.get(f.DEATHS) or b"").split()
+        return int(parts[1]) if len(parts) == _DEATH_NUMBERS and parts[1].isdigit() else 0
 
     @property
     def tenant(self) -> str:

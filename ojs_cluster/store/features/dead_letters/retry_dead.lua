@@ -45,12 +45,12 @@ record_history(key, job, 'retried', string.format(',"a":%s,"f":%s,"x":%s,"d":%s'
     job[F.finished] or 0, job[F.expired] and 1 or 0, job[F.dead] and 1 or 0))
 local past_fields = {F.attempt, F.errors, F.dead, F.expired, F.finished, F.started, F.worker, F.lease,
     F.deadline, F.lease_ms, F.extended, F.delay, F.cancelled_keep_ms,
-    F.progress, F.progress_data, F.suspect}
+    F.progress, F.progress_data, F.suspect, F.deaths}
 for name in pairs(job) do
     if string.match(name, '^' .. F.error_slot .. '%d+$') then past_fields[#past_fields + 1] = name end
 end
 -- Deaths of its workers that did not count have raised the maximum: see worker_death.lua.
-local planned = string.match(job[F.suspect] or '', '^%d+ %d+ (%d+)$')
+local planned = string.match(job[F.deaths] or '', '^%d+ %d+ (%d+)$')
 if planned then save_job(key, job, F.max_attempts, planned) end
 drop_fields(key, job, unpack(past_fields))
 -- An expiry in the past is removed. It would discard the job again at once.

@@ -11,5 +11,5 @@ local F = {
     limit = 'rl', token = 'rt', open_token_request = 'ra', token_request_count = 'rn', hidden = 'hd',
     progress = 'pg', progress_data = 'pd', checkpoint = 'ck', history = 'hy', edits = 'ed',
     tenant = 'tn', agent = 'ag', hold = 'ho', keep = 'kp', parked = 'pk',
-    suspect = 'su', alone = 'al',
+    suspect = 'su', alone = 'al', deaths = 'wd',
 }

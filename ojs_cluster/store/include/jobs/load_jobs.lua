@@ -8,7 +8,7 @@ local SMALL_JOB_FIELDS = {F.state, F.type, F.queue, F.priority, F.created, F.max
     F.finished, F.due, F.delay, F.worker, F.lease, F.deadline, F.lease_ms, F.extended, F.errors, F.dead,
     F.expired, F.replays, F.alias, F.workflow, F.step, F.unique, F.transaction, F.max_per_second,
     F.fixed_id, F.cancelled_keep_ms, F.limit, F.token, F.open_token_request, F.token_request_count, F.hidden,
-    F.progress, F.checkpoint, F.tenant, F.keep, F.parked, F.suspect, F.alone}
+    F.progress, F.checkpoint, F.tenant, F.keep, F.parked, F.suspect, F.alone, F.deaths}
 
 -- Loads a job as load_job does, but without result and errors, and with an empty envelope (`job.partial`).
 local function load_small_fields(key)

@@ -1,6 +1,7 @@
 -- Decides what becomes of a job whose worker has died while it held the lease. One job of a worker may have killed it,
--- and the others are innocent: each is a suspect, and runs again, alone (suspects.lua).
--- F.suspect: '<deaths that did not count> <deaths while the job ran alone> <maximum number of attempts before>'. A
+-- and the others are innocent: each is a suspect, and runs again, alone (suspects.lua). It is one no more when its next
+-- worker ends the attempt (nack_job.lua).
+-- F.deaths: '<deaths that did not count> <deaths while the job ran alone> <maximum number of attempts before>'. A
 -- death that does not count raises the maximum number of attempts, so the number of an attempt is never used again.
 --@include match_error decide_failure read_job
 local MAX_UNCOUNTED = 2
@@ -9,7 +10,7 @@ local MAX_UNCOUNTED = 2
 -- writes. `held`: how many jobs of the worker the script has found. `max_lone`: number of deaths while the job ran
 -- alone after which it does not run again.
 local function decide_death(job, held, max_lone)
-    local uncounted, lone, planned = string.match(job[F.suspect] or '', '^(%d+) (%d+) (%d+)$')
+    local uncounted, lone, planned = string.match(job[F.deaths] or '', '^(%d+) (%d+) (%d+)$')
     local max_attempts = tonumber(job[F.max_attempts])
     uncounted, lone, planned = tonumber(uncounted) or 0, tonumber(lone) or 0, tonumber(planned) or max_attempts
     local decision, message = decide_lost_lease(job, 'worker_lost'), 'the worker died while it held this job'
@@ -33,5 +34,5 @@ end
 
 -- Writes what decide_death has decided about the number of attempts.
 local function record_death(key, job)
-    save_job(key, job, F.suspect, job.death[1], F.max_attempts, job.death[2])
+    save_job(key, job, F.suspect, 1, F.deaths, job.death[1], F.max_attempts, job.death[2])
 end

@@ -47,6 +47,7 @@ _TEXT = {
     f.HISTORY: "history",
     f.KEEP: "retention_ms",
     f.SUSPECT: "suspect",
+    f.DEATHS: "worker_deaths",
 }
 _NUMBERS = {
     f.PRIORITY: "priority",
@@ -110,7 +111,8 @@ _VALIDATORS: Mapping[bytes, Callable[[bytes], object]] = {
     f.PROGRESS: parse_progress,
     f.HISTORY: lambda value: len(value) <= MAX_BYTES + 64,
     f.KEEP: re.compile(rb"\d{0,12}(:\d{0,12}){0,2}").fullmatch,
-    f.SUSPECT: re.compile(rb"\d{1,9} \d{1,9} \d{1,12}").fullmatch,
+    f.SUSPECT: b"1".__eq__,
+    f.DEATHS: re.compile(rb"\d{1,9} \d{1,9} \d{1,12}").fullmatch,
 }
 """Fields that scripts parse, or copy into JSON without escaping."""
 
