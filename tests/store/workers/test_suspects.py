@@ -10,10 +10,13 @@ import pytest
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.core.jobs.edit import parse_edit
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client, Reply, Script
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.engine.changes.edit import edit
 from ojs_cluster.store.engine.fetch import isolation
 from ojs_cluster.store.engine.fetch.fetch import release
 from ojs_cluster.store.engine.fetch.isolation import BUSY, end_if_idle, isolate
@@ -468,3 +471,16 @@ async def test_the_number_of_lone_deaths_is_a_setting(store: Store, db: Any) -> 
     await dies(once, db, "w2")
     found = await look(once, job)
     assert (found.state, found.dead, found.attempt) == (State.DISCARDED, False, 2)
+
+
+async def test_a_retry_of_a_killer_keeps_the_maximum_of_an_edit(store: Store, db: Any) -> None:
+    once = replace(store, settings=replace(store.settings, lone_deaths=1))
+    job = await active(once)
+    await dies(once, db, "w1")
+    change = parse_edit(b'{"max_attempts": 7}', DEFAULT_LIMITS)
+    edited, _ = await edit(once, job.id, change)
+    assert edited.max_attempts == 7
+    await take(once, worker="w2")
+    await dies(once, db, "w2")
+    retried = await dead_letters.retry(once, job.id)
+    assert (retried.attempt, retried.max_attempts) == (0, 7)

@@ -44,6 +44,12 @@ end
 if ARGV[6] ~= '' then drop_fields(key, job, F.timeout) end
 record_history(key, job, 'edited', '')
 save_job(key, job, F.edits, tonumber(edits) + 1, unpack(ARGV, 10))
+-- A manual retry restores the maximum number of attempts from this field (worker_death.lua).
+for i = 10, #ARGV, 2 do
+    if ARGV[i] == F.max_attempts and job[F.deaths] then
+        save_job(key, job, F.deaths, (string.gsub(job[F.deaths], '%d+$', ARGV[i + 1])))
+    end
+end
 for i = 4, #KEYS do index_value(KEYS[i], id, job[F.created], tonumber(job[F.due]), ARGV[9]) end
 -- A removal comes last: an emptied set is deleted, and its key cannot be touched again (see preflight.lua).
 if expires_text == '-' then remove_member(EXPIRING, id) end
