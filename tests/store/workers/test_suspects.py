@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.core.errors import BackendUnavailable, Conflict
 from ojs_cluster.core.jobs.edit import parse_edit
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.payload_limits import DEFAULT_LIMITS
@@ -484,3 +484,16 @@ async def test_a_retry_of_a_killer_keeps_the_maximum_of_an_edit(store: Store, db
     await dies(once, db, "w2")
     retried = await dead_letters.retry(once, job.id)
     assert (retried.attempt, retried.max_attempts) == (0, 7)
+
+
+async def test_a_cancel_request_outlives_the_last_lone_death(
+    store: Store, db: Any, steadily: bool
+) -> None:
+    once = replace(store, settings=replace(store.settings, lone_deaths=1))
+    job = await active(once)
+    await dies(once, db, "w1", steadily=steadily)
+    await take(once, worker="w2")
+    with pytest.raises(Conflict):
+        await cancel(once, job.id, only="inactive")
+    await dies(once, db, "w2", steadily=steadily)
+    assert (await look(once, job)).state is State.CANCELLED

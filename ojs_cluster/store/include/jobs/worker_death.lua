@@ -17,7 +17,7 @@ local function decide_death(job, held, max_lone)
     if held <= 1 and (tonumber(job[F.alone] or '') or 0) > now then
         lone, message = lone + 1, 'the worker died while it ran this job alone'
         if lone > 1 then message = message .. ', ' .. lone .. ' times' end
-        if lone >= max_lone then decision = job[F.on_exhaustion] or 'dead_letter' end
+        if lone >= max_lone and not job[F.cancelled_keep_ms] then decision = job[F.on_exhaustion] or 'dead_letter' end
     else
         if held > 1 then
             message = 'the worker died while it held ' .. held .. ' jobs, and this was one of them'
