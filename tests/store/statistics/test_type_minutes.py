@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.core.histograms import WaitsAndRuns
+from ojs_cluster.core.histograms import FineTimes, WaitsAndRuns
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
@@ -236,3 +236,27 @@ async def test_statistics_by_type_can_be_switched_off(store: Store) -> None:
     await ack(quiet, await active(quiet, type="a"))
     await quiet.job_counts.flush(quiet)
     assert await types(store) == {}
+
+
+async def test_the_fullest_records_of_a_type_are_summed_in_portions(store: Store, db: Any) -> None:
+    """One script over 60 of them would take 20 ms."""
+    full = WaitsAndRuns(*(FineTimes(dict.fromkeys(range(300), 7), 10**9) for _ in "wr"))
+    await add_type_minutes(store, {b"t": numbers(3)}, {b"t": full})
+    shard = store.keys.shard_of_queue("t")
+    key = shard.type_history("t")
+    stored = db.hgetall(key)
+    newest = next(int(value.split(b",")[0]) for name, value in stored.items() if name.isdigit())
+    for minute in range(newest - 59, newest):
+        for name, value in stored.items():
+            text = value.replace(b"%d" % newest, b"%d" % minute, 1)
+            prefix = b"f" if name.startswith(b"f") else b""
+            db.hset(key, prefix + b"%d" % (minute % KEPT_MINUTES), text)
+
+    args = [WIDTH, 60, KEPT_MINUTES, 1]
+    summed, _, first = await store.run(shard, "sum_type_minutes", [key], [*args, 1])
+    assert 2 <= first <= 20
+    assert summed[-3] == 3 * (first - 1)
+    listed, _ = await list_types(store, 59, WIDTH)  # the minute may have ended by now
+    [one] = listed
+    assert one.completed in (3 * 58, 3 * 59)
+    assert one.fine.runs.counts[299] == 7 * one.completed // 3

@@ -46,8 +46,6 @@ _AT_ONCE: Final = 8
 """Maximum number of types that one script adds."""
 _FINE_PART: Final = 0.9
 """Part of the jobs that must be in fine buckets. Earlier versions do not write these."""
-_SUMMED_AT_ONCE: Final = 1
-"""Maximum number of types whose records one script sums."""
 FINE: Final = b"f"
 """The first letter of the fields that have waits and runs in fine buckets."""
 
@@ -261,17 +259,19 @@ async def add_records(
         shard: the shard.
         names: the types.
         keys: their hashes of records.
-        args: ARGV of ``sum_type_minutes``.
+        args: ARGV of ``sum_type_minutes`` but the last one.
         sums: the sums.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    width = args[0]
-    for start in range(0, len(names), _SUMMED_AT_ONCE):
-        chunk = slice(start, start + _SUMMED_AT_ONCE)
-        found = await store.run(shard, "sum_type_minutes", keys[chunk], list(args), idempotent=True)
-        for name, (numbers, fine) in zip(names[chunk], found, strict=True):
+    width, span = args[:2]
+    for name, key in zip(names, keys, strict=True):
+        first = 1
+        while first <= span:  # one script sums as many records as take milliseconds
+            numbers, fine, first = await store.run(
+                shard, "sum_type_minutes", [key], [*args, first], idempotent=True
+            )
             if len(numbers) == width:
                 sum_ = sums.setdefault(name, Summed([0] * width, WaitsAndRuns()))
                 sum_.numbers = [a + b for a, b in zip(sum_.numbers, numbers, strict=True)]
