@@ -363,7 +363,7 @@
         width: Math.max(200, place.clientWidth), height: 150, series, tzDate: local, cursor: { y: false }, legend: { live: true },
         hooks: { draw: [(plot) => drawMarks(plot, marks, colour("--text"))], setSelect: zoom ? [zoom] : [] },
         scales: { x: { range: (_, low, high) => [low, high === last ? Math.max(high, newest) : high] }, y: { range: (_, low, high) => [0, Math.max(high * 1.1, place.dataset.unit === "count" ? 4 : 1)] } },
-        axes: [{ ...axis, space: 70, size: 26, values: (_, at, __, ___, step) => at.map(step >= 86400 ? day : step < 60 ? second : hour) }, { ...axis, size: 58, values: (_, values) => values.map(format), ...(steps[place.dataset.unit] ? { incrs: steps[place.dataset.unit] } : {}) }],
+        axes: [{ ...axis, space: 70, size: 26, values: (_, at, __, ___, step) => at.map(step >= 86400 ? day : step < 60 ? second : hour).map((text, place, all) => text === all[place - 1] ? "" : text) }, { ...axis, size: 58, values: (_, values) => values.map(format), ...(steps[place.dataset.unit] ? { incrs: steps[place.dataset.unit] } : {}) }],
       }, data, place);
       place.dataset.marks = marks.length;
     }
