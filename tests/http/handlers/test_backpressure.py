@@ -279,12 +279,12 @@ async def test_a_large_blocked_request_sends_its_jobs_only_when_they_fit(
     tries = 0
     original = store_enqueue.enqueue_many
 
-    async def counted(*args: Any) -> Any:
+    async def counted(*args: Any, **options: Any) -> Any:
         nonlocal tries
         tries += 1
         if tries == 2:
             api.app.drain()
-        return await original(*args)
+        return await original(*args, **options)
 
     checks = 0
 
