@@ -500,3 +500,16 @@ async def test_a_cancel_request_outlives_the_last_lone_death(
         await cancel(once, job.id, only="inactive")
     await dies(once, db, "w2", steadily=steadily)
     assert (await look(once, job)).state is State.CANCELLED
+
+
+@pytest.mark.parametrize("ahead_s", [-4.0, 4.0])
+async def test_a_suspect_runs_alone_in_a_shard_whose_clock_differs(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    job = await active(store)
+    await dies(store, db, "w1")
+    # The process knows the median of the masters; this shard is ahead of it, or behind.
+    monkeypatch.setattr(store.clock, "_ahead_s", store.clock._ahead_s - ahead_s)
+    [suspect] = await take(store, worker="w2")
+    assert suspect.id == job.id
+    assert db.hget(shard_of(store).job(job.id), f.ALONE)

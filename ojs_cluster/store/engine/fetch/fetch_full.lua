@@ -158,7 +158,7 @@ for _, item in ipairs(found) do -- see `scan` for the members of an item
         local at, lease_id = #reply, lease_prefix .. (needs_full_ack(job) and '0' or '') .. leased
         reply[at + 1], reply[at + 2] = id, job.field_list
         reply[at + 3], reply[at + 4], reply[at + 5] = lease(id, job, worker, lease_id, requested_ms, default_ms)
-        if item.alone_until then redis.call('HSET', key, F.alone, suspect_mode) end
+        if item.alone_until then redis.call('HSET', key, F.alone, suspects.mode) end
     end
 end
 

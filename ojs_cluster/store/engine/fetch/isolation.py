@@ -37,9 +37,11 @@ LONE_DEATH: Final = "the worker died while it ran this job alone"
 BUSY: Final = "busy"
 """The mode of a fetch whose worker cannot be isolated (``suspects.lua``)."""
 _FIRST_MS: Final = 3000
+"""Time in ms from the begin of an isolation in which its flags are not removed."""
+_LEASE_MS: Final = 2500
 """Time in ms from the begin of an isolation in which the suspect is leased, or not at all.
 
-``suspects.lua`` has half a second less, and the difference to ``ISOLATION_MS``."""
+It is measured by the clock of the suspect's shard, which may differ from the others."""
 _HOLDS_S: Final = 1.0
 """Time in seconds for which a worker that holds its suspect is not checked again."""
 _TIMEOUT_S: Final = 2.0
@@ -55,9 +57,10 @@ async def isolate(store: Store, shard: Shard, worker_id: str) -> str:
         worker_id: the worker.
 
     Returns:
-        The time until which it gets no other job; ``BUSY`` if it holds jobs, if it or too many
-        others are isolated, if another worker is checked for a suspect of this shard, or if a shard
-        did not answer.
+        The time until which it gets no other job, and the time by which the suspect must be leased.
+        Both are in ms, the second by the clock of ``shard``. ``BUSY`` if the worker holds jobs, if
+        it or too many others are isolated, if another one is checked for a suspect of this shard,
+        or if a shard did not answer.
     """
     probed = store.busy_workers.probed_shards
     if worker_id in store.busy_workers or shard in probed:
@@ -66,25 +69,29 @@ async def isolate(store: Store, shard: Shard, worker_id: str) -> str:
     store.busy_workers.add(worker_id)
     probed.add(shard)
     until = str(store.clock.now_ms() + ISOLATION_MS)
+    began, lease_by = trio.current_time(), None
     is_free = False
     try:
         await ensure_task()
         with trio.move_on_after(_TIMEOUT_S):
-            is_free = await _is_idle(store, [shard], worker_id, until, "check") and await _is_idle(
-                store, store.keys, worker_id, until, "begin"
-            )
+            now_ms = await _is_idle(store, [shard], worker_id, until, "check")
+            if now_ms is not None:
+                lease_by = now_ms - int((trio.current_time() - began) * 1000) + _LEASE_MS
+                begun = await _is_idle(store, store.keys, worker_id, until, "begin")
+                is_free = begun is not None
     finally:
         probed.discard(shard)
     if is_free:
         store.busy_workers.discard(worker_id)
-        return until
+        return f"{until} {lease_by}"
     await abort(store, worker_id, until)
     store.busy_workers.add(worker_id)
     return BUSY
 
 
-async def abort(store: Store, worker_id: str, until: str) -> None:
+async def abort(store: Store, worker_id: str, mode: str) -> None:
     """Remove the flags of an isolation without a suspect. What fails is left to ``end_if_idle``."""
+    until, _, _ = mode.partition(" ")
     with trio.move_on_after(_TIMEOUT_S, shield=True):
         await _remove_flags(store, worker_id, until, "abort")
 
@@ -107,7 +114,7 @@ async def end_if_idle(store: Store, shard: Shard, worker_id: str) -> bool:
         # A fetch that has isolated the worker just now is still to lease the suspect.
         until = str(store.clock.now_ms() + ISOLATION_MS - _FIRST_MS)
         for shards in ([shard], store.keys):
-            if not await _is_idle(store, shards, worker_id, until, "check"):
+            if await _is_idle(store, shards, worker_id, until, "check") is None:
                 store.busy_workers.add(worker_id, _HOLDS_S)
                 return False
         return await _remove_flags(store, worker_id, until, "end")
@@ -120,20 +127,20 @@ async def _is_idle(
     worker_id: str,
     until: str,
     action: Literal["check", "begin"],
-) -> bool:
+) -> int | None:
     """Run ``isolate_worker.lua`` over all active jobs of some shards.
 
     Returns:
-        Whether all shards have answered that the worker holds none of their jobs, and have not
-        refused to begin.
+        The time in ms of the shard that answered last, if the worker holds no job of any of them
+        and none has refused to begin; otherwise None.
     """
-    is_idle = True
+    is_idle, now_ms = True, 0
 
     async def look(shard: Shard) -> None:
-        nonlocal is_idle
+        nonlocal is_idle, now_ms
         cursor: str | bytes = ""
         while is_idle and store.redis.is_responsive(shard.slot):
-            held, cursor = await store.run(
+            held, cursor, now_ms = await store.run(
                 shard,
                 "isolate_worker",
                 [shard.quiet_workers, shard.active],
@@ -149,8 +156,8 @@ async def _is_idle(
     try:
         await run_concurrently(shards, look)
     except OJSError:
-        return False
-    return is_idle
+        return None
+    return now_ms if is_idle else None
 
 
 async def _remove_flags(
@@ -162,7 +169,7 @@ async def _remove_flags(
     async def remove(shard: Shard) -> None:
         nonlocal is_left
         try:
-            left, _ = await store.run(
+            left, _, _ = await store.run(
                 shard,
                 "isolate_worker",
                 [shard.quiet_workers, shard.active],

@@ -4,28 +4,30 @@
 --               and the caller finds out whether the worker has other jobs (store/engine/fetch/isolation.py)
 --   'busy'      the worker has other jobs, or may have: a suspect is taken only when it has waited for PATIENCE_MS
 --   'later'     the fetch has jobs already: suspects are left
---   a time      in ms: the worker has no other job, and gets none until then
+--   two times   in ms: the worker has no other job and gets none until the first, if the call comes before the second, by
+--               the clock of this shard
 -- Behind MAX_LEFT suspects that were left, or some of MAX_REPLY_BYTES, others are taken as any job: then many workers
 -- have died, for which no single job is to blame. For the same reason, at most MAX_ISOLATED workers are isolated at a
 -- time (isolated_workers.lua).
--- The isolation of a worker may be ended ISOLATED_MS before its time (isolation.py). A call that comes later than that
--- takes no suspect alone.
+-- The isolation of a worker may be ended after the second time (isolation.py). A call that comes later than that takes no
+-- suspect alone.
 --@include isolated_workers
-local suspects = {PATIENCE_MS = 15000, MAX_LEFT = 50, ISOLATED_MS = 297500}
+local suspects = {PATIENCE_MS = 15000, MAX_LEFT = 50}
 
 -- Sets the mode, and `suspects.refusal`: why the worker gets no job, nil if it may get some.
 function suspects.begin(mode, worker, quiet_workers)
+    local until_ms, lease_by = string.match(mode, '^(%S+) (%d+)$')
     local quiet_until, isolated_until
     if worker ~= '' then
         quiet_until, isolated_until = unpack(redis.call('ZMSCORE', quiet_workers, worker, isolation_of(worker)))
     end
     if quiet_until and tonumber(quiet_until) > now then
         suspects.refusal = 'quiet'
-    elseif isolated_until and isolated_until ~= mode and tonumber(isolated_until) > now then
+    elseif isolated_until and isolated_until ~= until_ms and tonumber(isolated_until) > now then
         suspects.refusal = 'isolated'
     end
-    local is_late = tonumber(mode) and (isolated_until ~= mode or mode - suspects.ISOLATED_MS < now)
-    suspects.mode = (is_late or mode == '' and worker == '') and 'busy' or mode
+    local is_late = until_ms and (isolated_until ~= until_ms or tonumber(lease_by) < now)
+    suspects.mode = (is_late or mode == '' and worker == '') and 'busy' or until_ms or mode
     suspects.quiet_workers = quiet_workers
 end
 
