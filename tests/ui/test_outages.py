@@ -202,6 +202,23 @@ def test_the_list_of_queues_shows_what_other_masters_have(
     wait_until(lambda: all(row in page(viewer, path) for row in rows), what="all are there again")
 
 
+def test_a_key_for_some_queues_sees_that_their_list_cannot_be_read(servers: Embedded) -> None:
+    """Without the list it is unknown whether there is a queue, so the page must not deny it."""
+    with (
+        dashboard(servers, FULL) as limited,
+        limited.browser("email-key") as client,
+    ):
+        meta = node_of(servers, limited, limited.app.store.keys.meta.slot)
+        servers.pause(meta)
+        try:
+            wait_until(
+                lambda: "The list of queues cannot be read" in page(client, "/ui/queues"),
+                what="the page says that the list cannot be read",
+            )
+        finally:
+            servers.resume(meta)
+
+
 def problems_html(client: httpx.Client) -> str:
     return page(client, "/ui/").partition('class="facts"')[0]
 

@@ -129,7 +129,9 @@ async def _metrics(visit: Visit) -> ClusterMetrics:
         return metrics
     queues = {name: one for name, one in metrics.queues.items() if admitted.admits(name)}
     unread = [name for name in metrics.unread if admitted.admits(name)]
-    is_whole = len(metrics.queues) + len(metrics.unread) >= (metrics.registered or 0)
+    if metrics.registered is None:
+        return replace(metrics, queues=queues, unread=unread)
+    is_whole = len(metrics.queues) + len(metrics.unread) >= metrics.registered
     registered = len(queues) + len(unread) if is_whole else metrics.registered
     return replace(metrics, queues=queues, unread=unread, registered=registered)
 
