@@ -53,8 +53,7 @@ end
 local function end_attempt(id, key, job, nack, errors_kept, retention)
     local released = nack[ACTION] == 'release'
     release_from_worker(id, job, nack[HOLD_UNTIL], released)
-    if released then uncount_queue_start(job)
-    elseif job[F.suspect] then drop_fields(key, job, F.suspect) end -- its worker has lived to end the attempt
+    if released then uncount_queue_start(job) elseif job[F.suspect] then drop_fields(key, job, F.suspect) end
     if nack[ACTION] == 'fail' then
         if job[F.delay] then drop_fields(key, job, F.delay) end
         local outcome, delay = decide_nack(job, nack), tonumber(nack[DELAY])
