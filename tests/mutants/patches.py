@@ -152,7 +152,10 @@ def tests_in(path: Path) -> frozenset[str]:
 
 
 def is_test(node_id: str) -> bool:
-    """Tell whether a node id names a test function that is there. Parameters are not checked."""
+    """Tell whether a node id names a file of tests, or a test function, that is there.
+
+    Parameters are not checked.
+    """
     file, _, name = node_id.partition("::")
     path = ROOT / file
-    return path.is_file() and name.partition("[")[0] in tests_in(path)
+    return path.is_file() and (not name or name.partition("[")[0] in tests_in(path))

@@ -60,6 +60,7 @@ SCRIPT_COMMANDS = (
     "ZCARD",
     "ZCOUNT",
     "ZINCRBY",
+    "ZMSCORE",
     "ZRANGE",
     "ZRANGEBYSCORE",
     "ZREM",
@@ -69,7 +70,7 @@ SCRIPT_COMMANDS = (
     "ZSCORE",
 )
 """Commands that scripts run."""
-DIRECT_COMMANDS = ("SETRANGE", "XLEN", "XRANGE", "ZMSCORE", "ZRANGEBYLEX")
+DIRECT_COMMANDS = ("SETRANGE", "XLEN", "XRANGE", "ZRANGEBYLEX")
 """Commands that the server sends directly. Redis allows them in scripts, so ``rights.lua`` tries
 them, too."""
 
