@@ -134,9 +134,7 @@ def foreign_id(store: Store, queue: str = QUEUE, *, step: int = 1) -> str:
 
 
 def middle_queue(store: Store) -> str:
-    """A queue whose shard has others before it and after it: those who go over all come to some
-    before it, and to some after it.
-    """
+    """A queue that a walk over all shards meets neither first nor last."""
     names = (f"middle{number}" for number in itertools.count())
     return next(name for name in names if 0 < shard_of(store, name).index < len(store.keys) - 1)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
-from ojs_cluster.core.errors import Duplicate, TooManyQueues
+from ojs_cluster.core.errors import BackendUnavailable, Duplicate, TooManyQueues
+from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.states import State
+from ojs_cluster.redis import Client, Reply, Script
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.engine.jobs import read_jobs
+from ojs_cluster.store.ground.portions import PORTION_BYTES
 from tests.store.shortcuts import (
     QUEUE,
     home_id,
@@ -23,6 +27,7 @@ from tests.store.shortcuts import (
     take,
 )
 from tests.support.invariants import InvariantReport
+from tests.support.lossy import LossyClient
 from tests.support.servers import all_keys
 
 Check = Callable[[], InvariantReport]
@@ -45,6 +50,27 @@ async def test_a_batch_is_answered_in_its_order_with_what_is_stored(
     for job in stored:
         assert (await read_jobs.get(store, job.id)).json() == job.json()
     assert consistent().count() == {"available": 41, "scheduled": 1, "pending": 1}
+
+
+async def test_a_large_batch_that_fails_before_its_commit_was_not_applied(
+    store: Store, consistent: Check
+) -> None:
+    class Silent(LossyClient):
+        async def script(self, slot: int, script: Script, *args: Any, **kind: Any) -> Reply:
+            if script.name == "transaction_record" and self.calls.get(script.name):
+                raise BackendUnavailable("no answer", outcome="unknown")
+            return await super().script(slot, script, *args, **kind)
+
+    client = Silent(store.redis, lambda _name, _before: False)
+    body = b'{"type":"t","args":["%b"],"options":{"queue":"%b"}}'
+    text = b"x" * (PORTION_BYTES * 2 // 5)
+    queues = queues_in_other_shards(store, 2) * 3
+    batch = [parse_job(body % (text, queue.encode())) for queue in queues]
+    with pytest.raises(BackendUnavailable) as failed:
+        await enqueue_many(replace(store, redis=cast(Client, client)), batch)
+    assert client.calls["transaction_record"] == 1
+    assert failed.value.outcome == "not_applied"
+    assert consistent().count() == {}
 
 
 async def test_a_thousand_jobs_with_ids_of_both_kinds_are_one_batch(

@@ -68,7 +68,7 @@ async def commit(store: Store, transaction: Transaction, commit_before_ms: int) 
 
     Raises:
         BackendUnavailable: Redis did not answer in time. With an unknown outcome the transaction
-            may have been committed.
+            may have been committed; a failure before the commit is never unknown.
     """
     owner = store.keys.shard_of_id(transaction.id)
     await _check_memory(store, owner, list(transaction.parts))
@@ -83,18 +83,22 @@ async def commit(store: Store, transaction: Transaction, commit_before_ms: int) 
     portions = [encode(list(portion)) for _, portion in transaction.portions()]
     large = sum(map(len, portions)) > PORTION_BYTES
     in_commit = [] if large else portions
+    is_sent = False
     try:
         committed = not large or await _store_portions(store, owner, transaction.id, portions)
         if committed:
             args: list[Arg] = [commit_before_ms, transaction.id, encode(plan)]
             args += (len(portions) - len(in_commit), *in_commit)
             keys = _commit_keys(owner, transaction.id)
+            is_sent = True
             reply = await store.run(owner, "transaction_commit", keys, args, idempotent=True)
             committed = reply[0] == b"ok"
     except BackendUnavailable as error:
-        if large and error.outcome == "not_applied":
+        if large and (not is_sent or error.outcome == "not_applied"):
             await _remove_uncommitted_record(store, owner, transaction.id)
-        raise
+        if is_sent or error.outcome == "not_applied":
+            raise
+        raise BackendUnavailable(str(error), outcome="not_applied") from error
     if committed:
         return int(reply[1])
     if large:
@@ -201,8 +205,9 @@ def outcome_of(error: OJSError) -> WriteOutcome:
     The outbox drainer will apply the transaction. So the outcome that ``error`` itself reports, for
     one failed step, would be wrong.
     """
-    confirmed = not isinstance(error, BackendUnavailable) or error.outcome != "stored_unconfirmed"
-    return "unknown" if confirmed else "stored_unconfirmed"
+    if isinstance(error, BackendUnavailable) and error.outcome == "stored_unconfirmed":
+        return "stored_unconfirmed"
+    return "unknown"
 
 
 async def finish(store: Store, _shard: Shard, payload: bytes) -> None:
