@@ -2,19 +2,19 @@
 
 Open pages refresh every few seconds. A refresh gets the content of the page without the frame
 around it. Its ETag lets the browser keep what it has, and the browser names the rows of tables that
-it has, which are not sent again. Viewers of the same page share the text if the page says what it
-shows (``Page.shows``).
+it has (header ``X-Rows``), which are not sent again: ``readFresh`` of ``app.js`` puts them back.
+Viewers of the same page share the text if the page says what it shows (``Page.shows``).
 """
 
 from __future__ import annotations
 
 import re
+from base64 import urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
-from zlib import crc32
 
 _MAX_KEPT: Final = 50
 """Maximum number of kept fragments; the one that was used longest ago makes room."""
@@ -23,6 +23,10 @@ _MAX_SIZE: Final = 64 * 1024
 _MAX_ROWS: Final = 300
 """Maximum number of rows that a browser names: the names lie in a header."""
 _ROW: Final = re.compile(rb"<tr\b.*?</tr>", re.DOTALL)
+_NAME_BYTES: Final = 9
+"""Size of the name of a row in bytes. With a short one, a producer could make the row of one of its
+jobs look like that of another.
+"""
 _AGE: Final = re.compile(rb"(<time [^>]*>)([^<]*)(</time>)")
 """A time relative to now: it changes with every refresh, when nothing else of the row does."""
 _WITHOUT_AGE: Final = rb"\1\3"
@@ -83,7 +87,8 @@ def without_known_rows(body: bytes, known: str) -> tuple[bytes, str]:
     names: list[str] = []
 
     def shorten(row: re.Match[bytes]) -> bytes:
-        name = f"{crc32(_AGE.sub(_WITHOUT_AGE, row[0])):x}"
+        content = _AGE.sub(_WITHOUT_AGE, row[0])
+        name = urlsafe_b64encode(blake2b(content, digest_size=_NAME_BYTES).digest()).decode()
         names.append(name)
         place = places.get(name)
         if place is None:

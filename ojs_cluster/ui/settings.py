@@ -25,6 +25,7 @@ _RESERVED: Final = frozenset(
 )
 _is_base: Final = re.compile(r"(?:/[A-Za-z0-9._~-]{1,64}){1,8}").fullmatch
 
+# Visible ASCII without the characters that a URL never has: "<>\\^`{|}
 _is_address: Final = re.compile(r"[!#-;=?-\[\]_a-z~]{1,2000}").fullmatch
 
 
@@ -50,7 +51,7 @@ def header_name(text: str) -> str:
     return text
 
 
-def trace_url(text: str) -> str:
+def parse_trace_url(text: str) -> str:
     """Accept the address of a trace, with ``{trace_id}`` where its id belongs."""
     parts = urlsplit(text)
     is_web = parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -133,7 +134,7 @@ class UiSettings:
 
     trace_url: str = variable(
         "OJS_TRACE_URL",
-        trace_url,
+        parse_trace_url,
         "",
         "Address of a trace in your tracing system, such as "
         "`https://tempo.example.com/trace/{trace_id}`: the page of a job whose meta has a "

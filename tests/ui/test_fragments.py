@@ -100,6 +100,12 @@ def test_rows_that_the_browser_has_are_not_sent_again() -> None:
     assert without_known_rows(second, ",".join(["x"] * 5000)) == (second, more)
 
 
+def test_rows_of_one_checksum_are_different_rows() -> None:
+    page = b'<div id="refreshed"><tr><td>%b</td></tr>'
+    _, names = without_known_rows(page % b"plumless", "")
+    assert without_known_rows(page % b"buckeroo", names)[0] == page % b"buckeroo"
+
+
 def test_of_a_row_whose_times_alone_have_changed_only_these_are_sent() -> None:
     row = b'<div id="refreshed"><tr><td><time datetime="1">2 s ago</time></td><td>a</td></tr>'
     _, names = without_known_rows(row, "")

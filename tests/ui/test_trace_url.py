@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.ui.settings import UiSettings, trace_url
+from ojs_cluster.ui.settings import UiSettings, parse_trace_url
 from tests.ui.dashboard import dashboard
 from tests.ui.html import parse
 from tests.ui.test_pages import page
@@ -26,11 +26,11 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 )
 def test_an_address_that_names_no_trace_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="trace_id"):
-        trace_url(text)
+        parse_trace_url(text)
 
 
 def test_a_job_links_to_the_trace_of_its_producer(ui_redis: Embedded) -> None:
-    template = trace_url("https://tempo.example.com/explore?trace={trace_id}#spans")
+    template = parse_trace_url("https://tempo.example.com/explore?trace={trace_id}#spans")
     settings = UiSettings(mode="read", trace_url=template)
     with dashboard(ui_redis, settings) as server, server.api() as api, server.browser() as client:
         targets = []

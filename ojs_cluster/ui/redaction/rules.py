@@ -11,7 +11,7 @@ from typing import Final
 from ojs_cluster.ui.json_view import HIDDEN, MAX_SHOWN, end_of_value, name_of, tokens_of
 from ojs_cluster.ui.redaction.patterns import Replace, pattern
 
-HIDDEN_JSON: Final = b'"hidden"'
+HIDDEN_JSON: Final = b'"%b"' % HIDDEN.encode()
 """What stands for a hidden value."""
 ROOTS: Final = frozenset(
     {
@@ -22,7 +22,7 @@ ROOTS: Final = frozenset(
 """The first segments of paths."""
 ANY: Final = "*"
 ALIASES: Final = {"error": "errors", "parent_results_by_id": "parent_results"}
-"""Members of a job that have a part of what is in another one."""
+"""Other names of roots: the member ``error`` of a job is one of its ``errors``."""
 _MAX_RULES: Final = 100
 _FIRST_PLACES: Final[Mapping[str, str | int]] = {"[": 0, "{": ""}
 """What begins an array or an object, and where its first value is; a name is not read yet."""
