@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +92,19 @@ def test_values_without_a_json_form_are_refused(ctl: Ctl, tmp_path: Path) -> Non
     assert "line 1 is no JSON" in ctl.run("job", "enqueue", "--file", str(file), code=2).stderr
     file.write_bytes(b"\xff\n")
     assert "UTF-8" in ctl.run("job", "enqueue", "--file", str(file), code=2).stderr
+
+
+def test_characters_that_the_output_lacks_are_escaped(ctl: Ctl) -> None:
+    [job_id] = ctl.names("job", "enqueue", "t.a", "5 €", "--queue", "q.escaped")
+    run = [sys.executable, "-m", "ojs_client.ctl"]
+    for form in ("json", "table"):
+        done = subprocess.run(
+            [*run, "--url", ctl.url, "job", "get", job_id, "-o", form],
+            env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+            capture_output=True,
+            check=True,
+        )
+        assert b"5 \\u20ac" in done.stdout
 
 
 def test_an_argument_that_is_nearly_json_is_refused(ctl: Ctl) -> None:

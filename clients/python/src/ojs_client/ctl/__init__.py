@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 
 
 def main() -> None:
@@ -16,4 +17,7 @@ def main() -> None:
             f"ojsctl needs the package '{error.name}'. Install ojs-client with its extra 'ctl': "
             "pip install 'ojs-client[ctl]'"
         )
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Jobs may have characters that the encoding of a pipe or a terminal lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
     app.cli(prog_name="ojsctl")
