@@ -171,9 +171,9 @@ class World:
     async def _end_isolations(self) -> None:
         """Let the time pass for which workers run suspects alone."""
         for shard in self.store.keys:
-            for worker, until in self.db.zrange(shard.quiet_workers, 0, -1, withscores=True):
-                if until % 1:
-                    self.db.zincrby(shard.quiet_workers, -HOUR, worker)
+            for member in self.db.zrange(shard.quiet_workers, 0, -1):
+                if b"\n" in member:  # see isolated_workers.lua
+                    self.db.zincrby(shard.quiet_workers, -HOUR, member)
                     await remove_leftovers(self.store, shard)
 
     def leftovers(self) -> list[bytes]:
