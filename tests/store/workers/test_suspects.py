@@ -28,6 +28,7 @@ from ojs_cluster.store.features.workers import workers
 from ojs_cluster.store.features.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.ground import job_fields as f
 from tests.store.shortcuts import (
+    QUEUE,
     ack,
     active,
     envelope,
@@ -111,9 +112,9 @@ async def test_a_suspect_is_fetched_alone_and_its_worker_gets_no_other_job(
     for _ in range(2):
         await active(store)
     await dies(store, db, "w1", steadily=steadily)
-    for name in ("other", "further"):
+    for name in (QUEUE, "other", "further"):
         await put(store, name)
-    [suspect] = await take(store, count=9, worker="w2")
+    [suspect] = await take(store, QUEUE, "other", count=9, worker="w2")
     assert await take(store, "other", "further", count=9, worker="w2") == []
     assert len(await take(store, "other", count=9, worker="w3")) == 1
     consistent()

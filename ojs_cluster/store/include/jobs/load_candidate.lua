@@ -1,12 +1,15 @@
 -- Reads the jobs of a queue that a fetch may take (see select_jobs.lua).
 --@include load_jobs park_jobs
-local found_blocked = false -- whether a job that cannot start was found: more may follow, so rows are read ahead
-local passed_groups = {} -- 'queue:rate limit key' -> true when the preflight of its keys is done
-local malformed = {} -- id -> true for a malformed job
+-- One table for the functions of this file and of select_jobs.lua, because a script may have 200 locals, and for what
+-- they have found:
+--   is_blocked_found  a job that cannot start was found: more may follow, so the next ones are read with few fields
+--   malformed         id -> true for a malformed job
+--   passed_groups     'queue:rate limit key' -> true when the preflight of its keys is done
+local candidates = {is_blocked_found = false, malformed = {}, passed_groups = {}}
 
 -- Reads only the fields that the transition of a blocked or expired job needs: hundreds of such jobs may be
 -- before one that can start. Returns nil when the job may be able to start.
-local function load_blocked(queue, id)
+function candidates.load_blocked(queue, id)
     local key = job_key(id)
     local found = redis.call('HMGET', key, F.limit, F.token, F.transaction, F.expires, F.token_request_count,
         F.tenant, F.parked, F.type)
@@ -21,26 +24,27 @@ local function load_blocked(queue, id)
     if job[F.tenant] then preflight_key(tenant_queue_key(queue.name, job[F.tenant])) end
     if job[F.parked] then preflight_parked(job) end
     local group = queue.name .. ':' .. limit_of(job)
-    if not passed_groups[group] then
+    if not candidates.passed_groups[group] then
         preflight_limit(job)
         preflight_key(OUTBOX)
         preflight_key(OUTBOX_DUE)
     end
-    passed_groups[group] = true
+    candidates.passed_groups[group] = true
     return job
 end
 
 -- Reads a job of a queue. Returns false for a missing or malformed one.
-local function load_candidate(queue, id)
-    local job, reply = found_blocked and (parking.load(queue, id) or load_blocked(queue, id)), nil
+function candidates.load(queue, id)
+    local job, reply = nil, nil
+    if candidates.is_blocked_found then job = parking.load(queue, id) or candidates.load_blocked(queue, id) end
     -- After a malformed job, the next job may also be malformed, and large. So its small fields are read first.
-    if not job and next(malformed) then
+    if not job and next(candidates.malformed) then
         job, reply = load_small_fields(job_key(id))
         if job and job[F.state] == 'available' then job = nil end
     end
     if not job and not is_malformed(reply) then job, reply = load_job(job_key(id)) end
     if is_malformed(reply) or job and job[F.state] and job[F.state] ~= 'available' then
-        malformed[id] = true
+        candidates.malformed[id] = true
         preflight_key(QUARANTINE)
         return false
     end

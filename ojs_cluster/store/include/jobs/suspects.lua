@@ -31,9 +31,9 @@ function suspects.begin(mode, worker, quiet_workers)
     suspects.quiet_workers = quiet_workers
 end
 
--- Begins to decide for a scan: `left` counts the suspects that are left, `is_taken` says whether one is taken.
+-- Begins to decide for a scan: `left` counts the suspects that are left.
 function suspects.begin_scan()
-    suspects.left, suspects.left_bytes, suspects.is_taken = 0, 0, false
+    suspects.left, suspects.left_bytes = 0, 0
 end
 
 -- Returns what a fetch with `live` jobs so far does with a suspect that can start: 'leave', 'take' without others, or
@@ -46,7 +46,6 @@ function suspects.decide(job, live, promoted, max_bytes)
     local waits = suspects.mode == 'busy'
         and tonumber(job[F.enqueued] or job[F.created]) + suspects.PATIENCE_MS > now
     if live == 0 and suspects.mode ~= '' and suspects.mode ~= 'later' and not waits then
-        suspects.is_taken = true
         return 'take'
     end
     suspects.left = suspects.left + 1
