@@ -352,6 +352,7 @@ async def test_only_some_workers_are_isolated_at_a_time(store: Store, db: Any) -
     await dies(store, db, "w1")
     fetched = [await take(store, count=9, worker=f"idle-{number}") for number in range(10)]
     assert [len(jobs) for jobs in fetched] == [1] * 8 + [0] * 2
+    assert "idle-9" not in store.busy_workers, "no shard was asked whether it holds jobs"
 
 
 async def test_an_operators_quiet_flag_outlives_the_isolation(store: Store, db: Any) -> None:
