@@ -30,9 +30,11 @@
 --     deadline, lease in ms. The fields of a plain job are a text with the values that follow its id above.
 -- A plain job has only the fields of every job. One that is wanted alone needs no table and no function, because these
 -- cost as much as commands.
+-- Constants of the includes: LATEST_MS is in validate_job.lua, MAX_REPLY_BYTES in reply_size.lua, NEAR_MS in
+-- set_deadline.lua.
 --@include keys now fields
---@include_where_used isolated_workers blocked_jobs load_for_lease validate_job reply_size remove_many read_job set_deadline
---@include_where_used append_effect effects_of_jobs append_event count_for_tenants
+--@include_where_used isolated_workers blocked_jobs load_for_lease validate_job reply_size remove_many read_job
+--@include_where_used set_deadline append_effect effects_of_jobs append_event count_for_tenants
 local due, active_jobs, events, quiet_workers, first_blocked = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[7]
 local events_kept, worker, first_lease_id, default_ms, types = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[8]
 local is_single = not ARGV[5] or ARGV[5] == ''
@@ -133,7 +135,8 @@ for at = 5, #KEYS, 3 do -- index of the queue's first key
     if jobs and #jobs >= wanted or bytes >= MAX_REPLY_BYTES then break end
 end
 
--- 3. Lease the jobs.
+-- 3. Lease the jobs. If there are too few, and others wait for tokens, the full path leases these too and requests
+-- tokens.
 if has_waiting and not (jobs and #jobs >= wanted) and bytes < MAX_REPLY_BYTES then return 'limited_job' end
 local with_depth = ARGV[7] == '1'
 if not (jobs or with_depth) then return 'none' end
@@ -148,7 +151,8 @@ local jobs_of_tenants = {}
 for n, job in ipairs(jobs) do
     local lease_ms = requested_ms ~= '' and requested_ms or job[F.visibility] or default_ms
     local deadline, attempt = now + lease_ms, (job[F.attempt] or 0) + 1
-    -- A zero says that ack.lua cannot complete the job: see lease_ids.py.
+    -- A zero says that ack.lua cannot complete the job: see lease_ids.py. This is needs_full_ack of lease_job.lua
+    -- without suspects, which load_for_lease leaves to the full path.
     local lease_id = lease_prefix .. ((job[F.workflow] or job[F.keep]) and '0' or '') .. n
     redis.call('HSET', job.key, F.state, 'active', F.attempt, attempt, F.worker, worker, F.lease, lease_id,
         F.lease_ms, lease_ms, F.deadline, deadline, F.started, now)

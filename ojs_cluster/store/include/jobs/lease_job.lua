@@ -18,7 +18,8 @@ local function lease(id, job, worker, lease_id, requested_ms, default_ms)
     return attempt, deadline, lease_ms + 0
 end
 
--- Returns whether the lease id must say that ack.lua cannot complete the job (see lease_ids.py).
+-- Returns whether the lease id must say that ack.lua cannot complete the job (see lease_ids.py). fetch.lua and
+-- _NEED_FULL_ACK of fetch_script.py have the same rule.
 local function needs_full_ack(job)
     return job[F.workflow] or job[F.keep] or job[F.suspect]
 end
