@@ -114,6 +114,7 @@ end
 -- 3. Lease the jobs that may start, block those that need a token, and remove those that have left the queue.
 local MORE_JOBS = 2 -- the third value of the reply
 local MORE_TOKENS = 1
+local LEFT_SUSPECTS = 4 -- added to one of these
 local reply, leased = {now, effects, more and MORE_JOBS or 0, redis.call('ZCARD', queues[1].available)}, 0
 for _, name in ipairs(queues[1].parked) do
     reply[4] = reply[4] + redis.call('ZCARD', parked_jobs_key(queues[1].name, name, tenant))
@@ -183,5 +184,5 @@ flush_additions()
 flush_events()
 flush_removals()
 flush_counters()
-if suspects.left > 0 then reply[3] = reply[3] + 4 end
+if suspects.left > 0 then reply[3] = reply[3] + LEFT_SUSPECTS end
 return reply

@@ -49,7 +49,8 @@ local function take_local_token(id, key, job, shard)
     save_job(key, job, F.token_request_count, number, F.token, number)
 end
 
--- Counts the starts of jobs that took a token in this script.
+-- Counts the starts of jobs that took a token in this script. Other writes may follow, although close_rate_limit must
+-- be the last one elsewhere: here no request was answered and no token was returned, so it removes no member of a set.
 local function close_local_limits()
     for _, limit in pairs(local_limits) do
         if limit and limit.started then
