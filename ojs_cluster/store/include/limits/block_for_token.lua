@@ -1,5 +1,16 @@
 -- Jobs that need a token of their rate limit key before they may start (docs/adr/011). A fetch moves such a job
--- to the blocked jobs under its old score, and requests a token from the shard of the key.
+-- to the blocked jobs under its old score, and requests a token from the shard of the key. The field `state` of the job
+-- stays 'available'. A blocked job is unrequested or requested:
+--
+--   state        sets                                          field               next state
+--   available    queue_available                               none                unrequested (block_job)
+--   unrequested  queue_blocked, token_unrequested              none                requested (request_tokens)
+--   requested    queue_blocked, token_requested, token_grants  open_token_request  granted (limit_grant.lua)
+--   granted      queue_available, token_grants                 token               active (a fetch)
+--
+-- limit_grant.lua makes a requested job unrequested again if no fetch wants jobs of the queue, and schedules or
+-- discards it if its limit refuses. limit_return.lua makes a granted job unrequested if no fetch takes it in time, and
+-- repeats a request without an answer. `token_demand` of the queue has the keys with unrequested jobs.
 --@include add_later
 local MAX_OPEN_REQUESTS = 100 -- maximum number of unanswered requests for one key in one queue
 local MAX_KEYS_PER_FETCH = 16
