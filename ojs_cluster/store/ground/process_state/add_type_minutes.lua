@@ -35,12 +35,11 @@ for i = 1, count do
     known[i] = i == count or is_known(i)
     if not known[i] and free > 0 then known[i], free = true, free - 1 end
     local place = known[i] and i or count
-    local stored = redis.call('HGET', KEYS[1 + i], slot)
     local sum = sums[place] or {}
     times[place] = times[place] or new_times()
     if place == i then
         add_times_record(times[place], redis.call('HGET', KEYS[1 + i], 'f' .. slot), minute)
-        local record = read_numbers(stored)
+        local record = read_numbers(redis.call('HGET', KEYS[1 + i], slot))
         -- A record of an earlier version has one number less.
         if (#record == width + 1 or #record == width) and record[1] == minute then
             for n = 1, width do sum[n] = (sum[n] or 0) + (record[n + 1] or 0) end
