@@ -119,7 +119,7 @@ local reply, leased = {now, effects, more and MORE_JOBS or 0, redis.call('ZCARD'
 for _, name in ipairs(queues[1].parked) do
     reply[4] = reply[4] + redis.call('ZCARD', parked_jobs_key(queues[1].name, name, tenant))
 end
-for _, item in ipairs(found) do -- see `scan` for the members of an item
+for _, item in ipairs(found) do -- see candidates.load_item for its members
     local id, queue, job, key = item.id, item.queue, item.job, job_key(item.id)
     if item.entry then -- missing, malformed, or not parked any more
         parking.remove_entry(queue, id, item.entry)

@@ -8,10 +8,12 @@ local PARKING_COST = 2
 local LEAVING_JOB_COST = 8
 
 -- A scan reads jobs in the order of the queues until enough can start. `progress` tells how far it has come:
---   items          the items that were read (load_item)
---   startable      how many of them can start, and `bytes` their size
---   wanted         with how many the scan ends; max_startable: with how many that of the present queue does
---   budget         how many jobs it may still pass
+--   items          the items that were read: see load_item
+--   startable      how many of them can start
+--   max_startable  with how many the scan of the present queue ends
+--   wanted         with how many the whole scan ends
+--   bytes          size of the jobs that can start, and of those that were read before the scan
+--   budget         what is left of MAX_PASSED_JOBS and of the jobs that were wanted
 --   known_keys     rate limit key -> true, if a job was passed that waits for its token
 
 -- Returns whether the scan of the present queue has enough jobs.
