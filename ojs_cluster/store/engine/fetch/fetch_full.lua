@@ -27,7 +27,7 @@
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue promote_jobs lease_job create_limiters
 --@include count_starts queue_limits hold_job
---@include rate_limit_state close_rate_limit local_tokens block_for_token request_tokens reply_size
+--@include rate_limit_state close_rate_limit local_tokens preflight_blocked_jobs request_tokens reply_size
 --@include select_jobs
 local wanted, worker, lease_prefix, requested_ms, default_ms = tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local keep_discarded_ms, this_shard, idle_keys = ARGV[7], ARGV[8], tonumber(ARGV[9])

@@ -1,7 +1,7 @@
 -- Reads the jobs of a queue that a fetch may take (see select_jobs.lua).
 --@include load_jobs park_jobs
--- One table for the functions of this file and of select_jobs.lua, because a script may have 200 locals, and for what
--- they have found:
+-- One table for the functions of this file, candidate_items.lua, scan_progress.lua and select_jobs.lua, because a
+-- script may have 200 locals, and for what they have found:
 --   is_blocked_found  a job that cannot start was found: more may follow, so rows are read ahead, and few fields each
 --   malformed         id -> true for a malformed job
 --   passed_groups     'queue:rate limit key' -> true when the preflight of its keys is done
