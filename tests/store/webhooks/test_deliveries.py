@@ -145,6 +145,7 @@ async def test_failures_in_a_row_are_counted_over_all_shards(store: Store) -> No
         [due] = (await deliveries.next_due(store, shard, made.id, 1)).deliveries
         outcome: Outcome = "delivered" if status == 200 else "dead"
         await deliveries.record(store, shard, made.id, due.number, outcome, status=status)
+        await trio.sleep(0.002)  # another millisecond: the order of attempts is by time
         counts = (await read_counts(store))[made.id]
         return counts.failed, counts.failures_in_row, counts.failing_since_ms
 
@@ -155,6 +156,25 @@ async def test_failures_in_a_row_are_counted_over_all_shards(store: Store) -> No
     assert await attempt(here, 500) == (3, 3, since_ms), "since the first of them"
     assert await attempt(there, 200) == (3, 0, 0)
     assert (await attempt(there, 500))[:2] == (4, 1)
+
+
+async def test_failures_after_a_success_in_another_shard_are_counted(store: Store) -> None:
+    """The row of a shard ends by its own success only, so the count may be too high."""
+    made = await subscribe(store, "job.enqueued")
+    await store.webhooks.read(store)
+    here, there = queues_in_other_shards(store, 2)
+    for queue, status in ((here, 500), (there, 200), (here, 500), (here, 500), (here, 500)):
+        await put(store, queue)
+        shard = store.keys.shard_of_queue(queue)
+        [due] = (await deliveries.next_due(store, shard, made.id, 1)).deliveries
+        outcome: Outcome = "delivered" if status == 200 else "dead"
+        await deliveries.record(store, shard, made.id, due.number, outcome, status=status)
+        await trio.sleep(0.002)  # another millisecond: the order of attempts is by time
+        if status == 200:
+            success_ms = (await read_counts(store))[made.id].last_ms
+    counts = (await read_counts(store))[made.id]
+    assert 3 <= counts.failures_in_row <= 4
+    assert counts.failing_since_ms == success_ms, "not before the success"
 
 
 async def test_without_subscriptions_nothing_is_written(store: Store, db: Any) -> None:

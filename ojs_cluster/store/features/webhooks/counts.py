@@ -30,8 +30,10 @@ class DeliveryCounts:
         last_status: status of the response to that attempt; 0 for no response.
         last_error: why that attempt got no response; empty if it got one.
         failing_since_ms: Unix time in ms of the first failed attempt since the last success; 0 if
-            the last attempt was one.
-        failures_in_row: number of failed attempts since then.
+            the last attempt was one. If a shard had failures before and after a success in another
+            shard, it is the time of that success at the earliest.
+        failures_in_row: number of failed attempts since then. In that case it is an upper bound: a
+            shard counts its failures since its own last success.
     """
 
     numbers: Counter[str] = field(default_factory=Counter)
@@ -77,7 +79,7 @@ async def read_counts(store: Store) -> dict[str, DeliveryCounts]:
     """
     found: dict[str, DeliveryCounts] = {}
     errors: dict[str, str] = {}
-    failures: dict[str, list[tuple[int, int]]] = {}
+    failures: dict[str, list[tuple[int, int, int]]] = {}
     successes: dict[str, int] = {}
 
     async def read(shard: Shard) -> None:
@@ -85,10 +87,12 @@ async def read_counts(store: Store) -> dict[str, DeliveryCounts]:
             shard.slot, "HGETALL", shard.webhook_counts, idempotent=True
         )
         texts = dict(zip(flat[::2], flat[1::2], strict=True))
-        for name, subscription_id, value in _parse(flat):
+        fields = {(name, each): value for name, each, value in _parse(flat)}
+        for (name, subscription_id), value in fields.items():
             counts = found.setdefault(subscription_id, DeliveryCounts())
             if name == "since" and len(value) == 2:
-                failures.setdefault(subscription_id, []).append((value[0], value[1]))
+                last_ms = fields.get(("last", subscription_id), [0])[0]
+                failures.setdefault(subscription_id, []).append((value[0], value[1], last_ms))
             elif name == "success":
                 successes[subscription_id] = max(value[0], successes.get(subscription_id, 0))
             if name in OUTCOMES:
@@ -103,9 +107,10 @@ async def read_counts(store: Store) -> dict[str, DeliveryCounts]:
         if counts.last_ms and counts.last_status not in _OK:
             # Each shard knows its own deliveries, and the receiver may have answered another one.
             success_ms = successes.get(subscription_id, 0)
-            since = [each for each in failures.get(subscription_id, ()) if each[0] > success_ms]
-            counts.failing_since_ms = min((ms for ms, _ in since), default=counts.last_ms)
-            counts.failures_in_row = sum(number for _, number in since) or 1
+            rows = [each for each in failures.get(subscription_id, ()) if each[2] > success_ms]
+            since_ms = min((ms for ms, _, _ in rows), default=counts.last_ms)
+            counts.failing_since_ms = max(since_ms, success_ms)
+            counts.failures_in_row = sum(number for _, number, _ in rows) or 1
             counts.last_error = errors.get(subscription_id, "")
     return found
 
