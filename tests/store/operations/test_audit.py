@@ -88,6 +88,24 @@ async def test_filters_select_by_principal_action_and_time(store: Store, db: Any
     assert await all_pages(store, AuditFilter(since_ms=newest + 60_000), 9) == []
 
 
+async def test_a_queue_selects_all_changes_of_the_queue(store: Store) -> None:
+    changes = (
+        ("queue.pause", "mail"),
+        ("queue.delete", "mail discard"),
+        ("queue.delete", "mail move slow"),
+        ("job.retry_many", "queue=mail"),
+        ("bulk.create", "count delete queue=mail type=mail.send"),
+        ("bulk.create", "mail queue=mails type=mail"),
+        ("queue.delete", "mails discard"),
+        ("job.edit", ""),
+    )
+    for number, (action, changed) in enumerate(changes):
+        await append(store, AuditStream.CHANGES, entry(number, action=action, object=changed))
+    assert await all_pages(store, AuditFilter(object="mail"), 9) == [4, 3, 2, 1, 0]
+    assert await all_pages(store, AuditFilter(object="mail", action="queue.delete"), 9) == [2, 1]
+    assert await all_pages(store, AuditFilter(object="mail discard"), 9) == [1]
+
+
 async def test_a_page_reads_a_bounded_number_of_entries(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

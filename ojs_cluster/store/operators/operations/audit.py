@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -53,7 +53,8 @@ class AuditFilter:
     Attributes:
         principal: name of the API key.
         action: name of the action.
-        object: what was changed, such as the name of a queue.
+        object: what was changed, such as the name of a queue. A name of a queue also admits the
+            queue's deletion with its jobs, and changes of many jobs of the queue.
         since_ms: earliest time at which an entry was stored, in milliseconds of Unix time.
         until_ms: the time before which an entry was stored.
     """
@@ -66,8 +67,21 @@ class AuditFilter:
 
     def admits(self, entry: dict[str, Any]) -> bool:
         """Return whether an entry has the wanted principal, action and object."""
-        wanted = {"principal": self.principal, "action": self.action, "object": self.object}
-        return all(entry.get(name) == value for name, value in wanted.items() if value is not None)
+        wanted = {"principal": self.principal, "action": self.action}
+        return all(
+            entry.get(name) == value for name, value in wanted.items() if value is not None
+        ) and (self.object is None or self.object in _objects(entry))
+
+
+def _objects(entry: dict[str, Any]) -> Iterator[str]:
+    """Yield the texts by which the object of an entry is found."""
+    text = str(entry.get("object") or "")
+    yield text
+    words = text.split()
+    if entry.get("action") == "queue.delete":
+        yield from words[:1]  # such as 'mail move slow'
+    # Such as 'queue=mail type=report.send'.
+    yield from (word.removeprefix("queue=") for word in words if word.startswith("queue="))
 
 
 @dataclass(frozen=True, slots=True)
