@@ -13,6 +13,7 @@ from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.http.access.keys_and_scopes import AccessControl
 from ojs_cluster.http.handlers.history.workflow_graph import WorkflowGraph
 from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.features.queue_deletion.move_waiting import move
 from ojs_cluster.store.ground.settings import StoreSettings
 from tests.http.api import Api, Reply, open_app
 from tests.store.shortcuts import clock_ms
@@ -300,6 +301,38 @@ async def test_a_restricted_key_sees_its_jobs_and_their_relatives_only(
         assert {each["job_id"] for each in everything} == set(fetched.values())
         kept = await ask(f"jobs/{first}/history", "reader", "DELETE")
         assert (kept.status, kept.error["code"]) == (403, "permission_denied")
+
+
+async def test_a_restricted_key_does_not_learn_of_steps_that_were_moved_to_another_queue(
+    standalone: Embedded,
+) -> None:
+    keys = {
+        "all": Principal("all"),
+        "mail": Principal("mail", queues=QueuePatterns(["mail"])),
+        "both": Principal("both", queues=QueuePatterns(["mail", "secret"])),
+    }
+    access = AccessControl(Keyring({digest(key): who for key, who in keys.items()}, {}))
+    async with open_app(standalone, access=access) as app:
+        api = Api(app)
+        bearer = {key: {"Authorization": f"Bearer {key}"} for key in keys}
+        step = {"type": "a.b", "args": [], "options": {"queue": "mail"}}
+        chain = {"type": "chain", "steps": [step, {"type": "group", "jobs": [step, step]}]}
+        made = await api.post("/ojs/v1/workflows", chain, headers=bearer["all"])
+        first = made.json["steps"][0]["job_id"]
+        body = {"queues": ["mail"], "worker_id": "w", "wait_ms": 30_000}
+        await api.post("/ojs/v1/workers/fetch", body, headers=bearer["all"])
+        await api.post(ACK, {"job_id": first}, headers=bearer["all"])
+
+        async def children(key: str) -> set[str]:
+            found = await api.get(f"/ojs/v1/jobs/{first}/lineage", headers=bearer[key])
+            assert found.status == 200, found.body
+            return {each["job_id"] for each in found.json["children"]}
+
+        before = await children("mail")
+        assert len(before) == 2
+        await move(app.store, min(before), "secret")
+        assert await children("all") == await children("both") == before
+        assert await children("mail") == set()
 
 
 async def test_the_history_has_pages(any_api: Api) -> None:

@@ -31,7 +31,8 @@ async def get(app: App, request: Request, job_id: str) -> Response:
 
     A job without a workflow, and one whose workflow has been removed, has no parents and no
     children. Jobs that the workflow has not enqueued yet are left out, and so are jobs of queues
-    that the API key may not access.
+    that the API key may not access. If a job was moved to such a queue, the response has no other
+    job, because the workflow does not tell which one was moved.
 
     (spec: ojs-execution-history 7.2)
     """
@@ -42,8 +43,9 @@ async def get(app: App, request: Request, job_id: str) -> Response:
         with suppress(NotFound, MalformedRecord):  # it has been removed, or is damaged
             workflow = await read_workflows.get(app.store, workflow_id, jobs=False)
     lineage: JobLineage = _without_workflow(job.id, workflow_id)
-    if workflow is not None:
-        follow = partial(_lineage, job.id, workflow, request.queues)
+    queues = request.queues
+    if workflow is not None and (queues is None or all(map(queues.admits, workflow.moved_to))):
+        follow = partial(_lineage, job.id, workflow, queues)
         lineage = await off_loop(follow, len(workflow.plan.nodes), large=_SMALL)
     return replies.json_response(200, lineage)
 

@@ -115,8 +115,12 @@ class WorkflowRecord:
     @property
     def queues(self) -> frozenset[str]:
         """The queues of the plan, and those to which jobs were moved."""
-        moved_to = self.fields.get(b"moved_to", b"").decode(errors="replace").split()
-        return frozenset(moved_to).union(node.queue for node in self.plan.jobs)
+        return self.moved_to.union(node.queue for node in self.plan.jobs)
+
+    @property
+    def moved_to(self) -> frozenset[str]:
+        """The queues to which jobs were moved. It is not known which jobs are there."""
+        return frozenset(self.fields.get(b"moved_to", b"").decode(errors="replace").split())
 
 
 async def get(
