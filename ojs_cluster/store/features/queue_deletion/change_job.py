@@ -77,8 +77,9 @@ async def move_job(
 async def _add_queue(store: Store, workflow_id: str, queue: str) -> None:
     """Note that a job of a workflow moves to a queue. Repeating it changes nothing.
 
-    A queue is never removed: another job may be there, or have ended there with a result. A
-    workflow that is missing or malformed, and so not accessible, does not change.
+    A queue is never removed, also if the move is refused afterwards: another job may be there, or
+    have ended there with a result. A workflow that is missing or malformed, and so not
+    accessible, does not change.
     """
     owner = store.keys.shard_of_id(workflow_id)
     await store.run(
