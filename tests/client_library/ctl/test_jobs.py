@@ -223,7 +223,8 @@ def test_jobs_are_found_by_a_member_of_an_argument(ctl: Ctl) -> None:
     [found] = ctl.json(*words, "customer=12")
     assert found["args"] == [{"customer": 12}]
     assert ctl.names(*words, "customer=2") == []
-    assert "NAME=VALUE" in ctl.run(*words, "customer", code=2).stderr
+    for wrong in ("customer", "customer=", "=12"):
+        assert "NAME=VALUE" in ctl.run(*words, wrong, code=2).stderr
 
 
 def test_the_list_of_dead_letters_counts_the_discarded_jobs_that_are_none(ctl: Ctl) -> None:

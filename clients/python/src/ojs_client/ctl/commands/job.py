@@ -127,8 +127,9 @@ def ls(
     """List jobs, newest first."""
     wanted = [("tag", tag), ("worker", worker)]
     if arg:
-        name, equals, value = arg.partition("=")
-        if not name or not equals:
+        name, _, value = arg.partition("=")
+        # Without a value there would be no term, and all jobs would match.
+        if not name or not value:
             raise click.BadParameter(f"{arg!r} is not NAME=VALUE", param_hint="--arg")
         wanted.append((f"args.{name}", value))
     terms = [f"{name}:{_quoted(text)}" for name, text in wanted if text]
