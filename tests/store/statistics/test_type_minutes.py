@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from ojs_cluster.core.histograms import FineTimes, WaitsAndRuns
+from ojs_cluster.redis import Client
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
@@ -32,6 +33,7 @@ from tests.store.shortcuts import (
     shard_of,
     take,
 )
+from tests.support.lossy import LossyClient
 
 HOUR_MS = 3_600_000
 
@@ -253,10 +255,24 @@ async def test_the_fullest_records_of_a_type_are_summed_in_portions(store: Store
             db.hset(key, prefix + b"%d" % (minute % KEPT_MINUTES), text)
 
     args = [WIDTH, 60, KEPT_MINUTES, 1]
-    summed, _, first = await store.run(shard, "sum_type_minutes", [key], [*args, 1])
+    args = [WIDTH, 60, KEPT_MINUTES, 1]
+    summed, _, first, _ = await store.run(shard, "sum_type_minutes", [key], [*args, 1, ""])
     assert 2 <= first <= 20
     assert summed[-3] == 3 * (first - 1)
     listed, _ = await list_types(store, 59, WIDTH)  # the minute may have ended by now
     [one] = listed
     assert one.completed in (3 * 58, 3 * 59)
     assert one.fine.runs.counts[299] == 7 * one.completed // 3
+
+    class MinuteEnds(LossyClient):
+        """Runs the first script of the type as one that ran in the minute before."""
+
+        async def script(self, slot: int, script: Any, keys: Any, args: Any, **kind: Any) -> Any:
+            if script.name == "sum_type_minutes" and args[4] == 1:
+                args = [*args[:5], newest - 1]
+            return await super().script(slot, script, keys, args, **kind)
+
+    late = replace(store, redis=cast(Client, MinuteEnds(store.redis, lambda *_: False)))
+    listed, _ = await list_types(late, 60, WIDTH)
+    # The oldest of the 60 minutes has no record.
+    assert [one.completed for one in listed] == [3 * 59], "each record counts once"

@@ -259,7 +259,7 @@ async def add_records(
         shard: the shard.
         names: the types.
         keys: their hashes of records.
-        args: ARGV of ``sum_type_minutes`` but the last one.
+        args: ARGV of ``sum_type_minutes`` but the last two.
         sums: the sums.
 
     Raises:
@@ -267,10 +267,10 @@ async def add_records(
     """
     width, span = args[:2]
     for name, key in zip(names, keys, strict=True):
-        first = 1
+        first, newest = 1, ""
         while first <= span:  # one script sums as many records as take milliseconds
-            numbers, fine, first = await store.run(
-                shard, "sum_type_minutes", [key], [*args, first], idempotent=True
+            numbers, fine, first, newest = await store.run(
+                shard, "sum_type_minutes", [key], [*args, first, newest], idempotent=True
             )
             if len(numbers) == width:
                 sum_ = sums.setdefault(name, Summed([0] * width, WaitsAndRuns()))
