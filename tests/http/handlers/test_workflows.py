@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+import trio
 
+from ojs_cluster.http.handlers import workflows
+from ojs_cluster.store.features.workflows import read_workflows
 from tests.http.api import Api
+from tests.support.longest_step import measured_steps
 
 URL = "/ojs/v1/workflows"
 
@@ -109,6 +114,16 @@ async def test_progress_and_list(api: Api) -> None:
     assert page["workflows"] == page["items"]
     listed = [workflow["id"] for workflow in page["workflows"] + rest["workflows"]]
     assert sorted(listed) == sorted(ids)
+
+
+async def test_a_list_of_the_largest_workflows_does_not_block_the_event_loop(api: Api) -> None:
+    made = (await api.post(URL, {"type": "group", "jobs": steps(1000)})).json
+    record = await read_workflows.get(api.app.store, made["id"], jobs=False)
+    with measured_steps() as longest:
+        listed = await workflows._summaries([record] * 200)
+        await trio.lowlevel.checkpoint()  # the end of the step
+    assert [each["id"] for each in json.loads(listed)] == [made["id"]] * 200
+    assert longest.seconds < 0.02
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
