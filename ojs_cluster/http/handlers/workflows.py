@@ -313,7 +313,8 @@ def _summary(workflow: WorkflowRecord) -> shapes.WorkflowSummary:
         if workflow.state == CANCELLED:
             times["cancelled_at"] = finished_at
     metadata: shapes.WorkflowMetadata = {**times, **_counts(workflow)}
-    if workflow.state == RUNNING:
+    # It is not known which steps were moved, and the queue of the plan may be the wrong one.
+    if workflow.state == RUNNING and not workflow.moved_to:
         states = workflow.evaluation.states
         started = (
             n.queue

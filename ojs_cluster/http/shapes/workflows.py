@@ -36,7 +36,10 @@ class WorkflowTimes(TypedDict):
 
 
 class WorkflowMetadata(WorkflowCounts, WorkflowTimes):
-    """The times and the counts of a workflow, and while it runs the queues of its started steps."""
+    """The times and the counts of a workflow, and while it runs the queues of its started steps.
+
+    The queues are missing if a step was moved to another queue.
+    """
 
     queues: NotRequired[list[QueueName]]
 

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from ojs_cluster.http.handlers import workflows
+from ojs_cluster.store.features.queue_deletion.move_waiting import move
 from ojs_cluster.store.features.workflows import read_workflows
 from tests.http.api import Api
 from tests.support.longest_step import measured_steps
@@ -114,6 +115,14 @@ async def test_progress_and_list(api: Api) -> None:
     assert page["workflows"] == page["items"]
     listed = [workflow["id"] for workflow in page["workflows"] + rest["workflows"]]
     assert sorted(listed) == sorted(ids)
+
+
+async def test_a_summary_names_no_queue_that_a_step_was_moved_from(api: Api) -> None:
+    made = (await api.post(URL, {"type": "chain", "steps": steps(2)})).json
+    assert made["metadata"]["queues"] == ["wf"]
+    await move(api.app.store, made["steps"][0]["job_id"], "other")
+    [listed] = (await api.get(URL)).json["workflows"]
+    assert "queues" not in listed["metadata"]
 
 
 async def test_a_list_of_the_largest_workflows_does_not_block_the_event_loop(api: Api) -> None:
