@@ -22,7 +22,7 @@ from ojs_cluster.store.operators.operations.losses import (
 from tests.redis.slots import Mover
 from tests.redis.test_durability import paused
 from tests.scheduler.running import eventually
-from tests.store.shortcuts import put, restore, take
+from tests.store.shortcuts import clock_ms, put, restore, take
 from tests.support.patience import patient_client
 from tests.support.servers import (
     await_replicated,
@@ -105,6 +105,19 @@ async def test_a_second_loss_of_a_master_is_another_one(store: Store, db: Any) -
     assert await read_losses(store) == ()
 
 
+async def test_a_loss_that_several_processes_record_is_one(store: Store, db: Any) -> None:
+    await stamp(store)
+    now_ms = await clock_ms(store, 0)
+    old = (now_ms - 180_000, now_ms - 125_000)
+    for number, at_ms in enumerate((now_ms, *old, now_ms - 2)):
+        db.hset(store.keys.shard(number).schema, "loss", f"{at_ms} master:1")
+    found = [(loss.at_ms, loss.shards) for loss in await read_losses(store)]
+    assert found == [(old[0], 2), (now_ms - 2, 2)]
+    assert not await forget_losses(store, f"master:1@{now_ms}")
+    assert await forget_losses(store, f"master:1@{now_ms - 2}")
+    assert [loss.at_ms for loss in await read_losses(store)] == [old[0]]
+
+
 async def test_a_loss_is_told_for_a_week(store: Store, db: Any) -> None:
     await stamp(store)
     shard = store.keys.shard(0)
@@ -119,6 +132,10 @@ async def test_a_loss_of_the_meta_tag_takes_no_other_loss_along(store: Store, db
     await stamp(store)
     db.delete(store.keys.shard(0).schema)
     await restore(store)
+    [loss] = await read_losses(store)
+    assert loss.at_ms is not None
+    at_ms = loss.at_ms - 120_000
+    db.hset(store.keys.shard(0).schema, "loss", f"{at_ms} {loss.address}")
     before = await read_losses(store)
     db.delete(store.keys.meta.schema)
     await restore(store)

@@ -10,7 +10,8 @@ A tag without a stamp has lost its data if any other tag has the stamp ``2``. A 
 such stamp before all tags have one. Slots move, and replicas take over, with the keys.
 
 The record of a loss is a field beside the new stamp, so no other loss takes it along. It tells the
-time, so an operator who knows of one loss hears of the next one of the same master.
+time, so an operator who knows of one loss hears of the next one of the same master,
+unless it follows within a minute.
 
 One process (``http/problem_watch.py``) calls ``record_losses`` and ``rebuild``. A meta tag that has
 lost its data gets the stamp ``1`` only. While it has that and others have a ``2``, the list of
@@ -40,6 +41,8 @@ log = logging.getLogger("ojs.store")
 KEPT_MS: Final = 7 * 86_400_000
 """Time in ms for which a loss is reported, unless an operator acknowledges it before."""
 _WRITTEN, _SEEN_IN_ALL = 1, 2
+_ONE_LOSS_MS: Final = 60_000
+"""Losses that a master has within this time are one: several processes may record it."""
 _PATIENCE_S: Final = 0.5
 _PAGE: Final = 1000
 """Number of keys that one SCAN call visits."""
@@ -53,7 +56,7 @@ class Loss:
         address: the master.
         shards: number of shards whose data is lost.
         of_meta: whether the data of the whole cluster is lost, such as cron jobs and settings.
-        at_ms: when the loss was recorded, in Unix milliseconds; None until then.
+        at_ms: when the loss was first recorded, in Unix milliseconds; None until then.
     """
 
     address: str
@@ -79,10 +82,7 @@ async def read_losses(store: Store) -> tuple[Loss, ...]:
     """
     tags = await _read_tags(store)
     oldest_ms = store.clock.now_ms() - KEPT_MS
-    found: dict[tuple[str, int], list[int]] = {}
-    for index, tag in tags.items():
-        if tag.at_ms > oldest_ms:
-            found.setdefault((tag.address, tag.at_ms), []).append(index)
+    found = {key: each for key, each in _recorded(tags).items() if key[1] > oldest_ms}
     for index in _without_data(store, tags):
         found.setdefault((_address(store, index), 0), []).append(index)
     return tuple(
@@ -142,10 +142,12 @@ async def forget_losses(store: Store, subject: str) -> bool:
         BackendUnavailable: Redis did not answer in time.
     """
     address, _, at_ms = subject.partition("@")
+    tags = await _read_tags(store)
     found = {
-        index: tag
-        for index, tag in (await _read_tags(store)).items()
-        if tag.loss and tag.address == address and at_ms in ("", str(tag.at_ms))
+        index: tags[index]
+        for key, indexes in _recorded(tags).items()
+        if key[0] == address and at_ms in ("", str(key[1]))
+        for index in indexes
     }
 
     async def forget(index: int) -> None:
@@ -175,6 +177,19 @@ async def _read_tags(store: Store) -> dict[int, _Tag]:
                 address.decode(errors="replace"),
                 int(at_ms) if at_ms.isdigit() and len(at_ms) < 19 else 0,
             )
+    return found
+
+
+def _recorded(tags: Mapping[int, _Tag]) -> dict[tuple[str, int], list[int]]:
+    """Return the tags of each recorded loss, by its address and its earliest time in ms."""
+    began: dict[str, int] = {}
+    found: dict[tuple[str, int], list[int]] = {}
+    for index, tag in sorted(tags.items(), key=lambda each: each[1].at_ms):
+        if tag.loss:
+            start_ms = began.get(tag.address)
+            if start_ms is None or tag.at_ms > start_ms + _ONE_LOSS_MS:
+                start_ms = began[tag.address] = tag.at_ms
+            found.setdefault((tag.address, start_ms), []).append(index)
     return found
 
 
