@@ -18,7 +18,13 @@ from ojs_cluster.redis import client, connection, router
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store import open as opening
-from ojs_cluster.store.engine.fetch import fetch, long_poll, partition_fetch, ranked_fetch
+from ojs_cluster.store.engine.fetch import (
+    fetch,
+    isolation,
+    long_poll,
+    partition_fetch,
+    ranked_fetch,
+)
 from ojs_cluster.store.engine.outbox import outbox
 from ojs_cluster.store.engine.queues import queues
 from ojs_cluster.store.engine.tenants import admission
@@ -51,6 +57,7 @@ _TIMES: Final = (
     (touch, "_TOUCH_TIMEOUT_S"),
     (firing, "_CHECK_TIMEOUT_S"),
     (fetch, "RELEASE_S"),
+    (isolation, "_TIMEOUT_S"),
     (ranked_fetch, "READ_S"),
     (readers, "_READY_S"),
     (replay, "_CATCH_UP_S"),

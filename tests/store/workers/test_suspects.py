@@ -176,12 +176,12 @@ async def test_what_an_earlier_version_left_does_not_hide_that_a_suspect_runs_al
 async def test_one_of_several_isolations_at_a_time_holds(store: Store) -> None:
     modes = list[str]()
 
-    async def begin() -> None:
-        modes.append(await isolate(store, shard_of(store), "w1"))
+    async def begin(shard: Shard) -> None:
+        modes.append(await isolate(store, shard, "w1"))
 
     async with trio.open_nursery() as nursery:
-        for _ in range(4):
-            nursery.start_soon(begin)
+        for shard in list(store.keys)[:4]:  # parts of one fetch, each with a suspect
+            nursery.start_soon(begin, shard)
     assert modes.count(BUSY) == 3
 
 
@@ -391,14 +391,17 @@ async def test_neither_a_quiet_nor_a_resumed_worker_gets_jobs_beside_its_suspect
 async def test_concurrent_isolations_are_bounded(store: Store, db: Any) -> None:
     modes = list[str]()
 
-    async def begin(number: int) -> None:
-        modes.append(await isolate(store, list(store.keys)[number % 3], f"idle-{number}"))
+    async def begin(number: int) -> None:  # each has a shard of its own: see probed_shards
+        modes.append(await isolate(store, list(store.keys)[number], f"idle-{number}"))
 
     async with trio.open_nursery() as nursery:
         for number in range(30):
             nursery.start_soon(begin, number)
-    assert 30 - modes.count(BUSY) <= 8
-    for number in range(30):  # those that were refused have left nothing
+    assert 30 - modes.count(BUSY) <= 8, "fewer if they have refused each other"
+    for number in range(30, 39):
+        await begin(number)
+    assert 39 - modes.count(BUSY) == 8
+    for number in range(39):  # those that were refused have left nothing
         assert len(_isolating(store, db, f"idle-{number}")) in (0, len(store.keys))
 
 
