@@ -199,6 +199,14 @@ async def test_one_worker_at_a_time_is_checked_for_the_suspects_of_a_shard(store
     assert await isolate(store, shard_of(store), left) != BUSY, "it is checked with its next fetch"
 
 
+async def test_a_worker_with_a_job_in_the_suspects_shard_costs_one_script(store: Store) -> None:
+    await active(store)
+    client = LossyClient(store.redis, lambda _name, _before: False)
+    counting = replace(store, redis=cast(Client, client))
+    assert await isolate(counting, shard_of(store), "w1") == BUSY
+    assert client.calls == {"isolate_worker": 1}
+
+
 async def _count_calls(store: Store, command: str) -> int:
     calls = 0
     for reply in (await store.redis.call_masters("INFO", "commandstats")).values():

@@ -84,7 +84,8 @@ async def isolate(store: Store, shard: Shard, worker_id: str) -> str:
     if is_free:
         store.busy_workers.discard(worker_id)
         return f"{until} {lease_by}"
-    await abort(store, worker_id, until)
+    if lease_by is not None:  # it has begun
+        await abort(store, worker_id, until)
     store.busy_workers.add(worker_id)
     return BUSY
 
