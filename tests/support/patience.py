@@ -25,6 +25,7 @@ from ojs_cluster.store.engine.fetch import (
     partition_fetch,
     ranked_fetch,
 )
+from ojs_cluster.store.engine.jobs import isolation_flags
 from ojs_cluster.store.engine.outbox import outbox
 from ojs_cluster.store.engine.queues import queues
 from ojs_cluster.store.engine.tenants import admission
@@ -58,6 +59,7 @@ _TIMES: Final = (
     (firing, "_CHECK_TIMEOUT_S"),
     (fetch, "RELEASE_S"),
     (isolation, "_TIMEOUT_S"),
+    (isolation_flags, "_TIMEOUT_S"),
     (ranked_fetch, "READ_S"),
     (readers, "_READY_S"),
     (replay, "_CATCH_UP_S"),

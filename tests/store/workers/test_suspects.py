@@ -22,6 +22,7 @@ from ojs_cluster.store.engine.fetch.fetch import release
 from ojs_cluster.store.engine.fetch.isolation import BUSY, end_if_idle, isolate
 from ojs_cluster.store.engine.jobs import read_jobs
 from ojs_cluster.store.engine.jobs.cancel import cancel
+from ojs_cluster.store.engine.jobs.isolation_flags import end_lost
 from ojs_cluster.store.engine.jobs.record import JobRecord
 from ojs_cluster.store.features.dead_letters import dead_letters
 from ojs_cluster.store.features.workers import workers
@@ -361,6 +362,36 @@ async def test_only_some_workers_are_isolated_at_a_time(store: Store, db: Any) -
     fetched = [await take(store, count=9, worker=f"idle-{number}") for number in range(10)]
     assert [len(jobs) for jobs in fetched] == [1] * 8 + [0] * 2
     assert "idle-9" not in store.busy_workers, "no shard was asked whether it holds jobs"
+
+
+async def test_a_lone_death_makes_room_for_another_isolation(
+    store: Store, db: Any, steadily: bool, consistent: Check
+) -> None:
+    job = await active(store)
+    await dies(store, db, "w1", steadily=steadily)
+    for number in range(7):
+        assert await isolate(store, shard_of(store), f"idle-{number}") != BUSY
+    [suspect] = await take(store, worker="w2")
+    assert await isolate(store, shard_of(store), "w3") == BUSY
+    await dies(store, db, "w2", steadily=steadily)
+    assert (suspect.id, (await look(store, job)).lone_deaths) == (job.id, 1)
+    assert _isolating(store, db, "w2") == []
+    assert [len(_isolating(store, db, f"idle-{number}")) for number in range(7)] == [
+        len(store.keys)
+    ] * 7
+    store.busy_workers.discard("w3")
+    assert await isolate(store, shard_of(store), "w3") != BUSY
+    consistent()
+
+
+async def test_a_late_sweep_leaves_the_workers_next_isolation(store: Store, db: Any) -> None:
+    until = store.clock.now_ms() + MINUTE
+    for shard in store.keys:
+        db.zadd(shard.quiet_workers, {isolation_of("w1"): until})
+    await end_lost(store, [b"w1", str(until - 1).encode()])
+    assert _isolating(store, db, "w1") == list(store.keys)
+    await end_lost(store, [b"w1", str(until).encode()])
+    assert _isolating(store, db, "w1") == []
 
 
 async def test_an_operators_quiet_flag_outlives_the_isolation(store: Store, db: Any) -> None:

@@ -10,7 +10,8 @@ A shard refuses the flag of one more worker if the largest number is reached the
 isolations cannot exceed it. Two may refuse each other, and a later fetch tries again.
 
 A fetch of the worker that meets such a flag removes the flags if the worker holds no job any more.
-So they also end when a process has died before it leased the suspect.
+So they also end when a process has died before it leased the suspect. When the suspect loses its
+lease because its worker has died, the scheduler removes them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ojs_cluster.core.errors import OJSError
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.engine.jobs.isolation_flags import remove_flags
 from ojs_cluster.store.engine.jobs.nack import JOBS_PER_WALK
 from ojs_cluster.store.ground.fanout import run_concurrently
 
@@ -94,7 +96,7 @@ async def abort(store: Store, worker_id: str, mode: str) -> None:
     """Remove the flags of an isolation without a suspect. What fails is left to ``end_if_idle``."""
     until, _, _ = mode.partition(" ")
     with trio.move_on_after(_TIMEOUT_S, shield=True):
-        await _remove_flags(store, worker_id, until, "abort")
+        await remove_flags(store, worker_id, until, "abort")
 
 
 async def end_if_idle(store: Store, shard: Shard, worker_id: str) -> bool:
@@ -118,7 +120,7 @@ async def end_if_idle(store: Store, shard: Shard, worker_id: str) -> bool:
             if await _is_idle(store, shards, worker_id, until, "check") is None:
                 store.busy_workers.add(worker_id, _HOLDS_S)
                 return False
-        return await _remove_flags(store, worker_id, until, "end")
+        return await remove_flags(store, worker_id, until, "end")
     return False
 
 
@@ -159,27 +161,3 @@ async def _is_idle(
     except OJSError:
         return None
     return now_ms if is_idle else None
-
-
-async def _remove_flags(
-    store: Store, worker_id: str, until: str, action: Literal["abort", "end"]
-) -> bool:
-    """Remove the flags in all shards; return whether none is left, as each shard has answered."""
-    is_left = False
-
-    async def remove(shard: Shard) -> None:
-        nonlocal is_left
-        try:
-            left, _, _ = await store.run(
-                shard,
-                "isolate_worker",
-                [shard.quiet_workers, shard.active],
-                [worker_id, until, action, "", 0],
-                idempotent=True,
-            )
-        except OJSError:
-            left = True
-        is_left = is_left or bool(left)
-
-    await run_concurrently(store.keys, remove)
-    return not is_left

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.engine.jobs.isolation_flags import end_lost
 from ojs_cluster.store.engine.outbox.outbox import deliver
 from ojs_cluster.store.ground.process_state.touch import read_deaths
 from ojs_cluster.store.ground.sweep_result import SweepResult
@@ -84,7 +85,7 @@ async def _reap(
     """
     settings = store.settings
     limit = store.webhooks.jobs_per_script("reap", limit)
-    lost, timeouts, expired, now, next_ms, effects, malformed, unknown = await store.run(
+    reply = await store.run(
         shard,
         "reap",
         [
@@ -100,7 +101,9 @@ async def _reap(
         ],
         idempotent=True,
     )
+    lost, timeouts, expired, now, next_ms, effects, malformed, unknown, lost_isolations = reply
     await deliver(store, shard, effects)
+    await end_lost(store, lost_isolations)
     log_malformed(shard, malformed)
     swept = SweepResult(
         lost + timeouts + expired + len(malformed),

@@ -17,7 +17,8 @@
 --       history kept, 10 OJS_LONE_DEATHS, then per worker: id, '1' if it has died, '0' if not.
 -- Returns: {number of jobs that lost their lease, number of overdue entries of execution_deadlines that were read,
 --           number of those of expiring, now, ms of the next deadline or -1, effects, ids of malformed jobs,
---           workers that the caller must name, because they hold leases that have ended}
+--           workers that the caller must name, because they hold leases that have ended,
+--           isolations that the caller ends: worker, time, worker, ...}
 --@include keys now preflight remove_many lowest_remaining load_jobs change_counters append_event set_deadline
 --@include append_effect make_available announce_queue finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters error_groups fail_attempt worker_death
@@ -206,4 +207,5 @@ flush_events()
 flush_removals()
 flush_error_groups()
 flush_counters()
-return {#lost, #timed_out, #expired, now, next_deadline, effects, malformed_ids, unnamed_workers}
+return {#lost, #timed_out, #expired, now, next_deadline, effects, malformed_ids, unnamed_workers,
+    lost_isolations}

@@ -8,7 +8,8 @@
 --       per job, 5 retention of discarded jobs (ms), 6 retention of dead letters (ms), 7 maximum number of dead
 --       letters per queue, 8 the server's on_exhaustion, 9 entries of history kept, 10 OJS_LONE_DEATHS, then per dead worker:
 --       id, time of its death by the clock of its record's master (ms), time since its death (ms), or '' when unknown.
--- Returns: {next cursor ('' at the end), effects, then per recovered job the id of its worker}
+-- Returns: {next cursor ('' at the end), effects, isolations that the caller ends (worker, time, worker, ...), then per
+--           recovered job the id of its worker}
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters error_groups fail_attempt walk_active worker_death
@@ -37,7 +38,7 @@ for i, item in ipairs(lost) do
 end
 preflight_failures(decisions, retention[3])
 
-local reply = {next_cursor, effects}
+local reply = {next_cursor, effects, lost_isolations}
 batch_events()
 for _, item in ipairs(lost) do
     reply[#reply + 1] = item.job[F.worker]

@@ -16,6 +16,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.fetch.worker_messages import directive_message
+from ojs_cluster.store.engine.jobs.isolation_flags import end_lost
 from ojs_cluster.store.engine.jobs.nack import JOBS_PER_WALK
 from ojs_cluster.store.engine.jobs.validate_job import read_number
 from ojs_cluster.store.engine.outbox.outbox import deliver
@@ -288,7 +289,7 @@ async def recover(
     """
     settings = store.settings
     limit = store.webhooks.jobs_per_script("recover", limit)
-    next_cursor, effects, *recovered = await store.run(
+    next_cursor, effects, lost_isolations, *recovered = await store.run(
         shard,
         "recover",
         [
@@ -305,6 +306,7 @@ async def recover(
         idempotent=True,
     )
     await deliver(store, shard, effects)
+    await end_lost(store, lost_isolations)
     return Counter(name.decode() for name in recovered), next_cursor.decode() or None
 
 

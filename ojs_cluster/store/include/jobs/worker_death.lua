@@ -5,6 +5,9 @@
 -- death that does not count raises the maximum number of attempts, so the number of an attempt is never used again.
 --@include match_error decide_failure read_job
 local MAX_UNCOUNTED = 2
+-- The isolations of the dead workers: worker, time, worker, ... The caller of the script ends them in all shards
+-- (store/engine/jobs/isolation_flags.py).
+local lost_isolations = {}
 
 -- Returns the decision (see decide_failure.lua) and the message of the error. Keeps in job.death what record_death
 -- writes. `held`: how many jobs of the worker the script has found. `max_lone`: number of deaths while the job ran
@@ -14,6 +17,10 @@ local function decide_death(job, held, max_lone)
     local max_attempts = tonumber(job[F.max_attempts])
     uncounted, lone, planned = tonumber(uncounted) or 0, tonumber(lone) or 0, tonumber(planned) or max_attempts
     local decision, message = decide_lost_lease(job, 'worker_lost'), 'the worker died while it held this job'
+    if job[F.alone] then
+        lost_isolations[#lost_isolations + 1] = job[F.worker]
+        lost_isolations[#lost_isolations + 1] = job[F.alone]
+    end
     if held <= 1 and (tonumber(job[F.alone] or '') or 0) > now then
         lone, message = lone + 1, 'the worker died while it ran this job alone'
         if lone > 1 then message = message .. ', ' .. lone .. ' times' end
