@@ -204,7 +204,7 @@ function next_failover(    i, j, here, there, head, tail, queue, seen, fullest, 
 
 # Every node answers. A master is lost with its memory if its own pod is another node now and no node
 # reaches it. Its most recent replica takes over; one master at a time.
-function take_over(    i, lost, heir, seen, voters, size, each, need, asked) {
+function take_over(    i, lost, heir, seen, voters, size, each, need) {
   for (i = 1; i <= answered; i++) {
     lost = master[own[i]]
     if (lost == "" || lost in at || lost in seen) continue
