@@ -27,6 +27,9 @@ from ojs_cluster.store.operators.operations.processes import new_identity
 log = logging.getLogger("ojs.http")
 
 _EXPECTED: Final = (OJSError, RedisReplyError)
+_REFUSED_S: Final = 600.0
+"""Pause in seconds after a master has refused to list its queues. Each try reads all keys of the
+other masters, and an operator may need time to give the right."""
 
 
 async def watch_problems(app: App) -> None:
@@ -87,7 +90,10 @@ async def _rebuild(app: App, identity: str, rebuilding: trio.Lock) -> None:
     async with rebuilding:
         try:
             await rebuild(app.store, partial(should_look, app.store, identity))
-        except _EXPECTED as error:
+        except RedisReplyError as error:
+            log.warning("the list of queues lacks those that are not used again yet: %s", error)
+            await trio.sleep(_REFUSED_S)
+        except OJSError as error:
             log.warning("cannot rebuild the list of queues yet: %r", error)
         except Exception:  # nothing that serves requests ends because of it
             log.exception("cannot rebuild the list of queues")

@@ -10,6 +10,7 @@ import trio
 
 from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.keys import META
+from ojs_cluster.redis.acl_errors import AclDenied
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.open import open_store
@@ -22,7 +23,7 @@ from ojs_cluster.store.operators.operations.losses import (
 from tests.redis.slots import Mover
 from tests.redis.test_durability import paused
 from tests.scheduler.running import eventually
-from tests.store.shortcuts import clock_ms, put, restore, take
+from tests.store.shortcuts import clock_ms, put, restore, shard_of, take
 from tests.support.patience import patient_client
 from tests.support.servers import (
     await_replicated,
@@ -227,6 +228,40 @@ async def test_the_list_of_queues_is_rebuilt_with_their_partitions(
     assert store.partitions.layout("wide").open_count == max(used) + 1
     jobs = await take(store, "wide", count=100)
     assert len(jobs) == sum(db.zcard(shard.active) for shard in store.keys)
+
+
+async def test_queues_of_a_master_that_refuses_scan_are_listed_when_it_permits_it(
+    cluster: Embedded,
+) -> None:
+    """The queues of the other masters are listed at once."""
+    async with open_store(patient_client(cluster)) as store:
+        keys, topology = store.keys.meta, store.redis.topology
+        for queue in _QUEUES:
+            await put(store, queue)
+        await stamp(store)
+        await store.redis.call(keys.slot, "DEL", keys.schema)
+        await store.redis.call(keys.slot, "DEL", keys.queues)
+
+        async def listed() -> set[str]:
+            found: Any = await store.redis.call(keys.slot, "ZRANGE", keys.queues, 0, -1)
+            return {each.decode() for each in found}
+
+        with clients_of_masters(cluster) as clients:
+            clients[0].execute_command("ACL", "SETUSER", "default", "-scan")
+            try:
+                with pytest.raises(AclDenied, match="SCAN"):
+                    await restore(store)
+            finally:
+                clients[0].execute_command("ACL", "SETUSER", "default", "+@all")
+        refusing = cluster.masters()[0].address
+        assert await listed() == {
+            queue
+            for queue in _QUEUES
+            if str(topology.owner(shard_of(store, queue).slot)) != refusing
+        }
+        await restore(store)
+        assert await listed() == set(_QUEUES)
+        assert not await record_losses(store), "it is rebuilt"
 
 
 async def test_a_process_remembers_data_that_no_master_has_kept(

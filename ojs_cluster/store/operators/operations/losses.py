@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ojs_cluster.keys import KEYS_OF_QUEUES, META, queue_of_key
-from ojs_cluster.redis.acl_errors import AclDenied
 from ojs_cluster.redis.connection import pack
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.redis.packed_calls import PackedReads
@@ -130,6 +129,8 @@ async def rebuild(store: Store, may_continue: Callable[[], Awaitable[bool]]) -> 
 
     Raises:
         BackendUnavailable: Redis did not answer in time. The next call begins again.
+        RedisReplyError: a master refuses a command, such as SCAN. The queues of the other masters
+            are registered, and the next call begins again.
     """
     if await _rebuild_queue_list(store, may_continue):
         await _write_stamps(store, [META], _SEEN_IN_ALL)
@@ -236,14 +237,24 @@ async def _rebuild_queue_list(store: Store, may_continue: Callable[[], Awaitable
     A queue whose partitions are unknown now gets as many open ones as it has used. So workers find
     their jobs, and the partitions close when they are empty. Queues are registered page by page, so
     those are known already if the process dies.
+
+    Raises:
+        RedisReplyError: the first refusal of a master, after the others have been read.
     """
     if not all(store.redis.is_responsive(shard.slot) for shard in store.keys):
         return False
     counts: dict[str, int] = {}
     shards = {shard.tag: shard for shard in store.keys}
     is_complete = True
+    refusals: list[RedisReplyError] = []
 
     async def find(address: Address) -> None:
+        try:
+            await find_all(address)
+        except RedisReplyError as error:  # raised below: it must not cancel the other masters
+            refusals.append(error)
+
+    async def find_all(address: Address) -> None:
         nonlocal is_complete
         cursor: Any = b"0"
         while True:
@@ -277,10 +288,9 @@ async def _rebuild_queue_list(store: Store, may_continue: Callable[[], Awaitable
             )
 
     await store.partitions.read(store)
-    try:
-        await run_concurrently(store.redis.topology.masters, find)
-    except (AclDenied, RedisReplyError) as error:
-        log.warning("the list of queues gets only those in use again: %s", error)
+    await run_concurrently(store.redis.topology.masters, find)
+    if refusals:
+        raise refusals[0]
     return is_complete
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
+from unittest.mock import MagicMock
 from urllib.parse import quote
 
 import pytest
+import trio
+from trio.testing import MockClock
 
+from ojs_cluster.http import problem_watch
 from ojs_cluster.http.problem_watch import look
 from ojs_cluster.http.problems import Found, Problem
+from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.operators.dashboard import problem_records as records
 from ojs_cluster.ui import cluster_status
@@ -266,3 +272,24 @@ async def test_an_early_acknowledgement_hides_no_later_loss_of_the_same_master(
     assert await announced() == [first], "once"
     assert (await api.call("PUT", f"{PATH}/{quote(first, safe='')}/mute")).status == 200
     assert await lost() == []
+
+
+async def test_a_rebuild_that_a_master_refuses_is_tried_again_after_a_pause(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[float] = []
+
+    async def is_lost(_app: Any, _identity: str) -> bool:
+        return True
+
+    async def refuse(_store: Any, _may_continue: Any) -> None:
+        tries.append(trio.current_time())
+        raise RedisReplyError("NOPERM User ojs has no permissions to run the 'scan' command")
+
+    monkeypatch.setattr(problem_watch, "look", is_lost)
+    monkeypatch.setattr(problem_watch, "rebuild", refuse)
+    app = MagicMock()  # its master is responsive
+    with trio.move_on_after(25 * 60):
+        await problem_watch.watch_problems(app)
+    assert len(tries) == 3
+    assert min(later - earlier for earlier, later in pairwise(tries)) >= 10 * 60
