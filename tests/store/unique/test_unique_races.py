@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, Duplicate, QueueFull
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, QueueFull
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.jobs.unique import UniquePolicy
@@ -221,7 +221,7 @@ async def test_a_late_producer_does_not_release_the_lock_of_another_with_its_id(
             with pytest.raises(Duplicate):
                 await enqueue(store, new_job(unique={}))
 
-    with pytest.raises(Duplicate):
+    with pytest.raises(Conflict, match="too late"):
         await enqueue(at_moments(store, enqueue_others), job, store_before_ms=1)
 
     assert (await read_jobs.get(store, str(job.id))).state is State.AVAILABLE
@@ -236,7 +236,7 @@ async def test_a_producer_that_is_refused_leaves_the_lock_to_another_with_its_id
 
     async def refused(moment: Moment) -> None:
         if moment == Moment("after", "lock_claim", 1):
-            with pytest.raises(BackendUnavailable):
+            with pytest.raises(Conflict, match="too late"):
                 await enqueue(store, job, store_before_ms=1)
 
     await enqueue(at_moments(store, refused), job)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.jobs import read_jobs
@@ -147,6 +147,30 @@ async def test_a_refusal_is_final_after_the_conflict_is_over(
 async def cancel_and_free(store: Store, job: JobRecord) -> None:
     [taken] = await take(store, job.queue)
     await ack(store, taken)
+
+
+async def test_a_replacing_step_that_comes_too_late_is_refused(store: Store) -> None:
+    existing = await once(store)
+    job_id = store.ids.new(0, store.clock.now_ms())
+    job = new_job(unique={"on_conflict": "replace"})
+
+    with pytest.raises(Conflict, match="too late"):
+        await enqueue_step(store, job_id, job, (), store_before_ms=1)
+
+    assert (await read_jobs.get(store, existing.id)).state is State.AVAILABLE
+
+
+@pytest.mark.parametrize("policy", ["reject", "ignore", "replace"])
+async def test_a_step_that_comes_too_late_is_refused_and_holds_no_lock(
+    store: Store, db: Any, policy: str
+) -> None:
+    job_id, job = store.ids.new(0, store.clock.now_ms()), new_job(unique={"on_conflict": policy})
+
+    with pytest.raises(Conflict, match="too late"):
+        await enqueue_step(store, job_id, job, (), store_before_ms=1)
+
+    assert_nothing_left(store, db)
+    assert (await once(store)).deduplicated is False
 
 
 async def test_a_repetition_after_the_job_is_stored_refuses_nothing(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, OJSError
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, OJSError
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.driven_coroutines import ensure_task
@@ -65,6 +65,7 @@ async def enqueue_all(
             refused.
         Duplicate: another job has one of the ids, two jobs have the same id, or a job with the same
             fingerprint exists.
+        Conflict: the time ``store_before_ms`` has passed.
         TooManyQueues: the server has the maximum number of queues, and a queue is new.
         BackendUnavailable: Redis did not answer in time.
     """
@@ -77,6 +78,8 @@ async def enqueue_all(
         records = await _commit(store, attempt, ignore_depth_bound)
         if records is not None:
             return records
+        if 0 < store_before_ms <= store.clock.now_ms():
+            raise Conflict("it is too late to store the jobs")
     raise BackendUnavailable("the jobs could not be stored in time", outcome="not_applied")
 
 

@@ -396,6 +396,9 @@ async def _enqueue_unique(
                 raise _expired_claims(uncertain=True) from None
             # The claim has expired, so another job may hold the lock.
             await unique.release_lock(store, request, claim)
+            if expires_at_ms == options.store_before_ms:
+                await claims.release()
+                raise
         except (QueueFull, WritesRefused) as error:
             if uncertain or writer.uncertain:  # the janitor settles the lock
                 if isinstance(error, QueueFull):

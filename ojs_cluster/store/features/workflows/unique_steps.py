@@ -70,13 +70,14 @@ async def enqueue_step(
         existing = stored.id
         if existing == job_id:
             return None
-    # Another process may have stored the job since, so the tombstone below may come too late.
     assert job.unique is not None  # noqa: S101 - by contract
     if job.unique.on_conflict not in ("reject", "ignore"):
-        # A policy that replaces the conflicting job never refuses the step.
+        # A policy that replaces the conflicting job never refuses the step. So the Duplicate is
+        # about the step's own id, whose job is stored or about to be.
         await read_jobs.get(store, job_id)
         return None
     shard = store.keys.shard_of_id(job_id)
+    # Another process may have stored the job since. Then there is no tombstone, and no refusal.
     if not await write_tombstone(store, shard, job_id, overridable=False):
         return None
     return StepRefused(job.unique.on_conflict == "ignore", existing if existing != job_id else "")
