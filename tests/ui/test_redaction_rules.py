@@ -207,6 +207,17 @@ async def test_a_function_that_fails_hides_the_value_and_is_logged_once(
     assert "s3cret" not in caplog.text
 
 
+@pytest.mark.usefixtures("slow_machine")
+async def test_a_value_that_is_no_json_after_the_function_is_hidden() -> None:
+    """Python reads 1e999 as infinity, which JSON does not have."""
+
+    def shorten(_job_type: str, value: dict[str, Any]) -> dict[str, Any]:
+        value["args"][0] = "..."
+        return value
+
+    assert await Redactor(shorten).apply([("a", "args", b'["s3cret",1e999]')]) == [HIDDEN_JSON]
+
+
 async def test_a_function_that_does_not_return_hides_the_values(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

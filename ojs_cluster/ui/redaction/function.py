@@ -156,7 +156,7 @@ class Redactor:
             shown = self._function(job_type, {name: given})[name]
             if shown == json.loads(raw):  # the function may have changed the value itself
                 return raw
-            return json.dumps(shown).encode()
+            return json.dumps(shown, allow_nan=False).encode()  # 1e999 is read as infinity
         except (Exception, SystemExit) as error:
             self._log_once(f"failed with {type(error).__name__}")
             return HIDDEN_JSON
