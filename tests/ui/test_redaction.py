@@ -337,7 +337,7 @@ def test_members_that_only_clients_know_are_in_no_file(ui_redis: Embedded, word:
 def test_pages_of_tenants_are_hidden_with_the_tenants_of_jobs(ui_redis: Embedded) -> None:
     for hidden in ("tenant_id", "meta.tenant_id", "meta.*"):
         assert Redaction(frozenset({hidden})).hides_tenants
-    assert not Redaction(HIDDEN | {"value:email", "args.tenant_id"}).hides_tenants
+    assert not Redaction(HIDDEN | {"value:email", "value:a*", "args.tenant_id"}).hides_tenants
     settings = UiSettings(mode="full", redact=frozenset({"meta.tenant_id"}))
     with dashboard(ui_redis, settings) as server, server.browser() as client:
         for path in ("/ui/tenants", "/ui/tenants/acme"):
@@ -353,6 +353,23 @@ def test_pages_of_tenants_are_hidden_with_the_tenants_of_jobs(ui_redis: Embedded
         path = "/ui/audit?action=tenant.set"
         wait_until(lambda: 'title="tenant.set"' in page(client, path), timeout_s=30, what="audit")
         assert "acme-hidden" not in page(client, path)
+
+
+def test_a_pattern_hides_the_tenants_that_it_finds_and_no_other(ui_redis: Embedded) -> None:
+    settings = UiSettings(mode="full", redact=frozenset({"value:secret-*"}))
+    with dashboard(ui_redis, settings) as server, server.browser() as client, server.api() as api:
+        for tenant in ("secret-1", "shown-1"):
+            api.put(f"/ojs/v1/admin/tenants/{tenant}", json={}).raise_for_status()
+        assert "shown-1" in page(client, "/ui/tenants/shown-1")
+        listed = page(client, "/ui/tenants")
+        assert 'tenants/shown-1"' in listed
+        assert "secret-1" not in listed
+        assert "The operator hides the tenants" in page(client, "/ui/tenants/secret-1", 403)
+        answer = client.post("/ui/tenants/secret-1/limits", data={"max_queue_depth": "0"})
+        assert answer.status_code == 403
+        path = "/ui/audit?action=tenant.set"
+        wait_until(lambda: "shown-1" in page(client, path), timeout_s=30, what="audit")
+        assert "secret-1" not in page(client, path)
 
 
 def test_reasons_are_found_at_any_depth_of_details() -> None:

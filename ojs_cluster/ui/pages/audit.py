@@ -172,12 +172,12 @@ async def show(visit: Visit) -> Answer:
     for entry, new in zip(bulk, shown, strict=True):
         entry["object"] = new
     await _hide_reasons(visit, entries)
-    if visit.redaction.hides_tenants:
-        for entry in entries:
-            action_of_entry = str(entry.get("action") or "")
-            # A refused request has its route as its action.
-            if action_of_entry.startswith("tenant.") or "/tenants/{" in action_of_entry:
-                entry["object"] = ""
+    for entry in entries:
+        action_of_entry = str(entry.get("action") or "")
+        # A refused request has its route as its action.
+        is_of_tenant = action_of_entry.startswith("tenant.") or "/tenants/{" in action_of_entry
+        if is_of_tenant and visit.redaction.hides_tenant(str(entry.get("object") or "")):
+            entry["object"] = ""
     searched_to = entries[-1].get("time") if entries else None
     if text:
         entries = [entry for entry in entries if _has(entry, text, visit)]

@@ -12,6 +12,7 @@ from ojs_cluster.core.search import quoted
 from ojs_cluster.store.engine.tenants.admission import WAITING
 from ojs_cluster.ui.forms.form import Form, confirmation, is_confirmed, number_or_text, refused
 from ojs_cluster.ui.forms.limits import per_period, period_in_words, period_of
+from ojs_cluster.ui.json_view import HIDDEN
 from ojs_cluster.ui.languages.translate import _
 from ojs_cluster.ui.pages.overview import TILES
 from ojs_cluster.ui.redaction.redaction import ERROR_MESSAGE
@@ -33,7 +34,10 @@ _FIELDS: Final = {
 
 
 async def show_all(visit: Visit) -> Answer:
-    """List the known tenants, the most recently active first."""
+    """List the known tenants, the most recently active first.
+
+    A tenant whose name a pattern hides has its numbers only: its page and its jobs have the name.
+    """
     if visit.redaction.hides_tenants:
         return _hidden()
     page = visit.page
@@ -52,12 +56,12 @@ async def show_all(visit: Visit) -> Answer:
 
 async def show_one(visit: Visit, tenant: str) -> Answer:
     """Show one tenant, with the form of its limits."""
-    return _hidden() if visit.redaction.hides_tenants else await _page(visit, tenant)
+    return _hidden() if visit.redaction.hides_tenant(tenant) else await _page(visit, tenant)
 
 
 async def set_limits(visit: Visit, tenant: str) -> Answer:
     """Change the limits of a tenant; an empty field removes one."""
-    if visit.redaction.hides_tenants:
+    if visit.redaction.hides_tenant(tenant):
         return _hidden()
     here = visit.url("tenants", tenant)
     body = _changes(visit.form)
@@ -130,11 +134,13 @@ def _tenant(visit: Visit, members: Mapping[str, Any]) -> dict[str, Any]:
     """Return the members of one tenant; its reason may have values to hide."""
     jobs, limits = members["jobs"], members["limits"]
     search = f"meta.tenant_id:{quoted(members['tenant_id'])}"
+    is_hidden = visit.redaction.hides_tenant(members["tenant_id"])
     rate = limits.get("max_enqueue_rate")
     return {
-        "name": members["tenant_id"],
+        "name": HIDDEN if is_hidden else members["tenant_id"],
+        "is_hidden": is_hidden,
         # Nothing to link to where the operator hides this part of the meta.
-        "search": "" if why_not_searched(search, visit.redaction) else search,
+        "search": "" if is_hidden or why_not_searched(search, visit.redaction) else search,
         "jobs": jobs,
         "waiting": sum(jobs[state] for state in WAITING),
         "max_queue_depth": limits.get("max_queue_depth"),

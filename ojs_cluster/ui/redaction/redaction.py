@@ -13,11 +13,12 @@ from ojs_cluster.core.jobs.options import SHOWN, TOP_LEVEL
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.store.ground.off_loop import off_loop
 from ojs_cluster.ui.redaction.function import Function, Redactor
-from ojs_cluster.ui.redaction.rules import ALIASES, ANY, HIDDEN_JSON, Path, parse_rules
+from ojs_cluster.ui.redaction.rules import ALIASES, ANY, HIDDEN_JSON, ROOTS, Path, parse_rules
 
 _LARGE: Final = 8 * 1024
 """Size in bytes of the values of a page above which a thread compares them with the rules."""
-_VALUES: Final = frozenset({"args", "meta", "result", "progress_data", "parent_results", "errors"})
+_MEMBERS: Final = ROOTS - {"worker", "attributes"}
+"""Members of a job that clients choose, and that begin a path."""
 _KNOWN: Final = SYSTEM_FIELDS | TOP_LEVEL | {"id", "type"}
 """Members of a job that the server writes or checks."""
 SENT: Final = ("args", "meta", *SHOWN)
@@ -26,6 +27,7 @@ ERROR: Final = ("errors", ANY)
 """One error, of which the page does not know the number."""
 ERROR_MESSAGE: Final = (*ERROR, "message")
 ERROR_TYPE: Final = (*ERROR, "type")
+_TENANT: Final = ("meta", "tenant_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,16 @@ class Redaction:
 
     @property
     def hides_tenants(self) -> bool:
-        """Whether a rule hides of which tenant a job is. The function is not asked."""
-        raw = b'"a"'
-        return self.rules.json(raw, "", ("meta", "tenant_id")) is not raw
+        """Whether an entry hides of which tenant a job is, whatever its name."""
+        return self.hides_tenant("")  # no pattern finds anything in an empty text
+
+    def hides_tenant(self, tenant: str) -> bool:
+        """Return whether an entry hides a tenant or a part of its name; the function is not asked.
+
+        The name is the address of its page, so the page is hidden then.
+        """
+        raw = msgspec.json.encode(tenant)
+        return self.rules.json(raw, "", _TENANT) is not raw
 
     async def apply(self, values: Sequence[Value]) -> list[bytes]:
         """Return the JSON of values to show: ``HIDDEN_JSON`` stands for what is hidden.
@@ -147,7 +156,7 @@ def path_of(name: str) -> Path | None:
     if name in SHOWN:
         return ("options", name)
     root = ALIASES.get(name, name)
-    if root not in _VALUES and root != "options":
+    if root not in _MEMBERS:
         return None
     return ERROR if name == "error" else (root,)
 
