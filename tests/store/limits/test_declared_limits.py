@@ -6,26 +6,17 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.core.jobs.states import State
-from ojs_cluster.core.rate_limit import Rate, RateLimits
+from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.engine.changes import purges
 from ojs_cluster.store.engine.jobs.cancel import cancel
-from ojs_cluster.store.engine.queues import queues
 from ojs_cluster.store.features.rate_limits import rate_limits
-from ojs_cluster.store.features.retention import retention
-from ojs_cluster.store.ground import job_fields as f
-from ojs_cluster.store.operators.operations import metrics
-from tests.store.hot_queues import put_into, spread
-from tests.store.shortcuts import HOUR, MINUTE, QUEUE, ack, nack, put, shard_of, take
+from tests.store.hot_queues import spread
+from tests.store.shortcuts import HOUR, MINUTE, QUEUE, ack, put, shard_of, take
 from tests.support.lossy import lossy
 from tests.support.timeshift import age_declared
 
 DECLARED = {"max_per_second": 1}
-DECLARED_FIELDS = (
-    *("max_per_second", "declared_at", "declared_starts"),
-    *("declared_by", "undeclared_at"),
-)
 
 
 async def in_force(store: Store) -> int | None:
@@ -53,11 +44,22 @@ async def test_a_declared_limit_ends_an_hour_after_its_last_job(
     assert len(await take(store, count=9)) == 5
     fields = db.hkeys(shard_of(store).queue_counters(QUEUE))
     assert not [name for name in fields if name.startswith((b"max_per_second", b"declared_"))]
-    process, client = lossy(store)
-    await take(process, "other")
-    await take(process)
     assert await in_force(store) is None
-    assert client.calls["fetch"] + client.calls["fetch_full"] == 2
+
+
+async def test_a_fetch_after_the_end_of_a_declared_limit_takes_the_fast_path(
+    store: Store, other_store: Store, db: Any
+) -> None:
+    await put(store, rate_limit=DECLARED)
+    await ack(store, (await take(store))[0])
+    age_declared(db, shard_of(store), QUEUE, HOUR)
+    await put(store)
+    assert len(await take(store)) == 1, "it removes the limit"
+
+    await put(store)
+    process, client = lossy(other_store)  # it does not remember the limit
+    assert len(await take(process)) == 1
+    assert (client.calls["fetch"], client.calls.get("fetch_full")) == (1, None)
 
 
 async def test_a_declared_limit_holds_as_long_as_its_job_waits(store: Store, db: Any) -> None:
@@ -113,63 +115,3 @@ async def test_an_operator_ends_a_declared_limit(store: Store, db: Any, partitio
 async def test_ending_the_limit_of_an_unknown_queue_creates_none(store: Store, db: Any) -> None:
     await rate_limits.clear_declared_limit(store, QUEUE)
     assert not db.exists(shard_of(store).queue_counters(QUEUE))
-
-
-@pytest.mark.parametrize(
-    ("field", "partitions"),
-    [
-        *((name, 1) for name in ("starts", "next_start", "active", "acked", "created")),
-        *(("minutes", 1), ("limits", 1), ("limits", 2), ("queue_limits", 2)),
-    ],
-)
-async def test_a_damaged_queue_is_shown(store: Store, db: Any, field: str, partitions: int) -> None:
-    """By every reader, and the janitor comes through its round."""
-    rate = Rate(1000, 1000)
-    shards = await spread(store, db, partitions)
-    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(1000, rate, rate))
-    await put(store, rate_limit={"max_per_second": 1000})
-    await ack(store, (await take(store))[0])
-    await put_into(store, shards[0])
-    key, name = shards[0].queue_counters(QUEUE), field
-    if field == "minutes":
-        key, name = shards[0].queue_minutes(QUEUE), "0"
-    for value in (b"text", b"9" * 400, b"1,x,0:0", b"\xff", b""):
-        db.hset(key, name, value)
-
-        assert (await rate_limits.get_queue_limits(store, QUEUE)).usage.active >= 0
-        assert (await queues.get_stats(store, QUEUE)).has_live_jobs
-        numbers = await metrics.collect(store, max_queues=9)
-        assert numbers.queues[QUEUE].jobs[State.AVAILABLE] == 1
-        assert (await retention.retire_queues(store))[1] == ""
-
-
-async def test_a_malformed_job_hides_no_numbers(store: Store, db: Any) -> None:
-    job = await put(store)
-    db.hset(shard_of(store).job(job.id), f.CREATED, b"text")
-    db.hdel(shard_of(store).job(job.id), f.ENQUEUED)
-
-    numbers = await metrics.collect(store, max_queues=9)
-    assert numbers.queues[QUEUE].jobs[State.AVAILABLE] == 1
-
-
-@pytest.mark.parametrize(
-    "field", [*DECLARED_FIELDS, "limits", "limited_at", "starts", "next_start", "active"]
-)
-@pytest.mark.parametrize("value", ["text", "", "-1", "nan", "9" * 400, "text,text,text"])
-async def test_a_damaged_limit_stops_no_fetch(
-    store: Store, db: Any, field: str, value: str
-) -> None:
-    rate = Rate(1000, 1000)
-    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(1000, rate, rate))
-    await put(store, rate_limit={"max_per_second": 1000})
-    [first] = await take(store)
-    await put(store, rate_limit={"max_per_second": 1000})
-    db.hset(shard_of(store).queue_counters(QUEUE), field, value)
-
-    assert len(await take(store, count=9)) == 1
-    if field in DECLARED_FIELDS:
-        await in_force(store)
-    await put(store)
-    assert len(await take(store, count=9)) == 1
-    await nack(store, first, requeue=True, release=True)
-    assert len(await take(store, count=9)) == 1
