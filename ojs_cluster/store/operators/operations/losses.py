@@ -21,7 +21,7 @@ queues is to be rebuilt from the other masters. So a process that dies leaves th
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -101,23 +101,36 @@ async def record_losses(store: Store) -> bool:
     """
     tags = await _read_tags(store)
     if lost := _without_data(store, tags):
-        at_ms = store.clock.now_ms()
-        losses = {index: f"{at_ms} {_address(store, index)}" for index in lost}
-        _log(store, lost)
-        await _write_stamps(store, [META] if META in losses else [], _WRITTEN, losses)
-        await _write_stamps(store, losses.keys() - {META}, _SEEN_IN_ALL, losses)
+        await _record(store, lost)
     elif len(tags) == len(store.keys) + 1:
-        if missing := [index for index, tag in tags.items() if not tag.stamp]:
-            await _write_stamps(store, missing, _WRITTEN)
-        elif not store.layout.is_stamped:
-            # The meta tag is first: so it has an older stamp than others only after a loss.
-            await _write_stamps(store, [META], _SEEN_IN_ALL)
-            store.layout.is_stamped = True
-        if store.layout.is_stamped:
-            older = {index for index, tag in tags.items() if tag.stamp < _SEEN_IN_ALL}
-            await _write_stamps(store, older - {META}, _SEEN_IN_ALL)
+        await _raise_stamps(store, tags)
     is_seen = any(tag.stamp == _SEEN_IN_ALL for tag in tags.values())
     return META in lost or (is_seen and META in tags and tags[META].stamp == _WRITTEN)
+
+
+async def _record(store: Store, lost: Sequence[int]) -> None:
+    """Write records of losses, each beside the new stamp of its tag."""
+    at_ms = store.clock.now_ms()
+    losses = {index: f"{at_ms} {_address(store, index)}" for index in lost}
+    _log(store, lost)
+    await _write_stamps(store, [META] if META in losses else [], _WRITTEN, losses)
+    await _write_stamps(store, losses.keys() - {META}, _SEEN_IN_ALL, losses)
+
+
+async def _raise_stamps(store: Store, tags: Mapping[int, _Tag]) -> None:
+    """Write the next stamp where tags lack it; the stamps of all tags are known.
+
+    The stamps are none at first, then 1 everywhere, then 2 on the meta tag, then 2 everywhere. The
+    meta tag is first, so it has an older stamp than others only after a loss.
+    """
+    if missing := [index for index, tag in tags.items() if not tag.stamp]:
+        await _write_stamps(store, missing, _WRITTEN)
+    elif not store.layout.is_stamped:
+        await _write_stamps(store, [META], _SEEN_IN_ALL)
+        store.layout.is_stamped = True
+    if store.layout.is_stamped:
+        older = {index for index, tag in tags.items() if tag.stamp < _SEEN_IN_ALL}
+        await _write_stamps(store, older - {META}, _SEEN_IN_ALL)
 
 
 async def rebuild(store: Store, may_continue: Callable[[], Awaitable[bool]]) -> None:
@@ -138,6 +151,10 @@ async def rebuild(store: Store, may_continue: Callable[[], Awaitable[bool]]) -> 
 
 async def forget_losses(store: Store, subject: str) -> bool:
     """Remove a loss, or all of a master if the subject has no time; return whether it was there.
+
+    Args:
+        store: the store.
+        subject: ``address`` or ``address@at_ms``, as in the id of a problem.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
