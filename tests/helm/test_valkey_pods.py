@@ -236,6 +236,38 @@ def test_nodes_that_do_not_answer_are_asked_at_the_same_time(chart: Chart, tmp_p
             stack.enter_context(each.accept()[0])
 
 
+def test_an_upgrade_does_not_change_the_decisions_of_a_running_sidecar(
+    chart: Chart, tmp_path: Path
+) -> None:
+    # The kubelet replaces the mounted files before the pod restarts.
+    (tmp_path / "meet.sh").write_text(scripts(chart.render(VALUES))["meet.sh"])
+    (tmp_path / "meet.awk").write_text('END { print "missing"; print "meet before:1" }')
+    (tmp_path / "nodes").write_text("replicas 1\nnode pod-0:1\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "valkey-cli").write_text("#!/bin/sh\necho me - myself,\n")
+    (tmp_path / "bin" / "valkey-cli").chmod(0o755)
+    log = tmp_path / "meet.log"
+
+    def await_actions(count: int) -> list[str]:
+        def found() -> list[str]:
+            return [line for line in log.read_text().splitlines() if line.startswith("meet ")]
+
+        wait_until(lambda: len(found()) >= count, timeout_s=PATIENCE_S, what=f"{count} actions")
+        return found()
+
+    with contextlib.ExitStack() as stack:
+        process = spawn(
+            [SHELL, str(tmp_path / "meet.sh"), "here:1@1", str(tmp_path / "nodes"), "any:1"],
+            output=log,
+            env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"},
+        )
+        stack.callback(process.wait)
+        stack.callback(process.terminate)
+        so_far = len(await_actions(1))
+        (tmp_path / "meet.awk").write_text('END { print "missing"; print "meet after:1" }')
+        assert {line.split(":")[0] for line in await_actions(so_far + 3)} == {"meet before"}
+
+
 def test_probes_ask_the_scripts_and_wait_for_a_server_that_loads(chart: Chart) -> None:
     rendering = chart.render(VALUES)
     probes = server(rendering)

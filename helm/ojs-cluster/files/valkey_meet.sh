@@ -32,7 +32,9 @@ fi
 self=${1%@*}
 bus=${1#*@}
 list=$2
-scripts=$(dirname "$0")
+# It is read once: an upgrade replaces the mounted file while this process runs, and the new one may expect other
+# reports.
+decide=$(cat "$(dirname "$0")/meet.awk")
 service=$3
 # A change is made after this many checks in a row have asked for it. They are this many seconds apart; checks
 # between them, while a node is missing, do not count.
@@ -127,7 +129,7 @@ tend() {
   own=$(ask 5 "$self" cluster nodes </dev/null) || return 0
   most=$(sed -n 's/^replicas //p' "$list")
   todo=$(look $(printf '%s\n' "$own" | pods) | awk -v id="$(printf '%s\n' "$own" | sed -n 's/ .* myself,.*//p')" \
-    -v all="$(grep -c '^node ' "$list")" -v most="$most" -v patience="$patience" -f "$scripts/meet.awk")
+    -v all="$(grep -c '^node ' "$list")" -v most="$most" -v patience="$patience" "$decide")
   printf '%s\n' "$todo" | while read -r verb object; do
     case $verb in '' | missing | steady) ;; *) act "$verb" "$object" ;; esac
   done
