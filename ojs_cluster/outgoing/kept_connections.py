@@ -14,14 +14,17 @@ _MAX_IDLE_S: Final = 4.0
 """Time in seconds after which an idle connection is not used any more. Many servers close such a
 connection after five seconds."""
 _MAX_AGE_S: Final = 60.0
-"""Time in seconds after which a connection is not used any more, because the name may have got
-another address."""
+"""Time in seconds after which a connection is not kept any more, because the name may have got
+another address. One that is kept then may be used for ``_MAX_IDLE_S`` more."""
 
 _Place = tuple[bool, str, int]
 
 
 class KeptConnections:
-    """The idle connections of one client."""
+    """The idle connections of one client.
+
+    They are closed by the next call of ``pop`` or ``keep`` after their time.
+    """
 
     def __init__(self, maximum: int) -> None:
         """Keep at most ``maximum`` connections; close those that are idle for the longest time."""

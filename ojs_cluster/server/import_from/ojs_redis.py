@@ -50,6 +50,7 @@ def _jobs(
     source: Source, entries: Iterable[tuple[bytes, float]], state: State
 ) -> Iterator[ForeignItem]:
     scores = dict[str, float]()
+    """Of the jobs of one page: ``source.hashes`` reads the keys in advance by the page."""
 
     def keys() -> Iterator[str]:
         for raw, score in entries:
@@ -59,12 +60,13 @@ def _jobs(
 
     for key, values in source.hashes(keys()):
         job_id = key.removeprefix("ojs:job:")
+        score = scores.pop(key)
         queue = as_text(values.get("queue", b""))
         if "workflow_id" in values:
             yield NotCarried(queue, "is part of a workflow: start the workflow again", job_id)
             continue
         try:
-            yield _job(job_id, queue, values, state, round(scores.pop(key)))
+            yield _job(job_id, queue, values, state, round(score))
         except MALFORMED:
             yield NotCarried(queue, "is incomplete or malformed", job_id)
 

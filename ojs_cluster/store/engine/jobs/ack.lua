@@ -26,7 +26,7 @@ local events_kept, worker, lease, keep_ms, result = ARGV[1], ARGV[2], ARGV[3], A
 -- Returns the sum of the job's numbers (see validate_job.lua), how long it ran and waited, the minute as a number, and
 -- the counters of the queue after the ack. Runs under `pcall`: arithmetic fails if a value is absent or no number, and
 -- converts each text once, while `tonumber` converts it twice. Redis creates functions at each call; one without
--- upvalues is cheap.
+-- upvalues is cheap. Its arguments after `since` are in the order of the two HMGETs below.
 local function sum_and_count(at, since, created, max_attempts, attempt, started, deadline, lease_ms, minute, active,
         completed, acked, run_ms, wait_ms)
     started = started + 0

@@ -5,10 +5,10 @@
 --   expires_at passed:          available | scheduled | retryable | pending -> discarded
 --   quarantined and valid again: available -> available, at the front of the queue; a parked job stays parked
 -- A lease that ended because its worker has died makes the job a suspect (worker_death.lua).
--- Post: the overdue entries that were read have left their index. Three kinds stay: those of malformed jobs, which are
---       checked again in an hour; leases of workers that the caller does not name; and in `expiring` those of jobs
---       whose attempt ends here. What stays, or is beyond the limit, is left to the next call, which is due at the
---       returned time.
+-- Post: the overdue entries that were read have left their index. Four kinds stay: those of malformed jobs, which are
+--       checked again in an hour; leases of workers that the caller does not name; in `expiring` those of jobs
+--       whose attempt ends here; and parked jobs in `quarantine`. What stays, or is beyond the limit, is left to the
+--       next call, which is due at the returned time.
 -- Memory: allow-oom; per job 2.5 KiB.
 -- KEYS: 1 active, 2 execution_deadlines, 3 expiring, 4 due, 5 pending, 6 finished, 7 dead, 8 events,
 --       9 quarantine. They are declared only: keys.lua names them.
@@ -158,6 +158,7 @@ for _, id in ipairs(ended_leases) do
     end
 end
 for _, id in ipairs(lost) do
+    -- Saves what decide_death has left in job.death above, while the job is in no index yet.
     if death_messages[id] then record_death(job_key(id), jobs[id]) end
     settle_lost_lease(id, job_key(id), jobs[id], errors[id], decisions[id], retention)
 end
