@@ -247,12 +247,13 @@ async def test_queues_of_a_master_that_refuses_scan_are_listed_when_it_permits_i
             return {each.decode() for each in found}
 
         with clients_of_masters(cluster) as clients:
-            clients[0].execute_command("ACL", "SETUSER", "default", "-scan")
+            node: Any = clients[0]
+            node.execute_command("ACL", "SETUSER", "default", "-scan")
             try:
                 with pytest.raises(AclDenied, match="SCAN"):
                     await restore(store)
             finally:
-                clients[0].execute_command("ACL", "SETUSER", "default", "+@all")
+                node.execute_command("ACL", "SETUSER", "default", "+@all")
         refusing = cluster.masters()[0].address
         assert await listed() == {
             queue
