@@ -21,10 +21,10 @@ async def off_loop(read: Callable[[], T], size: int, *, large: int = LARGE) -> T
     """Call ``read``, in a thread when the JSON is larger than ``large``.
 
     Args:
-        read: parses the JSON in steps of a few milliseconds (``core.json_scan``). Python cannot
-            switch to the thread of the event loop during a step.
-        size: size of the JSON in bytes.
-        large: the size in bytes above which a thread is worth its cost.
+        read: parses the JSON (``core.json_scan``), or computes, in steps of a few milliseconds.
+            Python cannot switch to the thread of the event loop during a step.
+        size: size of the JSON in bytes, or of what is computed.
+        large: the size above which a thread is worth its cost.
 
     Returns:
         The result of ``read``.

@@ -14,7 +14,12 @@ from ojs_cluster.store.engine.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.engine.jobs.nack import Nack, nack_many
 from ojs_cluster.store.features.statistics.series import Periods, Point, type_series
 from ojs_cluster.store.ground.process_state import type_minutes
-from ojs_cluster.store.ground.process_state.job_counts import TIMES, WIDTH, JobCounts
+from ojs_cluster.store.ground.process_state.job_counts import (
+    MAX_ROWS,
+    TIMES,
+    WIDTH,
+    JobCounts,
+)
 from ojs_cluster.store.ground.process_state.type_minutes import (
     FINE,
     KEPT_MINUTES,
@@ -33,6 +38,7 @@ from tests.store.shortcuts import (
     shard_of,
     take,
 )
+from tests.support.longest_step import measured_steps
 from tests.support.lossy import LossyClient
 
 HOUR_MS = 3_600_000
@@ -125,6 +131,16 @@ async def test_a_client_that_invents_types_causes_few_scripts(
     await add_type_minutes(store, {**invented, b"a": numbers(3), OTHER: numbers(2)})
     # 50 invented types with 2, 1 and 1 jobs each
     assert await types(store) == {"a": (4, 3, 1), "other": (103, 52, 51)}
+
+
+async def test_counts_of_many_types_are_added_up_beside_the_event_loop(store: Store) -> None:
+    counts = JobCounts()
+    for number in range(MAX_ROWS):
+        for run_ms in (number, 3 * number):
+            counts.count_completed(b"q%d" % (number % 4), b"t.n%d" % number, run_ms)
+    with measured_steps() as longest:
+        await counts.flush(store)
+    assert longest.seconds < 0.05
 
 
 async def test_minutes_add_up_and_old_ones_are_replaced(store: Store, db: Any) -> None:

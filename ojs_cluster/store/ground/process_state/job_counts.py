@@ -16,6 +16,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from operator import add
 from typing import Final
@@ -33,10 +34,13 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.ground import job_fields as f
 from ojs_cluster.store.ground.fanout import run_concurrently
+from ojs_cluster.store.ground.off_loop import off_loop
 from ojs_cluster.store.ground.process_state.type_minutes import (
     KEPT_MINUTES,
     OTHER,
+    Numbers,
     add_type_minutes,
+    with_fewer_types,
 )
 from ojs_cluster.store.ground.runtime import Arg, Runtime
 
@@ -65,6 +69,8 @@ CLUSTER_HOURS: Final = 31 * 24
 MAX_ROWS: Final = 10_000
 """Maximum number of pairs of queue and type that a process counts between two writes. Jobs of
 further pairs are counted under the type ``OTHER``, in up to ``MAX_ROWS`` further queues."""
+_ROWS_AT_ONCE: Final = 500
+"""Number of rows from which on they are added up beside the event loop."""
 _MAX_UNCOUNTED: Final = 256
 """Number of noted jobs, of one kind, that are added to the rows at once."""
 _TYPES_AT_ONCE: Final = 200
@@ -236,12 +242,10 @@ class JobCounts:
         # The kept rows are part of the next flush.
         written = {key: row for key, row in rows.items() if key not in kept}
         if runtime.settings.metrics_types:
-            by_type = _by_type(written)
-            await add_type_minutes(
-                runtime,
-                {name: row.numbers for name, row in by_type.items()},
-                {name: row.times for name, row in by_type.items()},
+            of_types = await off_loop(
+                partial(_of_types, written), len(written), large=_ROWS_AT_ONCE
             )
+            await add_type_minutes(runtime, *of_types)
         for row in written.values():
             self._unwritten.merge(row.times)
         await self._write_cluster_times(runtime)
@@ -281,12 +285,15 @@ class JobCounts:
         return row
 
 
-def _by_type(rows: Mapping[_Key, CountedRow]) -> dict[bytes, CountedRow]:
-    """Return the sums of the rows of each type over all queues."""
+def _of_types(
+    rows: Mapping[_Key, CountedRow],
+) -> tuple[Mapping[bytes, Numbers], Mapping[bytes, WaitsAndRuns]]:
+    """Return the numbers and times of the types with most jobs over all queues."""
     found: dict[bytes, CountedRow] = {}
     for (_, job_type), row in rows.items():
         found.setdefault(job_type, CountedRow()).merge(row)
-    return found
+    numbers = {name: row.numbers for name, row in found.items()}
+    return with_fewer_types(numbers, {name: row.times for name, row in found.items()})
 
 
 async def _add(runtime: Runtime, shard: Shard, queue: str, rows: Mapping[_Key, CountedRow]) -> None:

@@ -66,7 +66,7 @@ async def add_type_minutes(
         counts: numbers by type.
         times: waits and runs in fine buckets by type.
     """
-    counts, times = _with_fewer_types(counts, times or {})
+    counts, times = with_fewer_types(counts, times or {})
     types_of: dict[Shard, list[bytes]] = {}
     for job_type in counts:
         types_of.setdefault(_shard_of(runtime, job_type), []).append(job_type)
@@ -99,7 +99,7 @@ def _times_of(times: Mapping[bytes, WaitsAndRuns], job_type: bytes) -> str:
     return times[job_type].encode() if job_type in times else ""
 
 
-def _with_fewer_types(
+def with_fewer_types(
     counts: Mapping[bytes, Numbers], times: Mapping[bytes, WaitsAndRuns]
 ) -> tuple[Mapping[bytes, Numbers], Mapping[bytes, WaitsAndRuns]]:
     """Return the numbers of the types with most jobs, and those of all others as ``OTHER``."""
