@@ -77,6 +77,13 @@ async def test_the_last_hour_counts_acks_and_failed_attempts(store: Store, db: A
     assert stats.avg_wait_ms == pytest.approx(200_000, abs=60_000)
 
 
+async def test_a_queue_that_only_fails_says_so(store: Store, db: Any) -> None:
+    await nack(store, await active(store))
+    stats = await queues.get_stats(store, QUEUE)
+    assert (stats.completed_last_hour, stats.failed_last_hour) == (0, 1)
+    assert stats.has_run_since(minutes=5)
+
+
 async def test_attempts_older_than_an_hour_are_not_counted(store: Store, db: Any) -> None:
     await ack(store, await active(store))
     key = shard_of(store).queue_minutes(QUEUE)

@@ -4,8 +4,8 @@
 --
 -- Some fields only grow: `enqueued`, `acked` (completed jobs), `failed` (failed attempts), `retried_total`,
 -- `discarded_total`, `cancelled_total`, `expired_total`, `run_ms` and `wait_ms` (how long the completed jobs
--- have run and waited, in ms). sample_queue.lua reads them for the history of statistics. The first ack of a
--- minute stores four of them in queue_minutes, which has one field for each of 60 minutes. The sums of the last
+-- have run and waited, in ms). sample_queue.lua reads them for the history of statistics. The first attempt that
+-- ends in a minute stores four of them in queue_minutes, which has one field for each of 60 minutes. The sums of the last
 -- hour are the growth since the oldest of these records.
 --@include long_lists wake_queue count_changes count_for_tenants
 -- Returns what an attempt adds to the totals. `outcome`: 'completed' or 'failed'.
@@ -43,12 +43,15 @@ end
 local function flush_queue_counters(queue, changes)
     local key, names, old, write = queue_counters_key(queue), {'limits', 'minute'}, {}, {}
     for name in pairs(changes) do names[#names + 1] = name end
+    if changes.failed then -- record_minute needs the totals that a failed attempt leaves
+        for _, name in ipairs({'acked', 'run_ms', 'wait_ms'}) do names[#names + 1] = name end
+    end
     for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do old[names[i]] = value end
     for name, by in pairs(changes) do
         write[#write + 1] = name
         write[#write + 1] = (tonumber(old[name]) or 0) + by
     end
-    local minute = changes.acked and record_minute(queue, old)
+    local minute = (changes.acked or changes.failed) and record_minute(queue, old)
     if minute then
         write[#write + 1] = 'minute'
         write[#write + 1] = minute
