@@ -160,6 +160,19 @@ async def test_an_enqueue_wakes_a_waiter(
     consistent()
 
 
+@pytest.mark.parametrize("message", [b"!\xff w", b"\xff\xff", b""])
+async def test_a_message_of_another_program_ends_no_wait(
+    store: Store, waiters: Waiters, message: bytes
+) -> None:
+    shard = shard_of(store)
+
+    async def publish_and_put() -> None:
+        await store.redis.call(shard.slot, "SPUBLISH", shard.wake_channel, message)
+        await put(store)
+
+    assert len(await served_after(store, waiters, publish_and_put)) == 1
+
+
 async def test_a_batch_wakes_a_waiter_who_takes_what_it_asked_for(
     store: Store, waiters: Waiters
 ) -> None:

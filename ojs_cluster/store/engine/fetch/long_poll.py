@@ -367,7 +367,7 @@ class Waiters:
     def _on_message(self, store: Store, shard: Shard, payload: bytes) -> None:
         if self.worker_messages.deliver(payload):
             return
-        queue, _, rest = payload.decode().partition(" ")
+        queue, _, rest = payload.decode(errors="replace").partition(" ")
         tenant, _, by = rest.partition(" ")
         self._recent.append((queue, by))
         self._messages += 1

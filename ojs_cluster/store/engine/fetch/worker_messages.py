@@ -81,7 +81,7 @@ class WorkerMessages:
         """Deliver a message; return False if it is not for a worker."""
         if not payload.startswith(_MARK):
             return False
-        job_id, _, worker_id = payload[len(_MARK) :].decode().partition(" ")
+        job_id, _, worker_id = payload[len(_MARK) :].decode(errors="replace").partition(" ")
         for inbox in self._inboxes.get(worker_id, ()):
             inbox.tell(job_id)
         return True
