@@ -252,8 +252,8 @@ def test_everything_works_without_javascript(
     page.get_by_label("Another time zone").fill("asia/tokyo")
     page.get_by_role("button", name="Show its times").click()
     expect(page.locator("details.times summary")).to_contain_text("Asia/Tokyo")
-    page.get_by_role("searchbox").fill("type:report.* state:active")
-    page.get_by_role("searchbox").press("Enter")
+    page.get_by_role("searchbox", name="Search jobs").fill("type:report.* state:active")
+    page.get_by_role("searchbox", name="Search jobs").press("Enter")
     page.get_by_role("link", name="report.build").first.click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("report.build")
     page.get_by_text("Cancel", exact=True).first.click()  # the confirmation opens

@@ -433,7 +433,7 @@ def test_a_workflow_is_drawn_and_cancelled(running: Running, admin: httpx.Client
         assert created.status_code == 201, created.text
         workflow = created.json()["id"]
     text = page(admin, f"/ui/workflows/{workflow}")
-    assert text.count("<rect") == 3
+    assert text.count("<rect") == 4  # three steps, and the frame of the map
     assert edges(text) == 2, "the last step waits for both jobs of the group"
     cancelled = act(admin, f"/ui/workflows/{workflow}/cancel", f"workflows/{workflow}")
     assert "The workflow is cancelled" in cancelled
@@ -445,7 +445,7 @@ def test_a_workflow_with_many_edges_is_drawn(running: Running, admin: httpx.Clie
         flow = {"type": "chain", "name": "wide", "steps": [group, group]}
         workflow = api.post("/ojs/v1/workflows", json=flow).raise_for_status().json()["id"]
         text = page(admin, f"/ui/workflows/{workflow}")
-        assert (text.count("<rect"), edges(text)) == (2, 1)
+        assert (text.count("<rect"), edges(text)) == (3, 1)
         api.delete(f"/ojs/v1/workflows/{workflow}").raise_for_status()
 
 
