@@ -236,6 +236,46 @@ def test_nodes_that_do_not_answer_are_asked_at_the_same_time(chart: Chart, tmp_p
             stack.enter_context(each.accept()[0])
 
 
+def test_a_hanging_process_does_not_hide_the_new_node_of_its_pod(
+    chart: Chart, tmp_path: Path
+) -> None:
+    # A stopped process accepts connections: its row stays "connected" behind that of the new node.
+    files = scripts(chart.render(VALUES))
+    for name in ("meet.sh", "meet.awk"):
+        (tmp_path / name).write_text(files[name])
+    (tmp_path / "nodes").write_text("replicas 1\nnode pod-0:1\nnode pod-1:2\n")
+    rows = (
+        ("0", "here:1@1,pod-0", "myself,master", "connected"),
+        ("1", "new:2@2,pod-1", "master", "connected"),
+        ("2", "hung:3@3,pod-1", "master,fail?", "connected"),
+    )
+    report = "\n".join(
+        f"{digit * 40} {place} {flags} - 0 0 0 {link}" for digit, place, flags, link in rows
+    )
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "report").write_text(f"{report}\n")
+    (tmp_path / "bin" / "valkey-cli").write_text(
+        f'#!/bin/sh\necho "$3:$5" >>{tmp_path}/asked\ncat {tmp_path}/report\n'
+    )
+    (tmp_path / "bin" / "valkey-cli").chmod(0o755)
+    asked_places = tmp_path / "asked"
+    with contextlib.ExitStack() as stack:
+        process = spawn(
+            [SHELL, str(tmp_path / "meet.sh"), "here:1@1", str(tmp_path / "nodes"), "any:4"],
+            output=tmp_path / "meet.log",
+            env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"},
+        )
+        stack.callback(process.wait)
+        stack.callback(process.terminate)
+        wait_until(
+            lambda: asked_places.exists() and asked_places.read_text().count("here:1") > 4,
+            timeout_s=PATIENCE_S,
+            what="several checks",
+        )
+    assert "new:2" in asked_places.read_text()
+    assert "hung:3" not in asked_places.read_text()
+
+
 def test_an_upgrade_does_not_change_the_decisions_of_a_running_sidecar(
     chart: Chart, tmp_path: Path
 ) -> None:

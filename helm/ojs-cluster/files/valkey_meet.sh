@@ -54,7 +54,8 @@ ask() (
 # connected to all. Three, because it may lead to this node itself, or to a pod that is ending.
 pods() {
   awk -v self="$self" -v service="$service" '
-    FNR == NR && length($1) == 40 && $8 == "connected" {
+    # A process that hangs accepts connections. Its pod may have another node by now.
+    FNR == NR && length($1) == 40 && $8 == "connected" && $3 !~ /(^|,)(fail\??|noaddr|handshake)(,|$)/ {
       split($2, part, ",")
       sub(/@.*/, "", part[1])
       at[part[2]] = $3 ~ /myself/ ? self : part[1]
