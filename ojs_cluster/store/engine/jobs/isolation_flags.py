@@ -20,13 +20,19 @@ _TIMEOUT_S: Final = 2.0
 
 
 async def remove_flags(
-    store: Store, worker_id: str, until: str, action: Literal["abort", "end"]
+    store: Store, worker_id: str | bytes, until: str | bytes, action: Literal["abort", "end"]
 ) -> bool:
-    """Remove the flags in all shards; return whether none is left, as each shard has answered."""
+    """Remove the flags in all shards; return whether none is left, as each shard has answered.
+
+    A shard whose master is silent is left out: it must not delay the caller.
+    """
     is_left = False
 
     async def remove(shard: Shard) -> None:
         nonlocal is_left
+        if not store.redis.is_responsive(shard.slot):
+            is_left = True
+            return
         try:
             left, _, _ = await store.run(
                 shard,
@@ -56,6 +62,6 @@ async def end_lost(store: Store, isolations: Sequence[bytes]) -> None:
     async def end(isolation: tuple[bytes, bytes]) -> None:
         worker, until = isolation
         with trio.move_on_after(_TIMEOUT_S):
-            await remove_flags(store, worker.decode(), until.decode(), "end")
+            await remove_flags(store, worker, until, "end")
 
     await run_concurrently(zip(isolations[::2], isolations[1::2], strict=True), end)
